@@ -1,0 +1,1 @@
+"""The gradient datastore: identity, catalog, committed files, feature rows, search."""

@@ -1,0 +1,106 @@
+"""Warm-up checkpoints: one safetensors file each, with adapter and Adam moments keyed by parameter name.
+
+Tensors are `adapter/<name>`, `exp_avg/<name>` and `exp_avg_sq/<name>`; the catalog row holds the step and the
+mean learning rate of the interval that ended there. safetensors only: reading one runs no code.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from datastore.errors import CorruptionError
+from datastore.store import Store
+
+Tensors = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint. `mean_lr` is the mean over the interval's steps, after each step."""
+
+    checkpoint_id: int
+    ordinal: int
+    step: int
+    mean_lr: float
+    digest: str
+    shard_id: int
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """Tensors of a checkpoint by parameter name, f32."""
+
+    adapter: Tensors
+    exp_avg: Tensors
+    exp_avg_sq: Tensors
+
+
+def tensors_digest(state: CheckpointState) -> str:
+    """sha256 over names, shapes and bytes, independent of file layout."""
+    sha = hashlib.sha256()
+    for key, value in sorted(_flatten(state).items()):
+        sha.update(f"{key}:{value.shape}\n".encode())
+        sha.update(np.ascontiguousarray(value, "<f4").tobytes())
+    return sha.hexdigest()
+
+
+def commit(
+    store: Store, warmup: str, ordinal: int, step: int, mean_lr: float, state: CheckpointState
+) -> None:
+    """Commit a checkpoint of a warm-up run; does nothing if that ordinal exists already."""
+    digest = tensors_digest(state)
+
+    def record(db: Any, shard_id: int) -> bool:
+        return bool(
+            db.execute(
+                "INSERT INTO checkpoint (warmup, ordinal, step, mean_lr, digest, shard_id) "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (warmup, ordinal, step, mean_lr, digest, shard_id),
+            ).rowcount
+        )
+
+    data = save(_flatten(state))
+    store.commit_file(
+        "checkpoint", ".safetensors", len(state.adapter), lambda handle: _write(handle, data), record
+    )
+
+
+def _write(handle: Any, data: bytes) -> None:
+    handle.write(data)
+
+
+def _flatten(state: CheckpointState) -> Tensors:
+    groups = {"adapter": state.adapter, "exp_avg": state.exp_avg, "exp_avg_sq": state.exp_avg_sq}
+    return {f"{g}/{name}": value for g, tensors in groups.items() for name, value in tensors.items()}
+
+
+def listed(store: Store, warmup: str) -> list[Checkpoint]:
+    """Committed checkpoints of a warm-up run, oldest first."""
+    return [
+        Checkpoint(r["checkpoint_id"], r["ordinal"], r["step"], r["mean_lr"], r["digest"], r["shard_id"])
+        for r in store.catalog.rows("SELECT * FROM checkpoint WHERE warmup=? ORDER BY ordinal", (warmup,))
+    ]
+
+
+def load(store: Store, checkpoint: Checkpoint) -> CheckpointState:
+    """Tensors of a checkpoint; raises CorruptionError when the file is damaged."""
+    try:
+        tensors = load_file(store.shard_path(checkpoint.shard_id))
+    except SafetensorError as error:
+        raise CorruptionError(f"shard {checkpoint.shard_id} is not a checkpoint: {error}") from error
+
+    def group(prefix: str) -> Tensors:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    return CheckpointState(group("adapter/"), group("exp_avg/"), group("exp_avg_sq/"))
+
+
+def by_digest(store: Store, digest: str) -> Mapping[str, Any] | None:
+    """Catalog row of the checkpoint with this tensor digest, or None."""
+    return store.catalog.one("SELECT * FROM checkpoint WHERE digest=?", (digest,))

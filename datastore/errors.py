@@ -1,0 +1,46 @@
+"""Errors a user can meet. Each message says what is wrong, where, and what to do next.
+
+`exit_code` is what the command line returns; the table is in docs/reference.md.
+"""
+
+
+class GradsiftError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class InputError(GradsiftError):
+    """A recipe, file, model or argument that cannot be used."""
+
+    exit_code = 2
+
+
+class CorruptionError(GradsiftError):
+    """Stored bytes differ from the digest that the catalog holds for them."""
+
+    exit_code = 4
+
+
+class FeatureSpaceMismatch(GradsiftError):
+    """Rows whose meanings differ were about to be compared."""
+
+    exit_code = 4
+
+
+class CatalogVersionError(GradsiftError):
+    """The catalog was written by a newer gradsift, or its migrations were edited."""
+
+    exit_code = 4
+
+
+class BusyError(GradsiftError):
+    """Another live process holds the lease."""
+
+    exit_code = 5
+
+
+class StoreFullError(GradsiftError):
+    """The disk is full; what was committed before is intact."""
+
+    exit_code = 6

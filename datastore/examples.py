@@ -1,0 +1,195 @@
+"""Examples in the store: canonical chats in Parquet shards, identity and provenance in the catalog."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from sqlite3 import Connection
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datastore.identity import digest_ids
+from datastore.store import Store
+
+Messages = list[dict[str, str]]
+MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+@dataclass(frozen=True)
+class Example:
+    """One chat record in canonical form, with the place it was read from."""
+
+    example_id: str
+    messages: Messages
+    source: str
+    file: str = ""
+    line: int = 0
+    licence: str | None = None
+    subtask: str = ""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that was refused: where, why (a short code), the detail, and a short excerpt."""
+
+    file: str
+    line: int
+    source: str
+    reason: str
+    detail: str
+    excerpt: str
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """What `add` did: new examples, ones already known, and all ids in order of first appearance."""
+
+    new: int
+    known: int
+
+
+def add(store: Store, batch: Sequence[Example]) -> AddReport:
+    """Add examples; ones whose id is known gain an origin only. Idempotent.
+
+    Cost: one Parquet shard for the new ones of the batch and one transaction.
+    """
+    first: dict[str, Example] = {}
+    for example in batch:
+        first.setdefault(example.example_id, example)
+    ids = list(first)
+    known = known_ids(store, ids)
+    fresh = [e for i, e in first.items() if i not in known]
+    if fresh:
+        store.commit_file(
+            "examples",
+            ".parquet",
+            len(fresh),
+            lambda handle: _write(fresh, handle),
+            lambda db, shard: _record(db, shard, fresh, batch),
+        )
+    else:
+        with store.catalog.write() as db:
+            _record_origins(db, batch)
+    return AddReport(len(fresh), len(batch) - len(fresh))
+
+
+def _write(examples: Sequence[Example], handle: BinaryIO) -> None:
+    table = pa.table(
+        {
+            "example_id": pa.array([e.example_id for e in examples], pa.string()),
+            "messages": pa.array([e.messages for e in examples], MESSAGES_TYPE),
+        }
+    )
+    pq.write_table(table, handle, compression="zstd", write_page_checksum=True)
+
+
+def _record(db: Connection, shard: int, fresh: Sequence[Example], batch: Sequence[Example]) -> None:
+    db.executemany(
+        "INSERT INTO example VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (
+            (e.example_id, e.source, e.licence, shard, row, sum(len(m["content"]) for m in e.messages))
+            for row, e in enumerate(fresh)
+        ),
+    )
+    _record_origins(db, batch)
+
+
+def _record_origins(db: Connection, batch: Iterable[Example]) -> None:
+    db.executemany(
+        "INSERT INTO origin VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        ((e.example_id, e.file, e.line, e.source, e.licence) for e in batch),
+    )
+
+
+def known_ids(store: Store, ids: Sequence[str]) -> set[str]:
+    """Which of the ids the store already has."""
+    found: set[str] = set()
+    for start in range(0, len(ids), 500):
+        part = ids[start : start + 500]
+        marks = ",".join("?" * len(part))
+        found |= {
+            r["example_id"]
+            for r in store.catalog.rows(f"SELECT example_id FROM example WHERE example_id IN ({marks})", part)
+        }
+    return found
+
+
+def quarantine(store: Store, rows: Sequence[BadRow]) -> None:
+    """Record refused rows; the same file and line again replaces the older entry."""
+    with store.catalog.write() as db:
+        db.executemany(
+            "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?)",
+            ((r.file, r.line, r.source, r.reason, r.detail, r.excerpt) for r in rows),
+        )
+
+
+def get_messages(store: Store, ids: Sequence[str]) -> dict[str, Messages]:
+    """Messages of the given examples by id; unknown ids are left out. Reads each shard once."""
+    wanted = set(ids)
+    shards = {
+        int(r["shard_id"])
+        for part in _parts(sorted(wanted))
+        for r in store.catalog.rows(
+            f"SELECT DISTINCT shard_id FROM example WHERE example_id IN ({','.join('?' * len(part))})", part
+        )
+    }
+    found: dict[str, Messages] = {}
+    for shard in sorted(shards):
+        table = pq.read_table(store.shard_path(shard), page_checksum_verification=True)
+        names = table["example_id"].to_pylist()
+        keep = [i for i, name in enumerate(names) if name in wanted]
+        chats = table["messages"].take(pa.array(keep, pa.int64())).to_pylist()
+        found.update((names[i], chat) for i, chat in zip(keep, chats, strict=True))
+    return found
+
+
+def _parts(ids: list[str], size: int = 500) -> Iterable[list[str]]:
+    return (ids[i : i + size] for i in range(0, len(ids), size))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A version of a pool, target or test set: its members sorted by example id."""
+
+    dataset_id: int
+    role: str
+    name: str
+    digest: str
+    example_ids: list[str]
+    subtasks: list[str]
+
+
+def define_dataset(store: Store, role: str, name: str, members: dict[str, str]) -> Dataset:
+    """Record a version of a dataset from {example id: subtask}; the same members give the same version."""
+    ordered = sorted(members.items())
+    digest = digest_ids(f"{i}\t{subtask}" for i, subtask in ordered)
+    with store.catalog.write() as db:
+        row = db.execute(
+            "SELECT dataset_id FROM dataset WHERE role=? AND name=? AND digest=?", (role, name, digest)
+        ).fetchone()
+        if row is None:
+            cursor = db.execute(
+                "INSERT INTO dataset (role, name, digest, rows, created) VALUES (?, ?, ?, ?, ?)",
+                (role, name, digest, len(ordered), time.time()),
+            )
+            dataset_id = int(cursor.lastrowid or 0)
+            db.executemany(
+                "INSERT INTO dataset_member VALUES (?, ?, ?)", ((dataset_id, i, s) for i, s in ordered)
+            )
+        else:
+            dataset_id = int(row["dataset_id"])
+    return Dataset(dataset_id, role, name, digest, [i for i, _ in ordered], [s for _, s in ordered])
+
+
+def sources_of(store: Store, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+    """{example id: (source, licence)} for the given ids."""
+    return {
+        r["example_id"]: (r["source"], r["licence"])
+        for part in _parts(list(ids))
+        for r in store.catalog.rows(
+            "SELECT example_id, source, licence FROM example "
+            f"WHERE example_id IN ({','.join('?' * len(part))})",
+            part,
+        )
+    }

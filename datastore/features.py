@@ -1,0 +1,201 @@
+"""Feature rows in the catalog: spaces, units of work, coverage, and reading blocks back.
+
+Each (space, example) has at most one `feature_row`, by primary key. `plan` hands the missing examples to
+units inside one transaction, so that any number of workers agree on who computes what; `commit_unit` makes
+a unit's shard visible and marks its rows in one transaction. Re-planning after new examples adds units for
+those only.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from datastore.errors import CorruptionError, InputError
+from datastore.identity import canonical_json, check_comparable, fingerprint
+from datastore.rows import FeatureBlock, read_block, write_block
+from datastore.store import Store
+
+Spec = Mapping[str, Any]
+
+
+def define_space(store: Store, spec: Spec) -> int:
+    """Id of the feature space with this spec, created if new."""
+    with store.catalog.write() as db:
+        db.execute(
+            "INSERT INTO feature_space (fingerprint, spec, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (fingerprint(spec), canonical_json(spec), time.time()),
+        )
+        row = db.execute(
+            "SELECT space_id FROM feature_space WHERE fingerprint=?", (fingerprint(spec),)
+        ).fetchone()
+    return int(row["space_id"])
+
+
+def space_spec(store: Store, space_id: int) -> dict[str, Any]:
+    """Spec of a feature space."""
+    row = store.catalog.one("SELECT spec FROM feature_space WHERE space_id=?", (space_id,))
+    if row is None:
+        raise InputError(f"there is no feature space {space_id} in {store.root}")
+    spec: dict[str, Any] = json.loads(row["spec"])
+    return spec
+
+
+def check_spaces(store: Store, train: int, query: int) -> None:
+    """Raise FeatureSpaceMismatch unless rows of the two spaces may be compared."""
+    check_comparable(space_spec(store, train), space_spec(store, query))
+
+
+def missing(store: Store, space_id: int, ids: Sequence[str]) -> list[str]:
+    """Ids without a row, planned or not, in the given order."""
+    have = {
+        r["example_id"]
+        for r in store.catalog.rows("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))
+    }
+    return [i for i in ids if i not in have]
+
+
+def plan(
+    store: Store, space_id: int, ids: Sequence[str], flagged: Mapping[str, str], unit_rows: int
+) -> int:
+    """Put the missing ids into units of `unit_rows`, in the given order; returns how many were planned.
+
+    `flagged` maps ids that cannot have a row to a status (such as 'no_labels'); they are recorded, not
+    computed. Safe to call from several workers at once.
+    """
+    with store.catalog.write() as db:
+        have = {
+            r["example_id"]
+            for r in db.execute("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))
+        }
+        db.executemany(
+            "INSERT INTO feature_row VALUES (?, ?, NULL, NULL, ?)",
+            ((space_id, i, status) for i, status in flagged.items() if i not in have),
+        )
+        todo = [i for i in ids if i not in have and i not in flagged]
+        for start in range(0, len(todo), unit_rows):
+            part = todo[start : start + unit_rows]
+            cursor = db.execute("INSERT INTO unit (space_id, examples) VALUES (?, ?)", (space_id, len(part)))
+            db.executemany(
+                "INSERT INTO feature_row VALUES (?, ?, ?, NULL, 'planned')",
+                ((space_id, i, cursor.lastrowid) for i in part),
+            )
+    return len(todo)
+
+
+def open_units(store: Store, space_id: int, dataset_id: int) -> list[int]:
+    """Units without a shard that hold at least one member of the dataset, oldest first."""
+    return [
+        int(r["unit_id"])
+        for r in store.catalog.rows(
+            "SELECT DISTINCT u.unit_id FROM unit AS u JOIN feature_row AS r USING (unit_id) "
+            "JOIN dataset_member AS m ON m.example_id = r.example_id AND m.dataset_id = ? "
+            "WHERE u.space_id = ? AND u.shard_id IS NULL ORDER BY u.unit_id",
+            (dataset_id, space_id),
+        )
+    ]
+
+
+def unit_ids(store: Store, unit_id: int) -> list[str]:
+    """Example ids of a unit, sorted."""
+    return [
+        str(r["example_id"])
+        for r in store.catalog.rows(
+            "SELECT example_id FROM feature_row WHERE unit_id=? ORDER BY example_id", (unit_id,)
+        )
+    ]
+
+
+def commit_unit(
+    store: Store, space_id: int, unit_id: int, block: FeatureBlock, rejected: Mapping[str, str]
+) -> bool:
+    """Commit a unit's rows; `rejected` maps ids without a usable row to a status.
+
+    Returns False, leaving nothing behind, when another worker has committed the unit already.
+    """
+    spec = space_spec(store, space_id)
+
+    def record(db: Any, shard_id: int) -> bool:
+        done = db.execute(
+            "UPDATE unit SET shard_id=? WHERE unit_id=? AND shard_id IS NULL", (shard_id, unit_id)
+        ).rowcount
+        if not done:
+            return False
+        where = "WHERE space_id=? AND example_id=? AND unit_id=?"
+        db.executemany(
+            f"UPDATE feature_row SET row=?, status='ok' {where}",
+            ((row, space_id, i, unit_id) for row, i in enumerate(block.example_ids)),
+        )
+        db.executemany(
+            f"UPDATE feature_row SET status=? {where}",
+            ((status, space_id, i, unit_id) for i, status in rejected.items()),
+        )
+        return True
+
+    shard = store.commit_file(
+        "features",
+        ".arrow",
+        len(block.example_ids),
+        lambda handle: write_block(block, fingerprint(spec), handle),
+        record,
+    )
+    return shard is not None
+
+
+def statuses(store: Store, space_id: int, dataset_id: int) -> dict[str, int]:
+    """{status: members of the dataset}; members never planned count as 'missing'."""
+    return {
+        str(r["status"]): int(r["n"])
+        for r in store.catalog.rows(
+            "SELECT coalesce(r.status, 'missing') AS status, count(*) AS n FROM dataset_member AS m "
+            "LEFT JOIN feature_row AS r ON r.example_id = m.example_id AND r.space_id = ? "
+            "WHERE m.dataset_id = ? GROUP BY 1",
+            (space_id, dataset_id),
+        )
+    }
+
+
+def read(store: Store, space_id: int, ids: Sequence[str] | None = None) -> Iterator[FeatureBlock]:
+    """Committed rows of a space (of the given ids only, if any), one block for each shard.
+
+    Each shard's digest is checked before its first use. Raises CorruptionError for a damaged shard or
+    one whose recorded space differs.
+    """
+    wanted = None if ids is None else set(ids)
+    mark = fingerprint(space_spec(store, space_id))
+    live: dict[int, dict[str, int]] = {}
+    for r in store.catalog.rows(
+        "SELECT u.shard_id, r.example_id, r.row FROM feature_row AS r JOIN unit AS u USING (unit_id) "
+        "WHERE r.space_id = ? AND r.row IS NOT NULL ORDER BY u.shard_id, r.row",
+        (space_id,),
+    ):
+        if wanted is None or r["example_id"] in wanted:
+            live.setdefault(int(r["shard_id"]), {})[r["example_id"]] = int(r["row"])
+    for shard_id, rows in live.items():
+        found, block = read_block(store.shard_path(shard_id))
+        if found != mark:
+            raise CorruptionError(f"shard {shard_id} holds rows of space {found[:12]}, not {mark[:12]}")
+        keep = np.fromiter(rows.values(), np.int64, len(rows))
+        if [block.example_ids[k] for k in keep] != list(rows):
+            raise CorruptionError(f"shard {shard_id} does not hold the examples that the catalog lists")
+        yield block if len(keep) == len(block.example_ids) else block.take(keep)
+
+
+def read_all(store: Store, space_id: int, ids: Sequence[str]) -> FeatureBlock:
+    """Rows of the given ids in the given order; ids without a row are left out. Holds all in memory."""
+    blocks = list(read(store, space_id, ids))
+    if not blocks:
+        raise InputError("none of these examples has a feature row in this space; run the recipe first")
+    names = [i for b in blocks for i in b.example_ids]
+    place = {name: k for k, name in enumerate(names)}
+    order = np.array([place[i] for i in ids if i in place], np.int64)
+    joined = FeatureBlock(
+        names,
+        *(
+            np.concatenate([getattr(b, f) for b in blocks])
+            for f in ("vectors", "scale", "norm", "grad_norm", "loss", "n_label_tokens")
+        ),
+    )
+    return joined.take(order)

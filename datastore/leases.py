@@ -1,0 +1,92 @@
+"""Leases: who works on what. A lease expires by itself, and at once when its holder is known to be dead.
+
+A holder is `host:pid:start-time-of-the-process`. On the holder's own host a dead process is recognised, so that
+a run killed with `kill -9` can be resumed immediately; elsewhere one waits for `expires`.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datastore.catalog import Catalog
+
+TTL_SECONDS = 120.0
+
+
+def _process_start(pid: int) -> str:
+    """Start time of a process in clock ticks, '' if there is no such process, '?' if unknown here."""
+    if not Path("/proc/self/stat").exists():
+        return "?"
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return ""
+    fields = text.rpartition(")")[2].split()
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def holder_name() -> str:
+    """This thread of this process, as a lease holder."""
+    pid = os.getpid()
+    return f"{socket.gethostname()}:{pid}:{_process_start(pid)}:{threading.get_ident()}"
+
+
+def holder_is_dead(holder: str) -> bool:
+    """True only when the holder ran on this host and its process has ended."""
+    host, pid, start, *_ = [*holder.split(":"), "", "", ""]
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    now = _process_start(int(pid))
+    return now != "?" and now != start
+
+
+def acquire(catalog: Catalog, name: str, holder: str, ttl: float = TTL_SECONDS) -> bool:
+    """Take or renew a lease; False when someone alive holds it."""
+    now = time.time()
+    with catalog.write() as db:
+        row = db.execute("SELECT holder, expires FROM lease WHERE name=?", (name,)).fetchone()
+        if row and row["holder"] != holder and row["expires"] > now:
+            # A clock that jumped must not lock a store for longer than two lifetimes.
+            if row["expires"] <= now + 2 * ttl and not holder_is_dead(row["holder"]):
+                return False
+        db.execute(
+            "INSERT INTO lease VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
+            "SET holder=excluded.holder, expires=excluded.expires",
+            (name, holder, now + ttl),
+        )
+    return True
+
+
+def release(catalog: Catalog, name: str, holder: str) -> None:
+    """Give a lease back; does nothing if someone else has it."""
+    with catalog.write() as db:
+        db.execute("DELETE FROM lease WHERE name=? AND holder=?", (name, holder))
+
+
+@contextmanager
+def held(catalog: Catalog, name: str, ttl: float = TTL_SECONDS) -> Iterator[bool]:
+    """Hold a lease for a block, renewed by a daemon thread. Yields whether it was got."""
+    holder = holder_name()
+    if not acquire(catalog, name, holder, ttl):
+        yield False
+        return
+    done = threading.Event()
+
+    def renew() -> None:
+        own = Catalog(catalog.path)  # a connection of its own: threads must not share transactions
+        while not done.wait(ttl / 4):
+            acquire(own, name, holder, ttl)
+        own.close()
+
+    thread = threading.Thread(target=renew, name=f"lease-{name}", daemon=True)
+    thread.start()
+    try:
+        yield True
+    finally:
+        done.set()
+        thread.join()
+        release(catalog, name, holder)

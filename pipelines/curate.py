@@ -1,0 +1,238 @@
+"""The whole run: ingest → warm-up → gradients → select → export → validate, from one recipe.
+
+Every stage asks the catalog what is done and does the rest, so the run can be killed anywhere and called again.
+`step` wraps each piece of work (flows pass one that makes it a Prefect task); this module needs no Prefect.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from datastore import examples, features, leases, selections
+from datastore.checkpoints import Checkpoint
+from datastore.errors import BusyError, InputError
+from datastore.examples import Dataset
+from datastore.selections import Selection
+from datastore.store import Store
+from pipelines import gradients, model, warmup
+from pipelines import recipe as r
+from pipelines.export import export
+from pipelines.ingest import IngestReport, ingest
+from pipelines.progress import Progress, quiet
+from pipelines.selecting import SpacePair, select_for
+from pipelines.validate import ArmRow, as_dicts, validate
+
+T = TypeVar("T")
+Step = Callable[[str, Callable[[], Any]], Any]
+RUN_LEASE = "run"
+
+
+def directly(name: str, work: Callable[[], T]) -> T:
+    """A step without an orchestrator."""
+    return work()
+
+
+@dataclass
+class RunResult:
+    """What a run made. `stages` are seconds of this call, small where the work was done before."""
+
+    name: str
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    ingest: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    selections: list[dict[str, Any]] = field(default_factory=list)
+    arms: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The datasets of a recipe."""
+
+    pool: Dataset
+    targets: dict[str, Dataset]
+    tests: dict[str, Dataset]
+
+
+def curate(
+    recipe: r.Recipe,
+    store: Store,
+    *,
+    export_root: Path | None = None,
+    step: Step = directly,
+    progress: Progress = quiet,
+) -> RunResult:
+    """Run a recipe against a store, or finish one that was interrupted.
+
+    Raises BusyError when another live process runs on this store; other GradsiftErrors as stages name them.
+    """
+    with leases.held(store.catalog, RUN_LEASE) as mine:
+        if not mine:
+            raise BusyError(
+                f"another run is working on {store.root}; wait for it, or see who with `gradsift status`"
+            )
+        return _curate(recipe, store, export_root or store.root / "exports", step, progress)
+
+
+def _curate(
+    recipe: r.Recipe, store: Store, export_root: Path, step: Step, progress: Progress
+) -> RunResult:
+    result = RunResult(recipe.name)
+    resolved = recipe.model_dump(mode="json", by_alias=True)
+    run_id = selections.start_run(store, recipe.name, resolved)
+
+    def timed(name: str, work: Callable[[], T]) -> T:
+        start = time.perf_counter()
+        value: T = step(name, work)
+        result.stages.append({"stage": name, "seconds": round(time.perf_counter() - start, 2)})
+        return value
+
+    loaded = timed("model", lambda: model.open_model(recipe.model))
+    data = timed("ingest", lambda: _ingest(store, recipe, result, progress))
+    points = timed("warmup", lambda: warmup.warm_up(store, recipe, loaded, data.pool, progress))
+    pairs: list[SpacePair] = []
+    for point in points:
+        name = f"gradients-{point.ordinal}"
+        pairs.append(timed(name, lambda p=point: _rows(store, recipe, loaded, data, p, result, progress)))
+    chosen = timed("select", lambda: _select(store, recipe, data, pairs, result))
+    timed("export", lambda: _export(store, chosen, resolved, export_root, result))
+    if recipe.validate_ is not None:
+        rows: list[ArmRow] = timed(
+            "validate",
+            lambda: validate(
+                store, recipe, loaded, data.pool, chosen, data.tests, lambda i: _sources(store, i), progress
+            ),
+        )
+        result.arms = as_dicts(rows)
+    selections.finish_run(store, run_id, asdict(result))
+    return result
+
+
+def _ingest(store: Store, recipe: r.Recipe, result: RunResult, progress: Progress) -> Data:
+    pool, report = ingest(store, "pool", recipe.name, recipe.pool, recipe.seed, progress)
+    result.ingest = {"pool": _summary(pool, report), "targets": {}, "tests": {}}
+    targets, tests = {}, {}
+    for name, target in recipe.targets.items():
+        targets[name], report = ingest(store, "target", name, [target.val], recipe.seed, progress)
+        result.ingest["targets"][name] = _summary(targets[name], report)
+        if target.test is not None:
+            tests[name], report = ingest(store, "test", name, [target.test], recipe.seed, progress)
+            result.ingest["tests"][name] = _summary(tests[name], report)
+        elif recipe.validate_ is not None:
+            raise InputError(f"targets.{name} has no `test`, which `validate` needs; add it or drop `validate`")
+    _refuse_leaks(targets, tests)
+    return Data(pool, targets, tests)
+
+
+def _refuse_leaks(targets: dict[str, Dataset], tests: dict[str, Dataset]) -> None:
+    for name, test in tests.items():
+        shared = set(test.example_ids) & set(targets[name].example_ids)
+        if shared:
+            raise InputError(
+                f"targets.{name}: {len(shared)} test rows are also in `val`; a selection may not see the test set"
+            )
+
+
+def _summary(dataset: Dataset, report: IngestReport) -> dict[str, Any]:
+    return {
+        "examples": len(dataset.example_ids),
+        "digest": dataset.digest,
+        "rows_read": report.rows,
+        "new": report.new,
+        "duplicates": report.duplicates,
+        "quarantined": dict(report.quarantined.most_common()),
+        "by_source": dict(report.by_source.most_common()),
+    }
+
+
+def _rows(
+    store: Store,
+    recipe: r.Recipe,
+    loaded: model.Loaded,
+    data: Data,
+    point: Checkpoint,
+    result: RunResult,
+    progress: Progress,
+) -> SpacePair:
+    """Feature rows of all targets, then of the pool, at one checkpoint."""
+    job = gradients.make_job(recipe, loaded, store, point)
+    query = 0
+    for target in data.targets.values():  # first: an unusable target should fail before the long part
+        query = _dataset_rows(store, job.as_query(), target, 1, result, progress, point.ordinal)
+    train = _dataset_rows(store, job, data.pool, recipe.workers, result, progress, point.ordinal)
+    return SpacePair(train, query, point.mean_lr)
+
+
+def _dataset_rows(
+    store: Store,
+    job: gradients.GradientJob,
+    dataset: Dataset,
+    workers: int,
+    result: RunResult,
+    progress: Progress,
+    ordinal: int,
+) -> int:
+    space_id, _ = gradients.plan_rows(store, job, dataset)
+    label = f"checkpoint {ordinal}: gradients of {dataset.name}"
+
+    def one(_number: int) -> int:
+        return gradients.work(store, job, space_id, dataset, progress, label)
+
+    if workers == 1:
+        computed = one(0)
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            computed = sum(pool.map(one, range(workers)))
+    found = features.statuses(store, space_id, dataset.dataset_id)
+    gradients.require_rows(store, space_id, dataset, found)
+    result.rows.append(
+        {
+            "role": dataset.role,
+            "dataset": dataset.name,
+            "checkpoint": ordinal,
+            "transform": job.transform,
+            "computed": computed,
+            **found,
+        }
+    )
+    return space_id
+
+
+def _select(
+    store: Store, recipe: r.Recipe, data: Data, pairs: Sequence[SpacePair], result: RunResult
+) -> dict[str, Selection]:
+    chosen = {}
+    for name, target in data.targets.items():
+        chosen[name] = select_for(store, recipe, data.pool, pairs, name, target)
+        found = _sources(store, chosen[name].example_ids)
+        own = set(recipe.targets[name].own_sources)
+        pool = _sources(store, data.pool.example_ids)
+        result.selections.append(
+            {
+                "name": chosen[name].name,
+                "target": name,
+                "method": chosen[name].method,
+                "rule": recipe.select.rule,
+                "digest": chosen[name].digest,
+                "examples": len(found),
+                "by_source": {s: found.count(s) for s in sorted(set(found), key=lambda s: (-found.count(s), s))},
+                "source_precision": sum(s in own for s in found) / len(found) if own else None,
+                "source_share_of_pool": sum(s in own for s in pool) / len(pool) if own else None,
+            }
+        )
+    return chosen
+
+
+def _sources(store: Store, ids: Sequence[str]) -> list[str]:
+    found = examples.sources_of(store, ids)
+    return [found[i][0] for i in ids]
+
+
+def _export(
+    store: Store, chosen: dict[str, Selection], recipe: dict[str, Any], root: Path, result: RunResult
+) -> None:
+    for summary in result.selections:
+        selection = chosen[summary["target"]]
+        summary["export"] = str(export(store, selection, recipe, root / selection.name))

@@ -1,0 +1,142 @@
+"""Chats → tokens and labels. One function for pool rows, targets, queries and training.
+
+Loss is on the assistant's tokens, the end-of-turn token included. Where the tokenizer's template marks them
+with `{% generation %}`, the marks decide (transformers' `return_assistant_tokens_mask`, which is what TRL's
+assistant-only loss uses). Otherwise an assistant turn runs from the end of the generation prompt to the end of
+its end-of-turn token; white space that the template puts after that token is not labelled. A tokenizer
+without a template gets `PLAIN_TEMPLATE`. Truncation keeps the first `max_length` tokens.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jinja2
+
+from datastore.errors import InputError
+from datastore.identity import fingerprint
+
+LABEL_POLICY = "assistant+eot/1"
+TRUNCATION = "keep-first"
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}{{ '### ' + m['role'] + '\\n' }}"
+    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + eos_token }}{% endgeneration %}"
+    "{{ '\\n' }}{% else %}{{ m['content'] + '\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### assistant\\n' }}{% endif %}"
+)
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+Status = Literal["ok", "truncated", "no_labels", "unrenderable"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokens of one chat. `labelled[t]` says whether token t is predicted with loss (never t = 0)."""
+
+    input_ids: tuple[int, ...]
+    labelled: tuple[bool, ...]
+    status: Status
+
+    @property
+    def n_label_tokens(self) -> int:
+        """Number of tokens with loss."""
+        return sum(self.labelled)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the example has a gradient."""
+        return self.status in ("ok", "truncated")
+
+
+def chat_template(tokenizer: Any) -> str:
+    """The template in use: the tokenizer's own, else the plain default.
+
+    Raises InputError for a tokenizer with several named templates, or with neither template nor EOS token.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if template:
+        return str(template)
+    if not tokenizer.eos_token:
+        raise InputError("the tokenizer has neither a chat template nor an EOS token to end a turn with")
+    return PLAIN_TEMPLATE
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Fingerprint of all that decides the tokens: vocabulary, rules, special tokens, template."""
+    return fingerprint(
+        {
+            "rules": tokenizer.backend_tokenizer.to_str(),
+            "special": {k: str(v) for k, v in tokenizer.special_tokens_map.items()},
+            "template": chat_template(tokenizer),
+        }
+    )
+
+
+def encode(tokenizer: Any, messages: Sequence[dict[str, str]], max_length: int) -> Encoded:
+    """Encode one chat. Status: `truncated` when cut but usable, `no_labels` when no label token is left,
+    `unrenderable` when the template refuses the chat or does not render it turn by turn.
+
+    Cost: one render and tokenisation, plus two renders for each assistant turn without marks.
+    """
+    template = chat_template(tokenizer)
+    try:
+        if _GENERATION.search(template):
+            ids, labelled = _marked(tokenizer, messages, template)
+        else:
+            ids, labelled = _by_turns(tokenizer, messages, template)
+    except (jinja2.TemplateError, _NotTurnByTurn):
+        return Encoded((), (), "unrenderable")
+    cut = len(ids) > max_length
+    ids, labelled = ids[:max_length], labelled[:max_length]
+    if labelled:
+        labelled[0] = False  # nothing predicts the first token
+    status: Status = "no_labels" if not any(labelled) else "truncated" if cut else "ok"
+    return Encoded(tuple(ids), tuple(labelled), status)
+
+
+class _NotTurnByTurn(Exception):
+    """The rendering of the first turns is not a prefix of the whole."""
+
+
+def _marked(
+    tokenizer: Any, messages: Sequence[dict[str, str]], template: str
+) -> tuple[list[int], list[bool]]:
+    out = tokenizer.apply_chat_template(
+        list(messages),
+        chat_template=template,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    return list(out["input_ids"]), [bool(m) for m in out["assistant_masks"]]
+
+
+def _by_turns(
+    tokenizer: Any, messages: Sequence[dict[str, str]], template: str
+) -> tuple[list[int], list[bool]]:
+    def render(count: int, prompt: bool = False) -> str:
+        text: str = tokenizer.apply_chat_template(
+            list(messages[:count]), chat_template=template, tokenize=False, add_generation_prompt=prompt
+        )
+        return text
+
+    text = render(len(messages))
+    spans = []
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before, after = render(number, prompt=True), render(number + 1)
+        if not (text.startswith(after) and after.startswith(before)):
+            raise _NotTurnByTurn
+        content_end = after.rfind(message["content"].strip(), len(before)) + len(message["content"].strip())
+        ending = after[content_end:]
+        end = content_end + len(ending.rstrip()) if ending.strip() else len(after)
+        spans.append((len(before), end))
+    out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    labelled = [
+        stop > start and any(start < last and stop > first for first, last in spans)
+        for start, stop in out["offset_mapping"]
+    ]
+    return list(out["input_ids"]), labelled

@@ -1,0 +1,142 @@
+"""Loading models: tokenizer, base model and LoRA adapter; safetensors (or GGUF) only, no remote code ever."""
+
+import random
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from datastore.errors import InputError
+from datastore.identity import digest_file, fingerprint
+from pipelines import recipe as r
+from pipelines.encode import tokenizer_digest
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+ADAPTER_NAME = "default"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A base model's folder, tokenizer and identity; the weights are read by `load_lora`."""
+
+    folder: Path
+    tokenizer: Any
+    model_digest: str
+    tokenizer_digest: str
+
+
+def open_model(model: r.Model) -> Loaded:
+    """Find a model, load its tokenizer and digest its weights. Raises InputError when it is not a model."""
+    folder = _hub_folder(model) if model.hub else Path(model.path or "")
+    if not (folder / "config.json").is_file() and not model.gguf_file:
+        raise InputError(
+            f"{folder} is not a model: it has no config.json. Give a folder as `save_pretrained` writes it, "
+            "or a `gguf_file` in it."
+        )
+    weights = [folder / model.gguf_file] if model.gguf_file else sorted(folder.glob("*.safetensors"))
+    if not weights or not all(w.is_file() for w in weights):
+        raise InputError(
+            f"{folder} has no {model.gguf_file or '*.safetensors'}. Pickled weights (.bin) are never loaded; "
+            "convert them with `save_pretrained(..., safe_serialization=True)`."
+        )
+    config = [folder / "config.json"] if (folder / "config.json").is_file() else []
+    tokenizer = _from_pretrained("AutoTokenizer", folder, model)
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(f"the tokenizer in {folder} has no fast form (tokenizer.json), which labels need")
+    digest = fingerprint([digest_file(f) for f in (*config, *weights)])
+    return Loaded(folder, tokenizer, digest, tokenizer_digest(tokenizer))
+
+
+def _hub_folder(model: r.Model) -> Path:
+    from huggingface_hub import snapshot_download
+
+    files = [*HUB_FILES, model.gguf_file] if model.gguf_file else HUB_FILES
+    try:
+        return Path(snapshot_download(str(model.hub), revision=model.revision, allow_patterns=files))
+    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds
+        raise InputError(
+            f"cannot get {model.hub!r} from the hub: {error}. Check the name and the network, "
+            "or give a local `path`."
+        ) from error
+
+
+def _from_pretrained(kind: str, folder: Path, model: r.Model, **options: Any) -> Any:
+    import transformers
+
+    if model.gguf_file:
+        options["gguf_file"] = model.gguf_file
+    try:
+        return getattr(transformers, kind).from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, **options
+        )
+    except Exception as error:  # noqa: BLE001 - whatever it is, the folder is not usable as a model
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"cannot load {kind} from {folder}: {type(error).__name__}: {reason}") from error
+
+
+def device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seed_all(seed: int) -> None:
+    """Seed every generator that training may draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from the global one
+    torch.manual_seed(seed)
+
+
+def load_lora(loaded: Loaded, model: r.Model, lora: r.Lora, seed: int) -> Any:
+    """A fresh peft LoRA model in eval mode: base frozen, adapter f32, initial values decided by the seed."""
+    from peft import LoraConfig, get_peft_model
+
+    use_safetensors = {} if model.gguf_file else {"use_safetensors": True}
+    base = _from_pretrained(
+        "AutoModelForCausalLM", loaded.folder, model, dtype=DTYPES[model.dtype], **use_safetensors
+    )
+    seed_all(seed)
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            peft_model = get_peft_model(base.to(device()), config)
+    except ValueError as error:
+        raise InputError(f"lora.targets {lora.targets!r} do not fit this model: {error}") from error
+    return peft_model.eval()
+
+
+def lora_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+    """Trainable parameters by name: the adapter's A and B matrices, and nothing else."""
+    found = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    strangers = [n for n in found if ".lora_A." not in n and ".lora_B." not in n]
+    if strangers or not found:
+        raise ValueError(f"expected LoRA matrices only, found {strangers[:3] or 'nothing'}")
+    return found
+
+
+def adapter_arrays(model: Any) -> dict[str, NDArray[np.float32]]:
+    """Copies of the adapter's tensors, f32, by parameter name."""
+    return {n: p.detach().float().cpu().numpy().copy() for n, p in lora_parameters(model).items()}
+
+
+def set_adapter(model: Any, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    """Put adapter tensors into a model. Raises InputError when names or shapes do not fit."""
+    parameters = lora_parameters(model)
+    if set(parameters) != set(tensors):
+        odd = sorted(set(parameters) ^ set(tensors))[:3]
+        raise InputError(f"the checkpoint's adapter does not fit this model (e.g. {odd})")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(torch.from_numpy(np.asarray(tensors[name])))

@@ -1,0 +1,278 @@
+"""The recipe: a whole run as one YAML file. Field docstrings are the reference (docs/recipe.md prints them).
+
+Unknown keys are refused with a suggestion. Relative paths are taken from the recipe's own folder.
+"""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from datastore.errors import InputError
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, docstrings become descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Source(Section):
+    """Where examples are read from."""
+
+    path: str | None = None
+    """A file (.jsonl, .json, .parquet, also .gz and .zst), a folder of such files, or a saved `datasets` folder."""
+    hub: str | None = None
+    """A Hugging Face dataset name (needs network, or the local cache)."""
+    config: str | None = None
+    """Configuration of the Hugging Face dataset."""
+    split: str = "train"
+    """Split of the Hugging Face dataset."""
+    name: str | None = None
+    """Source name of its rows; default: the `source_field` of each row, else the file's or dataset's name."""
+    source_field: str | None = "source"
+    """Row field that holds the source name."""
+    licence: str | None = None
+    """Licence of its rows; default: the `licence` or `license` field of each row."""
+    shape: Literal["auto", "messages", "conversations", "prompt_completion", "alpaca"] = "auto"
+    """How a row holds its chat; `auto` looks at the keys."""
+    mapping: dict[str, str] = Field(default_factory=dict)
+    """Rename row fields first: {our field: their field}, e.g. {instruction: question, output: answer}."""
+    subtask_field: str | None = "subtask"
+    """Row field that names the subtask (targets only)."""
+    rows: Annotated[int, Field(gt=0)] | None = None
+    """Read at most this many good rows, a seeded random sample of them."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Source":
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give exactly one of `path` and `hub`")
+        return self
+
+
+class Target(Section):
+    """A capability, embodied by a few examples."""
+
+    val: Source
+    """What a selection may look at."""
+    test: Source | None = None
+    """Held-out rows for validation only."""
+    own_sources: list[str] = Field(default_factory=list)
+    """Pool sources known to teach it: reports give their share in each selection. Never used to select."""
+
+
+class Model(Section):
+    """The language model to fine-tune."""
+
+    path: str | None = None
+    """Local folder of a Hugging Face causal language model."""
+    hub: str | None = None
+    """Hub id of one."""
+    revision: str | None = None
+    """Hub revision."""
+    gguf_file: str | None = None
+    """GGUF file inside `path` (or the hub repository) to read the weights from."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the frozen weights and activations; adapter weights and gradients are always float32."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Model":
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give exactly one of `path` and `hub`")
+        return self
+
+
+class Encoding(Section):
+    """How a chat becomes tokens and labels."""
+
+    max_length: Annotated[int, Field(ge=8)] = 1024
+    """Tokens kept of each row, from the start; a row that keeps no label token is flagged, not used."""
+
+
+class Lora(Section):
+    """The adapter, for warm-up, gradients and validation alike."""
+
+    r: Annotated[int, Field(gt=0)] = 8
+    alpha: Annotated[float, Field(gt=0)] = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout during training; gradients are taken without."""
+    targets: str | list[str] = "all-linear"
+    """`all-linear` or module names as peft takes them."""
+
+
+class Training(Section):
+    """One AdamW training run: linear warm-up, then linear decay to zero."""
+
+    epochs: Annotated[int, Field(gt=0)] = 2
+    batch_size: Annotated[int, Field(gt=0)] = 8
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Warmup(Training):
+    """Training on a random part of the pool that yields the checkpoints: one at the end of each epoch."""
+
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Share of the pool to train on, drawn with the recipe's seed."""
+    min_examples: Annotated[int, Field(gt=0)] = 64
+    """Train on at least this many, if the pool has them."""
+
+
+class Projector(Section):
+    """The random projection of gradients."""
+
+    family: Literal["fold"] = "fold"
+    dim: Annotated[int, Field(ge=64, multiple_of=8)] = 4096
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Features(Section):
+    """What a gradient row is."""
+
+    transform: Literal["sgd", "adam_code", "adam_exact"] = "adam_exact"
+    """Transform of pool gradients (LESS's released code is `adam_code`)."""
+    query_transform: Literal["sgd"] = "sgd"
+    """Transform of target gradients; LESS compares with plain gradients."""
+    projector: Projector = Projector()
+    row_dtype: Literal["int8", "f16"] = "int8"
+    batch_tokens: Annotated[int, Field(gt=0)] = 2048
+    """Tokens (with padding) of a batch; does not change the rows beyond rounding."""
+    unit_rows: Annotated[int, Field(gt=0)] = 256
+    """Rows of one unit of work: what a crash can cost."""
+
+
+class Select(Section):
+    """How much to choose, and how."""
+
+    method: Literal["less"] = "less"
+    rule: Literal["top_k", "round_robin"] = "top_k"
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the pool's usable examples."""
+    examples: Annotated[int, Field(gt=0)] | None = None
+    """Or a number of examples."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "Select":
+        if (self.fraction is None) == (self.examples is None):
+            raise ValueError("give exactly one of `fraction` and `examples`")
+        return self
+
+
+class Validate(Training):
+    """Arms × seeds: does the selection lower the target's test loss?"""
+
+    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2])
+    """Training seeds; each random arm draws its own examples for each seed."""
+    arms: list[Literal["random", "random_tokens"]] = Field(default_factory=lambda: ["random", "random_tokens"])  # type: ignore[arg-type]
+    """Baselines: as many examples, or as many label tokens, as the selection."""
+    test_rows: Annotated[int, Field(gt=0)] | None = None
+    """Measure on at most this many test rows."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if not seeds or len(set(seeds)) != len(seeds):
+            raise ValueError("seeds must be distinct, and at least one")
+        return seeds
+
+
+class Recipe(Section):
+    """A whole curation run."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+    """Name of the run and of its exports: lower-case letters, digits and dashes."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of every random choice that has no seed of its own."""
+    pool: list[Source] = Field(min_length=1)
+    targets: dict[Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9_-]{0,47}$")], Target] = Field(min_length=1)
+    model: Model
+    encoding: Encoding = Encoding()
+    lora: Lora = Lora()
+    warmup: Warmup = Warmup()
+    features: Features = Features()
+    select: Select
+    validate_: Validate | None = Field(default=None, alias="validate")
+    """Leave out to stop after the export."""
+    workers: Annotated[int, Field(gt=0)] = 1
+    """Gradient workers (threads with a model each); never changes the result."""
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe file. Raises InputError naming the file, the field and a suggestion."""
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no recipe {path}; see examples/ for some to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path} must hold a mapping of recipe fields, not a {type(data).__name__}")
+    return parse_recipe(data, str(path), path.parent)
+
+
+def parse_recipe(data: dict[str, Any], where: str = "recipe", folder: Path | None = None) -> Recipe:
+    """Check recipe data; relative paths are resolved against `folder`."""
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"{where}:\n" + "\n".join(_explain(error))) from None
+    return recipe if folder is None else _resolve(recipe, folder)
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for item in error.errors(include_url=False):
+        place = ".".join(str(p) for p in item["loc"])
+        if item["type"] == "extra_forbidden":
+            key, known = str(item["loc"][-1]), _known_keys(item["loc"][:-1])
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(known)}"
+            yield f"  {place}: unknown key; {hint}"
+        else:
+            yield f"  {place or 'recipe'}: {item['msg']}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
+        if field is None:
+            continue  # a list index or a target's name
+        inner = _section_of(field.annotation)
+        if inner is None:
+            return []
+        model = inner
+    return [f.alias or n for n, f in model.model_fields.items()]
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in reversed(getattr(annotation, "__args__", ())):
+        if (found := _section_of(part)) is not None:
+            return found
+    return None
+
+
+def _resolve(recipe: Recipe, folder: Path) -> Recipe:
+    def source(item: Source) -> Source:
+        return item.model_copy(update={"path": _absolute(item.path, folder)})
+
+    targets = {
+        name: t.model_copy(update={"val": source(t.val), "test": source(t.test) if t.test else None})
+        for name, t in recipe.targets.items()
+    }
+    model = recipe.model.model_copy(update={"path": _absolute(recipe.model.path, folder)})
+    return recipe.model_copy(
+        update={"pool": [source(s) for s in recipe.pool], "targets": targets, "model": model}
+    )
+
+
+def _absolute(path: str | None, folder: Path) -> str | None:
+    return None if path is None else str((folder / Path(path).expanduser()).resolve())

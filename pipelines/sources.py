@@ -1,0 +1,226 @@
+"""Reading sources: files, folders and Hugging Face datasets → examples and quarantined rows, in one stream.
+
+Memory is one batch; a broken row costs that row only. A file is read as bytes line by line, so that the
+line number of a bad row is right whatever is in it.
+"""
+
+import gzip
+import io
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from datastore.errors import InputError
+from datastore.examples import BadRow, Example
+from datastore.identity import example_id
+from pipelines.canonical import RowError, canonical_messages
+from pipelines.recipe import Source
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+PACKED = (".gz", ".zst")
+MAX_LINE_BYTES = 64 << 20
+EXCERPT_CHARS = 120
+Raw = tuple[str, int, Any]  # file, line or row number from 1, row or RowError
+
+
+def read_source(source: Source, seed: int = 0) -> Iterator[Example | BadRow]:
+    """All rows of a source, good and bad, in order; with `rows`, a seeded sample of the good ones.
+
+    Raises InputError when the source itself is missing or of an unknown kind.
+    """
+    stream = (_examine(raw, source) for raw in _raw_rows(source))
+    if source.rows is None:
+        yield from stream
+        return
+    yield from _sample(stream, source.rows, seed)
+
+
+def _sample(stream: Iterator[Example | BadRow], rows: int, seed: int) -> Iterator[Example | BadRow]:
+    """Reservoir sample of the good rows, in file order; bad rows all pass. Holds `rows` examples."""
+    rng = random.Random(seed)  # noqa: S311 - sampling, not secrets
+    kept: list[tuple[int, Example]] = []
+    seen = 0
+    for item in stream:
+        if isinstance(item, BadRow):
+            yield item
+            continue
+        place = seen if seen < rows else rng.randrange(seen + 1)
+        if seen < rows:
+            kept.append((seen, item))
+        elif place < rows:
+            kept[place] = (seen, item)
+        seen += 1
+    yield from (example for _, example in sorted(kept, key=lambda pair: pair[0]))
+
+
+def _examine(raw: Raw, source: Source) -> Example | BadRow:
+    file, line, row = raw
+    name = source.name or _default_name(source, file)
+    try:
+        if isinstance(row, RowError):
+            raise row
+        if isinstance(row, dict) and source.name is None and source.source_field:
+            name = str(row.get(source.source_field) or name)
+        messages = canonical_messages(row, source.shape, source.mapping)
+    except RowError as error:
+        excerpt = error.args[1] if len(error.args) > 1 else repr(row)
+        return BadRow(file, line, _clean(name), error.reason, error.detail, _clean(excerpt)[:EXCERPT_CHARS])
+    licence = source.licence or row.get("licence") or row.get("license")
+    subtask = row.get(source.subtask_field) if source.subtask_field else None
+    return Example(
+        example_id(messages),
+        messages,
+        _clean(name),
+        file,
+        line,
+        _clean(str(licence)) if licence else None,
+        _clean(str(subtask or "")),
+    )
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
+
+
+def _default_name(source: Source, file: str) -> str:
+    if source.hub:
+        return source.hub
+    name = Path(file).name
+    for suffix in (*PACKED, *SUFFIXES):
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _raw_rows(source: Source) -> Iterator[Raw]:
+    if source.hub:
+        yield from _hub_rows(source)
+        return
+    path = Path(source.path or "")
+    if path.is_file():
+        yield from _file_rows(path)
+    elif path.is_dir():
+        yield from _folder_rows(path, source)
+    else:
+        raise InputError(f"there is no file or folder {path}; check the recipe's paths")
+
+
+def _folder_rows(path: Path, source: Source) -> Iterator[Raw]:
+    if (path / "dataset_info.json").exists() and (path / "state.json").exists():
+        yield from _saved_rows(path)
+        return
+    if (path / "dataset_dict.json").exists():
+        yield from _saved_rows(path / source.split)
+        return
+    found = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p))
+    if not found:
+        raise InputError(f"{path} holds no {', '.join(SUFFIXES)} files (also .gz, .zst)")
+    for file in found:
+        yield from _file_rows(file)
+
+
+def _kind(path: Path) -> str:
+    name = path.name
+    for suffix in PACKED:
+        name = name.removesuffix(suffix)
+    return next((s for s in SUFFIXES if name.endswith(s)), "")
+
+
+def _file_rows(path: Path) -> Iterator[Raw]:
+    kind = _kind(path)
+    if not kind:
+        raise InputError(f"{path} is of no known kind ({', '.join(SUFFIXES)}, also .gz and .zst)")
+    try:
+        if kind == ".parquet":
+            yield from _parquet_rows(path)
+            return
+        with _open(path) as handle:
+            yield from (_json_rows if kind == ".json" else _jsonl_rows)(path, handle)
+    except (OSError, EOFError, zstandard.ZstdError, pa.ArrowException) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def _open(path: Path) -> Any:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix == ".zst":
+        raw = path.open("rb")
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, closefd=True))
+    return path.open("rb")
+
+
+def _jsonl_rows(path: Path, handle: Any) -> Iterator[Raw]:
+    number = 0
+    while line := handle.readline(MAX_LINE_BYTES):
+        number += 1
+        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            while (rest := handle.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                pass
+            yield str(path), number, _refused("too_long", f"a line over {MAX_LINE_BYTES >> 20} MiB", line[:200])
+        elif line.strip():
+            yield str(path), number, _parse(line)
+
+
+def _json_rows(path: Path, handle: Any) -> Iterator[Raw]:
+    rows = _parse(handle.read())
+    if isinstance(rows, RowError):
+        raise InputError(f"{path} is not valid JSON: {rows.detail}")
+    if not isinstance(rows, list):
+        raise InputError(f"{path} must hold a list of rows; use .jsonl for one row a line")
+    yield from ((str(path), number, row) for number, row in enumerate(rows, 1))
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        text = line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return _refused("invalid_utf8", f"invalid UTF-8 at byte {error.start}", line)
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return _refused("broken_json", "nested too deeply", line)
+    except ValueError as error:
+        return _refused("broken_json", str(error), line)
+
+
+def _refused(reason: str, detail: str, line: bytes) -> RowError:
+    error = RowError(reason, detail)
+    error.args = (detail, line[:400].decode("utf-8", "replace").strip())
+    return error
+
+
+def _parquet_rows(path: Path) -> Iterator[Raw]:
+    number = 0
+    for batch in pq.ParquetFile(path).iter_batches(1024):
+        for row in batch.to_pylist():
+            number += 1
+            yield str(path), number, row
+
+
+def _saved_rows(path: Path) -> Iterator[Raw]:
+    from datasets import load_from_disk
+
+    try:
+        rows = load_from_disk(str(path))
+    except (FileNotFoundError, ValueError) as error:
+        raise InputError(f"{path} is not a saved dataset: {error}") from error
+    yield from ((str(path), number, dict(row)) for number, row in enumerate(rows, 1))
+
+
+def _hub_rows(source: Source) -> Iterator[Raw]:
+    from datasets import load_dataset
+
+    name = source.hub or ""
+    try:
+        rows = load_dataset(name, source.config, split=source.split)
+    except Exception as error:  # noqa: BLE001 - datasets raises many kinds
+        raise InputError(
+            f"cannot load dataset {name!r} (split {source.split}): {error}. "
+            "Check the name and the network, or give a local `path`."
+        ) from error
+    yield from ((f"hub:{name}", number, dict(row)) for number, row in enumerate(rows, 1))

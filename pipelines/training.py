@@ -1,0 +1,116 @@
+"""One training loop, for warm-up and validation: AdamW on the LoRA matrices, linear warm-up and decay.
+
+The loss of a batch is the mean over its examples of each one's mean over label tokens, the loss whose
+gradients the store holds. Everything random is drawn from (seed, epoch) or (seed, step), so a run resumed at
+a checkpoint equals one that was never stopped.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines import model as m
+from pipelines import recipe as r
+from pipelines.batches import by_length, collate, example_losses, pad_id, token_losses
+from pipelines.encode import Encoded
+from pipelines.progress import Progress, quiet
+
+BETAS, EPS = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """What is known at the end of an epoch."""
+
+    epoch: int
+    step: int
+    mean_lr: float  # of the values in force after each step of the epoch, as a trainer logs them
+    mean_loss: float
+    model: Any
+    optimizer: torch.optim.AdamW
+
+
+def learning_rate(step: int, steps: int, training: r.Training) -> float:
+    """Learning rate after `step` updates of `steps` (transformers' linear schedule: the first update has 0)."""
+    ramp = int(np.ceil(training.warmup_ratio * steps))
+    if step < ramp:
+        return training.lr * step / max(1, ramp)
+    return training.lr * max(0.0, (steps - step) / max(1, steps - ramp))
+
+
+def steps_per_epoch(examples: int, training: r.Training) -> int:
+    """Optimizer steps in one pass over the examples."""
+    return -(-examples // training.batch_size)
+
+
+def make_optimizer(model: Any, training: r.Training) -> torch.optim.AdamW:
+    """AdamW over the adapter."""
+    return torch.optim.AdamW(
+        m.lora_parameters(model).values(),
+        lr=training.lr,
+        betas=BETAS,
+        eps=EPS,
+        weight_decay=training.weight_decay,
+    )
+
+
+def train(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Encoded],
+    training: r.Training,
+    seed: int,
+    *,
+    optimizer: torch.optim.AdamW | None = None,
+    first_epoch: int = 0,
+    at_epoch_end: Callable[[EpochEnd], None] | None = None,
+    progress: Progress = quiet,
+    label: str = "train",
+) -> float:
+    """Train the adapter in place; leaves the model in eval mode and returns the last epoch's mean loss."""
+    parameters = list(m.lora_parameters(model).values())
+    optimizer = optimizer or make_optimizer(model, training)
+    per_epoch = steps_per_epoch(len(rows), training)
+    total, device, pad = per_epoch * training.epochs, m.device(), pad_id(tokenizer)
+    mean_loss = float("nan")
+    model.train()
+    for epoch in range(first_epoch, training.epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(len(rows))
+        losses, rates = [], []
+        for number in range(per_epoch):
+            step = epoch * per_epoch + number
+            m.seed_all(seed * 1_000_003 + step)
+            chosen = order[number * training.batch_size : (number + 1) * training.batch_size]
+            loss = example_losses(model, collate([rows[k] for k in chosen], pad).to(device)).mean()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, total, training)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(loss.item())
+            rates.append(learning_rate(step + 1, total, training))
+            progress(label, step + 1, total)
+        mean_loss = float(np.mean(losses))
+        if at_epoch_end:
+            model.eval()
+            at_epoch_end(
+                EpochEnd(epoch, (epoch + 1) * per_epoch, float(np.mean(rates)), mean_loss, model, optimizer)
+            )
+            model.train()
+    model.eval()
+    return mean_loss
+
+
+@torch.no_grad()
+def mean_token_loss(model: Any, tokenizer: Any, rows: Sequence[Encoded], batch_tokens: int = 4096) -> float:
+    """Mean loss over all label tokens of the rows, in nats per token."""
+    device, pad, total, count = m.device(), pad_id(tokenizer), 0.0, 0
+    for batch in by_length([len(row.input_ids) for row in rows], batch_tokens):
+        losses, _ = token_losses(model, collate([rows[k] for k in batch], pad).to(device))
+        total += float(losses.double().sum())
+        count += len(losses)
+    return total / count

@@ -1,0 +1,62 @@
+"""Transforms Γ of a per-example gradient, elementwise, before the projection.
+
+`sgd`         Γ = g
+`adam_code`   LESS as released (collect_grad_reps.py): m' = β₁m + (1−β₁)g, v' = β₂v + (1−β₂)g²,
+              Γ = m' / √(v' + ε): ε inside the root, no bias correction
+`adam_exact`  AdamW's own update: Γ = m̂ / (√v̂ + ε), m̂ = m'/(1−β₁ᵗ), v̂ = v'/(1−β₂ᵗ), t = the step after the
+              checkpoint's. Equals (θ_t − θ_{t+1})/lr of one real step with that example alone. This is the form
+              we understand LESS §3.1 to state (UNCONFIRMED: the paper's text was not available).
+
+β₁ = 0.9, β₂ = 0.999, ε = 1e-8. Legend: B examples.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.training import BETAS, EPS
+
+Transform = Callable[[str, torch.Tensor], torch.Tensor]  # (parameter name, g [B, ...]) → Γ [B, ...]
+
+
+def sgd(name: str, gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient itself."""
+    return gradient
+
+
+def adam_code(g: torch.Tensor, m: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Γ of LESS's released code; `m` and `v` broadcast over the examples."""
+    beta1, beta2 = BETAS
+    return (beta1 * m + (1 - beta1) * g) / torch.sqrt(beta2 * v + (1 - beta2) * g * g + EPS)
+
+
+def adam_exact(g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, step: int) -> torch.Tensor:
+    """Γ of a real AdamW step taken after `step` earlier ones."""
+    beta1, beta2 = BETAS
+    m_hat = (beta1 * m + (1 - beta1) * g) / (1 - beta1 ** (step + 1))
+    v_hat = (beta2 * v + (1 - beta2) * g * g) / (1 - beta2 ** (step + 1))
+    return m_hat / (v_hat.sqrt() + EPS)
+
+
+def make_transform(
+    kind: str,
+    exp_avg: Mapping[str, NDArray[np.float32]],
+    exp_avg_sq: Mapping[str, NDArray[np.float32]],
+    step: int,
+    device: torch.device,
+) -> Transform:
+    """A transform bound to a checkpoint's Adam moments, looked up by parameter name."""
+    if kind == "sgd":
+        return sgd
+    moments: dict[str, Any] = {
+        name: (torch.from_numpy(exp_avg[name]).to(device), torch.from_numpy(exp_avg_sq[name]).to(device))
+        for name in exp_avg
+    }
+    if kind == "adam_code":
+        return lambda name, g: adam_code(g, *moments[name])
+    if kind == "adam_exact":
+        return lambda name, g: adam_exact(g, *moments[name], step)
+    raise ValueError(f"unknown transform {kind!r}")

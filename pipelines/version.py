@@ -1,0 +1,3 @@
+"""The version that artefacts carry."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,109 @@
+"""Stage: warm-up training on a seeded random part of the pool; one checkpoint at the end of each epoch.
+
+LESS §3 (warm-up on 5 %, one checkpoint for each of 4 epochs). A killed warm-up goes on from its last checkpoint and
+gives the same tensors as one that was never stopped.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from datastore import checkpoints, examples
+from datastore.checkpoints import Checkpoint, CheckpointState
+from datastore.errors import InputError
+from datastore.examples import Dataset
+from datastore.identity import fingerprint
+from datastore.store import Store
+from pipelines import encode as enc
+from pipelines import model as m
+from pipelines import recipe as r
+from pipelines.encode import Encoded, encode
+from pipelines.progress import Progress, quiet
+from pipelines.training import EpochEnd, make_optimizer, train
+
+TRAINER_VERSION = 1
+
+
+def training_spec(recipe: r.Recipe, loaded: m.Loaded) -> dict[str, Any]:
+    """Fields that decide any training run of a recipe, apart from its data, seed and hyper-parameters."""
+    return {
+        "model": loaded.model_digest,
+        "model_dtype": recipe.model.dtype,
+        "tokenizer": loaded.tokenizer_digest,
+        "adapter": recipe.lora.model_dump(),
+        "labels": enc.LABEL_POLICY,
+        "max_length": recipe.encoding.max_length,
+        "truncation": enc.TRUNCATION,
+        "trainer": TRAINER_VERSION,
+    }
+
+
+def warmup_fingerprint(recipe: r.Recipe, loaded: m.Loaded, pool: Dataset) -> str:
+    """Identity of a warm-up run."""
+    return fingerprint(
+        training_spec(recipe, loaded)
+        | {"training": recipe.warmup.model_dump(), "pool": pool.digest, "seed": recipe.seed}
+    )
+
+
+def usable_chats(
+    store: Store, loaded: m.Loaded, recipe: r.Recipe, ids: list[str]
+) -> tuple[list[str], list[Encoded]]:
+    """Ids and encodings of the examples that have a label, in the given order."""
+    messages = examples.get_messages(store, ids)
+    chats = [encode(loaded.tokenizer, messages[i], recipe.encoding.max_length) for i in ids]
+    kept = [(i, c) for i, c in zip(ids, chats, strict=True) if c.usable]
+    return [i for i, _ in kept], [c for _, c in kept]
+
+
+def warm_up(
+    store: Store, recipe: r.Recipe, loaded: m.Loaded, pool: Dataset, progress: Progress = quiet
+) -> list[Checkpoint]:
+    """Train, or finish training, and return the checkpoints, oldest first."""
+    run = warmup_fingerprint(recipe, loaded, pool)
+    done = checkpoints.listed(store, run)
+    if len(done) == recipe.warmup.epochs:
+        return done
+    size = max(round(recipe.warmup.fraction * len(pool.example_ids)), recipe.warmup.min_examples)
+    order = np.random.default_rng([recipe.seed, 0]).permutation(len(pool.example_ids))[:size]
+    _, chats = usable_chats(store, loaded, recipe, [pool.example_ids[k] for k in order])
+    if not chats:
+        raise InputError("no example of the warm-up sample has a label token; raise encoding.max_length")
+    model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+    optimizer = make_optimizer(model, recipe.warmup)
+    if done:
+        _restore(model, optimizer, checkpoints.load(store, done[-1]), done[-1].step)
+    train(
+        model,
+        loaded.tokenizer,
+        chats,
+        recipe.warmup,
+        recipe.seed,
+        optimizer=optimizer,
+        first_epoch=len(done),
+        at_epoch_end=lambda end: checkpoints.commit(store, run, end.epoch, end.step, end.mean_lr, _state(end)),
+        progress=progress,
+        label="warm-up",
+    )
+    return checkpoints.listed(store, run)
+
+
+def _state(end: EpochEnd) -> CheckpointState:
+    parameters = m.lora_parameters(end.model)
+
+    def moment(key: str) -> dict[str, Any]:
+        return {n: end.optimizer.state[p][key].float().cpu().numpy().copy() for n, p in parameters.items()}
+
+    return CheckpointState(m.adapter_arrays(end.model), moment("exp_avg"), moment("exp_avg_sq"))
+
+
+def _restore(model: Any, optimizer: Any, state: CheckpointState, step: int) -> None:
+    import torch
+
+    m.set_adapter(model, state.adapter)
+    for name, parameter in m.lora_parameters(model).items():
+        optimizer.state[parameter] = {
+            "step": torch.tensor(float(step)),
+            "exp_avg": torch.from_numpy(state.exp_avg[name].copy()).to(parameter.device),
+            "exp_avg_sq": torch.from_numpy(state.exp_avg_sq[name].copy()).to(parameter.device),
+        }

@@ -1,0 +1,48 @@
+"""LESS (Xia et al., ICML 2024, arXiv 2402.04333): influence of training rows on a few-shot target.
+
+    score(z) = max_j Σ_c w̃_c · mean_{z' ∈ subtask j} ⟨ŷ_c(z), v̂_c(z')⟩,     w̃ = w / Σw
+
+with ŷ, v̂ unit rows of checkpoint c and w_c the mean learning rate of its interval (matching.py of the released
+code: weighted sum over checkpoints, then the mean within a subtask, then the max over subtasks). The mean is linear, so it
+is taken over the query rows first: a row costs one product with J vectors, not with all V. The released code
+does not renormalise that mean, and neither do we.
+
+Legend: N train rows, V query rows, J subtasks, C checkpoints, D dims.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+
+
+def subtask_means(query: F32, subtasks: Sequence[str]) -> tuple[F32, list[str]]:
+    """[V, D] unit query rows → [J, D] means, and the J subtask names, sorted."""
+    names = sorted(set(subtasks))
+    labels = np.array([names.index(s) for s in subtasks])
+    return np.stack([query[labels == j].mean(axis=0) for j in range(len(names))]), names
+
+
+def checkpoint_weights(mean_lr: Sequence[float]) -> list[float]:
+    """Mean learning rates → weights that sum to one. Raises ValueError unless all are finite and one is positive."""
+    rates = np.asarray(mean_lr, np.float64)
+    if not (np.isfinite(rates).all() and (rates >= 0).all() and rates.sum() > 0):
+        raise ValueError(f"checkpoint weights must be finite, not negative, and not all zero: {mean_lr}")
+    return [float(w) for w in rates / rates.sum()]
+
+
+def similarity(train: F32, means: F32) -> F32:
+    """[N, D] unit train rows × [J, D] query means → [N, J] contribution of one checkpoint. O(N·J·D)."""
+    out: F32 = train @ means.T
+    return out
+
+
+def less_scores(similarities: Sequence[F32], weights: Sequence[float]) -> NDArray[np.float64]:
+    """C arrays of [N, J] and their weights → [N] scores. Raises ValueError on NaN or infinity."""
+    total = sum(w * s.astype(np.float64) for w, s in zip(weights, similarities, strict=True))
+    scores: NDArray[np.float64] = np.asarray(total).max(axis=1)
+    if not np.isfinite(scores).all():
+        raise ValueError("scores must be finite: a row with NaN would be ranked first")
+    return scores

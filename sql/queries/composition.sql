@@ -1,0 +1,7 @@
+-- What does each selection consist of, by source?
+SELECT s.name, s.target, s.method, e.source, count(*) AS examples
+FROM selection AS s
+JOIN selection_item AS i USING (selection_id)
+JOIN example AS e USING (example_id)
+GROUP BY s.selection_id, e.source
+ORDER BY s.selection_id, examples DESC, e.source;

@@ -62,9 +62,7 @@ class Catalog:
 
     def _open(self) -> sqlite3.Connection:
         try:
-            db = sqlite3.connect(
-                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+            db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             db.row_factory = sqlite3.Row
             journal = "DELETE" if file_system_type(self.path) in NETWORK_FILE_SYSTEMS else "WAL"
             db.execute(f"PRAGMA journal_mode={journal}")  # WAL needs shared memory of one host
@@ -137,9 +135,7 @@ class Catalog:
             if not copy.exists():
                 self.db.execute("VACUUM INTO ?", (str(copy),))
         with self.write() as db:
-            if db.execute(
-                "SELECT 1 FROM schema_migrations WHERE version=?", (migration.version,)
-            ).fetchone():
+            if db.execute("SELECT 1 FROM schema_migrations WHERE version=?", (migration.version,)).fetchone():
                 return  # another process was faster
             for statement in _statements(migration.text):
                 db.execute(statement)

@@ -5,7 +5,6 @@ mean learning rate of the interval that ended there. safetensors only: reading o
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from datastore.errors import CorruptionError
+from datastore.errors import CorruptionError, InputError
 from datastore.store import Store
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -50,9 +49,7 @@ def tensors_digest(state: CheckpointState) -> str:
     return sha.hexdigest()
 
 
-def commit(
-    store: Store, warmup: str, ordinal: int, step: int, mean_lr: float, state: CheckpointState
-) -> None:
+def commit(store: Store, warmup: str, ordinal: int, step: int, mean_lr: float, state: CheckpointState) -> None:
     """Commit a checkpoint of a warm-up run; does nothing if that ordinal exists already."""
     digest = tensors_digest(state)
 
@@ -66,9 +63,7 @@ def commit(
         )
 
     data = save(_flatten(state))
-    store.commit_file(
-        "checkpoint", ".safetensors", len(state.adapter), lambda handle: _write(handle, data), record
-    )
+    store.commit_file("checkpoint", ".safetensors", len(state.adapter), lambda handle: _write(handle, data), record)
 
 
 def _write(handle: Any, data: bytes) -> None:
@@ -83,9 +78,13 @@ def _flatten(state: CheckpointState) -> Tensors:
 def listed(store: Store, warmup: str) -> list[Checkpoint]:
     """Committed checkpoints of a warm-up run, oldest first."""
     return [
-        Checkpoint(r["checkpoint_id"], r["ordinal"], r["step"], r["mean_lr"], r["digest"], r["shard_id"])
+        _checkpoint(r)
         for r in store.catalog.rows("SELECT * FROM checkpoint WHERE warmup=? ORDER BY ordinal", (warmup,))
     ]
+
+
+def _checkpoint(r: Any) -> Checkpoint:
+    return Checkpoint(r["checkpoint_id"], r["ordinal"], r["step"], r["mean_lr"], r["digest"], r["shard_id"])
 
 
 def load(store: Store, checkpoint: Checkpoint) -> CheckpointState:
@@ -101,6 +100,9 @@ def load(store: Store, checkpoint: Checkpoint) -> CheckpointState:
     return CheckpointState(group("adapter/"), group("exp_avg/"), group("exp_avg_sq/"))
 
 
-def by_digest(store: Store, digest: str) -> Mapping[str, Any] | None:
-    """Catalog row of the checkpoint with this tensor digest, or None."""
-    return store.catalog.one("SELECT * FROM checkpoint WHERE digest=?", (digest,))
+def by_digest(store: Store, digest: str) -> Checkpoint:
+    """The checkpoint with this tensor digest; raises InputError when the store has none."""
+    row = store.catalog.one("SELECT * FROM checkpoint WHERE digest=? ORDER BY checkpoint_id", (digest,))
+    if row is None:
+        raise InputError(f"checkpoint {digest[:12]} is not in {store.root}; run the recipe again")
+    return _checkpoint(row)

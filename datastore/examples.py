@@ -174,9 +174,7 @@ def define_dataset(store: Store, role: str, name: str, members: dict[str, str]) 
                 (role, name, digest, len(ordered), time.time()),
             )
             dataset_id = int(cursor.lastrowid or 0)
-            db.executemany(
-                "INSERT INTO dataset_member VALUES (?, ?, ?)", ((dataset_id, i, s) for i, s in ordered)
-            )
+            db.executemany("INSERT INTO dataset_member VALUES (?, ?, ?)", ((dataset_id, i, s) for i, s in ordered))
         else:
             dataset_id = int(row["dataset_id"])
     return Dataset(dataset_id, role, name, digest, [i for i, _ in ordered], [s for _, s in ordered])
@@ -188,8 +186,7 @@ def sources_of(store: Store, ids: Sequence[str]) -> dict[str, tuple[str, str | N
         r["example_id"]: (r["source"], r["licence"])
         for part in _parts(list(ids))
         for r in store.catalog.rows(
-            "SELECT example_id, source, licence FROM example "
-            f"WHERE example_id IN ({','.join('?' * len(part))})",
+            f"SELECT example_id, source, licence FROM example WHERE example_id IN ({','.join('?' * len(part))})",
             part,
         )
     }

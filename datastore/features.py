@@ -28,9 +28,7 @@ def define_space(store: Store, spec: Spec) -> int:
             "INSERT INTO feature_space (fingerprint, spec, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             (fingerprint(spec), canonical_json(spec), time.time()),
         )
-        row = db.execute(
-            "SELECT space_id FROM feature_space WHERE fingerprint=?", (fingerprint(spec),)
-        ).fetchone()
+        row = db.execute("SELECT space_id FROM feature_space WHERE fingerprint=?", (fingerprint(spec),)).fetchone()
     return int(row["space_id"])
 
 
@@ -51,25 +49,19 @@ def check_spaces(store: Store, train: int, query: int) -> None:
 def missing(store: Store, space_id: int, ids: Sequence[str]) -> list[str]:
     """Ids without a row, planned or not, in the given order."""
     have = {
-        r["example_id"]
-        for r in store.catalog.rows("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))
+        r["example_id"] for r in store.catalog.rows("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))
     }
     return [i for i in ids if i not in have]
 
 
-def plan(
-    store: Store, space_id: int, ids: Sequence[str], flagged: Mapping[str, str], unit_rows: int
-) -> int:
+def plan(store: Store, space_id: int, ids: Sequence[str], flagged: Mapping[str, str], unit_rows: int) -> int:
     """Put the missing ids into units of `unit_rows`, in the given order; returns how many were planned.
 
     `flagged` maps ids that cannot have a row to a status (such as 'no_labels'); they are recorded, not
     computed. Safe to call from several workers at once.
     """
     with store.catalog.write() as db:
-        have = {
-            r["example_id"]
-            for r in db.execute("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))
-        }
+        have = {r["example_id"] for r in db.execute("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))}
         db.executemany(
             "INSERT INTO feature_row VALUES (?, ?, NULL, NULL, ?)",
             ((space_id, i, status) for i, status in flagged.items() if i not in have),
@@ -108,9 +100,7 @@ def unit_ids(store: Store, unit_id: int) -> list[str]:
     ]
 
 
-def commit_unit(
-    store: Store, space_id: int, unit_id: int, block: FeatureBlock, rejected: Mapping[str, str]
-) -> bool:
+def commit_unit(store: Store, space_id: int, unit_id: int, block: FeatureBlock, rejected: Mapping[str, str]) -> bool:
     """Commit a unit's rows; `rejected` maps ids without a usable row to a status.
 
     Returns False, leaving nothing behind, when another worker has committed the unit already.

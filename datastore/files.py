@@ -19,7 +19,7 @@ from datastore.identity import digest_file
 TMP_PREFIX = ".tmp-"
 
 # Tests put a function here that stops the process at a named step of the protocol.
-failpoint: Callable[[str], None] = lambda step: None  # noqa: E731
+failpoint: Callable[[str], None] = lambda _step: None  # noqa: E731
 
 
 @dataclass(frozen=True)

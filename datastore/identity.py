@@ -19,9 +19,7 @@ CHUNK_BYTES = 1 << 20
 
 def canonical_json(value: Any) -> str:
     """The one JSON text of a value. Raises ValueError for NaN and infinities."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest_text(text: str) -> str:
@@ -53,9 +51,7 @@ def example_id(messages: Sequence[Mapping[str, str]]) -> str:
     return fingerprint([{"role": m["role"], "content": m["content"]} for m in messages])[:ID_CHARS]
 
 
-def differing_fields(
-    one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
-) -> list[str]:
+def differing_fields(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of the fields in which two specs differ, sorted."""
     names: list[str] = []
     for key in sorted(set(one) | set(other)):

@@ -49,10 +49,10 @@ def acquire(catalog: Catalog, name: str, holder: str, ttl: float = TTL_SECONDS) 
     now = time.time()
     with catalog.write() as db:
         row = db.execute("SELECT holder, expires FROM lease WHERE name=?", (name,)).fetchone()
-        if row and row["holder"] != holder and row["expires"] > now:
-            # A clock that jumped must not lock a store for longer than two lifetimes.
-            if row["expires"] <= now + 2 * ttl and not holder_is_dead(row["holder"]):
-                return False
+        # A clock that jumped must not lock a store for longer than two lifetimes.
+        live = row and row["holder"] != holder and now < row["expires"] <= now + 2 * ttl
+        if live and not holder_is_dead(row["holder"]):
+            return False
         db.execute(
             "INSERT INTO lease VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
             "SET holder=excluded.holder, expires=excluded.expires",

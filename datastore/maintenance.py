@@ -52,9 +52,7 @@ def drop_damaged(store: Store, damage: Damage) -> str:
         elif damage.kind == "checkpoint":
             row: Any = db.execute("SELECT warmup, ordinal FROM checkpoint WHERE shard_id=?", shard).fetchone()
             if row:
-                db.execute(
-                    "DELETE FROM checkpoint WHERE warmup=? AND ordinal>=?", (row["warmup"], row["ordinal"])
-                )
+                db.execute("DELETE FROM checkpoint WHERE warmup=? AND ordinal>=?", (row["warmup"], row["ordinal"]))
             note = "the warm-up will go on from the checkpoint before it"
         elif damage.kind == "scores":
             db.execute("UPDATE selection SET scores_shard=NULL WHERE scores_shard=?", shard)

@@ -70,18 +70,14 @@ def make_block(
     if not (np.isfinite(norm).all() and (norm > 0).all()):
         raise ValueError("rows must be finite and non-zero before they are stored")
     vectors, scale = quantise((projected / norm[:, None]).astype(np.float32), dtype)
-    return FeatureBlock(
-        list(example_ids), vectors, scale, norm.astype(np.float32), grad_norm, loss, n_label_tokens
-    )
+    return FeatureBlock(list(example_ids), vectors, scale, norm.astype(np.float32), grad_norm, loss, n_label_tokens)
 
 
 def write_block(block: FeatureBlock, fingerprint: str, handle: BinaryIO) -> None:
     """Write a block as one uncompressed Arrow IPC file (mappable; zstd saves little on such rows)."""
     dims = block.vectors.shape[1]
     kind = _ARROW["int8" if block.vectors.dtype == np.int8 else "f16"]
-    vectors = pa.FixedSizeListArray.from_arrays(
-        pa.array(np.ascontiguousarray(block.vectors).reshape(-1), kind), dims
-    )
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(block.vectors).reshape(-1), kind), dims)
     table = pa.table(
         {
             "example_id": pa.array(block.example_ids, pa.string()),

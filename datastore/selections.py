@@ -82,8 +82,7 @@ def find(store: Store, spec: Mapping[str, Any]) -> Selection | None:
 def get(store: Store, name: str, target: str | None = None) -> Selection:
     """The newest selection of a name (and target); raises InputError that lists what there is."""
     row = store.catalog.one(
-        "SELECT * FROM selection WHERE name=? AND target=coalesce(?, target) "
-        "ORDER BY selection_id DESC LIMIT 1",
+        "SELECT * FROM selection WHERE name=? AND target=coalesce(?, target) ORDER BY selection_id DESC LIMIT 1",
         (name, target),
     )
     if row is None:
@@ -114,9 +113,7 @@ def arm_result(store: Store, key: str) -> dict[str, Any] | None:
     return json.loads(row["result"]) if row else None
 
 
-def save_arm(
-    store: Store, key: str, name: str, target: str, seed: int, spec: Mapping[str, Any], result: Any
-) -> None:
+def save_arm(store: Store, key: str, name: str, target: str, seed: int, spec: Mapping[str, Any], result: Any) -> None:
     """Record the result of a validation arm once."""
     with store.catalog.write() as db:
         db.execute(

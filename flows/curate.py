@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 from prefect import flow, task
@@ -25,7 +25,7 @@ from pipelines.recipe import Recipe
 
 def as_task(name: str, work: Callable[[], Any]) -> Any:
     """Run a piece of work as a Prefect task. Nothing is passed or kept: the store holds all state."""
-    return task(work, name=name, cache_policy=NO_CACHE, persist_result=False)()
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)()
 
 
 def curate_with_prefect(

@@ -64,7 +64,7 @@ def _watch(name: str, consume: Consume) -> Callable[[Any, Any, torch.Tensor], No
             consume(name, torch.einsum("bto,bti->boi", delta.float(), x.float()))
 
         if output.requires_grad:
-            output.register_hook(backward_hook)
+            output.register_hook(backward_hook)  # type: ignore[no-untyped-call]
 
     return forward_hook
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ Step = Callable[[str, Callable[[], Any]], Any]
 RUN_LEASE = "run"
 
 
-def directly(name: str, work: Callable[[], T]) -> T:
+def directly(_name: str, work: Callable[[], T]) -> T:
     """A step without an orchestrator."""
     return work()
 
@@ -70,15 +71,11 @@ def curate(
     """
     with leases.held(store.catalog, RUN_LEASE) as mine:
         if not mine:
-            raise BusyError(
-                f"another run is working on {store.root}; wait for it, or see who with `gradsift status`"
-            )
+            raise BusyError(f"another run is working on {store.root}; wait for it, or see who with `gradsift status`")
         return _curate(recipe, store, export_root or store.root / "exports", step, progress)
 
 
-def _curate(
-    recipe: r.Recipe, store: Store, export_root: Path, step: Step, progress: Progress
-) -> RunResult:
+def _curate(recipe: r.Recipe, store: Store, export_root: Path, step: Step, progress: Progress) -> RunResult:
     result = RunResult(recipe.name)
     resolved = recipe.model_dump(mode="json", by_alias=True)
     run_id = selections.start_run(store, recipe.name, resolved)
@@ -94,8 +91,8 @@ def _curate(
     points = timed("warmup", lambda: warmup.warm_up(store, recipe, loaded, data.pool, progress))
     pairs: list[SpacePair] = []
     for point in points:
-        name = f"gradients-{point.ordinal}"
-        pairs.append(timed(name, lambda p=point: _rows(store, recipe, loaded, data, p, result, progress)))
+        rows_here = partial(_rows, store, recipe, loaded, data, point, result, progress)
+        pairs.append(timed(f"gradients-{point.ordinal}", rows_here))
     chosen = timed("select", lambda: _select(store, recipe, data, pairs, result))
     timed("export", lambda: _export(store, chosen, resolved, export_root, result))
     if recipe.validate_ is not None:
@@ -186,10 +183,11 @@ def _dataset_rows(
         with ThreadPoolExecutor(workers) as pool:
             computed = sum(pool.map(one, range(workers)))
     found = features.statuses(store, space_id, dataset.dataset_id)
-    gradients.require_rows(store, space_id, dataset, found)
+    gradients.require_rows(dataset, found)
     result.rows.append(
         {
             "role": dataset.role,
+            "space_id": space_id,
             "dataset": dataset.name,
             "checkpoint": ordinal,
             "transform": job.transform,
@@ -230,9 +228,7 @@ def _sources(store: Store, ids: Sequence[str]) -> list[str]:
     return [found[i][0] for i in ids]
 
 
-def _export(
-    store: Store, chosen: dict[str, Selection], recipe: dict[str, Any], root: Path, result: RunResult
-) -> None:
+def _export(store: Store, chosen: dict[str, Selection], recipe: dict[str, Any], root: Path, result: RunResult) -> None:
     for summary in result.selections:
         selection = chosen[summary["target"]]
         summary["export"] = str(export(store, selection, recipe, root / selection.name))

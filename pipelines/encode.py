@@ -100,9 +100,7 @@ class _NotTurnByTurn(Exception):
     """The rendering of the first turns is not a prefix of the whole."""
 
 
-def _marked(
-    tokenizer: Any, messages: Sequence[dict[str, str]], template: str
-) -> tuple[list[int], list[bool]]:
+def _marked(tokenizer: Any, messages: Sequence[dict[str, str]], template: str) -> tuple[list[int], list[bool]]:
     out = tokenizer.apply_chat_template(
         list(messages),
         chat_template=template,
@@ -113,9 +111,7 @@ def _marked(
     return list(out["input_ids"]), [bool(m) for m in out["assistant_masks"]]
 
 
-def _by_turns(
-    tokenizer: Any, messages: Sequence[dict[str, str]], template: str
-) -> tuple[list[int], list[bool]]:
+def _by_turns(tokenizer: Any, messages: Sequence[dict[str, str]], template: str) -> tuple[list[int], list[bool]]:
     def render(count: int, prompt: bool = False) -> str:
         text: str = tokenizer.apply_chat_template(
             list(messages[:count]), chat_template=template, tokenize=False, add_generation_prompt=prompt

@@ -59,12 +59,10 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         found: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
-        return found if found["gradsift_export"] == 1 else _refuse(folder)
+        if found["gradsift_export"] == 1:
+            return found
     except (OSError, ValueError, KeyError, TypeError):
-        return _refuse(folder)
-
-
-def _refuse(folder: Path) -> None:
+        pass  # not one of ours
     raise InputError(f"{folder} exists and is not a gradsift export; choose another folder or remove it")
 
 
@@ -130,9 +128,7 @@ def _write(store: Store, selection: Selection, recipe: dict[str, Any], folder: P
 def _card(selection: Selection, sources: Counter[str], licences: Counter[str]) -> str:
     count = len(selection.example_ids)
     head = {
-        "configs": [
-            {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
-        ],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
         "size_categories": [next((name for limit, name in SIZES if count < limit), "n>1M")],
         "tags": ["gradsift", "sft"],
     }

@@ -107,9 +107,9 @@ class Extractor:
         finite = np.isfinite(projected).all(1) & np.isfinite(loss)
         zero = finite & ~projected.any(1)
         good = np.flatnonzero(finite & ~zero)
-        rejected = {ids[k]: "zero" if zero[k] else "non_finite" for k in np.flatnonzero(~finite | zero)}
+        rejected = {ids[k]: "zero" if zero[k] else "non_finite" for k in np.flatnonzero(~finite | zero).tolist()}
         block = make_block(
-            [ids[k] for k in good],
+            [ids[k] for k in good.tolist()],
             projected[good],
             grad_norm[good],
             loss[good],
@@ -210,7 +210,7 @@ def make_job(recipe: r.Recipe, loaded: m.Loaded, store: Store, checkpoint: Check
     )
 
 
-def require_rows(store: Store, space_id: int, dataset: Dataset, report: dict[str, int]) -> None:
+def require_rows(dataset: Dataset, report: dict[str, int]) -> None:
     """Raise InputError when no member of a dataset has a usable row."""
     if not report.get("ok"):
         counts = ", ".join(f"{n} {status}" for status, n in sorted(report.items()))

@@ -59,10 +59,9 @@ def _hub_folder(model: r.Model) -> Path:
     files = [*HUB_FILES, model.gguf_file] if model.gguf_file else HUB_FILES
     try:
         return Path(snapshot_download(str(model.hub), revision=model.revision, allow_patterns=files))
-    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds
+    except Exception as error:
         raise InputError(
-            f"cannot get {model.hub!r} from the hub: {error}. Check the name and the network, "
-            "or give a local `path`."
+            f"cannot get {model.hub!r} from the hub: {error}. Check the name and the network, or give a local `path`."
         ) from error
 
 
@@ -75,7 +74,7 @@ def _from_pretrained(kind: str, folder: Path, model: r.Model, **options: Any) ->
         return getattr(transformers, kind).from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False, **options
         )
-    except Exception as error:  # noqa: BLE001 - whatever it is, the folder is not usable as a model
+    except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"cannot load {kind} from {folder}: {type(error).__name__}: {reason}") from error
 
@@ -97,9 +96,7 @@ def load_lora(loaded: Loaded, model: r.Model, lora: r.Lora, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     use_safetensors = {} if model.gguf_file else {"use_safetensors": True}
-    base = _from_pretrained(
-        "AutoModelForCausalLM", loaded.folder, model, dtype=DTYPES[model.dtype], **use_safetensors
-    )
+    base = _from_pretrained("AutoModelForCausalLM", loaded.folder, model, dtype=DTYPES[model.dtype], **use_safetensors)
     seed_all(seed)
     config = LoraConfig(
         r=lora.r,

@@ -269,9 +269,7 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
         for name, t in recipe.targets.items()
     }
     model = recipe.model.model_copy(update={"path": _absolute(recipe.model.path, folder)})
-    return recipe.model_copy(
-        update={"pool": [source(s) for s in recipe.pool], "targets": targets, "model": model}
-    )
+    return recipe.model_copy(update={"pool": [source(s) for s in recipe.pool], "targets": targets, "model": model})
 
 
 def _absolute(path: str | None, folder: Path) -> str | None:

@@ -32,9 +32,7 @@ class SpacePair:
     mean_lr: float
 
 
-def score_matrix(
-    store: Store, pool: Dataset, pairs: Sequence[SpacePair], target: Dataset
-) -> tuple[list[str], F64]:
+def score_matrix(store: Store, pool: Dataset, pairs: Sequence[SpacePair], target: Dataset) -> tuple[list[str], F64]:
     """([N] ids with a row at every checkpoint, sorted; [N, J] weighted similarity to each subtask).
 
     Raises FeatureSpaceMismatch when the rows of a pair may not be compared.
@@ -55,7 +53,8 @@ def score_matrix(
     ids = sorted(i for i, n in seen.items() if n == len(pairs))
     if not ids:
         raise InputError(f"pool {pool.name!r} has no example with a row at every checkpoint")
-    return ids, np.round(np.stack([total[i] for i in ids]), SCORE_DECIMALS)
+    matrix: F64 = np.round(np.stack([total[i] for i in ids]), SCORE_DECIMALS)
+    return ids, matrix
 
 
 def budget(select: r.Select, usable: int) -> int:
@@ -79,9 +78,7 @@ def select_for(
         **recipe.select.model_dump(),
         "pool": pool.digest,
         "target": target.digest,
-        "spaces": [
-            [_fingerprint(store, p.train), _fingerprint(store, p.query), p.mean_lr] for p in pairs
-        ],
+        "spaces": [[_fingerprint(store, p.train), _fingerprint(store, p.query), p.mean_lr] for p in pairs],
         "name": f"{recipe.name}-{target_name}",
     }
     known = selections.find(store, spec)

@@ -218,7 +218,7 @@ def _hub_rows(source: Source) -> Iterator[Raw]:
     name = source.hub or ""
     try:
         rows = load_dataset(name, source.config, split=source.split)
-    except Exception as error:  # noqa: BLE001 - datasets raises many kinds
+    except Exception as error:
         raise InputError(
             f"cannot load dataset {name!r} (split {source.split}): {error}. "
             "Check the name and the network, or give a local `path`."

@@ -85,7 +85,7 @@ def train(
             m.seed_all(seed * 1_000_003 + step)
             chosen = order[number * training.batch_size : (number + 1) * training.batch_size]
             loss = example_losses(model, collate([rows[k] for k in chosen], pad).to(device)).mean()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, total, training)
@@ -97,9 +97,7 @@ def train(
         mean_loss = float(np.mean(losses))
         if at_epoch_end:
             model.eval()
-            at_epoch_end(
-                EpochEnd(epoch, (epoch + 1) * per_epoch, float(np.mean(rates)), mean_loss, model, optimizer)
-            )
+            at_epoch_end(EpochEnd(epoch, (epoch + 1) * per_epoch, float(np.mean(rates)), mean_loss, model, optimizer))
             model.train()
     model.eval()
     return mean_loss

@@ -11,7 +11,6 @@
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +19,6 @@ from numpy.typing import NDArray
 from pipelines.training import BETAS, EPS
 
 Transform = Callable[[str, torch.Tensor], torch.Tensor]  # (parameter name, g [B, ...]) → Γ [B, ...]
-
-
-def sgd(name: str, gradient: torch.Tensor) -> torch.Tensor:
-    """The gradient itself."""
-    return gradient
 
 
 def adam_code(g: torch.Tensor, m: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -50,8 +44,8 @@ def make_transform(
 ) -> Transform:
     """A transform bound to a checkpoint's Adam moments, looked up by parameter name."""
     if kind == "sgd":
-        return sgd
-    moments: dict[str, Any] = {
+        return lambda _name, g: g
+    moments: dict[str, tuple[torch.Tensor, torch.Tensor]] = {
         name: (torch.from_numpy(exp_avg[name]).to(device), torch.from_numpy(exp_avg_sq[name]).to(device))
         for name in exp_avg
     }

@@ -73,14 +73,15 @@ class Chats:
     """Encoded usable chats of the pool, encoded on demand and kept."""
 
     def __init__(self, store: Store, recipe: r.Recipe, loaded: m.Loaded) -> None:
-        self._get = lambda ids: usable_chats(store, loaded, recipe, ids)
+        self._store, self._recipe, self._loaded = store, recipe, loaded
         self._known: dict[str, Encoded] = {}
 
     def __call__(self, ids: Iterable[str]) -> list[Encoded]:
+        """Chats of the usable ones of the ids, in the given order."""
         wanted = list(ids)
         new = [i for i in wanted if i not in self._known]
         if new:
-            self._known.update(zip(*self._get(new), strict=True))
+            self._known.update(zip(*usable_chats(self._store, self._loaded, self._recipe, new), strict=True))
         return [self._known[i] for i in wanted if i in self._known]
 
     def usable(self, ids: Iterable[str]) -> list[str]:
@@ -90,9 +91,7 @@ class Chats:
         return [i for i in wanted if i in self._known]
 
 
-def draw_arms(
-    settings: r.Validate, pool_ids: Sequence[str], chosen: dict[str, Selection], chats: Chats
-) -> list[Arm]:
+def draw_arms(settings: r.Validate, pool_ids: Sequence[str], chosen: dict[str, Selection], chats: Chats) -> list[Arm]:
     """All arms of a validation. Random draws of equal size are shared by the targets."""
     tokens = [c.n_label_tokens for c in chats(pool_ids)]
     arms: dict[tuple[str, int, tuple[str, ...]], list[str]] = {}
@@ -142,9 +141,7 @@ def validate(
     return [row for target in chosen for row in _table(recipe, target, results, sources)]
 
 
-def _test_chats(
-    store: Store, recipe: r.Recipe, loaded: m.Loaded, test: Dataset, settings: r.Validate
-) -> list[Encoded]:
+def _test_chats(store: Store, recipe: r.Recipe, loaded: m.Loaded, test: Dataset, settings: r.Validate) -> list[Encoded]:
     ids = test.example_ids
     if settings.test_rows and settings.test_rows < len(ids):
         ids = sorted(_take(ids, np.random.default_rng([recipe.seed, 1]).permutation(len(ids))[: settings.test_rows]))
@@ -176,9 +173,7 @@ def _run_arm(
     if any(result is None for result in known.values()):
         rows = chats(arm.example_ids)
         model = m.load_lora(loaded, recipe.model, recipe.lora, arm.seed)
-        train_loss = (
-            train(model, loaded.tokenizer, rows, r.Training(**training), arm.seed) if rows else None
-        )
+        train_loss = train(model, loaded.tokenizer, rows, r.Training(**training), arm.seed) if rows else None
         for target, spec in specs.items():
             result = {
                 "test_loss": mean_token_loss(model, loaded.tokenizer, test_chats[target]),
@@ -205,9 +200,7 @@ def _table(
         runs = [(a, x) for a, x in mine if a.name == name]
         mean, ci = mean_ci95(list(losses[name].values()))
         shares = [
-            sum(s in own for s in sources(a.example_ids)) / len(a.example_ids)
-            for a, _ in runs
-            if own and a.example_ids
+            sum(s in own for s in sources(a.example_ids)) / len(a.example_ids) for a, _ in runs if own and a.example_ids
         ]
         rows.append(
             ArmRow(

@@ -46,9 +46,7 @@ def warmup_fingerprint(recipe: r.Recipe, loaded: m.Loaded, pool: Dataset) -> str
     )
 
 
-def usable_chats(
-    store: Store, loaded: m.Loaded, recipe: r.Recipe, ids: list[str]
-) -> tuple[list[str], list[Encoded]]:
+def usable_chats(store: Store, loaded: m.Loaded, recipe: r.Recipe, ids: list[str]) -> tuple[list[str], list[Encoded]]:
     """Ids and encodings of the examples that have a label, in the given order."""
     messages = examples.get_messages(store, ids)
     chats = [encode(loaded.tokenizer, messages[i], recipe.encoding.max_length) for i in ids]

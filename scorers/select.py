@@ -43,7 +43,7 @@ def round_robin(matrix: F64, ids: Sequence[str], k: int) -> Order:
 
 
 def random_k(n: int, k: int, seed: int) -> Order:
-    """k of n positions in seeded random order."""
+    """K of n positions in seeded random order."""
     return np.random.default_rng(seed).permutation(n)[:k].astype(np.int64)
 
 

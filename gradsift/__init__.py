@@ -1,0 +1,33 @@
+"""gradsift: curate fine-tuning data by the gradients it produces.
+
+from gradsift import Store, curate, load_recipe
+
+with Store("store") as store:
+    result = curate(load_recipe(Path("recipe.yaml")), store)
+"""
+
+from typing import Any
+
+from pipelines.version import VERSION
+
+__version__ = VERSION
+
+_PUBLIC = {
+    "Store": "datastore.store",
+    "curate": "pipelines.curate",
+    "load_recipe": "pipelines.recipe",
+    "parse_recipe": "pipelines.recipe",
+    "neighbours": "datastore.search",
+    "verify": "datastore.maintenance",
+    "GradsiftError": "datastore.errors",
+}
+__all__ = ["GradsiftError", "Store", "__version__", "curate", "load_recipe", "neighbours", "parse_recipe", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy: `import gradsift`, and so `gradsift --help`, must not load torch.
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'gradsift' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_PUBLIC[name]), name)

@@ -1,0 +1,370 @@
+"""The command line. Every command imports what it needs when it runs, so that `--help` is quick."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from pipelines.version import VERSION
+
+app = App(
+    name="gradsift",
+    version=VERSION,
+    help="Curate fine-tuning data by the gradients it produces.",
+    help_epilogue="Exit codes: 0 ok, 1 unexpected, 2 bad input, 4 damaged or incompatible store, 5 busy, "
+    "6 disk full, 130 interrupted.",
+)
+StorePath = Annotated[Path, Parameter(name=["--store", "-s"], env_var="GRADSIFT_STORE")]
+Json = Annotated[bool, Parameter(name="--json", negative=())]
+Flag = Annotated[bool, Parameter(negative=())]
+DEFAULT_STORE = Path("store")
+
+
+@app.command
+def run(
+    recipe: Path,
+    /,
+    *,
+    store: StorePath = DEFAULT_STORE,
+    export_to: Path | None = None,
+    dry_run: Flag = False,
+    no_prefect: Flag = False,
+    json: Json = False,
+) -> None:
+    """Run a recipe, or finish a run that was interrupted.
+
+    Parameters
+    ----------
+    recipe
+        The recipe file (YAML).
+    store
+        Folder of the store.
+    export_to
+        Folder for the exports; default: exports/ in the store.
+    dry_run
+        Show what would run: rows, bytes, minutes. Writes nothing.
+    no_prefect
+        Run the stages without Prefect.
+    json
+        Print one JSON document.
+    """
+    from gradsift import show
+    from pipelines.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    _quiet_libraries()
+    if dry_run:
+        from pipelines.dryrun import plan_run
+
+        plan = asdict(plan_run(loaded, store))
+        show.document(plan) if json else _show_plan(plan)
+        return
+    with show.progress() as progress:
+        result = asdict(_runner(no_prefect)(loaded, store, export_to, progress))
+    show.document(result) if json else _show_result(result)
+
+
+@app.command
+def demo(*, folder: Path = Path("demo"), no_prefect: Flag = False, json: Json = False) -> None:
+    """Make a pool with planted truth and a small model, run everything, and show what was found.
+
+    Parameters
+    ----------
+    folder
+        Where to put data, model, store, export and result.json.
+    no_prefect
+        Run the stages without Prefect.
+    json
+        Print one JSON document.
+    """
+    from gradsift import show
+    from pipelines.demo import run_demo
+
+    _quiet_libraries()
+    with show.progress() as progress:
+        run_one = _runner(no_prefect)
+        document = run_demo(folder, lambda recipe, store, out: run_one(recipe, store, out, progress), progress)
+    if json:
+        show.document(document)
+        return
+    _show_result(document["run"])
+    found = document["planted"]
+    show.table(
+        "Planted truth",
+        [
+            {"planted": "rows of the target skill", "in pool": found["target_rows"]["planted"],
+             "outcome": f"{found['target_rows']['selected']} of {found['selected']} selected"},
+            {"planted": "near-duplicates of them", "in pool": found["near_duplicates"]["planted"],
+             "outcome": f"{found['near_duplicates']['selected']} selected"},
+            {"planted": "wrong answers", "in pool": found["wrong_answers"]["planted"],
+             "outcome": f"{found['wrong_answers']['selected']} selected"},
+            {"planted": "exact duplicates", "in pool": found["exact_duplicates"]["planted"],
+             "outcome": f"{found['exact_duplicates']['found']} found and merged"},
+            {"planted": "bad rows", "in pool": sum(found["bad_rows"]["planted"].values()),
+             "outcome": f"{sum(found['bad_rows']['quarantined'].values())} quarantined"},
+        ],
+    )  # fmt: skip
+    show.line(f"Everything is in {folder}/ ; the table as data: {folder}/result.json")
+
+
+@app.command
+def query(
+    text: str | None = None,
+    /,
+    *,
+    answer: str | None = None,
+    id: Annotated[str | None, Parameter(name="--id")] = None,  # noqa: A002 - the flag's name
+    k: Annotated[int, Parameter(name=["-k", "--top"])] = 10,
+    checkpoint: int | None = None,
+    store: StorePath = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Show the training rows whose gradients are most like a chat's.
+
+    Parameters
+    ----------
+    text
+        What the user says.
+    answer
+        What the assistant answers; default: the model's own greedy answer.
+    id
+        Ask for the neighbours of a stored example instead (the start of its id is enough).
+    k
+        How many rows.
+    checkpoint
+        Which checkpoint's gradients; default: the last.
+    store
+        Folder of the store.
+    json
+        Print one JSON document.
+    """
+    from datastore.errors import InputError
+    from datastore.store import Store
+    from gradsift import show
+
+    if (text is None) == (id is None) or k < 1:
+        raise InputError("give either a text or --id, and -k of at least 1")
+    _quiet_libraries()
+    from pipelines.query import query_by_id, query_by_text
+
+    with Store(store, create=False) as opened:
+        if id is not None:
+            found = query_by_id(opened, id, k, checkpoint)
+        else:
+            found = query_by_text(opened, text or "", answer, k, checkpoint)
+    if json:
+        show.document(asdict(found))
+        return
+    show.line(f"user: {found.user}")
+    show.line(f"assistant{' (generated)' if found.generated else ''}: {found.assistant}")
+    rows = [asdict(hit) | {"example_id": hit.example_id[:8]} for hit in found.hits]
+    show.table(f"Nearest in gradient space (checkpoint {found.checkpoint})", rows)
+
+
+@app.command
+def export(
+    name: str,
+    folder: Path,
+    /,
+    *,
+    target: str | None = None,
+    store: StorePath = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Write a selection as a folder that `datasets.load_dataset` reads.
+
+    Parameters
+    ----------
+    name
+        Name of the selection (`gradsift status` lists them).
+    folder
+        Where to write it.
+    target
+        Its target, if the name is not enough.
+    store
+        Folder of the store.
+    json
+        Print one JSON document.
+    """
+    from datastore import selections
+    from datastore.store import Store
+    from gradsift import show
+    from pipelines.export import export as write
+
+    with Store(store, create=False) as opened:
+        chosen = selections.get(opened, name, target)
+        path = write(opened, chosen, selections.last_run(opened)["recipe"], folder)
+    made = {"name": chosen.name, "examples": len(chosen.example_ids), "digest": chosen.digest, "folder": str(path)}
+    if json:
+        show.document(made)
+    else:
+        show.line(f"{made['examples']} examples in {path}; read them with load_dataset({str(path)!r})")
+
+
+@app.command
+def status(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
+    """Show what a store holds: examples, quarantine, feature rows, selections, validation arms, live work.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+    json
+        Print one JSON document.
+    """
+    from datastore.overview import overview
+    from datastore.store import Store
+    from gradsift import show
+
+    with Store(store, create=False) as opened:
+        found = overview(opened)
+    if json:
+        show.document(found)
+        return
+    for name, rows in found.items():
+        show.table(name.replace("_", " ").capitalize(), rows)
+
+
+@app.command
+def doctor(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
+    """Check this installation and, if there is one, the store.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+    json
+        Print one JSON document.
+    """
+    from datastore.errors import GradsiftError
+    from gradsift import show
+    from gradsift.doctor import checks
+
+    rows = checks(store)
+    show.document(rows) if json else show.table("Doctor", rows)
+    if any(row["state"] == "bad" for row in rows):
+        raise GradsiftError("something is wrong; see the lines marked bad")
+
+
+@app.command
+def verify(*, store: StorePath = DEFAULT_STORE, drop: Flag = False, json: Json = False) -> None:
+    """Check every byte of a store against its digests.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+    drop
+        Forget damaged files, so that the next run makes them again.
+    json
+        Print one JSON document.
+    """
+    from datastore import maintenance
+    from datastore.errors import CorruptionError
+    from datastore.store import Store
+    from gradsift import show
+
+    with Store(store, create=False) as opened:
+        damage = maintenance.verify(opened)
+        rows = [asdict(d) | ({"dropped": maintenance.drop_damaged(opened, d)} if drop else {}) for d in damage]
+    show.document(rows) if json else show.table("Damaged files", rows)
+    if damage and not drop:
+        raise CorruptionError(f"{len(damage)} damaged files; `gradsift verify --drop` forgets them")
+
+
+@app.command
+def gc(
+    *, store: StorePath = DEFAULT_STORE, grace_hours: float = 1.0, dry_run: Flag = False, json: Json = False
+) -> None:
+    """Delete files that no catalog row refers to (left by killed processes).
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+    grace_hours
+        Keep files younger than this; a live writer may be about to commit them.
+    dry_run
+        Only list them.
+    json
+        Print one JSON document.
+    """
+    from datastore import maintenance
+    from datastore.store import Store
+    from gradsift import show
+
+    with Store(store, create=False) as opened:
+        work = maintenance.garbage if dry_run else maintenance.collect
+        rows = [{"file": name, "bytes": size} for name, size in work(opened, grace_hours * 3600)]
+    show.document(rows) if json else show.table("Unreferenced files", rows)
+
+
+def _runner(no_prefect: bool) -> Any:
+    """(recipe, store folder, export folder or None, progress) → RunResult, with or without Prefect."""
+
+    def run_it(recipe: Any, store: Path, export_root: Path | None, progress: Any) -> Any:
+        if no_prefect:
+            from datastore.store import Store
+            from pipelines.curate import curate
+
+            with Store(store) as opened:
+                return curate(recipe, opened, export_root=export_root, progress=progress)
+        from flows.curate import curate_with_prefect
+
+        return curate_with_prefect(recipe, store, export_root=export_root, progress=progress)
+
+    return run_it
+
+
+def _quiet_libraries() -> None:
+    """Our own progress is enough; libraries may still warn."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _show_plan(plan: dict[str, Any]) -> None:
+    from gradsift import show
+
+    minutes = plan.pop("minutes")
+    show.table("Would run (estimates for an empty store)", [{"what": k, "value": v} for k, v in plan.items()])
+    show.table("Minutes", [{"stage": k, "minutes": v} for k, v in minutes.items()])
+
+
+def _show_result(result: dict[str, Any]) -> None:
+    from gradsift import show
+
+    show.table("Stages", result["stages"])
+    pool = result["ingest"]["pool"]
+    rows = [{"source": name, "examples": count} for name, count in pool["by_source"].items()]
+    show.table(f"Pool: {pool['examples']} examples, {pool['duplicates']} duplicates", rows)
+    bad = [{"reason": reason, "rows": count} for reason, count in pool["quarantined"].items()]
+    show.table("Quarantined rows", bad)
+    shown = ("name", "examples", "source_precision", "source_share_of_pool", "by_source", "export")
+    show.table("Selections", result["selections"], shown)
+    if result["arms"]:
+        columns = ("target", "arm", "examples", "label_tokens", "source_precision", "test_loss_mean",
+                   "test_loss_ci95")  # fmt: skip
+        show.table("Test loss by arm (mean over seeds, ± 95 % interval)", result["arms"], columns)
+        for arm in result["arms"]:
+            if arm["versus_random"]:
+                show.line(_verdict(arm))
+
+
+def _verdict(arm: dict[str, Any]) -> str:
+    versus = arm["versus_random"]
+    ci = versus["ci95"]
+    interval = "" if ci is None else f" ± {ci:.4f}"
+    if ci is not None and abs(versus["difference"]) <= ci:
+        word = "not told apart from random at 95 %"
+    else:
+        word = "lower than random" if versus["difference"] < 0 else "NOT lower than random"
+    return (
+        f"{arm['target']}: selected − random = {versus['difference']:+.4f}{interval} nats per token, paired by "
+        f"seed; lower on {versus['lower_on']} of {versus['of']} seeds: {word}."
+    )

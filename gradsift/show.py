@@ -1,0 +1,95 @@
+"""How results look: tables and progress on a terminal, plain lines on a pipe, one JSON document with --json."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipelines.progress import Progress
+
+LINE_SECONDS = 5.0
+Row = Mapping[str, Any]
+
+
+def document(value: Any) -> None:
+    """Print one JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=True, default=str) + "\n")
+
+
+def table(title: str, rows: Sequence[Row], columns: Sequence[str] | None = None) -> None:
+    """Print rows as a table; dataset text in it is escaped and stripped of control characters."""
+    names = list(columns or (rows[0] if rows else ()))
+    shown = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    for name in names:
+        numbers = all(isinstance(row.get(name), int | float | None) for row in rows)
+        shown.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(cell(row.get(name)) for name in names))
+    Console().print(shown if rows else f"[bold]{title}[/bold]: none")
+
+
+def cell(value: Any) -> str:
+    """A value as safe text of a table cell."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{k} {v}" for k, v in value.items()) or "–"
+    if isinstance(value, list):
+        value = ", ".join(str(v) for v in value)
+    return escape("".join(c if c.isprintable() else " " for c in str(value)))
+
+
+def line(text: str) -> None:
+    """Print a line on standard output."""
+    Console().print(escape(text), highlight=False)
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Progress on standard error: bars on a terminal, else a line at most every five seconds."""
+    if sys.stderr.isatty():
+        yield from _bars()
+    else:
+        yield _lines()
+
+
+def _bars() -> Iterator[Progress]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        known: dict[str, Any] = {}
+
+        def update(stage: str, done: int, total: int | None) -> None:
+            if stage not in known:
+                known[stage] = bars.add_task(escape(stage), total=total)
+            bars.update(known[stage], completed=done, total=total)
+
+        yield update
+
+
+def _lines() -> Progress:
+    last: dict[str, float] = {}
+    begun: dict[str, tuple[float, int]] = {}
+
+    def update(stage: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        start, first = begun.setdefault(stage, (now, done))
+        if now - last.get(stage, float("-inf")) < LINE_SECONDS and done != total:
+            return
+        last[stage] = now
+        rate = (done - first) / (now - start) if now > start else 0.0
+        left = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if rate and total else ""
+        sys.stderr.write(f"{stage}: {done}{f' of {total}' if total else ''}{left}\n")
+        sys.stderr.flush()
+
+    return update

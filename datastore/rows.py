@@ -1,8 +1,8 @@
 """Feature rows: how a vector is stored, and the Arrow shard it lives in.
 
 A row keeps a unit vector and the norm it had: unit × norm is the raw projected gradient. `int8` rows hold
-round(127·u/max|u|) with scale max|u|/127 (relative error of a dot product ≈ 0.3 %, below the projection's own
-1/√D); `f16` rows hold u with scale 1. Legend: N rows, D projected dims.
+q = round(127·u/max|u|) with scale 1/‖q‖ (error of a cosine below the projection's own 1/√D); `f16` rows hold u with
+scale 1. Legend: N rows, D projected dims.
 """
 
 from collections.abc import Sequence
@@ -52,9 +52,11 @@ def quantise(unit: NDArray[np.float32], dtype: RowDtype) -> tuple[Array, NDArray
     """[N, D] unit rows → stored vectors and [N] scales."""
     if dtype == "f16":
         return unit.astype(np.float16), np.ones(len(unit), np.float32)
-    peak = np.abs(unit).max(axis=1, initial=0.0)
-    scale = np.where(peak > 0, peak / 127.0, 1.0).astype(np.float32)
-    return np.rint(unit / scale[:, None]).astype(np.int8), scale
+    peak = np.abs(unit).max(axis=1, initial=0.0, keepdims=True)
+    vectors = np.rint(unit * (127.0 / peak)).astype(np.int8)
+    # Scaled by what was kept, so that a stored row is exactly a unit row: its cosine with itself is 1.
+    scale = 1.0 / np.linalg.norm(vectors.astype(np.float32), axis=1)
+    return vectors, scale.astype(np.float32)
 
 
 def make_block(

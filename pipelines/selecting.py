@@ -38,23 +38,31 @@ def score_matrix(store: Store, pool: Dataset, pairs: Sequence[SpacePair], target
     Raises FeatureSpaceMismatch when the rows of a pair may not be compared.
     """
     weights = less.checkpoint_weights([p.mean_lr for p in pairs])
-    total: dict[str, F64] = {}
-    seen: dict[str, int] = {}
+    place = {name: k for k, name in enumerate(pool.example_ids)}  # sorted by id
+    seen = np.zeros(len(place), np.int64)
+    total: F64 = np.zeros((len(place), len(set(target.subtasks))))
     for pair, weight in zip(pairs, weights, strict=True):
         features.check_spaces(store, pair.train, pair.query)
-        query = features.read_all(store, pair.query, target.example_ids)
-        subtask = dict(zip(target.example_ids, target.subtasks, strict=True))
-        means, _ = less.subtask_means(query.unit(), [subtask[i] for i in query.example_ids])
+        means = query_means(store, pair.query, target)
         for block in features.read(store, pair.train, pool.example_ids):
-            part = weight * less.similarity(block.unit(), means).astype(np.float64)
-            for name, row in zip(block.example_ids, part, strict=True):
-                total[name] = total[name] + row if name in total else row
-                seen[name] = seen.get(name, 0) + 1
-    ids = sorted(i for i, n in seen.items() if n == len(pairs))
-    if not ids:
+            rows = [place[name] for name in block.example_ids]
+            total[rows] += weight * less.similarity(block.unit(), means)
+            seen[rows] += 1
+    complete = np.flatnonzero(seen == len(pairs)).tolist()
+    if not complete:
         raise InputError(f"pool {pool.name!r} has no example with a row at every checkpoint")
-    matrix: F64 = np.round(np.stack([total[i] for i in ids]), SCORE_DECIMALS)
-    return ids, matrix
+    return [pool.example_ids[k] for k in complete], total[complete].round(SCORE_DECIMALS)
+
+
+def query_means(store: Store, space_id: int, target: Dataset) -> NDArray[np.float32]:
+    """[J, D] mean unit rows of a target's subtasks. Raises InputError for a subtask without a usable row,
+    since its column would be missing at this checkpoint only."""
+    subtask = dict(zip(target.example_ids, target.subtasks, strict=True))
+    query = features.read_all(store, space_id, target.example_ids)
+    means, names = less.subtask_means(query.unit(), [subtask[i] for i in query.example_ids])
+    if lost := sorted(set(target.subtasks) - set(names)):
+        raise InputError(f"target {target.name!r}: subtask {lost[0]!r} has no row with a label token")
+    return means
 
 
 def budget(select: r.Select, usable: int) -> int:

@@ -1,0 +1,303 @@
+"""Promises 1–4 at the level of the store: visibility, crashes, races, full disks, damaged bytes, foreign spaces."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datastore import examples, features, files, leases, maintenance
+from datastore.catalog import Catalog
+from datastore.errors import (
+    BusyError,
+    CatalogVersionError,
+    CorruptionError,
+    FeatureSpaceMismatch,
+    InputError,
+    StoreFullError,
+)
+from datastore.examples import Example
+from datastore.identity import example_id
+from datastore.rows import make_block
+from datastore.store import Store
+
+SPEC = {"model": "m", "transform": "sgd", "projector": {"dim": 64, "seed": 0}}
+
+
+def some_examples(count, start=0):
+    found = []
+    for k in range(start, start + count):
+        chat = [{"role": "user", "content": f"question {k}"}, {"role": "assistant", "content": f"answer {k}"}]
+        found.append(Example(example_id(chat), chat, "made", "file.jsonl", k + 1))
+    return found
+
+
+def some_block(ids, dtype="int8"):
+    rng = np.random.default_rng(len(ids))
+    size = len(ids)
+    ones = np.ones(size, np.float32)
+    return make_block(ids, rng.normal(size=(size, 64)).astype(np.float32), ones, ones, ones.astype(np.int32), dtype)
+
+
+def fill(store, count=30, unit_rows=10, spec=SPEC):
+    """Examples, a pool and planned units; returns (space, pool, units)."""
+    batch = some_examples(count)
+    examples.add(store, batch)
+    pool = examples.define_dataset(store, "pool", "p", {e.example_id: "" for e in batch})
+    space = features.define_space(store, spec)
+    features.plan(store, space, pool.example_ids, {}, unit_rows)
+    return space, pool, features.open_units(store, space, pool.dataset_id)
+
+
+def compute(store, space, unit):
+    return features.commit_unit(store, space, unit, some_block(features.unit_ids(store, unit)), {})
+
+
+def committed_ids(store, space):
+    return [i for block in features.read(store, space) for i in block.example_ids]
+
+
+CRASH = """
+import os, sys
+sys.path[:0] = {paths!r}
+from datastore import files
+from datastore.store import Store
+import test_commit_helper as t
+store = Store({root!r})
+space, pool, units = t.fill(store)
+t.compute(store, space, units[0])
+hit = []
+def stop(step):
+    if step == {step!r}:
+        os._exit(137)
+files.failpoint = stop
+t.compute(store, space, units[1])
+"""
+
+
+@pytest.mark.parametrize("step", ["written", "synced", "renamed", "recorded", "committed"])
+def test_promise_1_visible_if_and_only_if_committed(tmp_path, step):
+    """A process dies at each step of the protocol; its shard is all there or not at all, and work goes on."""
+    (tmp_path / "test_commit_helper.py").write_text(Path(__file__).read_text("utf-8"), "utf-8")
+    root = tmp_path / "store"
+    code = CRASH.format(paths=[str(tmp_path), str(Path(__file__).parents[2])], root=str(root), step=step)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 137
+    with Store(root) as store:
+        space = features.define_space(store, SPEC)
+        seen = len(committed_ids(store, space))
+        assert seen == (20 if step == "committed" else 10)
+        assert not maintenance.verify(store)
+        pool = examples.define_dataset(
+            store, "pool", "p", {r["example_id"]: "" for r in store.catalog.rows("SELECT * FROM example")}
+        )
+        for unit in features.open_units(store, space, pool.dataset_id):
+            assert compute(store, space, unit)
+        assert sorted(committed_ids(store, space)) == pool.example_ids  # nothing lost, nothing twice
+        orphans = maintenance.collect(store, grace=-1)
+        assert len(orphans) == (0 if step == "committed" else 1)
+        assert not maintenance.garbage(store, grace=-1)
+        assert not maintenance.verify(store)
+
+
+def test_promise_2_new_examples_alone_are_planned(store):
+    space, pool, units = fill(store)
+    for unit in units:
+        compute(store, space, unit)
+    examples.add(store, some_examples(40))
+    grown = examples.define_dataset(store, "pool", "p", {e.example_id: "" for e in some_examples(40)})
+    assert features.plan(store, space, grown.example_ids, {}, 100) == 10
+    assert features.plan(store, space, grown.example_ids, {}, 100) == 0
+    (unit,) = features.open_units(store, space, grown.dataset_id)
+    assert not set(features.unit_ids(store, unit)) & set(pool.example_ids)
+
+
+def test_a_lost_race_leaves_nothing(store):
+    space, _, units = fill(store)
+    assert compute(store, space, units[0])
+    assert not compute(store, space, units[0])
+    assert not maintenance.garbage(store, grace=-1)
+    assert len(committed_ids(store, space)) == 10
+
+
+def test_many_writers_each_row_once(store):
+    space, pool, _ = fill(store, count=120, unit_rows=5)
+
+    def work():
+        own = Store(store.root)
+        while units := features.open_units(own, space, pool.dataset_id):
+            for unit in units:  # no leases on purpose: the key alone must hold
+                compute(own, space, unit)
+        own.close()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(committed_ids(store, space)) == pool.example_ids
+    assert not maintenance.garbage(store, grace=-1)
+
+
+@pytest.mark.parametrize("damage", ["head", "middle", "tail", "cut", "gone"])
+def test_promise_3_damage_is_reported_before_use(store, damage):
+    space, pool, units = fill(store)
+    for unit in units:
+        compute(store, space, unit)
+    row = store.catalog.one("SELECT * FROM shard WHERE kind='features' ORDER BY shard_id LIMIT 1")
+    path = store.root / row["name"]
+    data = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(data[:-7])
+    else:
+        data[{"head": 3, "middle": len(data) // 2, "tail": len(data) - 3}[damage]] ^= 1
+        path.write_bytes(data)
+    with Store(store.root) as fresh:
+        with pytest.raises(CorruptionError, match=f"shard {row['shard_id']} "):
+            list(features.read(fresh, space))
+        (found,) = maintenance.verify(fresh)
+        assert found.shard_id == row["shard_id"]
+        maintenance.drop_damaged(fresh, found)
+        assert not maintenance.verify(fresh)
+        (unit,) = features.open_units(fresh, space, pool.dataset_id)
+        assert compute(fresh, space, unit)
+        assert sorted(committed_ids(fresh, space)) == pool.example_ids
+
+
+def test_promise_3_two_shards_swapped(store):
+    space, _, units = fill(store)
+    for unit in units:
+        compute(store, space, unit)
+    one, other = [store.root / r["name"] for r in store.catalog.rows("SELECT * FROM shard WHERE kind='features'")][:2]
+    one.rename(one.with_suffix(".x")), other.rename(one), one.with_suffix(".x").rename(other)
+    with Store(store.root) as fresh, pytest.raises(CorruptionError):
+        list(features.read(fresh, space))
+
+
+def test_promise_4_rows_of_other_spaces_are_refused(store):
+    one = features.define_space(store, SPEC)
+    adam = features.define_space(store, SPEC | {"transform": "adam_exact"})
+    features.check_spaces(store, adam, one)  # train and query may differ in transform
+    other = features.define_space(store, SPEC | {"projector": {"dim": 64, "seed": 1}})
+    with pytest.raises(FeatureSpaceMismatch, match=r"projector\.seed: 0 against 1"):
+        features.check_spaces(store, one, other)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(store, number):
+    space, _, units = fill(store)
+    compute(store, space, units[0])
+
+    def fail(step):
+        if step == "written":
+            raise OSError(number, os.strerror(number))
+
+    files.failpoint = fail
+    with pytest.raises(StoreFullError, match="Nothing committed is lost"):
+        compute(store, space, units[1])
+    files.failpoint = lambda _step: None
+    assert not maintenance.garbage(store, grace=-1)
+    assert len(committed_ids(store, space)) == 10
+    assert compute(store, space, units[1])
+
+
+def test_a_really_full_disk(store, tmp_path):
+    """A process that may not write files over 64 KiB: the catalog stays sound, the error is ours."""
+    resource = pytest.importorskip("resource")
+    space, _, units = fill(store)
+    compute(store, space, units[0])
+
+    code = (
+        f"import resource, signal, sys\nsys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from datastore import files\nfrom pathlib import Path\nfrom datastore.errors import StoreFullError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+        f"try:\n files.write_file(Path({str(store.root)!r}), 'features', '.arrow', lambda h: h.write(bytes(200000)))\n"
+        "except StoreFullError as e:\n print('full:', e)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.startswith("full: no space left")
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert not maintenance.garbage(store, grace=-1)
+    assert len(committed_ids(store, space)) == 10
+
+
+def test_gc_keeps_the_file_of_a_live_writer(store):
+    fill(store)
+    (store.root / "features").mkdir(exist_ok=True)
+    (store.root / "features" / "abc.arrow").write_bytes(b"renamed, not yet committed")
+    assert not maintenance.collect(store)
+    assert maintenance.collect(store, grace=-1) == [("features/abc.arrow", 26)]
+
+
+def test_a_link_out_of_the_store_is_refused(store, tmp_path):
+    space, _, units = fill(store)
+    compute(store, space, units[0])
+    row = store.catalog.one("SELECT * FROM shard WHERE kind='features'")
+    path = store.root / row["name"]
+    shutil.move(path, tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with Store(store.root) as fresh, pytest.raises(CorruptionError, match="leads out of the store"):
+        list(features.read(fresh, space))
+
+
+def test_a_lease_excludes_and_ends_with_its_process(store):
+    with leases.held(store.catalog, "run") as mine:
+        assert mine
+        assert not leases.acquire(store.catalog, "run", "other-host:1:1:1")
+    assert leases.acquire(store.catalog, "run", "other-host:1:1:1")
+    assert not leases.acquire(store.catalog, "run", leases.holder_name())
+    host = leases.holder_name().split(":")[0]
+    assert leases.acquire(store.catalog, "dead", f"{host}:{2**22 - 3}:123:1")
+    assert leases.acquire(store.catalog, "dead", leases.holder_name())  # no such process: taken over at once
+    assert leases.acquire(store.catalog, "old", "other-host:1:1:1", ttl=0.01)
+    time.sleep(0.05)
+    assert leases.acquire(store.catalog, "old", leases.holder_name())
+
+
+def test_a_clock_that_jumped_does_not_lock_the_store(store):
+    with store.catalog.write() as db:
+        db.execute("INSERT INTO lease VALUES ('run', 'other-host:1:1:1', ?)", (time.time() + 10 * 365 * 86_400,))
+    assert leases.acquire(store.catalog, "run", leases.holder_name())
+
+
+def test_a_newer_catalog_is_refused(store):
+    with store.catalog.write() as db:
+        db.execute("INSERT INTO schema_migrations VALUES (99, '0099_future.sql', 'x', 0)")
+    with pytest.raises(CatalogVersionError, match="newer gradsift"):
+        Store(store.root)
+
+
+def test_an_edited_migration_is_refused(store):
+    with store.catalog.write() as db:
+        db.execute("UPDATE schema_migrations SET sha256 = 'other'")
+    with pytest.raises(CatalogVersionError, match="differs"):
+        Store(store.root)
+
+
+def test_not_a_store(tmp_path):
+    with pytest.raises(InputError, match="is not a store"):
+        Catalog(tmp_path / "catalog.sqlite", create=False)
+    (tmp_path / "catalog.sqlite").write_bytes(b"not a database at all, but some text" * 40)
+    with pytest.raises(InputError, match="cannot be opened"):
+        Store(tmp_path)
+
+
+def test_every_stored_query_runs(store):
+    import sql
+
+    for name in sql.query_names():
+        parameters = {"example_id": "x"} if ":example_id" in sql.query(name) else {}
+        assert store.catalog.named(name, **parameters) == []
+
+
+def test_exit_codes_are_distinct():
+    codes = {e.exit_code for e in (InputError, CorruptionError, BusyError, StoreFullError)}
+    assert len(codes) == 4

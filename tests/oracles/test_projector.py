@@ -1,0 +1,94 @@
+"""The projector against theory: unbiased, (1 − ρ²)/√D error, linear, and a function of names and values only."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from datastore.identity import fingerprint
+from pipelines.project import FoldProjector, draws
+
+SHAPES = {"layers.0.q.lora_A": (8, 300), "layers.0.q.lora_B": (200, 8), "layers.1.q.lora_A": (8, 77)}
+
+
+def project(gradients, dim=512, seed=0, order=None):
+    projector = FoldProjector(dim, seed)
+    rows = torch.zeros(len(next(iter(gradients.values()))), dim)
+    for name in order or gradients:
+        projector.add(rows, name, gradients[name])
+    return rows
+
+
+def random_gradients(batch, generator_seed=0):
+    generator = torch.Generator().manual_seed(generator_seed)
+    return {name: torch.randn(batch, *shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def flat(gradients):
+    return torch.cat([g.reshape(len(g), -1) for g in gradients.values()], 1)
+
+
+def test_norms_are_unbiased_and_never_zero():
+    gradients = random_gradients(100)
+    ratio = project(gradients).square().sum(1) / flat(gradients).square().sum(1)
+    assert 0.9 < ratio.mean() < 1.1
+    assert (ratio > 0.5).all()
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_error_of_a_cosine(rho):
+    dim = 512
+    one, other = random_gradients(1, 1), random_gradients(1, 2)
+    a = flat(one)
+    b = flat(other) - (flat(other) @ a.T) / (a @ a.T) * a
+    mixed = rho * a / a.norm() + (1 - rho**2) ** 0.5 * b / b.norm()
+    sizes = [int(np.prod(s)) for s in SHAPES.values()]
+    second = {
+        n: p.reshape(1, *s) for (n, s), p in zip(SHAPES.items(), mixed.split(sizes, 1), strict=True)
+    }
+    errors = []
+    for seed in range(400):
+        x, y = project(one, dim, seed), project(second, dim, seed)
+        errors.append(torch.cosine_similarity(x, y).item() - rho)
+    predicted = (1 - rho**2) / dim**0.5
+    assert abs(np.mean(errors)) < 4 * predicted / 20
+    assert predicted * 0.75 < np.std(errors) < predicted * 1.25
+
+
+def test_linear():
+    one, other = random_gradients(4, 1), random_gradients(4, 2)
+    mixed = {n: 2.0 * one[n] - 3.0 * other[n] for n in SHAPES}
+    torch.testing.assert_close(project(mixed), 2 * project(one) - 3 * project(other), rtol=1e-5, atol=1e-4)
+
+
+def test_batch_split_is_bit_exact():
+    gradients = random_gradients(7)
+    parts = [project({n: g[k : k + 3] for n, g in gradients.items()}) for k in (0, 3, 6)]
+    assert torch.equal(project(gradients), torch.cat(parts))
+
+
+def test_order_of_parameters_does_not_matter():
+    gradients = random_gradients(3)
+    torch.testing.assert_close(project(gradients), project(gradients, order=list(SHAPES)[::-1]), rtol=1e-5, atol=1e-5)
+
+
+def test_names_and_seeds_decide_the_matrix():
+    gradients = random_gradients(3)
+    assert not torch.allclose(project(gradients), project(gradients, seed=1))
+    renamed = {n.replace("layers.0", "layers.5"): g for n, g in gradients.items()}
+    assert not torch.allclose(project(gradients), project(renamed))
+    specs = {fingerprint(FoldProjector(d, s).spec) for d in (512, 1024) for s in (0, 1)}
+    assert len(specs) == 4
+
+
+def test_the_matrix_is_the_same_for_ever():
+    """Stores outlive versions: these bytes may change only together with project.VERSION."""
+    offset, signs = draws(0, "layers.0.q.lora_A", 1000, 4096)
+    assert set(signs.tolist()) == {-1, 1}
+    assert draws(0, "layers.0.q.lora_A", 1000, 8192)[1].tolist() == signs.tolist()
+    found = (offset, hashlib.sha256(signs.tobytes()).hexdigest()[:16])
+    assert found == FROZEN
+
+
+FROZEN = (2730, "75a4520fceaea1d2")

@@ -1,6 +1,7 @@
 """Loading models: tokenizer, base model and LoRA adapter; safetensors (or GGUF) only, no remote code ever."""
 
 import random
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from pipelines.encode import tokenizer_digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-ADAPTER_NAME = "default"
+# transformers and peft build models under process-wide state (default device, skipped initialisation, warning
+# filters, the random generator): two threads at once end in silently re-initialised weights.
+_BUILDING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,12 @@ def seed_all(seed: int) -> None:
 
 
 def load_lora(loaded: Loaded, model: r.Model, lora: r.Lora, seed: int) -> Any:
-    """A fresh peft LoRA model in eval mode: base frozen, adapter f32, initial values decided by the seed."""
+    """A fresh peft LoRA model in eval mode: base frozen, adapter f32, initial values decided by the seed.
+
+    Raises InputError when the weights do not cover the model, or the LoRA targets do not fit it.
+    """
     from peft import LoraConfig, get_peft_model
 
-    use_safetensors = {} if model.gguf_file else {"use_safetensors": True}
-    base = _from_pretrained("AutoModelForCausalLM", loaded.folder, model, dtype=DTYPES[model.dtype], **use_safetensors)
-    seed_all(seed)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -105,13 +108,25 @@ def load_lora(loaded: Loaded, model: r.Model, lora: r.Lora, seed: int) -> Any:
         target_modules=lora.targets,
         task_type="CAUSAL_LM",
     )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with _BUILDING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = _load_base(loaded.folder, model)
+        seed_all(seed)
+        try:
             peft_model = get_peft_model(base.to(device()), config)
-    except ValueError as error:
-        raise InputError(f"lora.targets {lora.targets!r} do not fit this model: {error}") from error
+        except ValueError as error:
+            raise InputError(f"lora.targets {lora.targets!r} do not fit this model: {error}") from error
     return peft_model.eval()
+
+
+def _load_base(folder: Path, model: r.Model) -> Any:
+    options = {} if model.gguf_file else {"use_safetensors": True}
+    base, info = _from_pretrained(
+        "AutoModelForCausalLM", folder, model, dtype=DTYPES[model.dtype], output_loading_info=True, **options
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(f"{folder} lacks {len(missing)} weights of its model, e.g. {missing[0]}; is it complete?")
+    return base
 
 
 def lora_parameters(model: Any) -> dict[str, torch.nn.Parameter]:

@@ -1,0 +1,73 @@
+"""Recipes: unknown keys are refused with a suggestion; paths are the recipe's own."""
+
+import copy
+
+import pytest
+import yaml
+
+from datastore.errors import InputError
+from pipelines.recipe import load_recipe, parse_recipe
+
+MINIMAL = {
+    "name": "x",
+    "pool": [{"path": "pool.jsonl"}],
+    "targets": {"t": {"val": {"path": "val.jsonl"}}},
+    "model": {"path": "model"},
+    "select": {"fraction": 0.05},
+}
+
+
+def put(path, value):
+    data = copy.deepcopy(MINIMAL)
+    inner = data
+    for key in path[:-1]:
+        inner = inner.setdefault(key, {}) if isinstance(inner, dict) else inner[key]
+    inner[path[-1]] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("modle",), {}, r"modle: unknown key; did you mean `model`\?"),
+        (("warmup", "epoch"), 2, r"warmup\.epoch: unknown key; did you mean `epochs`\?"),
+        (("features", "projector", "dims"), 8, r"features\.projector\.dims: unknown key; did you mean `dim`\?"),
+        (("targets", "t", "vals"), {}, r"targets\.t\.vals: unknown key; did you mean `val`\?"),
+        (("pool", 0, "shapes"), "x", r"pool\.0\.shapes: unknown key; did you mean `shape`\?"),
+        (("validate", "zzz"), 1, r"validate\.zzz: unknown key; known here: epochs"),
+        (("name",), "No Spaces", "name: String should match"),
+        (("name",), "../up", "name: String should match"),
+        (("select", "examples"), 5, "exactly one of `fraction` and `examples`"),
+        (("model", "hub"), "a/b", "exactly one of `path` and `hub`"),
+        (("lora", "r"), 0, r"lora\.r: Input should be greater than 0"),
+        (("validate", "seeds"), [1, 1], "seeds must be distinct"),
+    ],
+)
+def test_a_wrong_field_is_named_with_the_next_step(path, value, words):
+    with pytest.raises(InputError, match=words):
+        parse_recipe(put(path, value))
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path):
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(MINIMAL))
+    recipe = load_recipe(tmp_path / "r.yaml")
+    assert recipe.pool[0].path == str(tmp_path / "pool.jsonl")
+    assert recipe.model.path == str(tmp_path / "model")
+    assert recipe.targets["t"].val.path == str(tmp_path / "val.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(None, "there is no recipe"), ("a: [", "not valid YAML"), ("- a", "must hold a mapping"), (b"\xff", "cannot read")],
+)
+def test_a_file_that_is_no_recipe(tmp_path, text, words):
+    path = tmp_path / "r.yaml"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=words):
+        load_recipe(path)
+
+
+def test_a_resolved_recipe_reads_back(tmp_path):
+    recipe = parse_recipe(MINIMAL)
+    assert parse_recipe(recipe.model_dump(mode="json", by_alias=True)) == recipe

@@ -1,0 +1,249 @@
+"""Whole runs: promises 2, 5 and 10's ground, export, query, validation, and what a reader of the result sees."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from datastore import examples, features, leases, maintenance, selections
+from datastore.errors import BusyError, InputError
+from datastore.store import Store
+from pipelines.curate import RUN_LEASE, curate
+from pipelines.export import damaged, export
+from pipelines.query import query_by_id, query_by_text
+from pipelines.recipe import load_recipe, parse_recipe
+from pipelines.validate import mean_ci95
+
+ROOT = Path(__file__).parents[2]
+
+
+def changed(data, **sections):
+    return parse_recipe({k: ({**data[k], **v} if isinstance(v, dict) else v) for k, v in (data | sections).items()})
+
+
+def digests(result):
+    return [s["digest"] for s in result.selections]
+
+
+def test_a_run_makes_what_it_says(finished):
+    data, root, result = finished
+    assert [s["stage"] for s in result.stages] == [
+        "model", "ingest", "warmup", "gradients-0", "gradients-1", "select", "export", "validate",
+    ]  # fmt: skip
+    assert result.selections[0]["examples"] == 12
+    names = {(a["arm"], len(a["seeds"])) for a in result.arms}
+    assert names == {("base", 1), ("selected", 3), ("random", 3), ("random_tokens", 3)}
+    selected = next(a for a in result.arms if a["arm"] == "selected")
+    assert selected["versus_random"]["of"] == 3
+    with Store(root) as store:
+        assert not maintenance.verify(store)
+        assert not maintenance.garbage(store, grace=-1)
+
+
+def test_promise_2_a_second_run_computes_nothing(finished, tmp_path):
+    data, root, first = finished
+    shutil.copytree(root, tmp_path / "store")
+    with Store(tmp_path / "store") as store:
+        shards = store.catalog.rows("SELECT * FROM shard")
+        again = curate(parse_recipe(data), store)
+        assert all(row["computed"] == 0 for row in again.rows)
+        assert len(store.catalog.rows("SELECT * FROM shard")) == len(shards)
+    assert digests(again) == digests(first)
+    assert again.arms == first.arms
+
+
+def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
+    data, root, _ = finished
+    shutil.copytree(root, tmp_path / "store")
+    grown = tmp_path / "grown.jsonl"
+    extra = {"prompt": "Spell cat dog backwards.", "completion": "g o d t a c", "source": "new"}
+    grown.write_bytes((data_dir / "small.jsonl").read_bytes() + json.dumps(extra).encode() + b"\n")
+    with Store(tmp_path / "store") as store:
+        space = store.catalog.one("SELECT max(space_id) AS n FROM feature_space")["n"]
+        before = {i for block in features.read(store, space) for i in block.example_ids}
+        from pipelines import gradients, model
+        from pipelines.ingest import ingest
+        from pipelines.recipe import Source
+
+        recipe = parse_recipe(data)
+        pool, _ = ingest(store, "pool", "small", [Source(path=str(grown))])
+        from datastore import checkpoints
+
+        point = checkpoints.by_digest(store, features.space_spec(store, space)["checkpoint"])
+        job = gradients.make_job(recipe, model.open_model(recipe.model), store, point)
+        space, planned = gradients.plan_rows(store, job, pool)
+        assert planned == 1
+        assert gradients.work(store, job, space, pool) == 1
+        after = {i for block in features.read(store, space) for i in block.example_ids}
+        assert len(after - before) == 1
+
+
+@pytest.mark.parametrize("change", [{"batch_tokens": 300}, {"unit_rows": 7}, {"workers": 3}])
+def test_promise_5_same_selection_whatever_batch_or_workers(finished, tmp_path, change):
+    data, _, first = finished
+    workers = change.pop("workers", 1)
+    recipe = changed(data, features={**data["features"], **change}, workers=workers, validate=None)
+    with Store(tmp_path / "store") as store:
+        result = curate(recipe, store)
+        assert not maintenance.garbage(store, grace=-1)
+    assert digests(result) == digests(first)
+
+
+def test_promise_5_another_seed_is_another_selection(finished, tmp_path):
+    data, _, first = finished
+    with Store(tmp_path / "store") as store:
+        assert digests(curate(changed(data, seed=1, validate=None), store)) != digests(first)
+
+
+@pytest.mark.slow
+def test_promise_1_and_2_kill_9_anywhere_and_go_on(finished, tmp_path):
+    """A run is killed with SIGKILL again and again until it ends; it then equals the run that was never killed."""
+    data, _, first = finished
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(data))
+    command = [sys.executable, "-m", "gradsift", "run", "recipe.yaml", "--no-prefect", "--json", "--store", "store"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    kills, patience = 0, 7.0
+    while True:
+        with (tmp_path / "out").open("w") as out:
+            process = subprocess.Popen(
+                command, cwd=tmp_path, env=environment, stdout=out, stderr=subprocess.PIPE, text=True
+            )
+        try:
+            _, errors = process.communicate(timeout=patience)
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills, patience = kills + 1, patience + 1.0
+    assert process.returncode == 0, errors
+    result = json.loads((tmp_path / "out").read_text())
+    assert kills >= 1, "the run was too quick to be killed; lower the patience"
+    assert [s["digest"] for s in result["selections"]] == digests(first)
+    by_arm = lambda arms: {a["arm"]: a["test_loss"] for a in arms}  # noqa: E731
+    for arm, losses in by_arm(first.arms).items():
+        np.testing.assert_allclose(by_arm(result["arms"])[arm], losses, rtol=1e-4)
+    with Store(tmp_path / "store") as store:
+        assert not maintenance.verify(store)
+        for space in store.catalog.rows("SELECT space_id FROM feature_space"):
+            ids = [i for block in features.read(store, space["space_id"]) for i in block.example_ids]
+            assert len(ids) == len(set(ids))
+        assert not store.catalog.rows("SELECT * FROM feature_row WHERE status = 'planned'")
+
+
+def test_two_runs_at_once_the_second_is_told(finished, tmp_path, recipe):
+    with Store(tmp_path / "store") as store, leases.held(store.catalog, RUN_LEASE):
+        started = time.monotonic()
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as pool, pytest.raises(BusyError, match="another run"):
+            pool.submit(curate, recipe, store).result()
+        assert time.monotonic() - started < 30
+
+
+def test_the_export_is_what_load_dataset_reads(finished, tmp_path):
+    import datasets
+
+    data, root, result = finished
+    folder = Path(result.selections[0]["export"])
+    rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path))
+    assert len(rows) == 12
+    assert set(rows[0]["messages"][0]) == {"role", "content"}
+    assert rows["rank"][:3] == [0, 1, 2]
+    assert rows["score"] == sorted(rows["score"], reverse=True)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["selection"]["digest"] == result.selections[0]["digest"]
+    assert manifest["seed"] == 0
+    assert sum(manifest["sources"].values()) == 12
+    assert manifest["licences"] == {"CC0-1.0": 12}
+    assert not damaged(folder)
+    again = load_recipe(folder / "recipe.yaml")
+    assert again.name == "small"
+
+
+def test_an_export_is_replaced_whole_and_nothing_else_is_overwritten(finished, tmp_path):
+    data, root, _ = finished
+    with Store(root) as store:
+        chosen = selections.get(store, "small-sql")
+        folder = export(store, chosen, data, tmp_path / "out")
+        stamp = (folder / "manifest.json").stat().st_mtime_ns
+        assert (export(store, chosen, data, folder) / "manifest.json").stat().st_mtime_ns == stamp
+        (folder / "data" / "train-00000-of-00001.parquet").write_bytes(b"cut")
+        assert not damaged(export(store, chosen, data, folder))
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.txt").write_text("precious")
+        with pytest.raises(InputError, match="not a gradsift export"):
+            export(store, chosen, data, tmp_path / "mine")
+        assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+        with pytest.raises(InputError, match="there are: small-sql"):
+            selections.get(store, "other")
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_query_by_id_and_by_text(finished):
+    _, root, result = finished
+    with Store(root) as store:
+        chosen = selections.get(store, "small-sql").example_ids
+        found = query_by_id(store, chosen[0][:10], 5)
+        assert len(found.hits) == 5
+        assert chosen[0] not in [h.example_id for h in found.hits]
+        cosines = [h.cosine for h in found.hits]
+        assert cosines == sorted(cosines, reverse=True)
+        answered = query_by_text(store, "Write SQL: the names of all songs whose size is above 3.",
+                                 "SELECT name FROM songs WHERE size > 3;", 5)  # fmt: skip
+        assert sum(h.source.startswith("sql") for h in answered.hits) >= 3
+        generated = query_by_text(store, "What is 2 plus 2?", None, 3, checkpoint=0)
+        assert generated.generated
+        assert len(generated.hits) == 3
+        for call in (lambda: query_by_id(store, "zz", 3), lambda: query_by_text(store, "x", "y", 3, 9)):
+            with pytest.raises(InputError):
+                call()
+
+
+def test_a_query_equals_exact_search(finished):
+    from datastore.search import neighbours
+
+    _, root, result = finished
+    with Store(root) as store:
+        space = next(r["space_id"] for r in result.rows if r["role"] == "pool")
+        ids = [r["example_id"] for r in store.catalog.rows(
+            "SELECT example_id FROM feature_row WHERE status='ok' AND space_id=? ORDER BY 1", (space,))]  # fmt: skip
+        block = features.read_all(store, space, ids)
+        found = neighbours(store, space, block.unit()[:5], 7)
+        cosines = block.unit() @ block.unit()[:5].T
+        for number, near in enumerate(found):
+            expected = sorted(range(len(ids)), key=lambda k: (-cosines[k, number], ids[k]))[:7]
+            assert {n.example_id for n in near} == {ids[k] for k in expected}
+            assert near[0].example_id == ids[number]
+            assert near[0].cosine == pytest.approx(1.0, abs=1e-5)
+
+
+def test_test_rows_may_not_be_seen_by_the_selection(recipe_data, store):
+    data = json.loads(json.dumps(recipe_data))
+    data["targets"]["sql"]["test"] = data["targets"]["sql"]["val"]
+    with pytest.raises(InputError, match="may not see the test set"):
+        curate(parse_recipe(data), store)
+
+
+def test_provenance_is_kept(finished):
+    _, root, _ = finished
+    with Store(root) as store:
+        chosen = selections.get(store, "small-sql").example_ids[0]
+        rows = store.catalog.named("lineage", example_id=chosen)
+        assert rows[0]["file"].endswith("small.jsonl")
+        assert rows[0]["line"] > 0
+        assert rows[0]["selection"] == "small-sql"
+        assert examples.get_messages(store, [chosen])[chosen][-1]["role"] == "assistant"
+
+
+def test_student_t_interval():
+    mean, half = mean_ci95([1.0, 2.0, 3.0])
+    assert (mean, half) == (2.0, pytest.approx(4.303 / 3**0.5))
+    assert mean_ci95([5.0]) == (5.0, None)

@@ -4,6 +4,7 @@ Concurrency: every write is one short `BEGIN IMMEDIATE` transaction; readers see
 commit is one fsync of the WAL.
 """
 
+import errno
 import os
 import sqlite3
 import threading
@@ -19,6 +20,8 @@ from datastore.files import disk_errors
 from datastore.identity import digest_text
 
 BUSY_SECONDS = 60
+# A quota or size limit shows as a failed write, a full disk as SQLITE_FULL.
+CANNOT_WRITE = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_FSYNC")
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "fuse.sshfs", "9p"}
 
 
@@ -80,7 +83,10 @@ class Catalog:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """One immediate transaction: all of it or nothing. Nothing slow belongs inside."""
+        """One immediate transaction: all of it or nothing. Nothing slow belongs inside.
+
+        Raises StoreFullError when the disk takes no more.
+        """
         db = self.db
         with disk_errors(self.path):
             try:
@@ -90,8 +96,8 @@ class Catalog:
             except BaseException as error:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
-                if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
-                    raise OSError(28, "database or disk is full") from error
+                if getattr(error, "sqlite_errorname", "") in CANNOT_WRITE:
+                    raise OSError(errno.ENOSPC, f"the catalog cannot be written: {error}") from error
                 raise
 
     def rows(self, text: str, parameters: Any = ()) -> list[sqlite3.Row]:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import sys
 
 from datastore.errors import GradsiftError, StoreFullError
@@ -12,6 +13,8 @@ INTERRUPTED_EXIT = 130
 
 def main() -> None:
     """Run `gradsift`; exits with the code that docs/reference.md lists."""
+    # OpenMP threads that spin while they wait make two busy processes on one machine several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from cyclopts import CycloptsError
 
     from gradsift.cli import app

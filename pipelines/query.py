@@ -65,10 +65,12 @@ def query_by_text(store: Store, user: str, assistant: str | None, k: int, checkp
     text = assistant if assistant is not None else _greedy(extractor, user)
     chat = [{"role": "user", "content": user}, {"role": "assistant", "content": text}]
     encoded = extractor.encode(chat)
-    if not encoded.usable or not text.strip():
+    if not text.strip():
+        raise InputError("the model answers nothing here; give an answer with --answer")
+    if not encoded.usable:
         raise InputError(
-            f"this query has no label token ({encoded.status}), so it has no gradient; "
-            "give a shorter prompt, or an answer with --answer"
+            f"this query has no label token within {extractor.job.encoding.max_length} tokens ({encoded.status}), "
+            "so it has no gradient; give a shorter prompt"
         )
     block, rejected = extractor.rows([example_id(chat)], [encoded], extractor.job.features.query_transform)
     if rejected:

@@ -244,18 +244,19 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
         if field is None:
             continue  # a list index or a target's name
-        inner = _section_of(field.annotation)
+        inner = section_of(field.annotation)
         if inner is None:
             return []
         model = inner
     return [f.alias or n for n, f in model.model_fields.items()]
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, alone or in a list or mapping; None for a plain field."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for part in reversed(getattr(annotation, "__args__", ())):
-        if (found := _section_of(part)) is not None:
+        if (found := section_of(part)) is not None:
             return found
     return None
 

@@ -1,6 +1,7 @@
 """Golden values of the papers' formulas, worked out by hand or from the authors' released code."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -52,10 +53,7 @@ def test_less_checkpoint_rates_of_the_paper():
     """420 steps, 13 of warm-up, mean of the rates after each step of an epoch: within 2.3 % of the README's."""
     training = r.Training(epochs=4, lr=2e-5, warmup_ratio=0.03)
     ends = (0, 105, 211, 317, 420)
-    means = [
-        np.mean([learning_rate(s, 420, training) for s in range(a + 1, b + 1)])
-        for a, b in zip(ends, ends[1:], strict=False)
-    ]
+    means = [np.mean([learning_rate(s, 420, training) for s in range(a + 1, b + 1)]) for a, b in pairwise(ends)]
     np.testing.assert_allclose(means, [1.6855e-5, 1.2850e-5, 7.641e-6, 2.506e-6], rtol=1e-3)
     np.testing.assert_allclose(means, [1.6877e-05, 1.2859e-05, 7.7030e-06, 2.5616e-06], rtol=0.023)
 

@@ -44,9 +44,7 @@ def test_error_of_a_cosine(rho):
     b = flat(other) - (flat(other) @ a.T) / (a @ a.T) * a
     mixed = rho * a / a.norm() + (1 - rho**2) ** 0.5 * b / b.norm()
     sizes = [int(np.prod(s)) for s in SHAPES.values()]
-    second = {
-        n: p.reshape(1, *s) for (n, s), p in zip(SHAPES.items(), mixed.split(sizes, 1), strict=True)
-    }
+    second = {n: p.reshape(1, *s) for (n, s), p in zip(SHAPES.items(), mixed.split(sizes, 1), strict=True)}
     errors = []
     for seed in range(400):
         x, y = project(one, dim, seed), project(second, dim, seed)

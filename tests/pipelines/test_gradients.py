@@ -373,7 +373,7 @@ def test_target_without_labels_is_refused_before_the_long_part(recipe, store, wr
     path = write_jsonl(long, name="long.jsonl")
     val = recipe.targets["sql"].val.model_copy(update={"path": str(path)})
     target = recipe.targets["sql"].model_copy(update={"val": val})
-    with pytest.raises(InputError, match="target 'sql' has no usable gradient row.*no_labels"):
+    with pytest.raises(InputError, match=r"target 'sql' has no usable gradient row.*no_labels"):
         curate(recipe.model_copy(update={"targets": {"sql": target}}), store)
     assert not store.catalog.rows("SELECT * FROM shard WHERE kind = 'features'")
 

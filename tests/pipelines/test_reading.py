@@ -84,7 +84,9 @@ def text_of(rows):
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "jsonl.zst", "json", "parquet", "saved", "folder"])
 def test_every_kind_of_file(tmp_path, kind):
-    rows = [{"messages": [{"role": "user", "content": str(k)}, CHAT[1]], "source": "s", "license": "MIT"} for k in range(5)]
+    rows = [
+        {"messages": [{"role": "user", "content": str(k)}, CHAT[1]], "source": "s", "license": "MIT"} for k in range(5)
+    ]
     path = tmp_path / f"rows.{kind}"
     if kind == "jsonl":
         path.write_text(text_of(rows))

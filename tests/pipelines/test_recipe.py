@@ -58,7 +58,12 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [(None, "there is no recipe"), ("a: [", "not valid YAML"), ("- a", "must hold a mapping"), (b"\xff", "cannot read")],
+    [
+        (None, "there is no recipe"),
+        ("a: [", "not valid YAML"),
+        ("- a", "must hold a mapping"),
+        (b"\xff", "cannot read"),
+    ],
 )
 def test_a_file_that_is_no_recipe(tmp_path, text, words):
     path = tmp_path / "r.yaml"

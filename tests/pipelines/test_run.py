@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from datastore import examples, features, leases, maintenance, selections
-from datastore.errors import BusyError, InputError
+from datastore.errors import BusyError, FeatureSpaceMismatch, InputError
 from datastore.store import Store
 from pipelines.curate import RUN_LEASE, curate
 from pipelines.export import damaged, export
@@ -199,12 +199,29 @@ def test_query_by_id_and_by_text(finished):
         answered = query_by_text(store, "Write SQL: the names of all songs whose size is above 3.",
                                  "SELECT name FROM songs WHERE size > 3;", 5)  # fmt: skip
         assert sum(h.source.startswith("sql") for h in answered.hits) >= 3
-        generated = query_by_text(store, "What is 2 plus 2?", None, 3, checkpoint=0)
-        assert generated.generated
-        assert len(generated.hits) == 3
-        for call in (lambda: query_by_id(store, "zz", 3), lambda: query_by_text(store, "x", "y", 3, 9)):
-            with pytest.raises(InputError):
+        for call, words in (
+            (lambda: query_by_id(store, "zz", 3), "no example has an id"),
+            (lambda: query_by_text(store, "x", "y", 3, 9), "there is no checkpoint 9"),
+            (lambda: query_by_text(store, "x", "  ", 3), "the model answers nothing"),
+            (lambda: query_by_text(store, "long " * 500, "y", 3), "no label token within 128 tokens"),
+        ):
+            with pytest.raises(InputError, match=words):
                 call()
+
+
+def test_promise_4_a_query_with_another_model_is_refused(finished, tmp_path):
+    """The model of the last run was replaced on disk: its rows may not meet the stored ones."""
+    from pipelines.demo_model import make_demo_model
+
+    data, root, _ = finished
+    shutil.copytree(root, tmp_path / "store")
+    make_demo_model(tmp_path / "other", steps=1, seed=9)
+    with Store(tmp_path / "store") as store:
+        with store.catalog.write() as db:
+            other = json.dumps(data | {"model": {"path": str(tmp_path / "other")}})
+            db.execute("UPDATE run SET recipe = ?", (other,))
+        with pytest.raises(FeatureSpaceMismatch, match="model:"):
+            query_by_text(store, "What is 2 plus 2?", "4", 3)
 
 
 def test_a_query_equals_exact_search(finished):

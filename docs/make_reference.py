@@ -1,0 +1,86 @@
+"""Write docs/reference.md from the code: recipe fields, commands, exit codes. A test checks that it is current."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from datastore import errors
+from pipelines.recipe import Recipe, section_of
+
+COMMANDS = ("run", "demo", "query", "export", "status", "doctor", "verify", "gc")
+QUARANTINE = """| reason | meaning |
+|---|---|
+| `broken_json` | the line is not JSON |
+| `invalid_utf8` | the bytes are not UTF-8 |
+| `not_an_object` | the row is not an object |
+| `unknown_shape` | none of messages, conversations, completion, instruction |
+| `missing_field`, `bad_field` | a field is absent, or is not text |
+| `role_order` | roles do not follow system, user, assistant (tool turns follow an assistant) |
+| `no_assistant`, `empty_assistant` | nothing to learn from |
+| `nul`, `surrogate` | a NUL character or a lone surrogate in the text |
+| `too_long` | a field over 1,000,000 characters, a chat over 1,000 turns, or a line over 64 MiB |
+"""
+
+
+def fields(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Table rows of a section and its sub-sections."""
+    lines = []
+    for name, field in model.model_fields.items():
+        inner, key = section_of(field.annotation), prefix + (field.alias or name)
+        note = " ".join((field.description or "").split())
+        if inner is not None:
+            suffix = ".NAME" if "dict" in str(field.annotation) else "[]" if "list" in str(field.annotation) else ""
+            note = note or " ".join((inner.__doc__ or "").split())
+            lines.append(f"| `{key}` | | {note} |")
+            if inner.__name__ != "Source" or prefix == "":
+                lines += fields(inner, f"{key}{suffix}.")
+            continue
+        lines.append(f"| `{key}` | {default(field)} | {note} |")
+    return lines
+
+
+def default(field: Any) -> str:
+    """Default value of a field as text."""
+    if field.is_required():
+        return "*required*"
+    value = field.get_default(call_default_factory=True)
+    return "" if value is None or value == {} else f"`{value}`"
+
+
+def page() -> str:
+    """The whole page."""
+    codes = {"0": "ok", "1": "unexpected; please report", "130": "interrupted; run again to go on"}
+    for error in (
+        errors.InputError, errors.CorruptionError, errors.FeatureSpaceMismatch, errors.CatalogVersionError,
+        errors.BusyError, errors.StoreFullError,
+    ):  # fmt: skip
+        text = " ".join((error.__doc__ or "").split())
+        known = codes.get(str(error.exit_code))
+        codes[str(error.exit_code)] = f"{known} {text}" if known else text
+    out = ["# Reference", "", "Made by `docs/make_reference.py`; do not edit.", "", "## Exit codes", ""]
+    out += ["| code | meaning |", "|---|---|"]
+    out += [f"| {code} | {text} |" for code, text in sorted(codes.items(), key=lambda item: int(item[0]))]
+    out += ["", "## Why a row is quarantined", "", QUARANTINE, "## Recipe", ""]
+    out += ["Relative paths are taken from the recipe's folder. Unknown keys are refused.", ""]
+    out += ["| field | default | meaning |", "|---|---|---|", *fields(Recipe), "", "## Commands", ""]
+    for command in COMMANDS:
+        text = subprocess.run(
+            [sys.executable, "-m", "gradsift", command, "--help"], capture_output=True, text=True, check=True,
+            env={"COLUMNS": "100", "PATH": "", "PYTHONPATH": str(Path(__file__).parents[1]), "LANG": "C.UTF-8"},
+        ).stdout  # fmt: skip
+        out += [
+            f"### gradsift {command}",
+            "",
+            "```text",
+            *(line.rstrip() for line in text.strip().splitlines()),
+            "```",
+            "",
+        ]
+    return "\n".join(out)
+
+
+if __name__ == "__main__":
+    (Path(__file__).parent / "reference.md").write_text(page(), "utf-8")

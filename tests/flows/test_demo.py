@@ -1,0 +1,76 @@
+"""The demo, whole, as a stranger runs it: real Prefect flow, real training, planted truth counted."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def gradsift(*arguments, cwd):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(cwd / "prefect")}
+    return subprocess.run(
+        [sys.executable, "-m", "gradsift", *arguments],
+        cwd=cwd, capture_output=True, text=True, check=False, timeout=900, env=environment,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo run")  # a path with a space
+    out = gradsift("demo", "--folder", "demo", cwd=folder)
+    assert out.returncode == 0, out.stderr
+    return folder, out
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_what_it_promises(demo):
+    folder, out = demo
+    result = json.loads((folder / "demo" / "result.json").read_text())
+    assert {tuple(sorted(arm)) for arm in result["arms"]} == {
+        ("arm", "seeds", "source_precision", "target", "test_loss_ci95", "test_loss_mean")
+    }
+    assert {s["stage"] for s in result["stages"]} >= {"ingest", "warmup", "gradients-0", "select", "validate"}
+    assert (folder / "demo" / "store" / "catalog.sqlite").exists()
+    assert (folder / "demo" / "export" / "demo-sql" / "manifest.json").exists()
+    assert "Planted truth" in out.stdout
+
+
+@pytest.mark.slow
+def test_the_demo_finds_the_planted_truth_and_beats_random(demo):
+    folder, _ = demo
+    result = json.loads((folder / "demo" / "result.json").read_text())
+    arms = {arm["arm"]: arm for arm in result["arms"]}
+    assert arms["selected"]["source_precision"] > 0.9 > 0.2 > arms["random"]["source_precision"]
+    for other in ("base", "random", "random_tokens"):
+        assert arms["selected"]["test_loss_mean"] < arms[other]["test_loss_mean"]
+    planted = result["planted"]
+    assert planted["bad_rows"]["quarantined"] == planted["bad_rows"]["planted"]
+    assert planted["exact_duplicates"]["found"] == planted["exact_duplicates"]["planted"]
+    assert planted["wrong_answers"]["selected"] <= 0.05 * planted["selected"]
+
+
+@pytest.mark.slow
+def test_a_query_without_an_answer_uses_the_models_own(demo):
+    folder, _ = demo
+    out = gradsift("query", "What is 12 plus 30?", "--store", "demo/store", "-k", "3", "--json", cwd=folder)
+    assert out.returncode == 0, out.stderr
+    found = json.loads(out.stdout)
+    assert found["generated"]
+    assert found["assistant"]
+    assert [hit["source"] for hit in found["hits"]] == ["addition"] * 3
+
+
+@pytest.mark.slow
+def test_errors_pass_through_prefect(demo, tmp_path):
+    folder, _ = demo
+    recipe = (folder / "demo" / "recipe.yaml").read_text().replace("data/pool.jsonl", "data/gone.jsonl")
+    (folder / "demo" / "broken.yaml").write_text(recipe)
+    out = gradsift("run", "demo/broken.yaml", "--store", "s2", cwd=folder)
+    assert out.returncode == 2
+    assert "there is no file or folder" in out.stderr
+    assert "Traceback" not in out.stderr

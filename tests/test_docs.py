@@ -1,0 +1,98 @@
+"""The docs are true: every code block runs, the reference is current, links lead somewhere."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+
+
+def blocks(page, language):
+    return [text for found, text in BLOCK.findall(page.read_text("utf-8")) if found == language]
+
+
+@pytest.mark.slow
+def test_the_readme_works_as_written(model_dir, data_dir, tmp_path):
+    """Its recipe, commands and Python, in order, in one folder, on a small pool and model."""
+    page = ROOT / "README.md"
+    shutil.copytree(model_dir, tmp_path / "model")
+    for name, source in (("pool", "small"), ("val", "val"), ("test", "test")):
+        shutil.copy(data_dir / f"{source}.jsonl", tmp_path / f"{name}.jsonl")
+    (recipe,) = blocks(page, "yaml")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
+    (commands,) = blocks(page, "bash")
+    for line in commands.splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "gradsift"
+        out = subprocess.run(
+            [sys.executable, "-m", "gradsift", *arguments],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert out.returncode == 0, f"{line}\n{out.stderr}"
+    for code in blocks(page, "python"):
+        out = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert out.returncode == 0, out.stderr
+
+
+def test_make_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for page in PAGES:
+        for target in re.findall(r"\bmake ([a-z]+)\b(?! it| them| again| two)", "\n".join(_code(page))):
+            assert re.search(rf"^{target}:", makefile, re.M), f"make {target} in {page.name}"
+
+
+def _code(page):
+    text = page.read_text("utf-8")
+    return [*re.findall(r"`([^`\n]+)`", text), *(body for _, body in BLOCK.findall(text))]
+
+
+def test_no_other_code_block_goes_untested():
+    allowed = {"README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"}}
+    for page in PAGES:
+        assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())
+
+
+def test_the_reference_is_current():
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import make_reference
+
+        assert make_reference.page() == (ROOT / "docs" / "reference.md").read_text("utf-8"), (
+            "run: python docs/make_reference.py"
+        )
+    finally:
+        sys.path.pop(0)
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+            if not link.startswith("http"):
+                assert (page.parent / link).exists(), f"{link} in {page.name}"
+
+
+def test_promises_of_the_readme_have_tests():
+    tests = "".join(p.read_text("utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
+    for number in re.findall(r"^(\d)\. ", (ROOT / "README.md").read_text("utf-8"), re.M):
+        assert f"test_promise_{number}_" in tests or f"Promise {number}" in tests
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda p: p.name)
+def test_examples_are_valid_recipes(path):
+    from pipelines.recipe import load_recipe
+
+    assert load_recipe(path).name
+    assert yaml.safe_load(path.read_text("utf-8"))

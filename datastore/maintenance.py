@@ -52,7 +52,10 @@ def drop_damaged(store: Store, damage: Damage) -> str:
         elif damage.kind == "checkpoint":
             row: Any = db.execute("SELECT warmup, ordinal FROM checkpoint WHERE shard_id=?", shard).fetchone()
             if row:
-                db.execute("DELETE FROM checkpoint WHERE warmup=? AND ordinal>=?", (row["warmup"], row["ordinal"]))
+                later = (row["warmup"], row["ordinal"])
+                gone = db.execute("SELECT shard_id FROM checkpoint WHERE warmup=? AND ordinal>=?", later).fetchall()
+                db.execute("DELETE FROM checkpoint WHERE warmup=? AND ordinal>=?", later)
+                db.executemany("DELETE FROM shard WHERE shard_id=?", [(r["shard_id"],) for r in gone])
             note = "the warm-up will go on from the checkpoint before it"
         elif damage.kind == "scores":
             db.execute("UPDATE selection SET scores_shard=NULL WHERE scores_shard=?", shard)

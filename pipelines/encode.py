@@ -97,7 +97,7 @@ def encode(tokenizer: Any, messages: Sequence[dict[str, str]], max_length: int) 
 
 
 class _NotTurnByTurn(Exception):
-    """The rendering of the first turns is not a prefix of the whole."""
+    """The rendering of the first turns is not a prefix of the whole, or an answer is not in its own turn."""
 
 
 def _marked(tokenizer: Any, messages: Sequence[dict[str, str]], template: str) -> tuple[list[int], list[bool]]:
@@ -126,10 +126,12 @@ def _by_turns(tokenizer: Any, messages: Sequence[dict[str, str]], template: str)
         before, after = render(number, prompt=True), render(number + 1)
         if not (text.startswith(after) and after.startswith(before)):
             raise _NotTurnByTurn
-        content_end = after.rfind(message["content"].strip(), len(before)) + len(message["content"].strip())
-        ending = after[content_end:]
-        end = content_end + len(ending.rstrip()) if ending.strip() else len(after)
-        spans.append((len(before), end))
+        answer = message["content"].strip()
+        found = after.rfind(answer, len(before))
+        if found < 0:
+            raise _NotTurnByTurn
+        has_end_token = bool(after[found + len(answer) :].strip())
+        spans.append((len(before), len(after.rstrip()) if has_end_token else len(after)))
     out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     labelled = [
         stop > start and any(start < last and stop > first for first, last in spans)

@@ -13,7 +13,7 @@ import torch
 
 from datastore import checkpoints, examples, features, leases
 from datastore.checkpoints import Checkpoint, CheckpointState
-from datastore.errors import InputError
+from datastore.errors import BusyError, InputError
 from datastore.examples import Dataset
 from datastore.rows import FeatureBlock, make_block
 from datastore.store import Store
@@ -211,7 +211,12 @@ def make_job(recipe: r.Recipe, loaded: m.Loaded, store: Store, checkpoint: Check
 
 
 def require_rows(dataset: Dataset, report: dict[str, int]) -> None:
-    """Raise InputError when no member of a dataset has a usable row."""
+    """Raise InputError when no member of a dataset has a usable row, BusyError when some are still to come."""
+    if report.get("planned"):
+        raise BusyError(
+            f"{report['planned']} rows of {dataset.name!r} are being computed by a worker elsewhere; "
+            "run again when it has finished, or when its lease has expired (two minutes)"
+        )
     if not report.get("ok"):
         counts = ", ".join(f"{n} {status}" for status, n in sorted(report.items()))
         raise InputError(

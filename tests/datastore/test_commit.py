@@ -301,3 +301,23 @@ def test_every_stored_query_runs(store):
 def test_exit_codes_are_distinct():
     codes = {e.exit_code for e in (InputError, CorruptionError, BusyError, StoreFullError)}
     assert len(codes) == 4
+
+
+def test_a_damaged_checkpoint_takes_the_later_ones_with_it(store):
+    from datastore import checkpoints
+    from datastore.checkpoints import CheckpointState
+
+    for ordinal in range(3):
+        tensor = {"w": np.full((2, 2), ordinal, np.float32)}
+        checkpoints.commit(store, "run", ordinal, 10 * (ordinal + 1), 1e-3, CheckpointState(tensor, tensor, tensor))
+    first, second, _ = checkpoints.listed(store, "run")
+    name = store.catalog.one("SELECT name FROM shard WHERE shard_id=?", (second.shard_id,))["name"]
+    (store.root / name).write_bytes(b"\x00" * 7)
+    with Store(store.root) as fresh:
+        with pytest.raises(CorruptionError):
+            checkpoints.load(fresh, second)
+        maintenance.drop_damaged(fresh, maintenance.verify(fresh)[0])
+        assert checkpoints.listed(fresh, "run") == [first]
+        assert len(fresh.catalog.rows("SELECT * FROM shard")) == 1
+        assert not maintenance.verify(fresh)
+        np.testing.assert_array_equal(checkpoints.load(fresh, first).adapter["w"], np.zeros((2, 2)))

@@ -20,6 +20,11 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+def _exactly_one(section: Section, one: str, other: str) -> None:
+    if (getattr(section, one) is None) == (getattr(section, other) is None):
+        raise ValueError(f"give exactly one of `{one}` and `{other}`")
+
+
 class Source(Section):
     """Where examples are read from."""
 
@@ -48,8 +53,7 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _one_place(self) -> "Source":
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("give exactly one of `path` and `hub`")
+        _exactly_one(self, "path", "hub")
         return self
 
 
@@ -80,8 +84,7 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _one_place(self) -> "Model":
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("give exactly one of `path` and `hub`")
+        _exactly_one(self, "path", "hub")
         return self
 
 
@@ -158,8 +161,7 @@ class Select(Section):
 
     @model_validator(mode="after")
     def _one_budget(self) -> "Select":
-        if (self.fraction is None) == (self.examples is None):
-            raise ValueError("give exactly one of `fraction` and `examples`")
+        _exactly_one(self, "fraction", "examples")
         return self
 
 

@@ -352,19 +352,20 @@ def _show_result(result: dict[str, Any]) -> None:
                    "test_loss_ci95")  # fmt: skip
         show.table("Test loss by arm (mean over seeds, ± 95 % interval)", result["arms"], columns)
         for arm in result["arms"]:
-            if arm["versus_random"]:
-                show.line(_verdict(arm))
+            for baseline, versus in arm["versus"].items():
+                show.line(_verdict(arm["target"], baseline, versus))
 
 
-def _verdict(arm: dict[str, Any]) -> str:
-    versus = arm["versus_random"]
-    ci = versus["ci95"]
+def _verdict(target: str, baseline: str, versus: dict[str, Any]) -> str:
+    ci, lower = versus["ci95"], versus["difference"] < 0
     interval = "" if ci is None else f" ± {ci:.4f}"
-    if ci is not None and abs(versus["difference"]) <= ci:
-        word = "not told apart from random at 95 %"
+    if ci is None:
+        word = "one seed, so no interval"
+    elif abs(versus["difference"]) <= ci:
+        word = f"not told apart from {baseline} at 95 %"
     else:
-        word = "lower than random" if versus["difference"] < 0 else "NOT lower than random"
+        word = f"{'lower' if lower else 'NOT lower'} than {baseline}"
     return (
-        f"{arm['target']}: selected − random = {versus['difference']:+.4f}{interval} nats per token, paired by "
+        f"{target}: selected − {baseline} = {versus['difference']:+.4f}{interval} nats per token, paired by "
         f"seed; lower on {versus['lower_on']} of {versus['of']} seeds: {word}."
     )

@@ -56,7 +56,7 @@ class ArmRow:
     examples: int
     label_tokens: float
     source_precision: float | None
-    versus_random: dict[str, Any] | None = field(default=None)
+    versus: dict[str, dict[str, Any]] = field(default_factory=dict)  # of `selected`: by baseline, paired by seed
 
 
 def mean_ci95(values: Sequence[float]) -> tuple[float, float | None]:
@@ -213,7 +213,7 @@ def _table(
                 round(float(np.mean([x["examples"] for _, x in runs]))),
                 float(np.mean([x["label_tokens"] for _, x in runs])),
                 float(np.mean(shares)) if shares else None,
-                _paired(losses[name], losses.get("random", {})) if name == "selected" else None,
+                _comparisons(losses) if name == "selected" else {},
             )
         )
     return rows
@@ -223,10 +223,13 @@ def _names(runs: Sequence[tuple[Arm, Any]]) -> list[str]:
     return list(dict.fromkeys(arm.name for arm, _ in runs))
 
 
-def _paired(arm: dict[int, float], baseline: dict[int, float]) -> dict[str, Any] | None:
-    differences = [arm[s] - baseline[s] for s in arm if s in baseline]
-    if not differences:
-        return None
+def _comparisons(losses: dict[str, dict[int, float]]) -> dict[str, dict[str, Any]]:
+    baselines = [name for name in losses if name not in ("base", "selected")]
+    return {name: _paired(losses["selected"], losses[name]) for name in baselines}
+
+
+def _paired(arm: dict[int, float], baseline: dict[int, float]) -> dict[str, Any]:
+    differences = [arm[seed] - baseline[seed] for seed in arm]
     mean, ci = mean_ci95(differences)
     return {"difference": mean, "ci95": ci, "lower_on": sum(d < 0 for d in differences), "of": len(differences)}
 

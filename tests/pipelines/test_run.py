@@ -42,7 +42,7 @@ def test_a_run_makes_what_it_says(finished):
     names = {(a["arm"], len(a["seeds"])) for a in result.arms}
     assert names == {("base", 1), ("selected", 3), ("random", 3), ("random_tokens", 3)}
     selected = next(a for a in result.arms if a["arm"] == "selected")
-    assert selected["versus_random"]["of"] == 3
+    assert {name: v["of"] for name, v in selected["versus"].items()} == {"random": 3, "random_tokens": 3}
     with Store(root) as store:
         assert not maintenance.verify(store)
         assert not maintenance.garbage(store, grace=-1)

@@ -39,7 +39,7 @@ def cell(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
     if isinstance(value, Mapping):
         value = ", ".join(f"{k} {v}" for k, v in value.items()) or "–"
     if isinstance(value, list):

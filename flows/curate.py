@@ -16,6 +16,7 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from datastore.errors import GradsiftError
 from datastore.store import Store
 from pipelines.curate import RunResult
 from pipelines.curate import curate as run_curate
@@ -31,11 +32,32 @@ def as_task(name: str, work: Callable[[], Any]) -> Any:
 def curate_with_prefect(
     recipe: Recipe, store_root: Path, *, export_root: Path | None = None, progress: Progress = quiet
 ) -> RunResult:
-    """Run a recipe as the Prefect flow `curate`."""
+    """Run a recipe as the Prefect flow `curate`.
+
+    Raises what the work raised, even where Prefect fails in its turn: a Ctrl-C in a terminal also ends the
+    temporary server, and the error of not reaching it must not hide the interrupt.
+    """
+    failures: list[BaseException] = []
 
     @flow(name="curate", flow_run_name=recipe.name, persist_result=False, validate_parameters=False)
     def curate() -> RunResult:
-        with Store(store_root) as store:
-            return run_curate(recipe, store, export_root=export_root, step=as_task, progress=progress)
+        try:
+            with Store(store_root) as store:
+                return run_curate(recipe, store, export_root=export_root, step=as_task, progress=progress)
+        except BaseException as error:
+            failures.append(error)
+            raise
 
-    return curate()
+    def first_cause() -> BaseException | None:
+        chain = failures[0] if failures else None
+        while chain is not None and not isinstance(chain, KeyboardInterrupt | GradsiftError) and chain.__context__:
+            chain = chain.__context__
+        return chain
+
+    try:
+        return curate()
+    except BaseException as error:
+        cause = first_cause()
+        if isinstance(cause, KeyboardInterrupt | GradsiftError):
+            raise cause from None
+        raise error from None

@@ -11,6 +11,7 @@ from pipelines.version import VERSION
 
 app = App(
     name="gradsift",
+    suppress_keyboard_interrupt=False,  # __main__ says how to go on
     version=VERSION,
     help="Curate fine-tuning data by the gradients it produces.",
     help_epilogue="Exit codes: 0 ok, 1 unexpected, 2 bad input, 4 damaged or incompatible store, 5 busy, "

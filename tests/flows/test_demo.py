@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +75,27 @@ def test_errors_pass_through_prefect(demo, tmp_path):
     assert out.returncode == 2
     assert "there is no file or folder" in out.stderr
     assert "Traceback" not in out.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("--no-prefect",)], ids=["prefect", "no-prefect"])
+def test_ctrl_c_is_one_line_and_the_next_run_goes_on(demo, flags):
+    """As in a terminal, the signal goes to the whole process group, Prefect's temporary server included."""
+    folder, _ = demo
+    store = f"stopped{len(flags)}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(folder / "prefect")}
+    command = [sys.executable, "-m", "gradsift", "run", "demo/recipe.yaml", "--store", store, *flags]
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    shown = []
+    for line in process.stderr:
+        shown.append(line)
+        if "gradients of demo" in line and len(shown) > 1:
+            os.killpg(process.pid, signal.SIGINT)
+            break
+    rest = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, rest
+    assert "run the same command again" in rest
+    assert "Traceback" not in rest

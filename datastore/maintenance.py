@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from datastore import files
-from datastore.errors import CorruptionError
+from datastore.errors import BusyError, CorruptionError
+from datastore.leases import holder_is_dead
 from datastore.store import Store
 
 GRACE_SECONDS = 3600.0
@@ -37,7 +38,8 @@ def drop_damaged(store: Store, damage: Damage) -> str:
     """Forget a damaged shard so that the next run makes it again; says what will happen.
 
     Feature rows return to their unit as planned work, a checkpoint and all later ones of its warm-up are
-    forgotten, scores leave their selection. Damaged examples are re-read from their sources by `gradsift run`.
+    forgotten, scores leave their selection. A damaged shard of examples is kept: put its file
+    back from a copy, or read the sources into a new store.
     """
     shard = (damage.shard_id,)
     with store.catalog.write() as db:
@@ -63,8 +65,15 @@ def drop_damaged(store: Store, damage: Damage) -> str:
         else:
             return "kept: put the file back from a copy, or ingest its sources into a new store"
         db.execute("DELETE FROM shard WHERE shard_id=?", shard)
-    (store.root / damage.name).unlink(missing_ok=True)
+    _unlink(store, damage.name)
     return note
+
+
+def _unlink(store: Store, name: str) -> None:
+    """Delete a file of the store; names that lead elsewhere (a forged catalog, a link) are left alone."""
+    path = store.root / name
+    if path.parent.name in KINDS and path.parent.resolve().parent == store.root.resolve():
+        path.unlink(missing_ok=True)
 
 
 def garbage(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]:
@@ -77,7 +86,8 @@ def garbage(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
     found = []
     for kind in KINDS:
         folder = store.root / kind
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        real = folder.is_dir() and not folder.is_symlink()
+        for path in sorted(folder.iterdir()) if real else ():
             name = f"{kind}/{path.name}"
             if path.is_file() and name not in known and path.stat().st_mtime < oldest:
                 found.append((name, path.stat().st_size))
@@ -86,9 +96,12 @@ def garbage(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
 
 def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]:
     """Delete what `garbage` lists, unless a run holds the store; returns what was deleted."""
+    run = store.catalog.one("SELECT * FROM lease WHERE name='run' AND expires > ?", (time.time(),))
+    if run and not holder_is_dead(run["holder"]):
+        raise BusyError("a run is working on this store; collect its garbage when it has ended")
     gone = []
     for name, size in garbage(store, grace):
         if not store.catalog.one("SELECT 1 FROM shard WHERE name=?", (name,)):
-            (store.root / name).unlink(missing_ok=True)
+            _unlink(store, name)
             gone.append((name, size))
     return gone

@@ -49,7 +49,7 @@ def cell(value: Any) -> str:
 
 def line(text: str) -> None:
     """Print a line on standard output."""
-    Console().print(escape(text), highlight=False)
+    Console().print(cell(text), highlight=False)
 
 
 @contextmanager

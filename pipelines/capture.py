@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from datastore.errors import InputError
 from pipelines.batches import Batch, example_losses
 
 Consume = Callable[[str, torch.Tensor], None]  # (parameter name, gradient [B, O, I] f32)
@@ -27,6 +28,11 @@ def lora_layers(model: Any) -> dict[str, torch.nn.Linear]:
             if not isinstance(module, torch.nn.Linear) or module.bias is not None:
                 raise ValueError(f"{name}: per-example gradients are known for LoRA on linear layers only")
             found[f"{name}.weight"] = module
+    head = model.get_output_embeddings()
+    if head is not None:
+        inside = {id(part) for part in head.modules()}
+        if odd := [name for name, module in found.items() if id(module) in inside]:
+            raise InputError(f"lora.targets reach the output head ({odd[0]}); leave it out")
     if not found:
         raise ValueError("the model has no LoRA layers")
     return found

@@ -120,7 +120,19 @@ def _ingest(store: Store, recipe: r.Recipe, result: RunResult, progress: Progres
         elif recipe.validate_ is not None:
             raise InputError(f"targets.{name} has no `test`, which `validate` needs; add it or drop `validate`")
     _refuse_leaks(targets, tests)
-    return Data(pool, targets, tests)
+    return Data(_without_tests(store, pool, tests, result), targets, tests)
+
+
+def _without_tests(store: Store, pool: Dataset, tests: dict[str, Dataset], result: RunResult) -> Dataset:
+    """The pool without rows of a test set: training on those would make any selection look good."""
+    held_out = {i for test in tests.values() for i in test.example_ids}
+    kept = [i for i in pool.example_ids if i not in held_out]
+    result.ingest["pool"]["left_out_test_rows"] = len(pool.example_ids) - len(kept)
+    if len(kept) == len(pool.example_ids):
+        return pool
+    if not kept:
+        raise InputError("every example of the pool is also in a test set")
+    return examples.define_dataset(store, "pool", pool.name, dict.fromkeys(kept, ""))
 
 
 def _refuse_leaks(targets: dict[str, Dataset], tests: dict[str, Dataset]) -> None:

@@ -168,7 +168,7 @@ class Select(Section):
 class Validate(Training):
     """Arms × seeds: does the selection lower the target's test loss?"""
 
-    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2])
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2])
     """Training seeds; each random arm draws its own examples for each seed."""
     arms: list[Literal["random", "random_tokens"]] = Field(default_factory=lambda: ["random", "random_tokens"])  # type: ignore[arg-type]
     """Baselines: as many examples, or as many label tokens, as the selection."""

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import random
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def _sample(stream: Iterator[Example | BadRow], rows: int, seed: int) -> Iterato
 
 
 def _examine(raw: Raw, source: Source) -> Example | BadRow:
-    file, line, row = raw
+    file, line, row = _clean(raw[0]), raw[1], raw[2]
     name = source.name or _default_name(source, file)
     try:
         if isinstance(row, RowError):
@@ -70,7 +71,7 @@ def _examine(raw: Raw, source: Source) -> Example | BadRow:
         messages = canonical_messages(row, source.shape, source.mapping)
     except RowError as error:
         excerpt = error.args[1] if len(error.args) > 1 else repr(row)
-        return BadRow(file, line, _clean(name), error.reason, error.detail, _clean(excerpt)[:EXCERPT_CHARS])
+        return BadRow(file, line, _clean(name), error.reason, _clean(error.detail), _clean(excerpt)[:EXCERPT_CHARS])
     licence = source.licence or row.get("licence") or row.get("license")
     subtask = row.get(source.subtask_field) if source.subtask_field else None
     return Example(
@@ -141,7 +142,7 @@ def _file_rows(path: Path) -> Iterator[Raw]:
             return
         with _open(path) as handle:
             yield from (_json_rows if kind == ".json" else _jsonl_rows)(path, handle)
-    except (OSError, EOFError, zstandard.ZstdError, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
@@ -149,9 +150,39 @@ def _open(path: Path) -> Any:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")
     if path.suffix == ".zst":
-        raw = path.open("rb")
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, closefd=True))
+        return io.BufferedReader(_Zst(path.open("rb")))
     return path.open("rb")
+
+
+class _Zst(io.RawIOBase):
+    """A zstd file of one or more frames; unlike zstandard's reader, a cut file is an EOFError."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw, self._left, self._ready = raw, b"", b""
+        self._frame: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        while not self._ready:
+            data = self._left or self._raw.read(1 << 17)
+            self._left = b""
+            if not data:
+                if self._frame is not None:
+                    raise EOFError("the compressed data is cut short")
+                return 0
+            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+            self._ready = self._frame.decompress(data)
+            if self._frame.eof:
+                self._left, self._frame = self._frame.unused_data, None
+        size = min(len(target), len(self._ready))
+        target[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def _jsonl_rows(path: Path, handle: Any) -> Iterator[Raw]:
@@ -197,8 +228,12 @@ def _refused(reason: str, detail: str, line: bytes) -> RowError:
 def _parquet_rows(path: Path) -> Iterator[Raw]:
     number = 0
     for batch in pq.ParquetFile(path).iter_batches(1024):
-        for row in batch.to_pylist():
+        for position in range(batch.num_rows):
             number += 1
+            try:
+                row = batch.slice(position, 1).to_pylist()[0]
+            except UnicodeDecodeError as error:
+                row = _refused("invalid_utf8", str(error), b"")
             yield str(path), number, row
 
 
@@ -216,6 +251,7 @@ def _hub_rows(source: Source) -> Iterator[Raw]:
     from datasets import load_dataset
 
     name = source.hub or ""
+    place = f"hub:{name}/{source.config or 'default'}/{source.split}"
     try:
         rows = load_dataset(name, source.config, split=source.split)
     except Exception as error:
@@ -223,4 +259,4 @@ def _hub_rows(source: Source) -> Iterator[Raw]:
             f"cannot load dataset {name!r} (split {source.split}): {error}. "
             "Check the name and the network, or give a local `path`."
         ) from error
-    yield from ((f"hub:{name}", number, dict(row)) for number, row in enumerate(rows, 1))
+    yield from ((place, number, dict(row)) for number, row in enumerate(rows, 1))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from datastore import selections
+from datastore.errors import InputError
 from datastore.examples import Dataset
 from datastore.identity import digest_ids, fingerprint
 from datastore.selections import Selection
@@ -146,6 +147,8 @@ def _test_chats(store: Store, recipe: r.Recipe, loaded: m.Loaded, test: Dataset,
     if settings.test_rows and settings.test_rows < len(ids):
         ids = sorted(_take(ids, np.random.default_rng([recipe.seed, 1]).permutation(len(ids))[: settings.test_rows]))
     _, chats = usable_chats(store, loaded, recipe, ids)
+    if not chats:
+        raise InputError(f"test {test.name!r} has no row with a label token; raise encoding.max_length")
     return chats
 
 

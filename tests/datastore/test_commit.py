@@ -321,3 +321,23 @@ def test_a_damaged_checkpoint_takes_the_later_ones_with_it(store):
         assert len(fresh.catalog.rows("SELECT * FROM shard")) == 1
         assert not maintenance.verify(fresh)
         np.testing.assert_array_equal(checkpoints.load(fresh, first).adapter["w"], np.zeros((2, 2)))
+
+
+def test_a_forged_name_deletes_nothing_outside(store, tmp_path):
+    space, _, units = fill(store)
+    compute(store, space, units[0])
+    precious = tmp_path / "precious.txt"
+    precious.write_text("mine")
+    with store.catalog.write() as db:
+        db.execute("UPDATE shard SET name='../precious.txt' WHERE kind='features'")
+    with Store(store.root) as fresh:
+        (found,) = maintenance.verify(fresh)
+        maintenance.drop_damaged(fresh, found)
+    (store.root / "scores").symlink_to(tmp_path)
+    maintenance.collect(store, grace=-1)
+    assert precious.read_text() == "mine"
+
+
+def test_gc_waits_for_a_run(store):
+    with leases.held(store.catalog, "run"), pytest.raises(BusyError):
+        maintenance.collect(store)

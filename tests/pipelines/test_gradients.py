@@ -403,3 +403,10 @@ def test_threads_load_the_same_model(loaded, model_dir):
         first, *others = pool.map(load, range(8))
     for other in others:
         assert all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_lora_on_the_head_is_refused(loaded, model_dir, chats):
+    """The head is called with the picked positions of all rows at once: its rows would be the batch's sum."""
+    model = m.load_lora(loaded, Model(path=str(model_dir)), Lora(r=4, targets=["q_proj", "lm_head"]), 0)
+    with pytest.raises(InputError, match="output head"):
+        captured(model, chats[:2])

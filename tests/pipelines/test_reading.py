@@ -186,3 +186,23 @@ def test_hub_datasets_use_the_real_loader(tmp_path):
     (found,) = read_source(Source(hub=str(tmp_path)))
     assert isinstance(found, Example)
     assert found.messages == CHAT
+
+
+@pytest.mark.parametrize("kind", ["zst", "gz"])
+def test_a_cut_file_is_an_error_not_a_shorter_pool(tmp_path, kind):
+    text = text_of({"prompt": str(k) * 9, "completion": "x"} for k in range(5_000)).encode()
+    data = zstandard.compress(text) if kind == "zst" else gzip.compress(text)
+    path = tmp_path / f"rows.jsonl.{kind}"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="cannot read"):
+        list(read_source(Source(path=str(path))))
+    if kind == "zst":
+        path.write_bytes(data + data)  # several frames are one file
+        assert len(list(read_source(Source(path=str(path))))) == 10_000
+
+
+def test_a_hostile_key_is_quarantined_too(store, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"\\ud800": 1}\n' + json.dumps({"messages": CHAT}) + "\n")
+    _, report = ingest(store, "pool", "p", [Source(path=str(path))])
+    assert dict(report.quarantined) == {"unknown_shape": 1}

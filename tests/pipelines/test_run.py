@@ -264,3 +264,15 @@ def test_student_t_interval():
     mean, half = mean_ci95([1.0, 2.0, 3.0])
     assert (mean, half) == (2.0, pytest.approx(4.303 / 3**0.5))
     assert mean_ci95([5.0]) == (5.0, None)
+
+
+def test_test_rows_in_the_pool_are_left_out(recipe_data, store, tmp_path):
+    data = json.loads(json.dumps(recipe_data))
+    pool, test = Path(data["pool"][0]["path"]), Path(data["targets"]["sql"]["test"]["path"])
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_bytes(pool.read_bytes() + b"".join(test.read_bytes().splitlines(keepends=True)[:5]))
+    result = curate(parse_recipe(data | {"pool": [{"path": str(mixed)}], "validate": None}), store)
+    assert result.ingest["pool"]["left_out_test_rows"] >= 5
+    held_out = {r["example_id"] for r in store.catalog.rows(
+        "SELECT example_id FROM dataset_member JOIN dataset USING (dataset_id) WHERE role='test'")}  # fmt: skip
+    assert not held_out & set(selections.get(store, "small-sql").example_ids)

@@ -15,7 +15,7 @@ import numpy as np
 
 from datastore.errors import CorruptionError, InputError
 from datastore.identity import canonical_json, check_comparable, fingerprint
-from datastore.rows import FeatureBlock, read_block, write_block
+from datastore.rows import FeatureBlock, join_blocks, read_block, write_block
 from datastore.store import Store
 
 Spec = Mapping[str, Any]
@@ -178,14 +178,6 @@ def read_all(store: Store, space_id: int, ids: Sequence[str]) -> FeatureBlock:
     blocks = list(read(store, space_id, ids))
     if not blocks:
         raise InputError("none of these examples has a feature row in this space; run the recipe first")
-    names = [i for b in blocks for i in b.example_ids]
-    place = {name: k for k, name in enumerate(names)}
-    order = np.array([place[i] for i in ids if i in place], np.int64)
-    joined = FeatureBlock(
-        names,
-        *(
-            np.concatenate([getattr(b, f) for b in blocks])
-            for f in ("vectors", "scale", "norm", "grad_norm", "loss", "n_label_tokens")
-        ),
-    )
-    return joined.take(order)
+    joined = join_blocks(blocks)
+    place = {name: k for k, name in enumerate(joined.example_ids)}
+    return joined.take(np.array([place[i] for i in ids if i in place], np.int64))

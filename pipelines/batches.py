@@ -1,4 +1,4 @@
-"""Batches: chats of similar length padded together, and the mean loss of each over its label tokens.
+"""Batches: chats of similar length padded together, with the places of their label tokens.
 
 Legend: B examples, T tokens, L labelled positions.
 """
@@ -14,16 +14,24 @@ from pipelines.encode import Encoded
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded tokens. `positions` counts real tokens only, so that padding on either side gives equal results."""
+    """Padded tokens. `positions` counts real tokens only, so that padding on either side gives equal results.
+
+    The label tokens are listed here, on the CPU, so that a GPU need not be asked how many there are.
+    """
 
     input_ids: torch.Tensor  # [B, T] int64
     attention_mask: torch.Tensor  # [B, T] int64
     positions: torch.Tensor  # [B, T] int64
-    labelled: torch.Tensor  # [B, T] bool
+    rows: torch.Tensor  # [L] int64: the example of each label token
+    before: torch.Tensor  # [L] int64: the position that predicts it, one before its own
+    wanted: torch.Tensor  # [L] int64: the token itself
+    counts: torch.Tensor  # [B] int64: label tokens of each example
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        return Batch(*(t.to(device) for t in vars(self).values()))
+        """The batch on a device; copies to a GPU are asynchronous, from pinned memory."""
+        if device.type == "cpu":
+            return self
+        return Batch(*(t.pin_memory().to(device, non_blocking=True) for t in vars(self).values()))
 
 
 def collate(rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"] = "right") -> Batch:
@@ -38,7 +46,9 @@ def collate(rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"]
         ids[number, part] = torch.tensor(row.input_ids)
         mask[number, part] = 1
         labelled[number, part] = torch.tensor(row.labelled)
-    return Batch(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), labelled)
+    owner, before = labelled[:, 1:].nonzero(as_tuple=True)  # position t predicts token t + 1
+    counts = torch.bincount(owner, minlength=len(rows))
+    return Batch(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), owner, before, ids[owner, before + 1], counts)
 
 
 def pad_id(tokenizer: Any) -> int:
@@ -47,7 +57,7 @@ def pad_id(tokenizer: Any) -> int:
 
 
 def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Positions in batches of similar length whose padded size stays within `batch_tokens`.
+    """Positions in batches of similar length whose padded size stays within `batch_tokens`, longest first.
 
     A row longer than the budget gets a batch of its own. The order is a function of the lengths alone.
     """
@@ -59,38 +69,3 @@ def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         batch.append(position)
     if batch:
         yield batch
-
-
-def token_losses(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy in nats of every labelled token of a batch, and the example it belongs to ([L] both).
-
-    The head sees only the positions that predict a labelled token: a hook on it picks them from the hidden
-    states, so that the [B, T, V] logits never exist. Exact: a head acts on each position alone.
-    """
-    rows, before = batch.labelled[:, 1:].nonzero(as_tuple=True)  # position t predicts token t + 1
-    head = model.get_output_embeddings()
-
-    def pick(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        return (inputs[0][rows, before].unsqueeze(0),)
-
-    handle = head.register_forward_pre_hook(pick)
-    try:
-        logits = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.positions,
-            use_cache=False,
-        ).logits
-    finally:
-        handle.remove()
-    wanted = batch.input_ids[rows, before + 1]
-    losses = torch.nn.functional.cross_entropy(logits[0].float(), wanted, reduction="none")
-    return losses, rows
-
-
-def example_losses(model: Any, batch: Batch) -> torch.Tensor:
-    """[B] mean loss of each example over its label tokens; every row must have a label."""
-    losses, rows = token_losses(model, batch)
-    size = len(batch.input_ids)
-    counts = torch.bincount(rows, minlength=size)
-    return losses.new_zeros(size).index_add(0, rows, losses) / counts

@@ -1,83 +1,149 @@
-"""Per-example gradients of LoRA matrices in one batched forward and backward.
+"""Per-example gradients of linear maps in one batched forward and backward.
 
-Every LoRA matrix is the weight W of a linear map z = x Wᵀ. A forward hook keeps its input x, a hook on its
-output receives δ = ∂(Σ_b ℓ_b)/∂z, and the gradient of example b is Σ_t δ_bt x_btᵀ, because no layer mixes
-examples. The weights themselves do not require gradients, so that autograd forms none for the batch; the graph
-starts at the embedding output. Each layer's gradient is handed to `consume` and freed: an example's whole gradient
-never exists. Cost: one forward and backward, plus 2·T·r·(in+out) FLOPs for each example and linear layer; memory
-is the batch's activations. Legend: B examples, T tokens, I inputs, O outputs.
+For a linear map z = x Wᵀ a forward hook keeps its input x, a hook on its output receives δ = ∂(Σ_b ℓ_b)/∂z, and the
+gradient of example b is G_b = Σ_t δ_bt x_btᵀ, because no layer mixes examples. LoRA's A and B are such maps, and so
+is any linear layer with the frozen weight it has. No weight requires a gradient, so that autograd forms none for the
+batch; the graph starts at the first captured layer. Plain LoRA layers are fused (fused_lora.py). Each layer's (δ, x)
+is handed to `consume` and freed: an example's whole gradient never exists. Cost: one forward and backward, plus
+2·T·I·O FLOPs for each example and layer (with I or O = r for LoRA); memory is the batch's activations. Biases are
+left out.
+Legend: B examples, T tokens, I inputs, O outputs.
 """
 
-from collections.abc import Callable, Iterator
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 
 from datastore.errors import InputError
-from pipelines.batches import Batch, example_losses
+from pipelines.batches import Batch
+from pipelines.fused_lora import fuse, fusible
+from pipelines.head import TokenLosses, example_means, token_losses
 
-Consume = Callable[[str, torch.Tensor], None]  # (parameter name, gradient [B, O, I] f32)
+Parameters = Literal["lora", "lora_b", "linear"]
+Consume = Callable[[str, torch.Tensor, torch.Tensor], None]  # (parameter name, δ [B, T, O], x [B, T, I])
 
 
-def lora_layers(model: Any) -> dict[str, torch.nn.Linear]:
-    """The LoRA linear maps by the name of their weight. Raises ValueError for LoRA on other layers."""
-    found: dict[str, torch.nn.Linear] = {}
-    for name, module in model.named_modules():
-        if ".lora_A." in name or ".lora_B." in name:
-            if not isinstance(module, torch.nn.Linear) or module.bias is not None:
-                raise ValueError(f"{name}: per-example gradients are known for LoRA on linear layers only")
-            found[f"{name}.weight"] = module
+def watched_layers(
+    model: Any, parameters: Parameters = "lora", only: Sequence[str] | None = None
+) -> dict[str, torch.nn.Module]:
+    """The linear maps to capture, by the name of their weight, in the model's order.
+
+    `lora` is A and B, `lora_b` B alone, `linear` every frozen linear layer but the head. `only` keeps names that
+    match one of its shell patterns. Raises InputError when nothing is left, or for LoRA on other layers or the head.
+    """
+    linear = _linear_types()
     head = model.get_output_embeddings()
-    if head is not None:
-        inside = {id(part) for part in head.modules()}
-        if odd := [name for name, module in found.items() if id(module) in inside]:
-            raise InputError(f"lora.targets reach the output head ({odd[0]}); leave it out")
+    inside_head = {id(part) for part in head.modules()} if head is not None else set()
+    found: dict[str, torch.nn.Module] = {}
+    for name, module in model.named_modules():
+        is_lora = ".lora_A." in name or ".lora_B." in name
+        if is_lora and (not isinstance(module, torch.nn.Linear) or module.bias is not None):
+            raise InputError(f"{name}: per-example gradients are known for LoRA on linear layers only")
+        if is_lora and id(module) in inside_head:
+            raise InputError(f"lora.targets reach the output head ({name}); leave it out")
+        if parameters == "linear":
+            if isinstance(module, linear) and not is_lora and id(module) not in inside_head:
+                found[_plain_name(name)] = module
+        elif is_lora and not (parameters == "lora_b" and ".lora_A." in name):
+            found[f"{name}.weight"] = module
+    if only is not None:
+        kept = {n: module for n, module in found.items() if any(fnmatch.fnmatchcase(n, glob) for glob in only)}
+        if found and not kept:
+            raise InputError(
+                f"features.layers {list(only)} match none of the model's weights, such as {next(iter(found))}"
+            )
+        found = kept
     if not found:
-        raise ValueError("the model has no LoRA layers")
+        raise InputError(
+            f"the model has no {'linear' if parameters == 'linear' else 'LoRA'} layers to take gradients of"
+        )
     return found
 
 
+def _linear_types() -> tuple[type[torch.nn.Module], ...]:
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
+
+    return (torch.nn.Linear, Conv1D)
+
+
+def _plain_name(name: str) -> str:
+    """A module's name → the name of its weight in the model without an adapter."""
+    return name.removeprefix("base_model.model.").removesuffix(".base_layer") + ".weight"
+
+
 @contextmanager
-def capturing(model: Any, consume: Consume) -> Iterator[None]:
-    """Within the block, each backward hands every LoRA weight's per-example gradients to `consume`.
+def capturing(model: Any, layers: Mapping[str, torch.nn.Module], consume: Consume) -> Iterator[None]:
+    """Within the block, each backward hands every layer's (δ, x) to `consume`, last layer first.
 
     The model must be in eval mode (dropout would make the rows random).
     """
     if model.training:
         raise ValueError("gradients are taken in eval mode; call model.eval() first")
-    layers = lora_layers(model)
-    frozen = [p for p in model.parameters() if p.requires_grad]
-    handles = [layer.register_forward_hook(_watch(name, consume)) for name, layer in layers.items()]
-    embedding = model.get_input_embeddings()
-    handles.append(embedding.register_forward_hook(lambda _m, _i, out: out.requires_grad_()))
-    for parameter in frozen:
+    thawed = [p for p in model.parameters() if p.requires_grad]
+    undo = _fuse_lora(model, layers, consume)
+    left = {name: layer for name, layer in layers.items() if name not in undo}
+    handles = [layer.register_forward_hook(_watch(name, consume)) for name, layer in left.items()]
+    for parameter in thawed:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for parameter in frozen:
+        for restore in set(undo.values()):
+            restore()
+        for parameter in thawed:
             parameter.requires_grad_(True)
+
+
+def _fuse_lora(model: Any, layers: Mapping[str, torch.nn.Module], consume: Consume) -> dict[str, Callable[[], None]]:
+    """Fuse the plain LoRA layers; returns how to undo it, by the names of the weights they take care of."""
+    undo: dict[str, Callable[[], None]] = {}
+    for name, module in model.named_modules():
+        a, b = (f"{name}.lora_{part}.default.weight" for part in "AB")
+        if (a in layers or b in layers) and fusible(module):
+            restore = fuse(module, *(partial(consume, n) if n in layers else None for n in (a, b)))
+            undo |= dict.fromkeys((n for n in (a, b) if n in layers), restore)
+    return undo
 
 
 def _watch(name: str, consume: Consume) -> Callable[[Any, Any, torch.Tensor], None]:
     def forward_hook(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         x = inputs[0].detach()
+        if x.dim() != 3:
+            raise InputError(
+                f"{name} sees its input as {list(x.shape)}, not as [examples, tokens, inputs]: its gradients cannot "
+                "be told apart by example (a mixture-of-experts layer?). Leave it out by `features.layers`."
+            )
 
         def backward_hook(delta: torch.Tensor) -> None:
-            consume(name, torch.einsum("bto,bti->boi", delta.float(), x.float()))
+            consume(name, delta, x)
 
-        if output.requires_grad:
-            output.register_hook(backward_hook)  # type: ignore[no-untyped-call]
+        if not output.requires_grad:
+            output.requires_grad_()  # nothing before this layer does: the graph starts here
+        output.register_hook(backward_hook)  # type: ignore[no-untyped-call]
 
     return forward_hook
 
 
-def per_example_gradients(model: Any, batch: Batch, consume: Consume) -> torch.Tensor:
-    """Feed the gradients of each example's own mean loss to `consume`; returns the [B] losses, detached."""
-    with capturing(model, consume), torch.enable_grad():
-        losses = example_losses(model, batch)
+def contract(delta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """δ [B, T, O], x [B, T, I] → the per-example gradients [B, O, I] in f32, summed over T in f32 and rounded once
+    where the model is in bfloat16."""
+    if delta.dtype != x.dtype:
+        delta, x = delta.float(), x.float()
+    return torch.bmm(delta.transpose(1, 2), x).float()
+
+
+def backward(
+    model: Any, batch: Batch, layers: Mapping[str, torch.nn.Module], consume: Consume
+) -> tuple[torch.Tensor, TokenLosses]:
+    """One forward and backward of the sum of each example's own mean loss; returns the [B] losses, detached."""
+    with capturing(model, layers, consume), torch.enable_grad():
+        tokens = token_losses(model, batch)
+        losses = example_means(tokens.nll, batch)
         losses.sum().backward()  # type: ignore[no-untyped-call]
-    return losses.detach()
+    return losses.detach(), tokens

@@ -22,6 +22,7 @@ from pipelines import gradients, model, warmup
 from pipelines import recipe as r
 from pipelines.export import export
 from pipelines.ingest import IngestReport, ingest
+from pipelines.job import GradientJob, make_job
 from pipelines.progress import Progress, quiet
 from pipelines.selecting import SpacePair, select_for
 from pipelines.validate import ArmRow, as_dicts, validate
@@ -166,7 +167,7 @@ def _rows(
     progress: Progress,
 ) -> SpacePair:
     """Feature rows of all targets, then of the pool, at one checkpoint."""
-    job = gradients.make_job(recipe, loaded, store, point)
+    job = make_job(recipe, loaded, store, point)
     query = 0
     for target in data.targets.values():  # first: an unusable target should fail before the long part
         query = _dataset_rows(store, job.as_query(), target, 1, result, progress, point.ordinal)
@@ -176,7 +177,7 @@ def _rows(
 
 def _dataset_rows(
     store: Store,
-    job: gradients.GradientJob,
+    job: GradientJob,
     dataset: Dataset,
     workers: int,
     result: RunResult,

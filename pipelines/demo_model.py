@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from pipelines import recipe as r
-from pipelines.batches import collate, example_losses, pad_id
+from pipelines.batches import collate, pad_id
 from pipelines.demo_data import general_text, sql
 from pipelines.encode import encode
+from pipelines.head import example_losses
 from pipelines.model import device, seed_all
 from pipelines.progress import Progress, quiet
 

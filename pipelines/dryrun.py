@@ -13,7 +13,7 @@ from datastore.examples import BadRow, Example
 from pipelines import model as m
 from pipelines import recipe as r
 from pipelines.batches import collate, pad_id
-from pipelines.capture import per_example_gradients
+from pipelines.capture import backward, watched_layers
 from pipelines.encode import encode
 from pipelines.sources import read_source
 
@@ -38,6 +38,15 @@ class Plan:
     minutes: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Probe:
+    """What one real batch tells: real tokens per second, captured layers, hidden size."""
+
+    tokens_per_second: float
+    layers: int
+    hidden: int
+
+
 def plan_run(recipe: r.Recipe, store: Path) -> Plan:
     """Read the sources, encode a sample and time one forward and backward. Writes nothing."""
     loaded = m.open_model(recipe.model)
@@ -46,27 +55,29 @@ def plan_run(recipe: r.Recipe, store: Path) -> Plan:
     chats = [encode(loaded.tokenizer, e.messages, recipe.encoding.max_length) for e in good[::step]]
     usable = [c for c in chats if c.usable] or chats
     share, tokens = len(usable) / max(1, len(chats)), _mean([len(c.input_ids) for c in usable])
-    speed = _probe(recipe, loaded, usable[:PROBE_ROWS]) if any(c.usable for c in chats) else float("nan")
+    probe = _probe(recipe, loaded, usable[:PROBE_ROWS]) if any(c.usable for c in chats) else Probe(float("nan"), 0, 0)
+    speed = probe.tokens_per_second
     val_rows = sum(len([x for x in read_source(t.val) if isinstance(x, Example)]) for t in recipe.targets.values())
     rows = len(good) * share
-    warmup_rows = min(len(good), max(recipe.warmup.fraction * len(good), recipe.warmup.min_examples))
-    minutes = {
-        "warmup": warmup_rows * recipe.warmup.epochs * tokens / speed / 60,
-        "gradients": (rows + val_rows) * recipe.warmup.epochs * tokens / speed / 60,
-    }
+    points, minutes = 1, {}
+    if recipe.warmup is not None:
+        points = recipe.warmup.epochs
+        warmup_rows = min(len(good), max(recipe.warmup.fraction * len(good), recipe.warmup.min_examples))
+        minutes["warmup"] = warmup_rows * points * tokens / speed / 60
+    minutes["gradients"] = (rows + val_rows) * points * tokens / speed / 60
     arms = 0
     if recipe.validate_ is not None:
         chosen = recipe.select.examples or (recipe.select.fraction or 0) * rows
         arms = len(recipe.validate_.seeds) * (1 + len(recipe.validate_.arms)) * len(recipe.targets)
         minutes["validate"] = arms * chosen * recipe.validate_.epochs * tokens / speed / 60
-    width = recipe.features.projector.dim * (1 if recipe.features.row_dtype == "int8" else 2)
-    needed = int((rows + val_rows) * recipe.warmup.epochs * (width + ROW_OVERHEAD_BYTES))
+    width = row_bytes(recipe.features, probe, _mean([c.n_label_tokens for c in usable]))
+    needed = int((rows + val_rows) * points * width)
     return Plan(
         len(good),
         len(bad),
         share,
         tokens,
-        recipe.warmup.epochs,
+        points,
         arms,
         needed,
         shutil.disk_usage(_existing(store)).free,
@@ -92,14 +103,32 @@ def _existing(path: Path) -> Path:
     return Path(tempfile.gettempdir())
 
 
-def _probe(recipe: r.Recipe, loaded: m.Loaded, chats: list[Any]) -> float:
-    """Real tokens per second of one forward and backward, the second time (the first warms up)."""
-    model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+def row_bytes(features: r.Features, probe: Probe, label_tokens: float) -> float:
+    """Mean bytes of a stored row with its signals."""
+    dims = features.projector.dim * (probe.layers if features.projector.per_module else 1)
+    return (
+        ROW_OVERHEAD_BYTES
+        + dims * {"int4": 0.5, "int8": 1, "f16": 2}[features.row_dtype]
+        + 4 * label_tokens * features.signals.tokens
+        + 2 * probe.hidden * features.signals.embedding
+        + 4 * probe.layers * features.signals.module_norms
+    )
+
+
+def _probe(recipe: r.Recipe, loaded: m.Loaded, chats: list[Any]) -> Probe:
+    """Speed of one forward and backward, the second time (the first warms up)."""
+    features = recipe.features
+    if recipe.warmup is None and features.parameters == "linear":
+        model = m.load_base(loaded, recipe.model)
+    else:
+        model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+    layers = watched_layers(model, features.parameters, features.layers)
     batch = collate(chats, pad_id(loaded.tokenizer)).to(m.device())
     seconds = 1.0
     for _ in range(2):
         start = time.perf_counter()
-        losses = per_example_gradients(model, batch, lambda _name, _gradient: None)
+        losses, _ = backward(model, batch, layers, lambda _name, _delta, _x: None)
         torch.isfinite(losses).all().item()  # waits for the device
         seconds = time.perf_counter() - start
-    return float(batch.attention_mask.sum()) / seconds
+    tokens = float(batch.attention_mask.sum())
+    return Probe(tokens / seconds, len(layers), int(model.config.get_text_config().hidden_size))

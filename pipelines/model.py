@@ -30,6 +30,7 @@ class Loaded:
 
     folder: Path
     tokenizer: Any
+    dtype: str  # a key of DTYPES
     model_digest: str
     tokenizer_digest: str
 
@@ -53,7 +54,14 @@ def open_model(model: r.Model) -> Loaded:
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"the tokenizer in {folder} has no fast form (tokenizer.json), which labels need")
     digest = fingerprint([digest_file(f) for f in (*config, *weights)])
-    return Loaded(folder, tokenizer, digest, tokenizer_digest(tokenizer))
+    return Loaded(folder, tokenizer, resolved_dtype(model), digest, tokenizer_digest(tokenizer))
+
+
+def resolved_dtype(model: r.Model) -> str:
+    """`auto` settled: bfloat16 on a GPU that has it. On a CPU it is slower than float32 unless the CPU has it too."""
+    if model.dtype != "auto":
+        return model.dtype
+    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
 def _hub_folder(model: r.Model) -> Path:
@@ -110,23 +118,31 @@ def load_lora(loaded: Loaded, model: r.Model, lora: r.Lora, seed: int) -> Any:
     )
     with _BUILDING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        base = _load_base(loaded.folder, model)
+        base = _load_base(loaded, model)
         seed_all(seed)
         try:
-            peft_model = get_peft_model(base.to(device()), config)
+            peft_model = get_peft_model(base, config)
         except ValueError as error:
             raise InputError(f"lora.targets {lora.targets!r} do not fit this model: {error}") from error
     return peft_model.eval()
 
 
-def _load_base(folder: Path, model: r.Model) -> Any:
-    options = {} if model.gguf_file else {"use_safetensors": True}
-    base, info = _from_pretrained(
-        "AutoModelForCausalLM", folder, model, dtype=DTYPES[model.dtype], output_loading_info=True, **options
-    )
+def load_base(loaded: Loaded, model: r.Model) -> Any:
+    """The model without an adapter, frozen, in eval mode. Raises InputError when weights are missing."""
+    with _BUILDING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _load_base(loaded, model).eval().requires_grad_(False)
+
+
+def _load_base(loaded: Loaded, model: r.Model) -> Any:
+    options: dict[str, Any] = {} if model.gguf_file else {"use_safetensors": True}
+    options |= {"dtype": DTYPES[loaded.dtype], "attn_implementation": model.attention, "output_loading_info": True}
+    base, info = _from_pretrained("AutoModelForCausalLM", loaded.folder, model, **options)
     if missing := sorted(info["missing_keys"]):
-        raise InputError(f"{folder} lacks {len(missing)} weights of its model, e.g. {missing[0]}; is it complete?")
-    return base
+        raise InputError(
+            f"{loaded.folder} lacks {len(missing)} weights of its model, e.g. {missing[0]}; is it complete?"
+        )
+    return base.to(device())
 
 
 def lora_parameters(model: Any) -> dict[str, torch.nn.Parameter]:

@@ -9,7 +9,8 @@ from datastore.search import neighbours
 from datastore.selections import last_run
 from datastore.store import Store
 from pipelines import model as m
-from pipelines.gradients import Extractor, make_job
+from pipelines.extract import Extractor
+from pipelines.job import make_job
 from pipelines.recipe import parse_recipe
 
 ANSWER_TOKENS = 64

@@ -79,8 +79,11 @@ class Model(Section):
     """Hub revision."""
     gguf_file: str | None = None
     """GGUF file inside `path` (or the hub repository) to read the weights from."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of the frozen weights and activations; adapter weights and gradients are always float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Dtype of the frozen weights and activations; `auto` is bfloat16 on a GPU that has it, else float32. Stored rows
+    have a dtype of their own."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention as transformers names it; `flash_attention_2` needs its package and a GPU."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "Model":
@@ -129,24 +132,62 @@ class Warmup(Training):
 class Projector(Section):
     """The random projection of gradients."""
 
-    family: Literal["fold"] = "fold"
+    family: Literal["fold", "rademacher", "gaussian", "srht", "dct", "traker", "traker_cuda"] = "fold"
+    """`fold` is as faithful as the others and nearly free; the rest are for comparison and parity."""
     dim: Annotated[int, Field(ge=64, multiple_of=8)] = 4096
+    """Dims of a row. The error of a cosine is 1/√dim at most."""
     seed: Annotated[int, Field(ge=0)] = 0
+    per_module: bool = False
+    """A sketch of `dim` dims for each layer, side by side, instead of one for all."""
+
+    @model_validator(mode="after")
+    def _sketches_only(self) -> "Projector":
+        if self.per_module and self.family.startswith("traker"):
+            raise ValueError("`per_module` needs another family than traker's")
+        return self
+
+
+class Signals(Section):
+    """What the same pass keeps beside each row. Loss, entropy, EL2N, gradient norm and token counts are always kept."""
+
+    tokens: bool = True
+    """NLL and entropy of each label token, float16."""
+    embedding: bool = True
+    """Position-weighted mean of the last hidden states (RDS+), float16."""
+    module_norms: bool = False
+    """Gradient norm of each layer."""
+    answer_loss: bool = False
+    """Loss of the answer without its prompt, for IFD: one more forward over the label tokens."""
 
 
 class Features(Section):
     """What a gradient row is."""
 
+    parameters: Literal["lora", "lora_b", "linear"] = "lora"
+    """LoRA's A and B, B alone, or the frozen weights of all linear layers (which needs no adapter)."""
+    layers: list[str] | None = None
+    """Shell patterns of weight names to keep, such as `*.layers.2[0-9].*`; default: all."""
+    factor_dim: Annotated[int, Field(ge=8)] | None = None
+    """Sketch each side of a layer's gradient to this many dims first; faster for `linear`, less exact. 128 is good."""
     transform: Literal["sgd", "adam_code", "adam_exact"] = "adam_exact"
     """Transform of pool gradients (LESS's released code is `adam_code`)."""
     query_transform: Literal["sgd"] = "sgd"
     """Transform of target gradients; LESS compares with plain gradients."""
     projector: Projector = Projector()
-    row_dtype: Literal["int8", "f16"] = "int8"
+    row_dtype: Literal["int8", "int4", "f16"] = "int8"
+    """Stored dtype of a row: dim, dim/2 or 2·dim bytes."""
+    signals: Signals = Signals()
     batch_tokens: Annotated[int, Field(gt=0)] = 2048
-    """Tokens (with padding) of a batch; does not change the rows beyond rounding."""
+    """Tokens (with padding) of a batch; does not change the rows beyond rounding. Halved where memory runs out."""
     unit_rows: Annotated[int, Field(gt=0)] = 256
     """Rows of one unit of work: what a crash can cost."""
+
+    @model_validator(mode="after")
+    def _moments_exist(self) -> "Features":
+        if self.transform != "sgd" and (self.parameters == "linear" or self.factor_dim):
+            what = "`parameters: linear`" if self.parameters == "linear" else "`factor_dim`"
+            raise ValueError(f"{what} needs `transform: sgd`: Adam's moments are known for whole LoRA matrices only")
+        return self
 
 
 class Select(Section):
@@ -195,13 +236,20 @@ class Recipe(Section):
     model: Model
     encoding: Encoding = Encoding()
     lora: Lora = Lora()
-    warmup: Warmup = Warmup()
+    warmup: Warmup | None = Warmup()
+    """`null`: no training; rows are taken at the model as it is (needs `features.transform: sgd`)."""
     features: Features = Features()
     select: Select
     validate_: Validate | None = Field(default=None, alias="validate")
     """Leave out to stop after the export."""
     workers: Annotated[int, Field(gt=0)] = 1
     """Gradient workers (threads with a model each); never changes the result."""
+
+    @model_validator(mode="after")
+    def _moments_need_training(self) -> "Recipe":
+        if self.warmup is None and self.features.transform != "sgd":
+            raise ValueError("`warmup: null` needs `features.transform: sgd`: without training there are no moments")
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:

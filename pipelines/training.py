@@ -14,8 +14,9 @@ import torch
 
 from pipelines import model as m
 from pipelines import recipe as r
-from pipelines.batches import by_length, collate, example_losses, pad_id, token_losses
+from pipelines.batches import by_length, collate, pad_id
 from pipelines.encode import Encoded
+from pipelines.head import example_losses, token_losses
 from pipelines.progress import Progress, quiet
 
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -108,7 +109,7 @@ def mean_token_loss(model: Any, tokenizer: Any, rows: Sequence[Encoded], batch_t
     """Mean loss over all label tokens of the rows, in nats per token."""
     device, pad, total, count = m.device(), pad_id(tokenizer), 0.0, 0
     for batch in by_length([len(row.input_ids) for row in rows], batch_tokens):
-        losses, _ = token_losses(model, collate([rows[k] for k in batch], pad).to(device))
-        total += float(losses.double().sum())
-        count += len(losses)
+        nll = token_losses(model, collate([rows[k] for k in batch], pad).to(device)).nll
+        total += float(nll.double().sum())
+        count += len(nll)
     return total / count

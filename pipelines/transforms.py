@@ -7,7 +7,8 @@
               checkpoint's. Equals (θ_t − θ_{t+1})/lr of one real step with that example alone. This is the form
               we understand LESS §3.1 to state (UNCONFIRMED: the paper's text was not available).
 
-β₁ = 0.9, β₂ = 0.999, ε = 1e-8. Legend: B examples.
+β₁ = 0.9, β₂ = 0.999, ε = 1e-8. Applied layer by layer while the gradient is in the caches: five passes over it.
+Legend: B examples.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,15 +25,15 @@ Transform = Callable[[str, torch.Tensor], torch.Tensor]  # (parameter name, g [B
 def adam_code(g: torch.Tensor, m: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Γ of LESS's released code; `m` and `v` broadcast over the examples."""
     beta1, beta2 = BETAS
-    return (beta1 * m + (1 - beta1) * g) / torch.sqrt(beta2 * v + (1 - beta2) * g * g + EPS)
+    return (beta1 * m + (1 - beta1) * g) / torch.addcmul(beta2 * v + EPS, g, g, value=1 - beta2).sqrt_()
 
 
 def adam_exact(g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, step: int) -> torch.Tensor:
     """Γ of a real AdamW step taken after `step` earlier ones."""
     beta1, beta2 = BETAS
-    m_hat = (beta1 * m + (1 - beta1) * g) / (1 - beta1 ** (step + 1))
-    v_hat = (beta2 * v + (1 - beta2) * g * g) / (1 - beta2 ** (step + 1))
-    return m_hat / (v_hat.sqrt() + EPS)
+    one, two = 1 - beta1 ** (step + 1), 1 - beta2 ** (step + 1)
+    root = torch.addcmul(v * (beta2 / two), g, g, value=(1 - beta2) / two).sqrt_().add_(EPS)
+    return torch.add(m * (beta1 / one), g, alpha=(1 - beta1) / one).div_(root)
 
 
 def make_transform(

@@ -28,7 +28,7 @@ def training_spec(recipe: r.Recipe, loaded: m.Loaded) -> dict[str, Any]:
     """Fields that decide any training run of a recipe, apart from its data, seed and hyper-parameters."""
     return {
         "model": loaded.model_digest,
-        "model_dtype": recipe.model.dtype,
+        "model_dtype": loaded.dtype,
         "tokenizer": loaded.tokenizer_digest,
         "adapter": recipe.lora.model_dump(),
         "labels": enc.LABEL_POLICY,
@@ -38,12 +38,24 @@ def training_spec(recipe: r.Recipe, loaded: m.Loaded) -> dict[str, Any]:
     }
 
 
-def warmup_fingerprint(recipe: r.Recipe, loaded: m.Loaded, pool: Dataset) -> str:
+def warmup_fingerprint(recipe: r.Recipe, warmup: r.Warmup, loaded: m.Loaded, pool: Dataset) -> str:
     """Identity of a warm-up run."""
     return fingerprint(
-        training_spec(recipe, loaded)
-        | {"training": recipe.warmup.model_dump(), "pool": pool.digest, "seed": recipe.seed}
+        training_spec(recipe, loaded) | {"training": warmup.model_dump(), "pool": pool.digest, "seed": recipe.seed}
     )
+
+
+def untrained(store: Store, recipe: r.Recipe, loaded: m.Loaded) -> list[Checkpoint]:
+    """One checkpoint of the model as it is, for `warmup: null`: a fresh adapter (B = 0), or none where the rows are
+    gradients of the model's own weights."""
+    with_adapter = recipe.features.parameters != "linear"
+    run = fingerprint(training_spec(recipe, loaded) | {"untrained": with_adapter, "seed": recipe.seed})
+    if not checkpoints.listed(store, run):
+        adapter = {}
+        if with_adapter:
+            adapter = m.adapter_arrays(m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed))
+        checkpoints.commit(store, run, 0, 0, 1.0, CheckpointState(adapter, {}, {}))
+    return checkpoints.listed(store, run)
 
 
 def usable_chats(store: Store, loaded: m.Loaded, recipe: r.Recipe, ids: list[str]) -> tuple[list[str], list[Encoded]]:
@@ -58,24 +70,27 @@ def warm_up(
     store: Store, recipe: r.Recipe, loaded: m.Loaded, pool: Dataset, progress: Progress = quiet
 ) -> list[Checkpoint]:
     """Train, or finish training, and return the checkpoints, oldest first."""
-    run = warmup_fingerprint(recipe, loaded, pool)
+    warmup = recipe.warmup
+    if warmup is None:
+        return untrained(store, recipe, loaded)
+    run = warmup_fingerprint(recipe, warmup, loaded, pool)
     done = checkpoints.listed(store, run)
-    if len(done) == recipe.warmup.epochs:
+    if len(done) == warmup.epochs:
         return done
-    size = max(round(recipe.warmup.fraction * len(pool.example_ids)), recipe.warmup.min_examples)
+    size = max(round(warmup.fraction * len(pool.example_ids)), warmup.min_examples)
     order = np.random.default_rng([recipe.seed, 0]).permutation(len(pool.example_ids))[:size]
     _, chats = usable_chats(store, loaded, recipe, [pool.example_ids[k] for k in order])
     if not chats:
         raise InputError("no example of the warm-up sample has a label token; raise encoding.max_length")
     model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
-    optimizer = make_optimizer(model, recipe.warmup)
+    optimizer = make_optimizer(model, warmup)
     if done:
         _restore(model, optimizer, checkpoints.load(store, done[-1]), done[-1].step)
     train(
         model,
         loaded.tokenizer,
         chats,
-        recipe.warmup,
+        warmup,
         recipe.seed,
         optimizer=optimizer,
         first_epoch=len(done),

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from datastore import examples, features, files, leases, maintenance
@@ -41,8 +42,8 @@ def some_examples(count, start=0):
 def some_block(ids, dtype="int8"):
     rng = np.random.default_rng(len(ids))
     size = len(ids)
-    ones = np.ones(size, np.float32)
-    return make_block(ids, rng.normal(size=(size, 64)).astype(np.float32), ones, ones, ones.astype(np.int32), dtype)
+    signals = pa.table({"loss": pa.array(np.ones(size, np.float32))})
+    return make_block(ids, rng.normal(size=(size, 64)).astype(np.float32), signals, dtype)
 
 
 def fill(store, count=30, unit_rows=10, spec=SPEC):

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,8 +16,10 @@ def rows(seed, size=20, dim=512):
 
 
 def block(projected, dtype):
-    ones = np.ones(len(projected), np.float32)
-    return make_block([str(k) for k in range(len(projected))], projected, ones, ones, ones.astype(np.int32), dtype)
+    size = len(projected)
+    nll = pa.array([[float(t) for t in range(k % 3)] for k in range(size)], pa.list_(pa.float16()))
+    signals = pa.table({"loss": pa.array(np.arange(size, dtype=np.float32)), "token_nll": nll})
+    return make_block([str(k) for k in range(size)], projected, signals, dtype)
 
 
 @given(seed=st.integers(0, 2**32 - 1), power=st.integers(-20, 20), dtype=st.sampled_from(["int8", "f16"]))
@@ -28,7 +31,7 @@ def test_unit_times_norm_is_the_row(seed, power, dtype):
     assert error <= np.abs(projected).max() / (127 if dtype == "int8" else 1_000)
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("int8", 2e-3), ("f16", 1e-4)])
+@pytest.mark.parametrize(("dtype", "limit"), [("int8", 2e-3), ("int4", 8e-3), ("f16", 1e-4)])
 def test_cosines_survive_storage(dtype, limit):
     projected = rows(1, 60)
     exact = projected / np.linalg.norm(projected, axis=1, keepdims=True)
@@ -44,7 +47,7 @@ def test_rows_without_a_direction_are_refused(bad):
         block(projected, "int8")
 
 
-@pytest.mark.parametrize("dtype", ["int8", "f16"])
+@pytest.mark.parametrize("dtype", ["int8", "int4", "f16"])
 @pytest.mark.parametrize("size", [0, 1, 20])
 def test_a_shard_reads_back_as_written(tmp_path, dtype, size):
     written = block(rows(3, size), dtype)
@@ -54,5 +57,13 @@ def test_a_shard_reads_back_as_written(tmp_path, dtype, size):
     mark, found = read_block(tmp_path / "x.arrow")
     assert mark == "mark"
     assert found.example_ids == written.example_ids
-    for name in ("vectors", "scale", "norm", "grad_norm", "loss", "n_label_tokens"):
+    assert found.dtype == dtype
+    for name in ("vectors", "scale", "norm"):
         np.testing.assert_array_equal(getattr(found, name), getattr(written, name))
+    assert found.signals.equals(written.signals)
+    if size:
+        assert found.signal("loss").tolist() == list(range(size))
+        assert [len(t) for t in found.token_signal("token_nll")] == [k % 3 for k in range(size)]
+        part = found.take(np.array([size - 1, 0]))
+        assert part.example_ids == [str(size - 1), "0"]
+        np.testing.assert_array_equal(part.unit()[1], found.unit()[0])

@@ -7,17 +7,18 @@ import pytest
 import torch
 
 from datastore.identity import fingerprint
-from pipelines.project import FoldProjector, draws
+from pipelines.projectors import make_projector, projector_spec
+from pipelines.projectors.fold import draws
 
+CPU = torch.device("cpu")
 SHAPES = {"layers.0.q.lora_A": (8, 300), "layers.0.q.lora_B": (200, 8), "layers.1.q.lora_A": (8, 77)}
 
 
-def project(gradients, dim=512, seed=0, order=None):
-    projector = FoldProjector(dim, seed)
-    rows = torch.zeros(len(next(iter(gradients.values()))), dim)
+def project(gradients, dim=512, seed=0, order=None, family="fold"):
+    rows = make_projector(family, dim, seed, list(SHAPES)).start(len(next(iter(gradients.values()))), CPU)
     for name in order or gradients:
-        projector.add(rows, name, gradients[name])
-    return rows
+        rows.add(name, gradients[name])
+    return rows.result()
 
 
 def random_gradients(batch, generator_seed=0):
@@ -76,8 +77,8 @@ def test_names_and_seeds_decide_the_matrix():
     assert not torch.allclose(project(gradients), project(gradients, seed=1))
     renamed = {n.replace("layers.0", "layers.5"): g for n, g in gradients.items()}
     assert not torch.allclose(project(gradients), project(renamed))
-    specs = {fingerprint(FoldProjector(d, s).spec) for d in (512, 1024) for s in (0, 1)}
-    assert len(specs) == 4
+    specs = [projector_spec(f, d, s, "cpu") for f in ("fold", "srht") for d in (512, 1024) for s in (0, 1)]
+    assert len({fingerprint(spec) for spec in specs}) == 8
 
 
 def test_the_matrix_is_the_same_for_ever():

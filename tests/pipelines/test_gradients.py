@@ -10,12 +10,14 @@ from datastore import checkpoints
 from datastore.checkpoints import Checkpoint, CheckpointState
 from datastore.errors import InputError
 from pipelines import model as m
-from pipelines.batches import by_length, collate, example_losses, token_losses
-from pipelines.capture import capturing, lora_layers, per_example_gradients
+from pipelines.batches import by_length, collate
+from pipelines.capture import backward, capturing, contract, watched_layers
 from pipelines.curate import curate
 from pipelines.demo_data import general_text
 from pipelines.encode import encode
-from pipelines.gradients import Extractor, GradientJob
+from pipelines.extract import Extractor
+from pipelines.head import example_losses, token_losses
+from pipelines.job import GradientJob
 from pipelines.recipe import Lora, Model
 from pipelines.training import BETAS, EPS, make_optimizer, train
 from pipelines.transforms import adam_exact
@@ -49,9 +51,12 @@ def lora_model(loaded, model_dir):
     return model
 
 
-def captured(model, rows, side="right"):
+def captured(model, rows, side="right", parameters="lora"):
     found = {}
-    losses = per_example_gradients(model, collate(rows, PAD, side), lambda n, g: found.__setitem__(n, g.clone()))
+    losses, _ = backward(
+        model, collate(rows, PAD, side), watched_layers(model, parameters),
+        lambda n, delta, x: found.__setitem__(n, contract(delta, x)),
+    )  # fmt: skip
     return losses, found
 
 
@@ -90,7 +95,7 @@ def test_batched_equals_a_loop_of_backward(lora_model, chats, side):
 
 def test_every_lora_matrix_is_captured(lora_model, chats):
     _, found = captured(lora_model, chats[:2])
-    assert set(found) == set(m.lora_parameters(lora_model)) == set(lora_layers(lora_model))
+    assert set(found) == set(m.lora_parameters(lora_model)) == set(watched_layers(lora_model))
     assert all(g.flatten(1).norm(dim=1).min() > 0 for g in found.values())
 
 
@@ -119,7 +124,7 @@ def test_a_fresh_adapter_has_no_gradient_in_a(loaded, model_dir, chats):
 
 def test_capture_needs_eval_mode_and_leaves_the_model_as_it_was(lora_model, chats):
     lora_model.train()
-    with pytest.raises(ValueError, match="eval mode"), capturing(lora_model, lambda n, g: None):
+    with pytest.raises(ValueError, match="eval mode"), capturing(lora_model, {}, lambda n, d, x: None):
         pass
     lora_model.eval()
     captured(lora_model, chats[:2])
@@ -129,7 +134,7 @@ def test_capture_needs_eval_mode_and_leaves_the_model_as_it_was(lora_model, chat
 
 def test_losses_are_those_of_labelled_tokens_only(lora_model, chats):
     batch = collate(chats, PAD)
-    losses, rows = token_losses(lora_model, batch)
+    losses, rows = token_losses(lora_model, batch).nll, batch.rows
     assert len(losses) == sum(c.n_label_tokens for c in chats)
     logits = lora_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
     for b, chat in enumerate(chats):
@@ -219,7 +224,7 @@ def test_rows_do_not_depend_on_the_batch(loaded, model_dir, lora_model, chats):
     for other in rows[1:]:
         assert other.example_ids == ids
         np.testing.assert_allclose(other.norm, rows[0].norm, rtol=1e-4)
-        np.testing.assert_allclose(other.loss, rows[0].loss, rtol=1e-5)
+        np.testing.assert_allclose(other.signal("loss"), rows[0].signal("loss"), rtol=1e-5)
         assert np.abs(other.vectors.astype(int) - rows[0].vectors.astype(int)).max() <= 1
 
 
@@ -232,7 +237,7 @@ def test_projected_cosines_follow_the_exact_ones(loaded, model_dir, lora_model, 
     error = similarity(block.unit(), block.unit()) - exact
     assert np.sqrt(np.mean(error**2)) < 1.2 / 1024**0.5
     np.testing.assert_allclose(block.norm, flat.norm(dim=1), rtol=0.2)
-    np.testing.assert_allclose(block.grad_norm, flat.norm(dim=1), rtol=1e-4)
+    np.testing.assert_allclose(block.signal("grad_norm"), flat.norm(dim=1), rtol=1e-4)
 
 
 def test_scaling_the_loss_leaves_sgd_rows_but_not_adam_rows(loaded, model_dir, lora_model, chats):

@@ -1,0 +1,189 @@
+"""Encoded chats → feature rows and signals, in one forward and backward for each batch.
+
+Signals of a row, columns of its shard: `loss` (mean over label tokens, nats), `entropy` and `el2n` (means likewise),
+`grad_norm` (of the transformed gradient, before projection), `n_tokens`, `n_label_tokens`; as the recipe asks
+`token_nll` and `token_entropy` (label tokens in order), `embedding` (RDS+: Σ_t t·h_t / Σ_t t over all tokens, t from 1,
+h after the final norm), `module_norms` (one for each layer, names in the schema's metadata) and `answer_loss` (mean
+NLL of the label tokens given only those before them; NaN where none is left to predict).
+
+Nothing waits for the device inside a batch, nor between batches: results are fetched at the end of a unit.
+Legend: N rows, B examples of a batch, D dims, L label tokens, M layers.
+"""
+
+import json
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from datastore.errors import InputError
+from datastore.rows import FeatureBlock, make_block
+from pipelines import model as m
+from pipelines.batches import Batch, by_length, collate, pad_id
+from pipelines.capture import backward, contract, watched_layers
+from pipelines.encode import Encoded, encode
+from pipelines.head import TokenLosses, example_means, token_losses
+from pipelines.job import GradientJob
+from pipelines.projectors import make_projector
+from pipelines.projectors.factors import Factors
+from pipelines.transforms import Transform, make_transform
+
+Columns = dict[str, torch.Tensor]  # of a batch, by name: [B, ...], or [L] for those of tokens
+
+
+class Extractor:
+    """A loaded model that turns encoded chats into rows. One for each worker."""
+
+    def __init__(self, job: GradientJob) -> None:
+        self.job = job
+        self.device = m.device()
+        if job.state.adapter:
+            self.model = m.load_lora(job.loaded, job.model, job.lora, job.seed)
+            m.set_adapter(self.model, job.state.adapter)
+        else:
+            self.model = m.load_base(job.loaded, job.model)
+        features = job.features
+        self.layers = watched_layers(self.model, features.parameters, features.layers)
+        p = features.projector
+        self.projector = make_projector(p.family, p.dim, p.seed, list(self.layers), p.per_module)
+        self.factors = Factors(features.factor_dim, p.seed) if features.factor_dim else None
+        self.transform = self._transform(job.transform)
+        self.batch_tokens = features.batch_tokens  # lowered when memory runs out
+
+    def _transform(self, kind: str) -> Transform:
+        state, step = self.job.state, self.job.checkpoint.step
+        return make_transform(kind, state.exp_avg, state.exp_avg_sq, step, self.device)
+
+    def encode(self, messages: Sequence[dict[str, str]]) -> Encoded:
+        """Encode one chat as this job does."""
+        return encode(self.job.loaded.tokenizer, messages, self.job.encoding.max_length)
+
+    def rows(
+        self, ids: Sequence[str], chats: Sequence[Encoded], transform: str | None = None
+    ) -> tuple[FeatureBlock, dict[str, str]]:
+        """Feature rows of usable chats, in the given order, and {id: status} of those without a finite,
+        non-zero gradient. Raises InputError naming a chat for which alone memory does not suffice."""
+        change = self.transform if transform is None else self._transform(transform)
+        lengths = [len(c.input_ids) for c in chats]
+        todo = deque(by_length(lengths, self.batch_tokens))
+        done: list[tuple[list[int], Columns]] = []
+        while todo:
+            part = todo.popleft()
+            try:
+                done.append((part, self._batch([chats[k] for k in part], change)))
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if len(part) == 1:
+                    raise InputError(
+                        f"example {ids[part[0]]} ({lengths[part[0]]} tokens) does not fit into memory alone; "
+                        "lower encoding.max_length"
+                    ) from error
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                self.batch_tokens = lengths[part[0]] * (len(part) // 2)
+                todo.extendleft((part[len(part) // 2 :], part[: len(part) // 2]))
+        return self._block(ids, done)
+
+    def _batch(self, chats: Sequence[Encoded], change: Transform) -> Columns:
+        wanted = self.job.features.signals
+        batch = collate(chats, pad_id(self.job.loaded.tokenizer)).to(self.device)
+        sketch = self.projector.start(len(chats), self.device)
+        norms: dict[str, torch.Tensor] = {}
+
+        def consume(name: str, delta: torch.Tensor, x: torch.Tensor) -> None:
+            if name in norms:
+                raise InputError(f"{name} is used twice in a pass; leave it out by `features.layers`")
+            gradient = self.factors.contract(name, delta, x) if self.factors else contract(delta, x)
+            gamma = change(name, gradient)
+            norms[name] = torch.linalg.vector_norm(gamma.flatten(1), dim=1)
+            sketch.add(name, gamma)
+
+        losses, tokens = backward(self.model, batch, self.layers, consume)
+        modules = torch.stack([norms[name] for name in self.layers], 1)
+        columns = {
+            "vector": sketch.result(),
+            "loss": losses.float(),
+            "entropy": example_means(tokens.entropy, batch),
+            "el2n": example_means(tokens.el2n, batch),
+            "grad_norm": torch.linalg.vector_norm(modules, dim=1),
+            "n_tokens": batch.attention_mask.sum(1),
+            "n_label_tokens": batch.counts,
+        }
+        if wanted.tokens:
+            columns |= {"token_nll": tokens.nll.detach(), "token_entropy": tokens.entropy}
+        if wanted.embedding:
+            columns["embedding"] = position_weighted_mean(tokens, batch)
+        if wanted.module_norms:
+            columns["module_norms"] = modules
+        if wanted.answer_loss:
+            columns["answer_loss"] = self._answer_loss(chats)
+        return columns
+
+    @torch.no_grad()
+    def _answer_loss(self, chats: Sequence[Encoded]) -> torch.Tensor:
+        """[B] loss of the label tokens on their own, after the tokenizer's BOS where it has one."""
+        tokenizer, out = self.job.loaded.tokenizer, torch.full((len(chats),), torch.nan, device=self.device)
+        alone = [_alone(chat, tokenizer.bos_token_id) for chat in chats]
+        kept = [k for k, chat in enumerate(alone) if any(chat.labelled)]
+        if kept:
+            batch = collate([alone[k] for k in kept], pad_id(tokenizer)).to(self.device)
+            out[kept] = example_means(token_losses(self.model, batch).nll, batch)
+        return out
+
+    def _block(self, ids: Sequence[str], done: list[tuple[list[int], Columns]]) -> tuple[FeatureBlock, dict[str, str]]:
+        fetched = [(part, {name: t.cpu().numpy() for name, t in columns.items()}) for part, columns in done]
+        order = np.argsort([k for part, _ in fetched for k in part])
+        names = list(fetched[0][1])
+        whole = {n: np.concatenate([c[n] for _, c in fetched]) for n in names if not n.startswith("token_")}
+        whole = {n: values[order] for n, values in whole.items()}
+        projected = whole.pop("vector")
+        finite = np.isfinite(projected).all(1) & np.isfinite(whole["loss"])
+        zero = finite & ~projected.any(1)
+        good = np.flatnonzero(finite & ~zero)
+        rejected = {ids[k]: "zero" if zero[k] else "non_finite" for k in np.flatnonzero(~finite | zero).tolist()}
+        table = {name: _column(name, values) for name, values in whole.items()}
+        for name in (n for n in names if n.startswith("token_")):
+            table[name] = _ragged([c[name] for _, c in fetched], [c["n_label_tokens"] for _, c in fetched], order)
+        signals = pa.table(table).take(pa.array(good))
+        if "module_norms" in table or self.job.features.projector.per_module:
+            signals = signals.replace_schema_metadata({"gradsift.modules": json.dumps(list(self.layers))})
+        kept = [ids[k] for k in good.tolist()]
+        return make_block(kept, projected[good], signals, self.job.features.row_dtype), rejected
+
+
+def _alone(chat: Encoded, bos: int | None) -> Encoded:
+    ids = tuple(token for token, label in zip(chat.input_ids, chat.labelled, strict=True) if label)
+    start = () if bos is None else (bos,)
+    return Encoded(start + ids, (False,) * len(start) + (bos is not None,) + (True,) * (len(ids) - 1), chat.status)
+
+
+def position_weighted_mean(tokens: TokenLosses, batch: Batch) -> torch.Tensor:
+    """[B, H] mean of the last hidden states, weighted by position from 1; padding does not count (RDS+)."""
+    weights = ((batch.positions + 1) * batch.attention_mask).float()
+    weights /= weights.sum(1, keepdim=True)
+    return torch.bmm(weights[:, None], tokens.hidden.float())[:, 0]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU (where torch raises a plain RuntimeError)."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _column(name: str, values: NDArray[Any]) -> pa.Array:
+    if name.startswith("n_"):
+        return pa.array(values.astype(np.int32))
+    if values.ndim == 1:
+        return pa.array(values.astype(np.float32))
+    flat = values.astype(np.float16 if name == "embedding" else np.float32).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), values.shape[1])
+
+
+def _ragged(values: list[NDArray[Any]], counts: list[NDArray[Any]], order: NDArray[Any]) -> pa.Array:
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int32)
+    flat = pa.array(np.concatenate(values).astype(np.float16))
+    return pa.ListArray.from_arrays(pa.array(offsets), flat).take(pa.array(order))

@@ -1,0 +1,70 @@
+"""What decides gradient rows: the job, and the spec of its feature space."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from datastore import checkpoints
+from datastore.checkpoints import Checkpoint, CheckpointState
+from datastore.store import Store
+from pipelines import encode as enc
+from pipelines import model as m
+from pipelines import recipe as r
+from pipelines.projectors import projector_spec
+
+EXTRACTOR_VERSION = 2
+
+
+@dataclass(frozen=True)
+class GradientJob:
+    """All that decides rows: model, adapter, encoding and features of a recipe, at one checkpoint."""
+
+    loaded: m.Loaded
+    model: r.Model
+    lora: r.Lora
+    encoding: r.Encoding
+    features: r.Features
+    seed: int
+    checkpoint: Checkpoint
+    state: CheckpointState
+    transform: str
+
+    def as_query(self) -> "GradientJob":
+        """The same for target rows."""
+        return replace(self, transform=self.features.query_transform)
+
+    def space(self) -> dict[str, Any]:
+        """Spec of the feature space: every field that decides a row's meaning, and nothing else."""
+        f = self.features
+        p = f.projector
+        return {
+            "model": self.loaded.model_digest,
+            "model_dtype": self.loaded.dtype,
+            "tokenizer": self.loaded.tokenizer_digest,
+            "adapter": self.lora.model_dump() if self.state.adapter else None,
+            "checkpoint": self.checkpoint.digest,
+            "loss": "ce-mean-over-label-tokens",
+            "labels": enc.LABEL_POLICY,
+            "max_length": self.encoding.max_length,
+            "truncation": enc.TRUNCATION,
+            "parameters": {"kind": f.parameters, "layers": f.layers, "factor_dim": f.factor_dim},
+            "transform": self.transform,
+            "projector": projector_spec(p.family, p.dim, p.seed, m.device().type, p.per_module),
+            "row_dtype": f.row_dtype,
+            "signals": f.signals.model_dump(),
+            "extractor": EXTRACTOR_VERSION,
+        }
+
+
+def make_job(recipe: r.Recipe, loaded: m.Loaded, store: Store, checkpoint: Checkpoint) -> GradientJob:
+    """The job of a recipe's pool rows at one checkpoint."""
+    return GradientJob(
+        loaded,
+        recipe.model,
+        recipe.lora,
+        recipe.encoding,
+        recipe.features,
+        recipe.seed,
+        checkpoint,
+        checkpoints.load(store, checkpoint),
+        recipe.features.transform,
+    )

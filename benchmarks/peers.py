@@ -1,9 +1,10 @@
 """The same batch through other projects' collectors: bergson 2.5.1 and dattri-llm 0.1.0, as they ship.
 
-`pip install bergson==2.5.1 dattri-llm==0.1.0 dattri`, then `pip uninstall torchvision torchaudio` (bergson names them but
-never imports them, and their CPU wheels break it).
+`pip install bergson==2.5.1 dattri-llm==0.1.0 dattri`, then `pip uninstall torchvision torchaudio` (bergson's CPU install
+pulls wheels of them that break it).
 """
 
+import atexit
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -14,8 +15,8 @@ import torch
 
 
 def bergson(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, dims: int = 16) -> Callable[[], Any]:
-    """bergson's GradientCollector with its default projection (dims × dims for each linear layer), writing its index
-    to a temporary folder, as `bergson build` does for each batch."""
+    """bergson's GradientCollector with its default projection (dims × dims for each linear layer) and its own forward
+    and backward; rows go to its memory-mapped index, as in `bergson build`."""
     from bergson.collector.collector import fwd_bwd_factory
     from bergson.collector.gradient_collectors import GradientCollector
     from bergson.config.config import IndexConfig, PreprocessConfig
@@ -23,12 +24,13 @@ def bergson(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, dims: int
     from datasets import Dataset
 
     folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     config = IndexConfig(run_path=str(folder / "run"), model="none", overwrite=True, projection_dim=dims)
-    rows = [{"input_ids": i, "labels": y, "length": len(i)} for i, y in zip(input_ids.tolist(), labels.tolist())]
-    model.requires_grad_(False)
-    model.get_input_embeddings().requires_grad_(True)  # as bergson's setup does
-    shutil.rmtree(config.partial_run_path, ignore_errors=True)
     config.partial_run_path.mkdir(parents=True)
+    rows = [
+        {"input_ids": i, "labels": y, "length": len(i)} for i, y in zip(input_ids.tolist(), labels.tolist(), strict=True)
+    ]
+    freeze_but_embedding(model)
     collector = GradientCollector(
         model=model.base_model, cfg=config, processor=create_processor(model, config, None), target_modules=None,
         data=Dataset.from_list(rows), preprocess_cfg=PreprocessConfig(), attention_cfgs={}, filter_modules=None,
@@ -37,42 +39,41 @@ def bergson(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, dims: int
     mask = torch.ones_like(input_ids, dtype=torch.bool)
 
     def run() -> None:
+        freeze_but_embedding(model)
+        collector.__enter__()  # not `with`: leaving it through __exit__ alone removes the hooks and writes nothing more
         collector.with_batch(mask)
         losses = forward_backward(model, input_ids, labels, {})
         collector.process_batch(list(range(len(input_ids))), losses=losses)
+        collector.__exit__(None, None, None)
 
-    collector.__enter__()
-    run()  # builds its matrices
-    collector.__exit__(None, None, None)
-    for name in list(folder.rglob("*")):
-        if name.is_dir() and name.name == "data.hf":
-            shutil.rmtree(name)
-
-    def hooked() -> None:
-        with collector:
-            run()
-        shutil.rmtree(config.partial_run_path / "data.hf", ignore_errors=True)
-
-    return hooked
+    return run
 
 
 def dattri(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, dims: int = 16) -> Callable[[], Any]:
-    """dattri-llm's hooks with LoGra factors of dims × dims on every linear layer of the frozen model, kept in memory."""
-    from dattri_llm import REGISTER_ALL, CaptureCallback, HookManager, HookManagerConfig
+    """dattri-llm's hooks with LoGra factors (dims × dims) on every linear layer of the frozen model, kept in memory."""
+    from dattri_llm import CaptureCallback, HookManager, HookManagerConfig
 
-    model.requires_grad_(False)
-    model.get_input_embeddings().requires_grad_(True)
-    capture = CaptureCallback()
     config = HookManagerConfig(
         linear_io=[r"layers\."], include_frozen=True, capture_style="materialized",
-        projection_kwargs={"__default__": {"proj_dim": dims * dims, "style": "logra"}},
+        projection_kwargs={"__default__": {"proj_dim": dims, "style": "logra", "proj_max_batch_size": 32}},
     )  # fmt: skip
-    assert REGISTER_ALL is not None
-    manager = HookManager(model, config=config, callbacks=[capture])
+    freeze_but_embedding(model)
+    capture = CaptureCallback()
 
     def run() -> None:
+        freeze_but_embedding(model)
+        manager = HookManager(model, config=config, callbacks=[capture])
         with manager.collect():
             model(input_ids=input_ids, labels=labels).loss.backward()
+        manager.remove()
+        assert capture.record is not None
+        capture.record = None
         model.zero_grad()
 
     return run
+
+
+def freeze_but_embedding(model: Any) -> None:
+    """As both do, so that the backward pass reaches every layer."""
+    model.requires_grad_(False)
+    model.get_input_embeddings().requires_grad_(True)

@@ -69,7 +69,7 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
     with Store(tmp_path / "store") as store:
         space = store.catalog.one("SELECT max(space_id) AS n FROM feature_space")["n"]
         before = {i for block in features.read(store, space) for i in block.example_ids}
-        from pipelines import gradients, model
+        from pipelines import gradients, job as jobs, model
         from pipelines.ingest import ingest
         from pipelines.recipe import Source
 
@@ -78,7 +78,7 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
         from datastore import checkpoints
 
         point = checkpoints.by_digest(store, features.space_spec(store, space)["checkpoint"])
-        job = gradients.make_job(recipe, model.open_model(recipe.model), store, point)
+        job = jobs.make_job(recipe, model.open_model(recipe.model), store, point)
         space, planned = gradients.plan_rows(store, job, pool)
         assert planned == 1
         assert gradients.work(store, job, space, pool) == 1

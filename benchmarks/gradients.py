@@ -113,7 +113,12 @@ class Bench:
         vmap(grad(loss), in_dims=(None, 0, 0))(detached, self.batch.input_ids, self.labels)
 
     def ours(
-        self, family: Any = "fold", dim: int = 8192, parameters: Any = "lora", factor: int | None = None, adam: bool = False
+        self,
+        family: Any = "fold",
+        dim: int = 8192,
+        parameters: Any = "lora",
+        factor: int | None = None,
+        adam: bool = False,
     ) -> Callable[[], None]:
         """A batch of rows as the extractor makes them, without the signals."""
         model = self.base if parameters == "linear" else self.lora
@@ -239,7 +244,9 @@ def main() -> None:
             }
         )
     settings = {k: v for k, v in vars(args).items() if k not in ("out", "peak")}
-    print(f"\n{json.dumps(settings)}\n\n| case | CPU ratio | wall ratio | rows/CPU s | peak MB |\n|---|---|---|---|---|")
+    print(
+        f"\n{json.dumps(settings)}\n\n| case | CPU ratio | wall ratio | rows/CPU s | peak MB |\n|---|---|---|---|---|"
+    )
     for line in table:
         peak = "" if line["peak_mb"] is None else f"{line['peak_mb']:,.0f}"
         print(

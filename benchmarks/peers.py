@@ -28,7 +28,8 @@ def bergson(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, dims: int
     config = IndexConfig(run_path=str(folder / "run"), model="none", overwrite=True, projection_dim=dims)
     config.partial_run_path.mkdir(parents=True)
     rows = [
-        {"input_ids": i, "labels": y, "length": len(i)} for i, y in zip(input_ids.tolist(), labels.tolist(), strict=True)
+        {"input_ids": i, "labels": y, "length": len(i)}
+        for i, y in zip(input_ids.tolist(), labels.tolist(), strict=True)
     ]
     freeze_but_embedding(model)
     collector = GradientCollector(

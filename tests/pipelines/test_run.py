@@ -69,7 +69,8 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
     with Store(tmp_path / "store") as store:
         space = store.catalog.one("SELECT max(space_id) AS n FROM feature_space")["n"]
         before = {i for block in features.read(store, space) for i in block.example_ids}
-        from pipelines import gradients, job as jobs, model
+        from pipelines import gradients, model
+        from pipelines import job as jobs
         from pipelines.ingest import ingest
         from pipelines.recipe import Source
 

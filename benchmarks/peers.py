@@ -1,6 +1,6 @@
 """The same batch through other projects' collectors: bergson 2.5.1 and dattri-llm 0.1.0, as they ship.
 
-`pip install bergson==2.5.1 dattri-llm==0.1.0 dattri`, then `pip uninstall torchvision torchaudio` (bergson's CPU install
+`pip install bergson==2.5.1 dattri-llm==0.1.0 dattri`, then `pip uninstall torchvision torchaudio` (on a CPU, bergson
 pulls wheels of them that break it).
 """
 

@@ -46,7 +46,7 @@ def score_matrix(store: Store, pool: Dataset, pairs: Sequence[SpacePair], target
         means = query_means(store, pair.query, target)
         for block in features.read(store, pair.train, pool.example_ids):
             rows = [place[name] for name in block.example_ids]
-            total[rows] += weight * less.similarity(block.unit(), means)
+            total[rows] += weight * less.similarity(block.integers(), means, block.scale)
             seen[rows] += 1
     complete = np.flatnonzero(seen == len(pairs)).tolist()
     if not complete:

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from scorers.products import int8_products
+
 F32 = NDArray[np.float32]
 
 
@@ -33,10 +35,15 @@ def checkpoint_weights(mean_lr: Sequence[float]) -> list[float]:
     return [float(w) for w in rates / rates.sum()]
 
 
-def similarity(train: F32, means: F32) -> F32:
-    """[N, D] unit train rows × [J, D] query means → [N, J] contribution of one checkpoint. O(N·J·D)."""
-    out: F32 = train @ means.T
-    return out
+def similarity(train: NDArray[np.generic], means: F32, scale: F32 | None = None) -> F32:
+    """[N, D] train rows × [J, D] query means → [N, J] contribution of one checkpoint. O(N·J·D).
+
+    Rows are unit rows in f32, or stored ones (int8, float16) with their [N] scales.
+    """
+    if train.dtype == np.int8 and scale is not None:
+        return int8_products(train.view(np.int8), scale, means)
+    out: F32 = train.astype(np.float32, copy=False) @ means.T
+    return out if scale is None else out * scale[:, None]
 
 
 def less_scores(similarities: Sequence[F32], weights: Sequence[float]) -> NDArray[np.float64]:

@@ -173,7 +173,7 @@ def main() -> None:
         )
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        settings = {k: str(v) for k, v in vars(args).items() if k != "out"}
+        settings = {k: Path(str(v)).name for k, v in vars(args).items() if k != "out"}
         args.out.write_text(json.dumps({"settings": settings, "machine": machine(), "rows": table}, indent=1) + "\n")
 
 

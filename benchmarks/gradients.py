@@ -243,7 +243,7 @@ def main() -> None:
                 "peak_mb": peak_in_child(name) if args.peak else None,
             }
         )
-    settings = {k: v for k, v in vars(args).items() if k not in ("out", "peak")}
+    settings = {k: v for k, v in vars(args).items() if k not in ("out", "peak")} | {"model": Path(args.model).name}
     print(
         f"\n{json.dumps(settings)}\n\n| case | CPU ratio | wall ratio | rows/CPU s | peak MB |\n|---|---|---|---|---|"
     )

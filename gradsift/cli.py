@@ -17,8 +17,8 @@ app = App(
     help_epilogue="Exit codes: 0 ok, 1 unexpected, 2 bad input, 4 damaged or incompatible store, 5 busy, "
     "6 disk full, 130 interrupted.",
 )
-StorePath = Annotated[Path, Parameter(name=["--store", "-s"], env_var="GRADSIFT_STORE")]
-Json = Annotated[bool, Parameter(name="--json", negative=())]
+StorePath = Annotated[Path, Parameter(name=["--store", "-s"], env_var="GRADSIFT_STORE", help="Folder of the store.")]
+Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON document.")]
 Flag = Annotated[bool, Parameter(negative=())]
 DEFAULT_STORE = Path("store")
 
@@ -40,16 +40,12 @@ def run(
     ----------
     recipe
         The recipe file (YAML).
-    store
-        Folder of the store.
     export_to
         Folder for the exports; default: exports/ in the store.
     dry_run
         Show what would run: rows, bytes, minutes. Writes nothing.
     no_prefect
         Run the stages without Prefect.
-    json
-        Print one JSON document.
     """
     from gradsift import show
     from pipelines.recipe import load_recipe
@@ -77,8 +73,6 @@ def demo(*, folder: Path = Path("demo"), no_prefect: Flag = False, json: Json = 
         Where to put data, model, store, export and result.json.
     no_prefect
         Run the stages without Prefect.
-    json
-        Print one JSON document.
     """
     from gradsift import show
     from pipelines.demo import run_demo
@@ -136,10 +130,6 @@ def query(
         How many rows.
     checkpoint
         Which checkpoint's gradients; default: the last.
-    store
-        Folder of the store.
-    json
-        Print one JSON document.
     """
     from datastore.errors import InputError
     from datastore.store import Store
@@ -184,10 +174,6 @@ def export(
         Where to write it.
     target
         Its target, if the name is not enough.
-    store
-        Folder of the store.
-    json
-        Print one JSON document.
     """
     from datastore import selections
     from datastore.store import Store
@@ -206,15 +192,7 @@ def export(
 
 @app.command
 def status(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
-    """Show what a store holds: examples, quarantine, feature rows, selections, validation arms, live work.
-
-    Parameters
-    ----------
-    store
-        Folder of the store.
-    json
-        Print one JSON document.
-    """
+    """Show what a store holds: examples, quarantine, feature rows, selections, validation arms, live work."""
     from datastore.overview import overview
     from datastore.store import Store
     from gradsift import show
@@ -230,15 +208,7 @@ def status(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
 
 @app.command
 def doctor(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
-    """Check this installation and, if there is one, the store.
-
-    Parameters
-    ----------
-    store
-        Folder of the store.
-    json
-        Print one JSON document.
-    """
+    """Check this installation and, if there is one, the store."""
     from datastore.errors import GradsiftError
     from gradsift import show
     from gradsift.doctor import checks
@@ -255,12 +225,8 @@ def verify(*, store: StorePath = DEFAULT_STORE, drop: Flag = False, json: Json =
 
     Parameters
     ----------
-    store
-        Folder of the store.
     drop
         Forget damaged files, so that the next run makes them again.
-    json
-        Print one JSON document.
     """
     from datastore import maintenance
     from datastore.errors import CorruptionError
@@ -283,14 +249,10 @@ def gc(
 
     Parameters
     ----------
-    store
-        Folder of the store.
     grace_hours
         Keep files younger than this; a live writer may be about to commit them.
     dry_run
         Only list them.
-    json
-        Print one JSON document.
     """
     from datastore import maintenance
     from datastore.store import Store

@@ -299,3 +299,16 @@ def test_a_run_without_warm_up(recipe_data, store, parameters):
 def test_settings_that_do_not_go_together(recipe_data, change, words):
     with pytest.raises(InputError, match=words):
         parse_recipe({**recipe_data, **change})
+
+
+def test_threads_and_order_do_not_matter(loaded, model_dir, adapter, chats):
+    """In float32 a row moves by rounding at most, whatever computes beside it."""
+    expected = rows_of(extractor_for(loaded, model_dir, adapter), chats)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if before > 1 else 2)
+    try:
+        found = rows_of(extractor_for(loaded, model_dir, adapter), chats[::-1])
+    finally:
+        torch.set_num_threads(before)
+    assert np.abs(found.vectors[::-1].astype(int) - expected.vectors.astype(int)).max() <= 1
+    np.testing.assert_allclose(found.signal("grad_norm")[::-1], expected.signal("grad_norm"), rtol=1e-4)

@@ -4,7 +4,7 @@ Legend: B examples, T tokens, L labelled positions.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -26,12 +26,14 @@ class Batch:
     before: torch.Tensor  # [L] int64: the position that predicts it, one before its own
     wanted: torch.Tensor  # [L] int64: the token itself
     counts: torch.Tensor  # [B] int64: label tokens of each example
+    padding: Literal["right", "left"] = "right"
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device; copies to a GPU are asynchronous, from pinned memory."""
         if device.type == "cpu":
             return self
-        return Batch(*(t.pin_memory().to(device, non_blocking=True) for t in vars(self).values()))
+        moved = {k: t.pin_memory().to(device, non_blocking=True) for k, t in vars(self).items() if k != "padding"}
+        return replace(self, **moved)
 
 
 def collate(rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"] = "right") -> Batch:
@@ -48,7 +50,7 @@ def collate(rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"]
         labelled[number, part] = torch.tensor(row.labelled)
     owner, before = labelled[:, 1:].nonzero(as_tuple=True)  # position t predicts token t + 1
     counts = torch.bincount(owner, minlength=len(rows))
-    return Batch(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), owner, before, ids[owner, before + 1], counts)
+    return Batch(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), owner, before, ids[owner, before + 1], counts, side)
 
 
 def pad_id(tokenizer: Any) -> int:

@@ -152,14 +152,12 @@ def _own_head(model: Any, batch: Batch) -> TokenLosses:
 
 
 def _forward(model: Any, batch: Batch, before_head: Callable[..., Any]) -> Any:
+    """Padding on the right needs no mask: it comes after all that a causal model looks at. Without one, attention
+    skips the upper triangle, and nothing asks the device whether there is padding."""
+    masked = {"attention_mask": batch.attention_mask, "position_ids": batch.positions}
     handle = model.get_output_embeddings().register_forward_pre_hook(before_head)
     try:
-        return model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.positions,
-            use_cache=False,
-        )
+        return model(input_ids=batch.input_ids, use_cache=False, **(masked if batch.padding == "left" else {}))
     finally:
         handle.remove()
 

@@ -312,3 +312,19 @@ def test_threads_and_order_do_not_matter(loaded, model_dir, adapter, chats):
         torch.set_num_threads(before)
     assert np.abs(found.vectors[::-1].astype(int) - expected.vectors.astype(int)).max() <= 1
     np.testing.assert_allclose(found.signal("grad_norm")[::-1], expected.signal("grad_norm"), rtol=1e-4)
+
+
+def test_the_dry_run_knows_what_rows_weigh(finished, tmp_path):
+    """Estimated bytes against the shards of a finished run of the same recipe; and a plan without warm-up."""
+    from datastore.store import Store
+    from pipelines.dryrun import plan_run
+
+    data, root, _ = finished
+    with Store(root, create=False) as opened:
+        actual = opened.catalog.one("SELECT sum(bytes) AS n FROM shard WHERE kind = 'features'")["n"]
+    plan = plan_run(parse_recipe(data), tmp_path)
+    assert actual / 2 < plan.bytes_needed < actual * 2
+    features = {**data["features"], "parameters": "linear", "transform": "sgd"}
+    untrained = plan_run(parse_recipe({**data, "warmup": None, "features": features}), tmp_path)
+    assert untrained.checkpoints == 1
+    assert "warmup" not in untrained.minutes

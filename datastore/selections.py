@@ -152,3 +152,13 @@ def last_run(store: Store) -> dict[str, Any]:
         "summary": json.loads(row["summary"]),
         "seconds": row["finished"] - row["started"],
     }
+
+
+def recipe_of(store: Store, selection: Selection) -> dict[str, Any]:
+    """Recipe of the newest finished run that made a selection; raises InputError when there is none."""
+    for row in store.catalog.rows("SELECT recipe, summary FROM run WHERE finished IS NOT NULL ORDER BY run_id DESC"):
+        made = json.loads(row["summary"])["selections"]
+        if any(s["name"] == selection.name and s["digest"] == selection.digest for s in made):
+            recipe: dict[str, Any] = json.loads(row["recipe"])
+            return recipe
+    raise InputError(f"no finished run made {selection.name!r}; run its recipe again to its end")

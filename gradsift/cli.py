@@ -182,7 +182,7 @@ def export(
 
     with Store(store, create=False) as opened:
         chosen = selections.get(opened, name, target)
-        path = write(opened, chosen, selections.last_run(opened)["recipe"], folder)
+        path = write(opened, chosen, selections.recipe_of(opened, chosen), folder)
     made = {"name": chosen.name, "examples": len(chosen.example_ids), "digest": chosen.digest, "folder": str(path)}
     if json:
         show.document(made)

@@ -169,6 +169,19 @@ def test_the_export_is_what_load_dataset_reads(finished, tmp_path):
     assert again.name == "small"
 
 
+def test_an_export_carries_the_recipe_that_made_it(finished, tmp_path):
+    """Not that of whatever ran last in the store."""
+    data, root, _ = finished
+    shutil.copytree(root, tmp_path / "store")
+    other = {k: v for k, v in data.items() if k != "validate"} | {"name": "other", "select": {"examples": 5}}
+    with Store(tmp_path / "store") as store:
+        curate(parse_recipe(other), store)
+        for name, size in (("small-sql", 12), ("other-sql", 5)):
+            recipe = selections.recipe_of(store, selections.get(store, name))
+            assert recipe["select"]["examples"] == size
+            assert recipe["name"] == name.removesuffix("-sql")
+
+
 def test_an_export_is_replaced_whole_and_nothing_else_is_overwritten(finished, tmp_path):
     data, root, _ = finished
     with Store(root) as store:

@@ -25,15 +25,17 @@ class Batch:
     rows: torch.Tensor  # [L] int64: the example of each label token
     before: torch.Tensor  # [L] int64: the position that predicts it, one before its own
     wanted: torch.Tensor  # [L] int64: the token itself
+    slots: torch.Tensor  # [L] int64: the number of each label token within its example, from 0
     counts: torch.Tensor  # [B] int64: label tokens of each example
+    widest: int  # the largest of `counts`
     padding: Literal["right", "left"] = "right"
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device; copies to a GPU are asynchronous, from pinned memory."""
         if device.type == "cpu":
             return self
-        moved = {k: t.pin_memory().to(device, non_blocking=True) for k, t in vars(self).items() if k != "padding"}
-        return replace(self, **moved)
+        tensors: dict[str, Any] = {k: t for k, t in vars(self).items() if torch.is_tensor(t)}
+        return replace(self, **{k: t.pin_memory().to(device, non_blocking=True) for k, t in tensors.items()})
 
 
 def collate(rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"] = "right") -> Batch:
@@ -50,7 +52,9 @@ def collate(rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"]
         labelled[number, part] = torch.tensor(row.labelled)
     owner, before = labelled[:, 1:].nonzero(as_tuple=True)  # position t predicts token t + 1
     counts = torch.bincount(owner, minlength=len(rows))
-    return Batch(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), owner, before, ids[owner, before + 1], counts, side)
+    slots = torch.arange(len(owner)) - (counts.cumsum(0) - counts)[owner]
+    positions, wanted = (mask.cumsum(1) - 1).clamp(min=0), ids[owner, before + 1]
+    return Batch(ids, mask, positions, owner, before, wanted, slots, counts, int(counts.max()), side)
 
 
 def pad_id(tokenizer: Any) -> int:

@@ -139,11 +139,12 @@ def contract(delta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def backward(
-    model: Any, batch: Batch, layers: Mapping[str, torch.nn.Module], consume: Consume
+    model: Any, batch: Batch, layers: Mapping[str, torch.nn.Module], consume: Consume, everywhere: bool = False
 ) -> tuple[torch.Tensor, TokenLosses]:
-    """One forward and backward of the sum of each example's own mean loss; returns the [B] losses, detached."""
+    """One forward and backward of the sum of each example's own mean loss; returns the [B] losses, detached.
+    `everywhere` asks for hidden states of unlabelled positions too."""
     with capturing(model, layers, consume), torch.enable_grad():
-        tokens = token_losses(model, batch)
+        tokens = token_losses(model, batch, everywhere)
         losses = example_means(tokens.nll, batch)
         losses.sum().backward()  # type: ignore[no-untyped-call]
     return losses.detach(), tokens

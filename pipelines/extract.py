@@ -103,7 +103,7 @@ class Extractor:
             norms[name] = torch.linalg.vector_norm(gamma.flatten(1), dim=1)
             sketch.add(name, gamma)
 
-        losses, tokens = backward(self.model, batch, self.layers, consume)
+        losses, tokens = backward(self.model, batch, self.layers, consume, everywhere=wanted.embedding)
         modules = torch.stack([norms[name] for name in self.layers], 1)
         columns = {
             "vector": sketch.result(),

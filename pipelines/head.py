@@ -16,7 +16,6 @@ on labelled positions only. Legend: B examples, T tokens, H hidden, V vocabulary
 """
 
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +23,9 @@ import torch
 from torch.nn.functional import cross_entropy, linear
 
 from pipelines.batches import Batch
+from pipelines.trunk import evaluating, hidden_states, probe_batch, run
 
-CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}  # of f32 logits: near the caches on one, wide products on the other
+CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}  # of f32 logits: near the caches on one, wide products on the other
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TokenLosses:
     nll: torch.Tensor  # nats
     entropy: torch.Tensor  # nats
     el2n: torch.Tensor
-    hidden: torch.Tensor  # [B, T, H] last hidden states, detached
+    hidden: torch.Tensor  # [B, T, H] last hidden states, detached; of label tokens only unless asked for everywhere
 
 
 class _ClosedForm(torch.autograd.Function):
@@ -77,16 +77,9 @@ class _ClosedForm(torch.autograd.Function):
         for start in range(0, size, rows):
             part = slice(start, start + rows)
             z = head.logits(hidden[part])
-            logp = torch.log_softmax(z, 1)
-            p = logp.exp()
-            y = wanted[part, None]
-            py = p.gather(1, y)
-            nll[part] = -logp.gather(1, y)[:, 0]
-            entropy[part] = -_dots(p, logp)
-            p.scatter_(1, y, py - 1)  # from here on p − onehot(y)
-            el2n[part] = _dots(p, p).sqrt()
+            nll[part], entropy[part], el2n[part], delta = _statistics(z, wanted[part])
             if pulled is not None:
-                pulled[part] = head.pull_back(p, z)
+                pulled[part] = head.pull_back(delta, z)
         if pulled is not None:
             ctx.save_for_backward(pulled)
         ctx.mark_non_differentiable(entropy, el2n)
@@ -98,16 +91,33 @@ class _ClosedForm(torch.autograd.Function):
         return pulled * grads[0][:, None].to(pulled.dtype), None, None
 
 
+def _statistics(z: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits z [L, V] → NLL, entropy, EL2N [L] and p − onehot(y) [L, V]."""
+    y = wanted[:, None]
+    top = z.amax(1, keepdim=True)
+    p = (z - top).exp_()
+    total = p.sum(1, keepdim=True)
+    p /= total
+    log_total = top + total.log()  # log Σ exp z
+    log_py = z.gather(1, y) - log_total
+    entropy = log_total[:, 0] - _dots(p, z)
+    p.scatter_(1, y, torch.expm1(log_py))
+    return -log_py[:, 0], entropy, _dots(p, p).sqrt(), p
+
+
 def _dots(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.bmm(a[:, None, :], b[:, :, None])[:, 0, 0]
 
 
-def token_losses(model: Any, batch: Batch) -> TokenLosses:
-    """Loss and signals of every labelled position. Peak memory: the model's activations plus one chunk."""
+def token_losses(model: Any, batch: Batch, everywhere: bool = False) -> TokenLosses:
+    """Loss and signals of every labelled position. Peak memory: the model's activations plus one chunk.
+
+    `everywhere` asks for the hidden states of unlabelled positions too.
+    """
     head = head_of(model)
     if head is None:
         return _own_head(model, batch)
-    hidden = hidden_states(model, batch)
+    hidden = hidden_states(model, batch, everywhere)
     nll, entropy, el2n = _ClosedForm.apply(hidden[batch.rows, batch.before], batch.wanted, head)  # type: ignore[no-untyped-call]
     return TokenLosses(nll, entropy, el2n, hidden.detach())
 
@@ -122,18 +132,6 @@ def example_means(values: torch.Tensor, batch: Batch) -> torch.Tensor:
     return values.new_zeros(len(batch.counts)).index_add(0, batch.rows, values) / batch.counts
 
 
-def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
-    """[B, T, H] what the model gives its head, without running the head on it."""
-    kept: list[torch.Tensor] = []
-
-    def keep(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        kept.append(inputs[0])
-        return (inputs[0][:, :0],)  # the head, and whatever the model does after it, work on nothing
-
-    _forward(model, batch, keep)
-    return kept[0]
-
-
 def _own_head(model: Any, batch: Batch) -> TokenLosses:
     kept: list[torch.Tensor] = []
 
@@ -141,25 +139,10 @@ def _own_head(model: Any, batch: Batch) -> TokenLosses:
         kept.append(inputs[0])
         return (inputs[0][batch.rows, batch.before].unsqueeze(0),)
 
-    z = _forward(model, batch, pick).logits[0].float()
-    nll = cross_entropy(z, batch.wanted, reduction="none")
+    z = run(model, batch, pick).logits[0].float()
     with torch.no_grad():
-        logp = torch.log_softmax(z, 1)
-        p = logp.exp()
-        entropy = -_dots(p, logp)
-        p.scatter_add_(1, batch.wanted[:, None], -torch.ones_like(p[:, :1]))
-        return TokenLosses(nll, entropy, _dots(p, p).sqrt(), kept[0].detach())
-
-
-def _forward(model: Any, batch: Batch, before_head: Callable[..., Any]) -> Any:
-    """Padding on the right needs no mask: it comes after all that a causal model looks at. Without one, attention
-    skips the upper triangle, and nothing asks the device whether there is padding."""
-    masked = {"attention_mask": batch.attention_mask, "position_ids": batch.positions}
-    handle = model.get_output_embeddings().register_forward_pre_hook(before_head)
-    try:
-        return model(input_ids=batch.input_ids, use_cache=False, **(masked if batch.padding == "left" else {}))
-    finally:
-        handle.remove()
+        _, entropy, el2n, _ = _statistics(z, batch.wanted)
+    return TokenLosses(cross_entropy(z, batch.wanted, reduction="none"), entropy, el2n, kept[0].detach())
 
 
 _KNOWN: weakref.WeakKeyDictionary[Any, Head | None] = weakref.WeakKeyDictionary()
@@ -175,18 +158,11 @@ def head_of(model: Any) -> Head | None:
     return _KNOWN[model]
 
 
-@torch.no_grad()
 def _probe(model: Any, layer: torch.nn.Linear) -> Head | None:
     config = model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     head = Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
-    ids = torch.arange(8, device=layer.weight.device)[None] % len(layer.weight)
     kept: list[torch.Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))
-    training = model.training
-    try:
-        own = model.eval()(input_ids=ids, use_cache=False).logits[0].float()
-    finally:
-        handle.remove()
-        model.train(training)
-    return head if torch.allclose(head.logits(kept[0][0]), own, rtol=1e-3, atol=1e-4) else None
+    with evaluating(model):
+        own = run(model, probe_batch(model), lambda _module, inputs: kept.append(inputs[0])).logits[0].float()
+        return head if torch.allclose(head.logits(kept[0][0]), own, rtol=1e-3, atol=1e-4) else None

@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, Grani
 from pipelines import head as h
 from pipelines.batches import collate
 from pipelines.encode import Encoded
+from pipelines.trunk import narrowable
 
 SMALL = {
     "vocab_size": 300,
@@ -61,6 +62,7 @@ def by_autograd(model, batch):
 
 def closed_form(model, batch):
     kept = []
+    narrowable(model)  # its probe runs the model, which the hook below must not see
 
     def keep(_module, _inputs, output):
         kept.append(output.detach().requires_grad_())
@@ -90,6 +92,7 @@ def test_closed_form_equals_autograd(kind, chunk_bytes, monkeypatch):
 def test_the_head_is_never_run_on_the_batch():
     model, batch = make("plain"), batch_of()
     h.head_of(model)
+    narrowable(model)  # both probe the model once
     seen = []
     model.get_output_embeddings().register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].shape[1]))
     h.token_losses(model, batch)
@@ -121,7 +124,7 @@ def test_grand_of_the_last_layer_is_el2n_times_hidden():
     """‖∂NLL/∂W‖ of one token is ‖p − y‖·‖h‖ exactly."""
     model = make("plain")
     batch = collate([Encoded((5, 6, 7), (False, False, True), "ok")], 0)
-    found = h.token_losses(model, batch)
+    found = h.token_losses(model, batch, everywhere=True)
     weight = model.get_output_embeddings().weight.requires_grad_()
     logits = model(input_ids=batch.input_ids).logits[0, 1].log_softmax(0)
     (-logits[7]).backward()

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
 
 from pipelines.batches import Batch
 from pipelines.trunk import evaluating, hidden_states, probe_batch, run
@@ -37,13 +37,19 @@ class Head:
     scale: float = 1.0
     cap: float | None = None
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[L, H] → [L, V] in f32."""
-        z = linear(hidden, self.weight, self.bias).float()
+    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """[L, H] → [L, V] in f32, in `out` where given."""
+        z = out if out is not None else hidden.new_empty(len(hidden), len(self.weight), dtype=torch.float32)
+        if hidden.dtype == torch.float32:
+            torch.mm(hidden, self.weight.T, out=z)
+        else:
+            z.copy_(hidden @ self.weight.T)
+        if self.bias is not None:
+            z += self.bias
         if self.scale != 1.0:
             z *= self.scale
         if self.cap is not None:
-            z = self.cap * torch.tanh(z / self.cap)
+            z.div_(self.cap).tanh_().mul_(self.cap)
         return z
 
     def pull_back(self, delta: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -74,10 +80,13 @@ class _ClosedForm(torch.autograd.Function):
         nll, entropy, el2n = (torch.empty(size, device=hidden.device) for _ in range(3))
         pulled = torch.empty_like(hidden) if hidden.requires_grad else None
         rows = max(64, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cpu"]) // (4 * len(head.weight)))
+        # fresh pages cost as much as the arithmetic on them: all chunks share these
+        scratch = torch.empty(2, min(rows, size), len(head.weight), device=hidden.device)
         for start in range(0, size, rows):
-            part = slice(start, start + rows)
-            z = head.logits(hidden[part])
-            nll[part], entropy[part], el2n[part], delta = _statistics(z, wanted[part])
+            part = slice(start, min(start + rows, size))
+            z, delta = scratch[:, : part.stop - start]
+            head.logits(hidden[part], out=z)
+            nll[part], entropy[part], el2n[part] = _statistics(z, wanted[part], delta)
             if pulled is not None:
                 pulled[part] = head.pull_back(delta, z)
         if pulled is not None:
@@ -91,18 +100,20 @@ class _ClosedForm(torch.autograd.Function):
         return pulled * grads[0][:, None].to(pulled.dtype), None, None
 
 
-def _statistics(z: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits z [L, V] → NLL, entropy, EL2N [L] and p − onehot(y) [L, V]."""
+def _statistics(
+    z: torch.Tensor, wanted: torch.Tensor, delta: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits z [L, V] → NLL, entropy, EL2N [L], and in `delta` [L, V] p − onehot(y)."""
     y = wanted[:, None]
     top = z.amax(1, keepdim=True)
-    p = (z - top).exp_()
+    p = torch.sub(z, top, out=delta).exp_()
     total = p.sum(1, keepdim=True)
     p /= total
     log_total = top + total.log()  # log Σ exp z
     log_py = z.gather(1, y) - log_total
     entropy = log_total[:, 0] - _dots(p, z)
     p.scatter_(1, y, torch.expm1(log_py))
-    return -log_py[:, 0], entropy, _dots(p, p).sqrt(), p
+    return -log_py[:, 0], entropy, _dots(p, p).sqrt()
 
 
 def _dots(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -141,7 +152,7 @@ def _own_head(model: Any, batch: Batch) -> TokenLosses:
 
     z = run(model, batch, pick).logits[0].float()
     with torch.no_grad():
-        _, entropy, el2n, _ = _statistics(z, batch.wanted)
+        _, entropy, el2n = _statistics(z, batch.wanted, torch.empty_like(z))
     return TokenLosses(cross_entropy(z, batch.wanted, reduction="none"), entropy, el2n, kept[0].detach())
 
 

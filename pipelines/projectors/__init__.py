@@ -18,22 +18,13 @@ any batch, in any order of parameters.
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pipelines.projectors.base import PerModule, Projector, SketchProjector
+from pipelines.projectors.base import VERSION, PerModule, Projector, SketchProjector
 from pipelines.projectors.dense import DenseProjector
 from pipelines.projectors.fold import FoldProjector
 from pipelines.projectors.mixing import MixingProjector
 from pipelines.projectors.trak import TrakProjector
 
 Family = Literal["fold", "rademacher", "gaussian", "srht", "dct", "traker", "traker_cuda"]
-VERSIONS: dict[Family, int] = {
-    "fold": 1,
-    "rademacher": 1,
-    "gaussian": 1,
-    "srht": 1,
-    "dct": 1,
-    "traker": 1,
-    "traker_cuda": 1,
-}
 
 
 def make_projector(family: Family, dim: int, seed: int, names: Sequence[str], per_module: bool = False) -> Projector:
@@ -60,7 +51,7 @@ def _sketch(family: Family, dim: int, seed: int) -> SketchProjector | None:
 def projector_spec(family: Family, dim: int, seed: int, device: str, per_module: bool = False) -> dict[str, Any]:
     """What decides the matrix, without loading anything; part of the feature space. `device` counts for traker only,
     whose generators differ by device."""
-    spec: dict[str, Any] = {"family": family, "version": VERSIONS[family], "dim": dim, "seed": seed}
+    spec: dict[str, Any] = {"family": family, "version": VERSION, "dim": dim, "seed": seed}
     if family in ("traker", "traker_cuda"):
         spec["device"] = device
     return spec | {"per_module": True} if per_module else spec

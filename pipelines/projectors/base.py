@@ -1,12 +1,14 @@
 """What a projector is. Legend: B examples, P coordinates of a parameter, D dims, M modules."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+VERSION = 1  # of what the families draw; part of the feature space
 
 
 class Rows(Protocol):
@@ -39,18 +41,7 @@ class SketchProjector:
 
     def start(self, size: int, device: torch.device) -> Rows:
         """All zero."""
-        return _Sum(self, size, device)
-
-
-class _Sum:
-    def __init__(self, sketch: SketchProjector, size: int, device: torch.device) -> None:
-        self.sketch, self.rows = sketch, torch.zeros(size, sketch.width, device=device)
-
-    def add(self, name: str, gradient: torch.Tensor) -> None:
-        self.sketch.add_to(self.rows, name, gradient.flatten(1))
-
-    def result(self) -> torch.Tensor:
-        return self.rows
+        return _SketchRows(self, torch.zeros(size, self.width, device=device))
 
 
 class PerModule:
@@ -62,17 +53,18 @@ class PerModule:
 
     def start(self, size: int, device: torch.device) -> Rows:
         """All zero."""
-        return _SideBySide(self, size, device)
+        return _SketchRows(self.inner, torch.zeros(size, self.width, device=device), self.place)
 
 
-class _SideBySide:
-    def __init__(self, projector: PerModule, size: int, device: torch.device) -> None:
-        self.projector, self.rows = projector, torch.zeros(size, projector.width, device=device)
+class _SketchRows:
+    """Adds each parameter to the whole row, or with `place` to the part of the row that is its own."""
+
+    def __init__(self, sketch: SketchProjector, rows: torch.Tensor, place: Mapping[str, int] | None = None) -> None:
+        self.sketch, self.rows, self.place = sketch, rows, place
 
     def add(self, name: str, gradient: torch.Tensor) -> None:
-        width = self.projector.inner.width
-        part = slice(self.projector.place[name] * width, (self.projector.place[name] + 1) * width)
-        self.projector.inner.add_to(self.rows[:, part], name, gradient.flatten(1))
+        start = self.place[name] * self.sketch.width if self.place else 0
+        self.sketch.add_to(self.rows[:, start : start + self.sketch.width], name, gradient.flatten(1))
 
     def result(self) -> torch.Tensor:
         return self.rows

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.projectors.base import SketchProjector, generator, random_signs
+from pipelines.projectors.base import VERSION, SketchProjector, generator, random_signs
 
-VERSION = 1
 FEW_WRAPS = 8  # up to here a pass for each wrap beats a product that is summed afterwards
 
 

@@ -116,7 +116,7 @@ def test_names_and_seeds_decide_the_matrix():
 
 
 def test_the_matrix_is_the_same_for_ever():
-    """Stores outlive versions: these bytes may change only together with project.VERSION."""
+    """Stores outlive versions: these bytes may change only together with base.VERSION."""
     offset, signs = draws(0, "layers.0.q.lora_A", 1000, 4096)
     assert set(signs.tolist()) == {-1, 1}
     assert draws(0, "layers.0.q.lora_A", 1000, 8192)[1].tolist() == signs.tolist()

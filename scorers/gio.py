@@ -1,0 +1,242 @@
+"""GIO (Everaert & Potts, ICLR 2024, arXiv 2306.11670): add the points that bring a set W nearest to a target X in KL.
+
+The released estimator (`grad-info-opt` 0.1.2, `_kl_divergence_knn`) averages over all of W where a k-NN estimator would
+take one neighbour:
+
+    KL(X, W) = mean_{w∈W} φ(w) − (d/n) Σ_i log ρ_k(x_i) + c(m),        φ(w) = (d/n) Σ_i log‖x_i − w‖
+    c(m) = mean_{j=1..m} log(k·m / (j·(n−1))),     ρ_k(x) = distance of x to its k-th other target point
+
+So the objective separates: what a point adds does not depend on what is chosen already, ∇_v KL(X, W∪{v}) = ∇φ(v)/(m+1),
+and there is **no pressure to cover**: of a target with two modes the larger one is served first. On unit rows φ orders
+points as their mean cosine to X does (rank correlation above 0.999 from 1,000 dims on).
+
+| mode | what it does |
+|---|---|
+| `released` | the released loop: descend along ∇φ from the mean (or a target point, `jump`), take the nearest point |
+| `exact` | sort the pool by φ once: what the loop approximates; never a higher KL at equal length |
+| `knn` | **departure**: (d/n) Σ_i log ν_k(x_i, W)/ρ_k(x_i), one neighbour for each target point: real coverage |
+
+All are in closed form: φ of the pool is one GEMM, a KL is O(1) after it. Cost O(n·N·d) + O(steps·n·d) for each pick of
+`released`, O(n·N) for each of `knn`; memory O(n·N) for `knn`, else a block.
+
+Differences from the release, all in stop rules: `sequential` (its `sequential_increase_tolerance`) counts increases in
+a row and stops above `max_increases`, and `max_resets` ends the resets; as released neither can ever fire.
+The quantisation (k-means of pool and target, 1,500 centres in the paper) and `explode` are in the pipeline's hands.
+Legend: N pool points, n target points, m points of W, d dims.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+Points = NDArray[np.floating[Any]]
+EPS, NEAREST, FARTHEST = 1e-8, 1e-10, 1e20  # the release's: added in the log, and bounds of a squared distance
+BLOCK = 1 << 22  # distances at a time
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When to end. `none`: at the size or the end of the pool; the others as released (see the module)."""
+
+    rule: Literal["none", "increase", "min_difference", "min_kl", "data_size", "sequential"] = "increase"
+    min_difference: float = 0.0
+    min_kl: float = 0.0
+    data_size: float = 1.0  # share of the pool
+    max_increases: int = 3
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Picks in order (positions in the pool), the KL after each, the KL at the start, and why it ended."""
+
+    picks: list[int]
+    kl: list[float]
+    start: float
+    ended: str
+
+
+def distances(a: Points, b: Points) -> F64:
+    """[n, d], [m, d] → [n, m] Euclidean distances, clipped as released."""
+    x, y = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
+    squared = (x * x).sum(1)[:, None] + (y * y).sum(1) - 2 * x @ y.T
+    return np.asarray(np.sqrt(np.clip(squared, NEAREST, FARTHEST)))
+
+
+def phi(target: Points, points: Points) -> F64:
+    """[N] φ of each point, in blocks. O(n·N·d)."""
+    dims, step = target.shape[1], max(1, BLOCK // len(target))
+    parts = [
+        dims * np.log(distances(target, points[s : s + step]) + EPS).mean(axis=0) for s in range(0, len(points), step)
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def phi_gradient(target: Points, point: F64) -> F64:
+    """[d] ∇φ; a target point at the same place adds nothing."""
+    apart = point - target
+    squared = (apart * apart).sum(axis=1)
+    length = np.sqrt(np.clip(squared, NEAREST, FARTHEST))
+    weight = np.where(squared > NEAREST, 1 / (length * (length + EPS)), 0.0)
+    return np.asarray(target.shape[1] * (weight @ apart) / len(target))
+
+
+class _Divergence:
+    """KL(X, W) while points come in: O(1) for each."""
+
+    def __init__(self, target: Points, start: Points, k: int) -> None:
+        size, dims = target.shape
+        if size <= k:
+            raise ValueError(f"GIO with k={k} needs more than {k} target points, not {size}")
+        spread = np.sort(distances(target, target), axis=1)[:, k]  # column 0 is the point itself
+        self.k, self.others = k, size - 1
+        self.constant = -float(dims * np.log(spread + EPS).mean())
+        self.sum, self.count = float(phi(target, start).sum()), len(start)
+        self.log_factorials = float(np.log(np.arange(1, len(start) + 1)).sum())
+
+    def with_point(self, value: float) -> float:
+        """The divergence if a point with this φ came in."""
+        m = self.count + 1
+        order = np.log(self.k * m / self.others) - (self.log_factorials + np.log(m)) / m
+        return float((self.sum + value) / m + self.constant + order)
+
+    def now(self) -> float:
+        if not self.count:
+            return float("inf")
+        order = np.log(self.k * self.count / self.others) - self.log_factorials / self.count
+        return float(self.sum / self.count + self.constant + order)
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.sum += value
+        self.log_factorials += float(np.log(self.count))
+
+
+def divergence(target: Points, points: Points, k: int = 5) -> float:
+    """KL(X, W) as released. Raises ValueError unless there are more than k target points."""
+    return _Divergence(target, points, k).now()
+
+
+class _Ends:
+    """Applies a stop rule to the series of divergences."""
+
+    def __init__(self, stop: Stop, first: float, pool: int) -> None:
+        self.stop, self.last, self.pool, self.increases, self.taken = stop, first, pool, 0, 0
+
+    def at(self, new: float) -> bool:
+        rule, before = self.stop.rule, self.last
+        self.increases = self.increases + 1 if new > before else 0
+        return (
+            (rule == "increase" and new > before)
+            or (rule == "min_difference" and before - new < self.stop.min_difference)
+            or (rule == "min_kl" and new < self.stop.min_kl)
+            or (rule == "data_size" and self.taken + 1 > self.stop.data_size * self.pool)
+            or (rule == "sequential" and self.increases > self.stop.max_increases)
+        )
+
+    def accept(self, new: float) -> None:
+        self.last, self.taken = new, self.taken + 1
+
+
+def uniform_start(dims: int, seed: int, size: int = 20) -> F64:
+    """[size, d] the release's start when there is no data to add to: uniform points of length one."""
+    points = np.random.default_rng(seed).uniform(-1, 1, (size, dims))
+    return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True))
+
+
+def gio_exact(pool: Points, target: Points, start: Points, size: int, stop: Stop = Stop(), k: int = 5) -> Trace:
+    """The pool sorted by φ, cut by the stop rule. Ties to the earlier point."""
+    values = phi(target, pool)
+    total = _Divergence(target, start, k)
+    first, picks, series = total.now(), list[int](), list[float]()
+    ends = _Ends(stop, first, len(pool))
+    for j in np.argsort(values, kind="stable")[:size]:
+        new = total.with_point(values[j])
+        if ends.at(new):
+            return Trace(picks, series, first, stop.rule)
+        ends.accept(new)
+        total.add(values[j])
+        picks.append(int(j))
+        series.append(new)
+    return Trace(picks, series, first, "size")
+
+
+def gio_released(
+    pool: Points,
+    target: Points,
+    start: Points,
+    size: int,
+    stop: Stop = Stop(),
+    k: int = 5,
+    v_init: Literal["mean", "jump", "prev_opt"] = "mean",
+    steps: int = 50,
+    rate: float = 0.01,
+    max_resets: int = 0,
+    seed: int = 0,
+) -> Trace:
+    """The released loop: `steps` of gradient descent (three times as many at first and after a reset), then the nearest
+    pool point. With `max_resets`, a stop gives back the pool instead (points may then come twice) that many times."""
+    x, values = target.astype(np.float64), phi(target, pool)
+    total, rng = _Divergence(target, start, k), np.random.default_rng(seed)
+    squared = (pool.astype(np.float64) ** 2).sum(axis=1)
+    first, picks, series = total.now(), list[int](), list[float]()
+    ends, alive, resets, longer = _Ends(stop, first, len(pool)), np.ones(len(pool), bool), 0, True
+
+    def begin() -> F64:
+        return np.asarray(x[rng.integers(len(x))] if v_init == "jump" else x.mean(axis=0))
+
+    v = begin()
+    slope = float(np.linalg.norm(phi_gradient(x, v))) / (total.count + 1)
+    scale = float(np.linalg.norm(v)) / slope if slope > 0 else 0.0  # the release divides by zero here
+    while len(picks) < size and alive.any():
+        for _ in range(3 * steps if longer else steps):
+            v = v - rate * scale * phi_gradient(x, v) / (total.count + 1)
+        longer = False
+        apart = np.where(alive, squared - 2 * (pool @ v.astype(pool.dtype)), np.inf)
+        j = int(apart.argmin())
+        alive[j] = False
+        new = total.with_point(values[j])
+        v = v if v_init == "prev_opt" else begin()
+        if ends.at(new):
+            if resets == max_resets:
+                return Trace(picks, series, first, stop.rule)
+            resets, longer, alive[:], ends.increases = resets + 1, True, True, 0
+            continue
+        ends.accept(new)
+        total.add(values[j])
+        picks.append(j)
+        series.append(new)
+    return Trace(picks, series, first, "size")
+
+
+def gio_knn(pool: Points, target: Points, size: int, k: int = 1, start: Points | None = None) -> Trace:
+    """Greedy descent of (d/n) Σ_i log ν_k(x_i, W)/ρ_k(x_i) + log(m/(n−1)), ν_k the distance to the k-th nearest of W.
+
+    While W has fewer than k points a missing neighbour counts as twice the largest distance. Stops at `size` only: the
+    last term rises with each pick and says nothing about the order. For k = 1 this is facility location with the
+    similarity −log distance. O(n·N·d) once and O(n·N) for each pick; memory [n, N].
+    """
+    apart = np.log(distances(target, pool) + EPS)  # [n, N]
+    far = float(apart.max() + np.log(2))
+    near = np.full((len(target), k), far)  # the k smallest, ascending
+    if start is not None and len(start):
+        first = np.sort(np.log(distances(target, start) + EPS), axis=1)[:, :k]
+        near[:, : first.shape[1]] = first
+    spread = np.log(np.sort(distances(target, target), axis=1)[:, min(k, len(target) - 1)] + EPS)
+    dims, begun = target.shape[1], 0 if start is None else len(start)
+
+    def now(m: int) -> float:
+        return float(dims * (near[:, -1] - spread).mean() + np.log(max(m, 1) / max(1, len(target) - 1)))
+
+    alive, picks, series, at_start = np.ones(len(pool), bool), list[int](), list[float](), now(begun)
+    for _ in range(min(size, len(pool))):
+        second = near[:, -2] if k > 1 else np.full(len(target), -np.inf)
+        then = np.minimum(near[:, -1:], np.maximum(apart, second[:, None])).sum(axis=0)
+        j = int(np.where(alive, then, np.inf).argmin())
+        alive[j] = False
+        near = np.sort(np.concatenate([near, apart[:, j : j + 1]], axis=1), axis=1)[:, :k]
+        picks.append(j)
+        series.append(now(begun + len(picks)))
+    return Trace(picks, series, at_start, "size")

@@ -1,30 +1,34 @@
-"""Selection rules: from scores to ordered examples. Deterministic; ties go to the smaller example id.
+"""Selection rules: from scores to ordered examples. Deterministic given scores and seed; ties go to the smaller id.
 
-Legend: N examples, J subtasks (or queries).
+Random rules draw in the order of the ids, so the order in which examples are handed over does not matter as long as
+ids are sorted (as stores give them). Rules that need rows, not scores: `coverage`, `tagcos`, `gio`, `transport`.
+Legend: N examples, J subtasks (or queries), G groups.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 Order = NDArray[np.int64]
+Array = NDArray[np.floating[Any]]
 
 
-def by_score(scores: F64, ids: Sequence[str]) -> Order:
+def by_score(scores: Array, ids: Sequence[str]) -> Order:
     """[N] scores → positions from best to worst. Raises ValueError on NaN. O(N log N)."""
     if np.isnan(scores).any():
         raise ValueError("scores contain NaN")
     return np.lexsort((np.asarray(ids), -scores)).astype(np.int64)
 
 
-def top_k(scores: F64, ids: Sequence[str], k: int) -> Order:
+def top_k(scores: Array, ids: Sequence[str], k: int) -> Order:
     """Positions of the k highest scores, best first."""
     return by_score(scores, ids)[:k]
 
 
-def round_robin(matrix: F64, ids: Sequence[str], k: int) -> Order:
+def round_robin(matrix: Array, ids: Sequence[str], k: int) -> Order:
     """[N, J] scores: the columns take turns, each taking its best example not yet taken, until k are chosen."""
     orders = [by_score(matrix[:, j], ids) for j in range(matrix.shape[1])]
     places = [0] * len(orders)
@@ -42,6 +46,100 @@ def round_robin(matrix: F64, ids: Sequence[str], k: int) -> Order:
     return np.array(chosen, np.int64)
 
 
+def bids(matrix: Array, ids: Sequence[str], k: int) -> Order:
+    """[N, J] scores: the column with the smallest sum so far takes its best example left (BIDS, arXiv 2501.12147).
+
+    Columns are standardised over the examples first, and a chosen example adds to every column's sum. The paper's
+    utility is UNCONFIRMED; this is argmin task → argmax candidate. O(J·N log N + k·J).
+    """
+    spread = matrix.std(axis=0)
+    scaled = (matrix - matrix.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    orders = [by_score(scaled[:, j], ids) for j in range(matrix.shape[1])]
+    places, sums = [0] * len(orders), np.zeros(len(orders))
+    taken = np.zeros(len(ids), bool)
+    chosen: list[int] = []
+    while len(chosen) < min(k, len(ids)):
+        j = int(sums.argmin())
+        while taken[orders[j][places[j]]]:
+            places[j] += 1
+        best = int(orders[j][places[j]])
+        taken[best] = True
+        chosen.append(best)
+        sums += scaled[best]
+    return np.array(chosen, np.int64)
+
+
+def quota(scores: Array, ids: Sequence[str], groups: Sequence[Any], budgets: dict[Any, int]) -> Order:
+    """The best of each group up to its budget; all of them from best to worst."""
+    left = dict(budgets)
+    chosen = []
+    for k in by_score(scores, ids):
+        if left.get(groups[k], 0) > 0:
+            left[groups[k]] -= 1
+            chosen.append(int(k))
+    return np.array(chosen, np.int64)
+
+
+def softmax_sample(scores: Array, ids: Sequence[str], k: int, temperature: float, seed: int) -> Order:
+    """K drawn without replacement, one after the other with probability ∝ exp(score/temperature) of what is left.
+
+    By the Gumbel trick: the k largest of score/temperature + Gumbel noise. Temperature 0 is `top_k`.
+    """
+    if temperature == 0:
+        return top_k(scores, ids, k)
+    noise = np.random.default_rng(seed).gumbel(size=len(scores))
+    return top_k(scores / temperature + noise, ids, k)
+
+
+def window(scores: Array, ids: Sequence[str], low: float, high: float, k: int | None = None) -> Order:
+    """Examples from quantile `low` to `high` of the scores (0 the lowest, by rank), best first; with k, the k ranks
+    nearest the middle of the window (so `low = high = 0.5` takes the k around the median)."""
+    order = by_score(scores, ids)
+    size = len(order)
+    if k is None:
+        return order[round((1 - high) * size) : round((1 - low) * size)]
+    start = int(np.clip(round((1 - (low + high) / 2) * size - k / 2), 0, size - min(k, size)))
+    return order[start : start + k]
+
+
+def stratified(
+    scores: Array, ids: Sequence[str], k: int, seed: int, bins: int = 50, cut: tuple[float, float] = (5.0, 95.0)
+) -> Order:
+    """Coverage-centric sampling (CCS, Zheng et al., ICLR 2023; bounds and bins of Adapt-∞).
+
+    Examples outside the percentiles `cut` are left out, the rest falls into bins of equal width, and from the highest
+    bin down each gives ⌈left/bins left⌉ at random; an empty or small bin leaves more to the later ones.
+    May give fewer than k when the window holds fewer.
+    """
+    low, high = ccs_bounds(scores, cut)
+    inside = np.flatnonzero((scores >= low) & (scores <= high))
+    edges = np.linspace(low, high, bins + 1)
+    place = np.clip(np.searchsorted(edges, scores[inside], side="right") - 1, 0, bins - 1)
+    rng = np.random.default_rng(seed)
+    rank = {i: p for p, i in enumerate(np.argsort(np.asarray(ids), kind="stable").tolist())}
+    chosen: list[int] = []
+    by_size = [sorted(inside[place == b].tolist(), key=rank.__getitem__) for b in range(bins - 1, -1, -1)]
+    for number, members in enumerate(by_size):
+        share = -(-(k - len(chosen)) // (bins - number))
+        chosen += rng.permutation(members)[: min(share, len(members))].astype(int).tolist()
+    if len(chosen) < k:  # the last bins held too few: fill from what is left, again at random
+        rest = sorted(set(inside.tolist()) - set(chosen), key=rank.__getitem__)
+        chosen += rng.permutation(rest)[: k - len(chosen)].astype(int).tolist()
+    return np.array(chosen[:k], np.int64)
+
+
+def ccs_bounds(scores: Array, cut: tuple[float, float] = (5.0, 95.0)) -> tuple[float, float]:
+    """The scores at the percentiles: of N sorted scores, numbers ⌊N·low/100⌋ and ⌊N·high/100⌋."""
+    ranked = np.sort(scores) return tuple(float(ranked[min(len(ranked) - 1, int(len(ranked) * p / 100))]) for p in cut)
+    # type: ignore[return-value]
+
+
+def within_tokens(order: Order, tokens: Sequence[int], budget: int) -> Order:
+    """The start of an order whose label tokens stay within the budget (at least one example)."""
+    total = np.cumsum(np.asarray(tokens, np.int64)[order])
+    return order[: max(1, int(np.searchsorted(total, budget, side="right")))]
+
+
 def random_k(n: int, k: int, seed: int) -> Order:
     """K of n positions in seeded random order."""
     return np.random.default_rng(seed).permutation(n)[:k].astype(np.int64)
@@ -53,3 +151,17 @@ def random_tokens(tokens: Sequence[int], budget: int, seed: int) -> Order:
     total = np.cumsum(np.asarray(tokens, np.int64)[order])
     count = int(np.abs(total - budget).argmin()) + 1
     return order[:count].astype(np.int64)
+
+
+def random_lengths(tokens: Sequence[int], like: Sequence[int], seed: int) -> Order:
+    """As many positions as `like` has, matched to its lengths: for each of its label-token counts, in random order, the
+    nearest unused one of a seeded shuffle. O(n·k)."""
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(tokens))
+    have = np.asarray(tokens, np.float64)[shuffled]
+    chosen = []
+    for wanted in rng.permutation(np.asarray(like))[: len(tokens)]:
+        place = int(np.abs(have - wanted).argmin())
+        chosen.append(int(shuffled[place]))
+        have[place] = np.inf
+    return np.array(chosen, np.int64)

@@ -1,0 +1,59 @@
+"""Scores from words alone: BM25 and DSIR. Text in, numbers out.
+
+BM25 (Robertson; `bm25s`, the extra `text`): k1 = 1.5, b = 0.75, Lucene's idf. The queries are the target's texts.
+
+DSIR (Xie et al., NeurIPS 2023, arXiv 2302.03169; `data-selection` 1.0.3): words and pairs of neighbouring words,
+hashed to 10,000 buckets; log p̂_target(x) − log q̂_pool(x) of the bag, and selection by Gumbel top-k (here: `softmax`
+with temperature 1). Ours hashes with BLAKE2b, so buckets differ from the release's; the counts are smoothed by one for
+each 1e-8·total as there. Cost O(words). Legend: N pool texts, V target texts, B buckets.
+"""
+
+import re
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+WORDS = re.compile(r"\w+|[^\w\s]+")
+
+
+def bm25(pool: Sequence[str], queries: Sequence[str]) -> NDArray[np.float32]:
+    """[N, V] BM25 of each pool text for each query. Raises ImportError naming the extra when `bm25s` is missing."""
+    try:
+        import bm25s
+    except ImportError:
+        raise ImportError("BM25 needs bm25s: pip install 'gradsift[text]'") from None
+    index = bm25s.BM25(method="lucene")
+    words = [[w.lower() for w in WORDS.findall(text)] for text in pool]
+    index.index(words, show_progress=False)
+    known = set(index.vocab_dict)
+    out = np.zeros((len(pool), len(queries)), np.float32)
+    for j, text in enumerate(queries):
+        asked = [w for w in (w.lower() for w in WORDS.findall(text)) if w in known]
+        if asked:
+            out[:, j] = index.get_scores(asked)
+    return out
+
+
+def ngram_counts(text: str, buckets: int = 10_000) -> NDArray[np.int64]:
+    """[B] counts of a text's words and word pairs."""
+    words = [w.lower() for w in WORDS.findall(text)]
+    grams = words + [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    places = [int.from_bytes(blake2b(g.encode(), digest_size=8).digest(), "little") % buckets for g in grams]
+    return np.bincount(places, minlength=buckets).astype(np.int64)
+
+
+def dsir(pool: Sequence[str], target: Sequence[str], buckets: int = 10_000) -> F64:
+    """[N] log importance of each pool text."""
+    log_ratio = _log_share(target, buckets) - _log_share(pool, buckets)
+    return np.array([float(ngram_counts(text, buckets) @ log_ratio) for text in pool])
+
+
+def _log_share(texts: Sequence[str], buckets: int) -> F64:
+    counts = np.zeros(buckets)
+    for text in texts:
+        counts += ngram_counts(text, buckets)
+    share = counts / max(counts.sum(), 1.0) + 1e-8
+    return np.asarray(np.log(share / share.sum()))

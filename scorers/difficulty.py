@@ -7,7 +7,7 @@
 | `perplexity` | exp(mean NLL) | |
 | `entropy` | mean over label tokens of H(p), nats | |
 | `ifd` | NLL(answer | prompt) / NLL(answer); ≥ 1 is misaligned and goes last | Cherry LLM, arXiv 2308.12032 |
-| `loss_drop` | (before − after)/before of training on the target alone | arXiv 2605.09404; the paper's normaliser UNCONFIRMED |
+| `loss_drop` | (before − after)/before of training on the target alone | arXiv 2605.09404; normaliser UNCONFIRMED |
 | `residual` | a score without what log length explains, by least squares | ours, for GraNd's bias to short answers |
 
 Papers prune the highest GraNd and EL2N first (noise), so "highest first" is a choice, not the papers' advice.

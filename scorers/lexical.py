@@ -11,6 +11,7 @@ each 1e-8·total as there. Cost O(words). Legend: N pool texts, V target texts, 
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ def bm25(pool: Sequence[str], queries: Sequence[str]) -> NDArray[np.float32]:
 def ngram_counts(text: str, buckets: int = 10_000) -> NDArray[np.int64]:
     """[B] counts of a text's words and word pairs."""
     words = [w.lower() for w in WORDS.findall(text)]
-    grams = words + [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    grams = words + [f"{a} {b}" for a, b in pairwise(words)]
     places = [int.from_bytes(blake2b(g.encode(), digest_size=8).digest(), "little") % buckets for g in grams]
     return np.bincount(places, minlength=buckets).astype(np.int64)
 

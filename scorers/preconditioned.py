@@ -5,7 +5,7 @@
 | preconditioner | H⁻¹ q | source |
 |---|---|---|
 | `gram` | (GᵀG/N + λI)⁻¹ q, λ = ridge·mean eigenvalue | TRAK's whitening (`traker` multiplies by (GᵀG)⁻¹, ridge 0) |
-| `datainf` | 1/(Nλ)·Σ_i [q − ⟨q, g_i⟩/(λ + ‖g_i‖²)·g_i], λ = mean g²/10 | DataInf (`influence.py`, one layer = the row) |
+| `datainf` | 1/(Nλ)·Σ_i [q − ⟨q, g_i⟩/(λ + ‖g_i‖²)·g_i], λ = mean g²/10 | DataInf, `influence.py` |
 | `gist` | P Pᵀ-cosines, P = G_Vᵀ U S⁻¹ of the k largest singular values of the **query** rows | GIST, 2602.18584 |
 
 DataInf sums over layers, each with its own λ; here the projected row counts as one layer (a departure, unless rows are

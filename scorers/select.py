@@ -130,8 +130,9 @@ def stratified(
 
 def ccs_bounds(scores: Array, cut: tuple[float, float] = (5.0, 95.0)) -> tuple[float, float]:
     """The scores at the percentiles: of N sorted scores, numbers ⌊N·low/100⌋ and ⌊N·high/100⌋."""
-    ranked = np.sort(scores) return tuple(float(ranked[min(len(ranked) - 1, int(len(ranked) * p / 100))]) for p in cut)
-    # type: ignore[return-value]
+    ranked = np.sort(scores)
+    low, high = (float(ranked[min(len(ranked) - 1, int(len(ranked) * p / 100))]) for p in cut)
+    return low, high
 
 
 def within_tokens(order: Order, tokens: Sequence[int], budget: int) -> Order:

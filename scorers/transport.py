@@ -34,17 +34,17 @@ def knn_uniform(distances: Array, alpha: float = 0.5, scale: float = 5.0, most: 
     k = np.arange(1, ranked.shape[1] + 1)
     cost = alpha / scale * (ranked.cumsum(axis=1) / k).mean(axis=0) + (1 - alpha) * (1 / k - 1 / size)
     best = int(cost.argmin()) + 1
-    return np.bincount(near[:, :best].ravel(), minlength=size) / (targets * best)
+    return np.asarray(np.bincount(near[:, :best].ravel(), minlength=size) / (targets * best))
 
 
 def density(rows: Array, sigma: float = 0.75, sample: int = 1000, seed: int = 0) -> F64:
-    """[N] Σ max(0, 1 − d²/σ²) over a seeded sample of the rows, scaled to all of them; never below 1 (the row itself)."""
+    """[N] Σ max(0, 1 − d²/σ²) over a seeded sample of the rows, scaled to all; at least 1 (the row itself)."""
     size = len(rows)
     points = np.sort(np.random.default_rng(seed).permutation(size)[:sample])
     squared = (rows * rows).sum(axis=1)
     apart = squared[:, None] + squared[points] - 2 * rows @ rows[points].T
     kernel = np.maximum(0.0, 1 - np.maximum(apart, 0.0) / sigma**2)
-    return np.maximum(1.0, kernel.sum(axis=1, dtype=np.float64) * size / len(points))
+    return np.asarray(np.maximum(1.0, kernel.sum(axis=1, dtype=np.float64) * size / len(points)))
 
 
 def knn_kde(distances: Array, densities: F64, alpha: float = 0.5, scale: float = 5.0, most: int = 5000) -> F64:
@@ -67,12 +67,13 @@ def knn_kde(distances: Array, densities: F64, alpha: float = 0.5, scale: float =
     lowest = float((1 / (targets * filled[:, -1])).max())  # below, some target cannot give all its mass
     steps = np.geomspace(lowest, max(float((1 / (targets * room[:, 0])).max()), lowest * (1 + 1e-9)), 200)
     best = min(steps.tolist(), key=cost)
-    return np.bincount(near.ravel(), weights=plan(best).ravel(), minlength=size)
+    return np.bincount(near.ravel(), weights=plan(best).ravel(), minlength=size).astype(np.float64)
 
 
-def unbalanced_mass(similarity: Array, reg: float = 0.01, reg_queries: float = float("inf"), reg_pool: float = 1e-4) ->
-F64:
-    """[M, N] cosines → [N] mass that each candidate receives. Raises ImportError naming the extra when POT is missing."""
+def unbalanced_mass(
+    similarity: Array, reg: float = 0.01, reg_queries: float = float("inf"), reg_pool: float = 1e-4
+) -> F64:
+    """[M, N] cosines → [N] mass that each candidate receives. Raises ImportError naming the extra without POT."""
     try:
         import ot
     except ImportError:
@@ -80,7 +81,11 @@ F64:
     queries, size = similarity.shape
     cost = (1 - similarity.astype(np.float64)) / 2
     plan = ot.unbalanced.sinkhorn_unbalanced(
-        np.full(queries, 1 / queries), np.full(size, 1 / size), cost, reg, (reg_queries, reg_pool),
-        method="sinkhorn_stabilized"
+        np.full(queries, 1 / queries),
+        np.full(size, 1 / size),
+        cost,
+        reg,
+        (reg_queries, reg_pool),
+        method="sinkhorn_stabilized",
     )
     return np.asarray(plan.sum(axis=0))

@@ -1,0 +1,303 @@
+"""Golden values and identities of the scores and rules beside the four core methods (the papers' formulas by hand)."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scorers import compare, difficulty, lexical, preconditioned, select, trajectories, transport
+from scorers.budgets import even, largest_remainder, tive
+from scorers.coverage import facility_location, k_center
+
+IDS = [f"{k:04d}" for k in range(2000)]
+
+
+# --- rules over a score matrix -------------------------------------------------------------------------------------
+
+
+def test_round_robin_and_doubly_greedy():
+    matrix = np.array([[0.9, 0.8, 0.1, 0], [0.2, 0.1, 0.5, 0.4]]).T
+    assert select.round_robin(matrix, IDS[:4], 2).tolist() == [0, 2]
+    assert select.round_robin(matrix, IDS[:4], 3).tolist() == [0, 2, 1]
+    assert select.top_k(matrix.max(axis=1), IDS[:4], 2).tolist() == [0, 1]
+    assert select.top_k(matrix.max(axis=1), IDS[:4], 3).tolist() == [0, 1, 2]
+
+
+def test_bids_serves_the_poorest_column():
+    matrix = np.array([[5.0, 0.0], [4.0, 0.0], [3.0, 0.1], [0.0, 1.0]])
+    chosen = select.bids(matrix, IDS[:4], 2).tolist()
+    assert chosen == [0, 3]  # the first column's best, then the column it left behind
+    assert sorted(select.bids(matrix, IDS[:4], 9).tolist()) == [0, 1, 2, 3]
+
+
+def test_ccs_bounds_and_bins():
+    scores = np.arange(1000.0)
+    assert select.ccs_bounds(scores) == (50, 950)
+    chosen = select.stratified(scores, IDS[:1000], 100, seed=0)
+    assert len(set(chosen.tolist())) == 100
+    assert chosen.min() >= 50
+    assert chosen.max() <= 950
+    per_bin = np.bincount(np.minimum((chosen - 50) // 18, 49), minlength=50)
+    assert (per_bin == 2).all()
+    lumpy = np.concatenate([np.zeros(990), np.arange(10) + 1.0])
+    assert len(select.stratified(lumpy, IDS[:1000], 50, seed=0, cut=(0, 100))) == 50
+
+
+def test_windows_take_ranks():
+    scores = np.arange(10.0)
+    assert select.window(scores, IDS[:10], 0.0, 0.2).tolist() == [1, 0]
+    assert select.window(scores, IDS[:10], 0.4, 0.6).tolist() == [5, 4]
+    assert select.window(scores, IDS[:10], 0.5, 0.5, 4).tolist() == [6, 5, 4, 3]
+    assert select.window(scores, IDS[:10], 0.0, 0.0, 3).tolist() == [2, 1, 0]
+    assert select.window(scores, IDS[:10], 1.0, 1.0, 3).tolist() == [9, 8, 7]
+
+
+def test_softmax_draws_by_weight_and_temperature_zero_is_greedy():
+    scores = np.array([math.log(3), 0.0, -1e9])
+    first = [int(select.softmax_sample(scores, IDS[:3], 1, 1.0, seed)[0]) for seed in range(2000)]
+    assert np.mean(np.array(first) == 0) == pytest.approx(0.75, abs=0.03)
+    assert select.softmax_sample(scores, IDS[:3], 2, 0.0, 0).tolist() == [0, 1]
+
+
+def test_quota_tokens_and_matched_lengths():
+    scores = np.array([0.9, 0.8, 0.7, 0.6])
+    assert select.quota(scores, IDS[:4], ["a", "a", "b", "b"], {"a": 1, "b": 1}).tolist() == [0, 2]
+    assert select.within_tokens(np.array([2, 0, 1]), [5, 7, 3], 8).tolist() == [2, 0]
+    assert select.within_tokens(np.array([2, 0, 1]), [5, 7, 3], 1).tolist() == [2]
+    tokens = list(range(100))
+    like = [3, 50, 50, 97]
+    drawn = select.random_lengths(tokens, like, seed=1)
+    assert len(set(drawn.tolist())) == 4
+    assert sorted(tokens[k] for k in drawn) in ([3, 49, 50, 97], [3, 50, 51, 97])
+
+
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=40), st.integers(1, 40), st.integers(0, 5))
+def test_rules_ignore_the_order_of_rows(values, size, seed):
+    scores = np.array(values)
+    ids = IDS[: len(scores)]
+    size = min(size, len(scores))
+    turn = np.random.default_rng(seed).permutation(len(scores))
+    matrix = np.stack([scores, -scores], axis=1)
+    for rule in (lambda s, m, i: select.top_k(s, i, size), lambda s, m, i: select.round_robin(m, i, size)):
+        straight = [ids[k] for k in rule(scores, matrix, ids)]
+        turned_ids = [ids[k] for k in turn]
+        turned = [turned_ids[k] for k in rule(scores[turn], matrix[turn], turned_ids)]
+        assert straight == turned
+        assert len(set(straight)) == size
+
+
+# --- budgets -------------------------------------------------------------------------------------------------------
+
+
+def test_tive_budgets():
+    assert tive([2, 1, 1], 150).tolist() == [75, 37, 37]
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 9), st.integers(0, 30)), min_size=1, max_size=9), st.floats(0, 1))
+def test_budgets_are_exact_and_within_capacity(groups, share):
+    weights, room = zip(*groups, strict=True)
+    total = int(share * sum(room))
+    budgets = largest_remainder(weights, total, room)
+    assert budgets.sum() == total
+    assert (budgets <= np.array(room)).all()
+    assert even(total, room).sum() == total
+    assert (even(total, room) <= np.array(room)).all()
+
+
+def test_even_budgets_respread_what_a_small_group_lacks():
+    assert even(30, [2, 100, 100]).tolist() == [2, 14, 14]
+
+
+def test_groups_that_cannot_hold_the_total_are_refused():
+    with pytest.raises(ValueError, match="groups that hold 3"):
+        largest_remainder([1, 1], 4, [1, 2])
+
+
+# --- difficulty ----------------------------------------------------------------------------------------------------
+
+
+def test_el2n_and_grand_of_a_last_layer():
+    """GraNd of one token at the last layer is ‖p − y‖·‖h‖; uniform logits have EL2N √(1 − 1/V)."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    h, weight = torch.tensor(rng.normal(size=16)), torch.tensor(rng.normal(size=(7, 16)), requires_grad=True)
+    loss = torch.nn.functional.cross_entropy((weight @ h)[None], torch.tensor([3]))
+    loss.backward()
+    p = torch.softmax(weight @ h, dim=0).detach().numpy()
+    error = np.linalg.norm(p - np.eye(7)[3])
+    assert float(weight.grad.norm()) == pytest.approx(error * float(h.norm()), rel=1e-12)
+    assert np.linalg.norm(np.full(7, 1 / 7) - np.eye(7)[3]) == pytest.approx(math.sqrt(1 - 1 / 7))
+    assert error <= math.sqrt(2)
+
+
+def test_scores_of_one_example():
+    assert difficulty.perplexity(np.array([0.0, math.log(7)])).tolist() == pytest.approx([1, 7])
+    found = difficulty.ifd(np.array([1.0, 3.0, 2.0]), np.array([2.0, 2.0, 2.0]))
+    assert found.tolist() == [0.5, -1.5, -1.0]  # 1 and more is misaligned: last
+    assert difficulty.loss_drop(np.array([2.0]), np.array([1.5])).tolist() == [0.25]
+    tokens = np.array([1, 10, 100, 1000])
+    assert np.abs(difficulty.residual(3 + 2 * np.log1p(tokens), tokens)).max() < 1e-9
+
+
+# --- curvature -----------------------------------------------------------------------------------------------------
+
+
+def test_influence_is_the_derivative_of_the_validation_loss():
+    """Ridge regression: −g_iᵀ H⁻¹ g_V equals central differences of L_V in the weight of example i."""
+    rng = np.random.default_rng(0)
+    x, y, xv, yv = rng.normal(size=(30, 4)), rng.normal(size=30), rng.normal(size=(9, 4)), rng.normal(size=9)
+
+    def fit(weights):
+        return np.linalg.solve(x.T @ (weights[:, None] * x) + np.eye(4), x.T @ (weights * y))
+
+    def loss(weights):
+        return 0.5 * ((xv @ fit(weights) - yv) ** 2).sum()
+
+    theta, hessian = fit(np.ones(30)), x.T @ x + np.eye(4)
+    rows, query = (x @ theta - y)[:, None] * x, xv.T @ (xv @ theta - yv)
+    influence = -rows @ np.linalg.solve(hessian, query)
+    numeric = [(loss(np.ones(30) + s) - loss(np.ones(30) - s)) / 2e-5 for s in 1e-5 * np.eye(30)]
+    np.testing.assert_allclose(influence, numeric, rtol=1e-6, atol=1e-9)
+    rate = 1 / np.linalg.eigvalsh(hessian).max()
+    exact = np.linalg.solve(hessian, query)
+    errors = [np.linalg.norm(preconditioned.neumann(hessian, query, k, rate) - exact) for k in (5, 20, 200)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-9 * np.linalg.norm(exact)
+    np.testing.assert_allclose(preconditioned.neumann(hessian, query, 0, rate), rate * query)
+
+
+def test_gram_whitening():
+    rng = np.random.default_rng(1)
+    rows, queries = rng.normal(size=(200, 12)), rng.normal(size=(3, 12))
+    moments, count = preconditioned.gram([rows[:80], rows[80:]])
+    np.testing.assert_allclose(
+        preconditioned.whiten(queries, moments.copy(), count, ridge=0.0), queries @ np.linalg.inv(rows.T @ rows / 200)
+    )
+    far = preconditioned.whiten(queries, moments.copy(), count, ridge=1e9)
+    order = lambda q: np.argsort(-(rows @ q[0])).tolist()  # noqa: E731
+    assert order(far) == order(queries)  # a large ridge leaves the plain product
+    with pytest.raises(ValueError, match="singular"):
+        preconditioned.whiten(queries, *preconditioned.gram([rows[:3]]), ridge=0.0)
+
+
+def test_datainf_is_its_sum():
+    rng = np.random.default_rng(2)
+    rows, queries = rng.normal(size=(40, 6)), rng.normal(size=(2, 6))
+    damping = (rows**2).mean() / 10
+    by_hand = [
+        sum(q - (q @ g) / (damping + g @ g) * g for g in rows) / (40 * damping) for q in queries
+    ]  # fmt: skip
+    found = preconditioned.datainf(queries, [rows[:11], rows[11:]], float((rows**2).mean()), 40)
+    np.testing.assert_allclose(found, by_hand, rtol=1e-10)
+
+
+def test_gist_has_orthonormal_columns():
+    rng = np.random.default_rng(3)
+    queries = rng.normal(size=(20, 64))
+    basis = preconditioned.gist_basis(queries, 9)
+    assert basis.shape == (64, 9)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(9), atol=1e-12)
+    _, _, right = np.linalg.svd(queries)
+    np.testing.assert_allclose(np.abs(np.diag(right[:9] @ basis)), 1, atol=1e-9)
+    assert preconditioned.gist_basis(np.ones((5, 8)), 150).shape == (8, 1)
+
+
+# --- coverage and transport ----------------------------------------------------------------------------------------
+
+
+def test_facility_location_is_greedy():
+    rng = np.random.default_rng(0)
+    similarity = rng.random((60, 40))
+    chosen = facility_location(similarity, 10).tolist()
+    covered, plain = similarity.min(axis=0), []
+    for _ in range(10):
+        gains = np.maximum(similarity - covered, 0).sum(axis=1)
+        gains[plain] = -1
+        plain.append(int(gains.argmax()))
+        covered = np.maximum(covered, similarity[plain[-1]])
+    assert chosen == plain
+    assert len(facility_location(similarity, 100)) == 60
+
+
+def test_k_center_is_farthest_first():
+    rows = np.array([[0.0, 0], [0.1, 0], [10, 0], [0, 7]])
+    assert k_center(rows, 3).tolist() == [1, 2, 3]
+    assert sorted(k_center(np.ones((5, 2)), 5).tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_tsds_spreads_and_shares():
+    near = np.array([[0.1, 0.1, 0.9], [0.9, 0.1, 0.1]])
+    uniform = transport.knn_uniform(near)
+    assert uniform.sum() == pytest.approx(1)
+    assert uniform[1] >= uniform[0] == pytest.approx(uniform[2])
+    rows = np.repeat(np.eye(3), [1, 8, 1], axis=0)  # eight copies of one candidate
+    crowd = transport.density(rows)
+    assert crowd.tolist() == pytest.approx([1, *[8] * 8, 1])
+    target = np.array([[0.6, 0.6, 0.5]])
+    apart = np.linalg.norm(target[:, None] - rows[None], axis=2)
+    kde = transport.knn_kde(apart, crowd)
+    assert kde.sum() == pytest.approx(1)
+    plain = transport.knn_uniform(apart)
+    assert kde[1:9].sum() < plain[1:9].sum()  # duplicates share what one would get
+
+
+def test_the_uniform_plan_is_the_best_of_its_objective():
+    """Every K by brute force: α/C·mean distance + (1 − α)(1/K − 1/N)."""
+    apart = np.random.default_rng(0).random((6, 30)) * 4
+    found = transport.knn_uniform(apart)
+    ranked = np.sort(apart, axis=1)
+    costs = [0.1 * ranked[:, :k].mean() + 0.5 * (1 / k - 1 / 30) for k in range(1, 31)]
+    assert (found > 0).sum() >= int(np.argmin(costs)) + 1
+    assert found.max() >= 1 / (6 * (int(np.argmin(costs)) + 1)) - 1e-12
+
+
+def test_unbalanced_transport_prefers_what_is_near():
+    pytest.importorskip("ot")
+    mass = transport.unbalanced_mass(np.array([[0.9, 0.1, -0.5], [0.8, 0.2, -0.5]]), reg=0.05)
+    assert mass[0] > mass[1] > mass[2]
+
+
+# --- words, trajectories, comparison -------------------------------------------------------------------------------
+
+
+def test_bm25_finds_the_words():
+    pytest.importorskip("bm25s")
+    pool = ["the cat sat on the mat", "integrals and derivatives", "a dog and a cat"]
+    found = lexical.bm25(pool, ["cat mat", "derivatives of functions", "zzz"])
+    assert found[:, 0].argmax() == 0
+    assert found[:, 1].argmax() == 1
+    assert (found[:, 2] == 0).all()
+    assert lexical.bm25(pool, ["Cat"])[1, 0] == 0
+
+
+def test_dsir_prefers_the_targets_words():
+    counts = lexical.ngram_counts("a b a", 10_000)
+    assert counts.sum() == 5  # three words, two pairs
+    pool = ["solve the equation x", "tell me a story", "solve this sum", "write a poem"]
+    found = lexical.dsir(pool, ["solve the sum", "solve x"])
+    assert set(np.argsort(-found)[:2].tolist()) == {0, 2}
+
+
+def test_s2l_takes_equal_shares_of_trajectories():
+    rng = np.random.default_rng(0)
+    centres = np.array([[4.0, 1, 0.5], [3, 3, 3]])
+    kinds = np.repeat([0, 1], [80, 20])
+    losses = centres[kinds] + 0.01 * rng.normal(size=(100, 3))
+    chosen = trajectories.s2l(losses, ["one"] * 100, 30, seed=0, clusters=2)
+    assert np.bincount(kinds[chosen]).tolist() == [15, 15]
+    assert len(trajectories.s2l(losses, ["a", "b"] * 50, 41, seed=0)) == 41
+
+
+def test_overlap_and_correlations():
+    assert compare.jaccard("abc", "bcd") == 0.5
+    assert compare.overlap_at("abcd", "bxay", 2) == 0.5
+    assert compare.expected_jaccard(50, 50, 1000) == pytest.approx(2.5 / 97.5)
+    length = np.arange(50.0)
+    noise = np.random.default_rng(0).normal(size=(2, 50))
+    assert compare.spearman(length, -length) == pytest.approx(-1)
+    a, b = length + noise[0], length + noise[1]
+    assert compare.spearman(a, b) > 0.98
+    assert abs(compare.partial_spearman(a, b, length)) < 0.5

@@ -9,6 +9,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datastore.errors import InputError
 from datastore.identity import digest_ids
 from datastore.store import Store
 
@@ -178,6 +179,24 @@ def define_dataset(store: Store, role: str, name: str, members: dict[str, str]) 
         else:
             dataset_id = int(row["dataset_id"])
     return Dataset(dataset_id, role, name, digest, [i for i, _ in ordered], [s for _, s in ordered])
+
+
+def get_dataset(store: Store, dataset_id: int) -> Dataset:
+    """A dataset by its number. Raises InputError when there is none."""
+    row = store.catalog.one("SELECT * FROM dataset WHERE dataset_id=?", (dataset_id,))
+    if row is None:
+        raise InputError(f"there is no dataset {dataset_id} in {store.root}")
+    members = store.catalog.rows(
+        "SELECT example_id, subtask FROM dataset_member WHERE dataset_id=? ORDER BY example_id", (dataset_id,)
+    )
+    return Dataset(
+        dataset_id,
+        row["role"],
+        row["name"],
+        row["digest"],
+        [m["example_id"] for m in members],
+        [m["subtask"] for m in members],
+    )
 
 
 def sources_of(store: Store, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:

@@ -181,3 +181,15 @@ def read_all(store: Store, space_id: int, ids: Sequence[str]) -> FeatureBlock:
     joined = join_blocks(blocks)
     place = {name: k for k, name in enumerate(joined.example_ids)}
     return joined.take(np.array([place[i] for i in ids if i in place], np.int64))
+
+
+def with_rows(store: Store, space_id: int, dataset_id: int) -> list[str]:
+    """Members of a dataset that have a row in a space, sorted."""
+    return [
+        str(r["example_id"])
+        for r in store.catalog.rows(
+            "SELECT r.example_id FROM dataset_member AS m JOIN feature_row AS r ON r.example_id = m.example_id "
+            "WHERE m.dataset_id = ? AND r.space_id = ? AND r.status = 'ok' ORDER BY r.example_id",
+            (dataset_id, space_id),
+        )
+    ]

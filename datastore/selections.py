@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datastore.errors import InputError
-from datastore.identity import canonical_json, digest_ids
+from datastore.identity import canonical_json, digest_ids, fingerprint
 from datastore.store import Store
+
+MASK = "loss_mask"
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,22 @@ def save(
     spec: Mapping[str, Any],
     ids: Sequence[str],
     scores: Sequence[float | None],
-    all_scores: Mapping[str, float] | None = None,
+    details: pa.Table | None = None,
 ) -> Selection:
     """Record a selection; the same spec again returns the one recorded first.
 
-    `all_scores` (id → score of the whole pool) goes to a Parquet shard beside it.
+    `details` has a row for each example of the pool (`example_id`, `score`, and what else the rule says of it) and goes
+    to a Parquet shard beside it. Its column `loss_mask` (a list of booleans, one for each label token, or null) is part
+    of the selection's digest.
     """
     text = canonical_json(spec)
+    digest = _digest(ids, details)
 
     def record(db: Any, shard_id: int | None) -> bool:
         cursor = db.execute(
             "INSERT INTO selection (name, target, method, digest, spec, scores_shard, created) "
             "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (name, target, spec["method"], digest_ids(ids), text, shard_id, time.time()),
+            (name, target, spec["method"], digest, text, shard_id, time.time()),
         )
         if not cursor.rowcount:
             return False
@@ -56,21 +61,48 @@ def save(
         )
         return True
 
-    if all_scores is None:
+    if details is None:
         with store.catalog.write() as db:
             record(db, None)
     else:
-        store.commit_file("scores", ".parquet", len(all_scores), lambda h: _write(all_scores, h), record)
+        store.commit_file("scores", ".parquet", details.num_rows, lambda h: _write(details, h), record)
     return find(store, spec) or _missing(name)
+
+
+def _digest(ids: Sequence[str], details: pa.Table | None) -> str:
+    if details is None or MASK not in details.column_names:
+        return digest_ids(ids)
+    return fingerprint([list(ids), _masks(details)])
 
 
 def _missing(name: str) -> Selection:
     raise InputError(f"selection {name} was not recorded")
 
 
-def _write(scores: Mapping[str, float], handle: BinaryIO) -> None:
-    table = pa.table({"example_id": list(scores), "score": pa.array(scores.values(), pa.float64())})
+def _write(table: pa.Table, handle: BinaryIO) -> None:
     pq.write_table(table, handle, compression="zstd", write_page_checksum=True)
+
+
+def details(store: Store, selection: Selection) -> pa.Table | None:
+    """What a selection's method said of every pool example, or None. Raises CorruptionError for a damaged shard."""
+    row = store.catalog.one("SELECT scores_shard FROM selection WHERE selection_id=?", (selection.selection_id,))
+    if row is None or row["scores_shard"] is None:
+        return None
+    return pq.read_table(store.shard_path(row["scores_shard"]))
+
+
+def masks(store: Store, selection: Selection) -> dict[str, list[bool]]:
+    """{id: whether each label token keeps its loss}, of the chosen examples whose tokens are pruned."""
+    table = details(store, selection)
+    if table is None or MASK not in table.column_names:
+        return {}
+    found = _masks(table)
+    return {i: found[i] for i in selection.example_ids if i in found}
+
+
+def _masks(table: pa.Table) -> dict[str, list[bool]]:
+    pairs = zip(table["example_id"].to_pylist(), table[MASK].to_pylist(), strict=True)
+    return {i: mask for i, mask in pairs if mask is not None}
 
 
 def find(store: Store, spec: Mapping[str, Any]) -> Selection | None:

@@ -20,11 +20,13 @@ from datastore.selections import Selection
 from datastore.store import Store
 from pipelines import gradients, model, warmup
 from pipelines import recipe as r
+from pipelines.encoder import encoder_pairs
+from pipelines.evidence import Evidence, SpacePair
 from pipelines.export import export
 from pipelines.ingest import IngestReport, ingest
 from pipelines.job import GradientJob, make_job
 from pipelines.progress import Progress, quiet
-from pipelines.selecting import SpacePair, select_for
+from pipelines.selecting import select_for
 from pipelines.validate import ArmRow, as_dicts, validate
 
 T = TypeVar("T")
@@ -94,7 +96,7 @@ def _curate(recipe: r.Recipe, store: Store, export_root: Path, step: Step, progr
     for point in points:
         rows_here = partial(_rows, store, recipe, loaded, data, point, result, progress)
         pairs.append(timed(f"gradients-{point.ordinal}", rows_here))
-    chosen = timed("select", lambda: _select(store, recipe, data, pairs, result))
+    chosen = timed("select", lambda: _select(store, recipe, data, pairs, result, progress))
     timed("export", lambda: _export(store, chosen, resolved, export_root, result))
     if recipe.validate_ is not None:
         rows: list[ArmRow] = timed(
@@ -202,6 +204,7 @@ def _dataset_rows(
             "role": dataset.role,
             "space_id": space_id,
             "dataset": dataset.name,
+            "dataset_id": dataset.dataset_id,
             "checkpoint": ordinal,
             "transform": job.transform,
             "computed": computed,
@@ -212,11 +215,13 @@ def _dataset_rows(
 
 
 def _select(
-    store: Store, recipe: r.Recipe, data: Data, pairs: Sequence[SpacePair], result: RunResult
+    store: Store, recipe: r.Recipe, data: Data, pairs: Sequence[SpacePair], result: RunResult, progress: Progress
 ) -> dict[str, Selection]:
     chosen = {}
+    encoder = encoder_pairs(store, recipe.select.encoder, data.pool, data.targets, progress)
     for name, target in data.targets.items():
-        chosen[name] = select_for(store, recipe, data.pool, pairs, name, target)
+        evidence = Evidence(store, data.pool, target, pairs, recipe.seed, encoder.get(name))
+        chosen[name] = select_for(store, recipe, evidence, name)
         found = _sources(store, chosen[name].example_ids)
         own = set(recipe.targets[name].own_sources)
         pool = _sources(store, data.pool.example_ids)
@@ -225,7 +230,7 @@ def _select(
                 "name": chosen[name].name,
                 "target": name,
                 "method": chosen[name].method,
-                "rule": recipe.select.rule,
+                "rule": recipe.select.parts()[1],
                 "digest": chosen[name].digest,
                 "examples": len(found),
                 "by_source": {s: found.count(s) for s in sorted(set(found), key=lambda s: (-found.count(s), s))},

@@ -9,7 +9,7 @@ without a template gets `PLAIN_TEMPLATE`. Truncation keeps the first `max_length
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jinja2
@@ -41,6 +41,14 @@ class Encoded:
     def n_label_tokens(self) -> int:
         """Number of tokens with loss."""
         return sum(self.labelled)
+
+    def masked(self, keep: Sequence[bool]) -> "Encoded":
+        """The same tokens with loss only where `keep` (one for each label token) says so. Raises ValueError when the
+        numbers differ: then the mask was made for another tokenizer, template or length."""
+        if len(keep) != self.n_label_tokens:
+            raise ValueError(f"a mask of {len(keep)} tokens for a chat with {self.n_label_tokens} label tokens")
+        left = iter(keep)
+        return replace(self, labelled=tuple(label and bool(next(left)) for label in self.labelled))
 
     @property
     def usable(self) -> bool:

@@ -1,7 +1,8 @@
 """Stage: write a selection as a directory that `datasets.load_dataset`, and so TRL, reads as it is.
 
     <name>/README.md               dataset card (its YAML tells `load_dataset` where the data is)
-    <name>/data/train-*.parquet    messages, example_id, source, licence, rank, score, weight
+    <name>/data/train-*.parquet    messages, example_id, source, licence, rank, score, weight; where a method prunes
+                                   tokens also input_ids and labels (−100 where a token has no loss)
     <name>/manifest.json           recipe, digests, counts, seed, sha256 of every file
     <name>/recipe.yaml             the recipe as it was run
 
@@ -21,15 +22,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from datastore import examples
+from datastore import examples, selections
 from datastore.errors import CorruptionError, InputError
 from datastore.examples import MESSAGES_TYPE
 from datastore.files import disk_errors, fsync_folder
 from datastore.identity import digest_file
 from datastore.selections import Selection
 from datastore.store import Store
+from pipelines.encode import encode
+from pipelines.model import open_model
+from pipelines.recipe import parse_recipe
 from pipelines.version import VERSION
 
+IGNORED = -100  # the label that losses skip, as torch and transformers have it
 DATA_FILE = "data/train-00000-of-00001.parquet"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -93,6 +98,8 @@ def _write(store: Store, selection: Selection, recipe: dict[str, Any], folder: P
             "weight": pa.array([1.0] * len(ids), pa.float64()),
         }
     )
+    if masks := selections.masks(store, selection):
+        table = _with_labels(table, masks, recipe)
     pq.write_table(table, folder / DATA_FILE, compression="zstd", write_page_checksum=True)
     sources = Counter(origin[i][0] for i in ids)
     licences = Counter(origin[i][1] or "unknown" for i in ids)
@@ -113,6 +120,7 @@ def _write(store: Store, selection: Selection, recipe: dict[str, Any], folder: P
         "sources": dict(sources.most_common()),
         "licences": dict(licences.most_common()),
         "weight_rule": "each example once, weight 1",
+        "pruned_examples": len(masks),
         "recipe": recipe,
         "files": {name: digest_file(folder / name) for name in names},
     }
@@ -123,6 +131,20 @@ def _write(store: Store, selection: Selection, recipe: dict[str, Any], folder: P
             os.fsync(handle.fileno())
     fsync_folder(folder / "data")
     fsync_folder(folder)
+
+
+def _with_labels(table: pa.Table, masks: dict[str, list[bool]], recipe: dict[str, Any]) -> pa.Table:
+    """Add input_ids and labels, as the recipe's tokenizer and length make them; pruned tokens have label −100."""
+    settings = parse_recipe(recipe, "the recipe of this selection")
+    tokenizer = open_model(settings.model).tokenizer
+    ids, labels = [], []
+    for name, chat in zip(table["example_id"].to_pylist(), table["messages"].to_pylist(), strict=True):
+        row = encode(tokenizer, chat, settings.encoding.max_length)
+        row = row if name not in masks else row.masked(masks[name])
+        ids.append(row.input_ids)
+        labels.append([t if on else IGNORED for t, on in zip(row.input_ids, row.labelled, strict=True)])
+    columns = table.append_column("input_ids", pa.array(ids, pa.list_(pa.int32())))
+    return columns.append_column("labels", pa.array(labels, pa.list_(pa.int32())))
 
 
 def _card(selection: Selection, sources: Counter[str], licences: Counter[str]) -> str:

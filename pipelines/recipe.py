@@ -12,6 +12,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from datastore.errors import InputError
+from pipelines.methods import METHODS, checked_options, options_of
+from pipelines.row_rules import RULES
+from pipelines.scores import SCORES
 
 
 class Section(BaseModel):
@@ -193,17 +196,77 @@ class Features(Section):
 class Select(Section):
     """How much to choose, and how."""
 
-    method: Literal["less"] = "less"
-    rule: Literal["top_k", "round_robin"] = "top_k"
+    method: str = "less"
+    """A method by name; `gradsift methods` lists them. It sets score, rule and their options."""
+    score: str | None = None
+    """Another score than the method's: none, similarity, influence, phi, signal, bm25, dsir."""
+    rule: str | None = None
+    """Another rule than the method's: top_k, round_robin, bids, quota, softmax, window, stratified, random, …"""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of score and rule, over the method's own; `gradsift methods --json` lists them with their defaults."""
+    encoder: str | None = None
+    """Local folder of a sentence encoder, for `represent: encoder` and the method `embed`."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the pool's usable examples."""
     examples: Annotated[int, Field(gt=0)] | None = None
     """Or a number of examples."""
+    label_tokens: Annotated[int, Field(gt=0)] | None = None
+    """Or a number of label tokens, not to be exceeded."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> "Select":
-        _exactly_one(self, "fraction", "examples")
+        given = [name for name in ("fraction", "examples", "label_tokens") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of `fraction`, `examples` and `label_tokens`")
         return self
+
+    @model_validator(mode="after")
+    def _known_parts(self) -> "Select":
+        for what, name, known in (
+            ("method", self.method, METHODS),
+            ("score", self.score, SCORES),
+            ("rule", self.rule, RULES),
+        ):
+            if name is not None and name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"
+                raise ValueError(f"no {what} `{name}`; {hint}")
+        score, rule, options = self.parts()
+        checked_options(score, rule, options)
+        if options.get("represent") == "encoder" and self.encoder is None:
+            raise ValueError("`represent: encoder` needs `select.encoder`, the folder of a sentence encoder")
+        return self
+
+    def parts(self) -> tuple[str, str, dict[str, Any]]:
+        """(score, rule, options): the method's, with what is given here instead. The method's options go where neither
+        the score nor the rule chosen here takes them."""
+        method = METHODS[self.method]
+        score, rule = self.score or method.score, self.rule or method.rule
+        known = options_of(score, rule)
+        return score, rule, {n: v for n, v in method.options.items() if n in known} | self.options
+
+
+Baseline = Literal["random", "random_tokens", "random_lengths"]
+DEFAULT_BASELINES: tuple[Baseline, ...] = ("random", "random_tokens")
+
+
+class QTuning(Section):
+    """Q-Tuning's dynamic mode: each batch is scored by a forward pass and pruned before its training step."""
+
+    sample_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of a batch's examples that stay, at least one."""
+    token_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of label tokens that stay in examples of the second quadrant."""
+    smoothing: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Weight λ of the neighbours' perplexities."""
+    supplement: Literal["minmax", "rank"] = "minmax"
+    """How examples beyond the quadrants are added: by |error − uncertainty|, scaled by range or by rank."""
+    keep_highest: bool = False
+    """Keep the tokens with the highest score (Algorithm 1's words) instead of the lowest."""
+    both_above_median: bool = False
+    """Prune only tokens that are above the median with their neighbours (a sentence of §3.2)."""
+    draft_budget: bool = False
+    """Count tokens over the batch, prompts included, as the withdrawn draft code does."""
 
 
 class Validate(Training):
@@ -211,8 +274,10 @@ class Validate(Training):
 
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2])
     """Training seeds; each random arm draws its own examples for each seed."""
-    arms: list[Literal["random", "random_tokens"]] = Field(default_factory=lambda: ["random", "random_tokens"])  # type: ignore[arg-type]
-    """Baselines: as many examples, or as many label tokens, as the selection."""
+    arms: list[Baseline] = Field(default_factory=lambda: list(DEFAULT_BASELINES))
+    """Baselines: as many examples, as many label tokens, or examples of the same lengths, as the selection."""
+    qtuning: QTuning | None = None
+    """Adds the arm `qtuning`: the selected examples, each batch pruned by Q-Tuning."""
     test_rows: Annotated[int, Field(gt=0)] | None = None
     """Measure on at most this many test rows."""
 
@@ -320,7 +385,9 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
         for name, t in recipe.targets.items()
     }
     model = recipe.model.model_copy(update={"path": _absolute(recipe.model.path, folder)})
-    return recipe.model_copy(update={"pool": [source(s) for s in recipe.pool], "targets": targets, "model": model})
+    select = recipe.select.model_copy(update={"encoder": _absolute(recipe.select.encoder, folder)})
+    pool = [source(s) for s in recipe.pool]
+    return recipe.model_copy(update={"pool": pool, "targets": targets, "model": model, "select": select})
 
 
 def _absolute(path: str | None, folder: Path) -> str | None:

@@ -1,68 +1,24 @@
-"""Stage: score the pool against a target and choose.
+"""Stage: score the pool against a target and choose: a method's score, its rule, and a budget."""
 
-Scoring streams the pool's shards once for each checkpoint: O(N·J·D) products, memory one shard plus [N, J].
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
 
-from datastore import features, selections
+from datastore import selections
 from datastore.errors import InputError
-from datastore.examples import Dataset
-from datastore.selections import Selection
+from datastore.selections import MASK, Selection
 from datastore.store import Store
 from pipelines import recipe as r
-from scorers import less
-from scorers.select import round_robin, top_k
+from pipelines.evidence import Evidence
+from pipelines.methods import checked_options, split_options
+from pipelines.row_rules import PREFIX_RULES, RULES
+from pipelines.rules import Choice, best
+from pipelines.scores import SCORES
+from scorers.select import within_tokens
 
-SCORE_DECIMALS = 6  # finer differences are float rounding; ties then go to the smaller id
-F64 = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class SpacePair:
-    """Pool rows and target rows of one checkpoint, and the checkpoint's mean learning rate."""
-
-    train: int
-    query: int
-    mean_lr: float
-
-
-def score_matrix(store: Store, pool: Dataset, pairs: Sequence[SpacePair], target: Dataset) -> tuple[list[str], F64]:
-    """([N] ids with a row at every checkpoint, sorted; [N, J] weighted similarity to each subtask).
-
-    Raises FeatureSpaceMismatch when the rows of a pair may not be compared.
-    """
-    weights = less.checkpoint_weights([p.mean_lr for p in pairs])
-    place = {name: k for k, name in enumerate(pool.example_ids)}  # sorted by id
-    seen = np.zeros(len(place), np.int64)
-    total: F64 = np.zeros((len(place), len(set(target.subtasks))))
-    for pair, weight in zip(pairs, weights, strict=True):
-        features.check_spaces(store, pair.train, pair.query)
-        means = query_means(store, pair.query, target)
-        for block in features.read(store, pair.train, pool.example_ids):
-            rows = [place[name] for name in block.example_ids]
-            total[rows] += weight * less.similarity(block.integers(), means, block.scale)
-            seen[rows] += 1
-    complete = np.flatnonzero(seen == len(pairs)).tolist()
-    if not complete:
-        raise InputError(f"pool {pool.name!r} has no example with a row at every checkpoint")
-    return [pool.example_ids[k] for k in complete], total[complete].round(SCORE_DECIMALS)
-
-
-def query_means(store: Store, space_id: int, target: Dataset) -> NDArray[np.float32]:
-    """[J, D] mean unit rows of a target's subtasks. Raises InputError for a subtask without a usable row,
-    since its column would be missing at this checkpoint only."""
-    subtask = dict(zip(target.example_ids, target.subtasks, strict=True))
-    query = features.read_all(store, space_id, target.example_ids)
-    means, names = less.subtask_means(query.unit(), [subtask[i] for i in query.example_ids])
-    if lost := sorted(set(target.subtasks) - set(names)):
-        raise InputError(f"target {target.name!r}: subtask {lost[0]!r} has no row with a label token")
-    return means
+TOKEN_TRIES = 6  # sizes tried for a budget of tokens, where a longer order is another order
 
 
 def budget(select: r.Select, usable: int) -> int:
@@ -73,40 +29,87 @@ def budget(select: r.Select, usable: int) -> int:
     return size
 
 
+def choose(e: Evidence, select: r.Select) -> tuple[Choice, np.ndarray[Any, np.dtype[np.float64]]]:
+    """(what the rule chooses, [N] scores: the best column's). Raises InputError for a method that cannot work here."""
+    score, rule, given = select.parts()
+    for_score, for_rule = split_options(score, rule, checked_options(score, rule, given))
+    try:
+        scores = SCORES[score](e, **for_score)
+        choice = _within(e, select, lambda size: RULES[rule](e, scores, size, **for_rule), rule)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"method {select.method!r}: {error}") from error
+    one = best(scores)
+    if not np.isfinite(one).all():
+        raise InputError(f"method {select.method!r} gave a score that is not finite")
+    return choice, one
+
+
+def _within(e: Evidence, select: r.Select, run: Any, rule: str) -> Choice:
+    if select.label_tokens is None:
+        found: Choice = run(budget(select, len(e.ids)))
+        return found
+    tokens = e.label_tokens()
+    if rule in PREFIX_RULES:
+        choice: Choice = run(len(tokens))
+        return Choice(within_tokens(choice.order, tokens, select.label_tokens), choice.columns, choice.masks)
+    # A rule that plans for its size: nearest from below by a secant on (size, tokens), the excess cut at the end.
+    size = max(1, min(len(tokens), int(select.label_tokens / (sum(tokens) / len(tokens)))))
+    choice = run(size)
+    for _ in range(TOKEN_TRIES):
+        spent = sum(tokens[k] for k in choice.order)
+        better = max(1, min(len(tokens), round(size * select.label_tokens / max(1, spent))))
+        if better == size:
+            break
+        size = better
+        choice = run(size)
+    order = within_tokens(choice.order, tokens, select.label_tokens)
+    return Choice(order, choice.columns, {k: m for k, m in choice.masks.items() if k in set(order.tolist())})
+
+
 def select_for(
     store: Store,
     recipe: r.Recipe,
-    pool: Dataset,
-    pairs: Sequence[SpacePair],
+    evidence: Evidence,
     target_name: str,
-    target: Dataset,
 ) -> Selection:
     """Choose for one target and record the selection; the same inputs again give the recorded one."""
+    score, rule, options = recipe.select.parts()
     spec: Mapping[str, Any] = {
-        **recipe.select.model_dump(),
-        "pool": pool.digest,
-        "target": target.digest,
-        "spaces": [[_fingerprint(store, p.train), _fingerprint(store, p.query), p.mean_lr] for p in pairs],
+        "method": recipe.select.method,
+        "score": score,
+        "rule": rule,
+        "options": options,
+        "encoder": _space(store, evidence.encoder.train) if evidence.encoder else None,
+        "budget": recipe.select.model_dump(include={"fraction", "examples", "label_tokens"}, exclude_none=True),
+        "seed": recipe.seed,
+        "pool": evidence.pool.digest,
+        "target": evidence.target.digest,
+        "spaces": [[_space(store, p.train), _space(store, p.query), p.mean_lr] for p in evidence.pairs],
         "name": f"{recipe.name}-{target_name}",
     }
     known = selections.find(store, spec)
     if known is not None:
         return known
-    ids, matrix = score_matrix(store, pool, pairs, target)
-    scores = matrix.max(axis=1)
-    size = budget(recipe.select, len(ids))
-    order = top_k(scores, ids, size) if recipe.select.rule == "top_k" else round_robin(matrix, ids, size)
+    choice, scores = choose(evidence, recipe.select)
+    ids = evidence.ids
+    if not len(choice.order):
+        raise InputError(f"method {recipe.select.method!r} chose nothing for {target_name!r}; loosen its options")
+    table = {"example_id": pa.array(ids), "score": pa.array(scores)}
+    table |= {name: pa.array(values) for name, values in choice.columns.items()}
+    if choice.masks:
+        rows = [choice.masks[k].tolist() if k in choice.masks else None for k in range(len(ids))]
+        table[MASK] = pa.array(rows, pa.list_(pa.bool_()))
     return selections.save(
         store,
         spec["name"],
         target_name,
         spec,
-        [ids[k] for k in order],
-        [float(scores[k]) for k in order],
-        dict(zip(ids, scores.tolist(), strict=True)),
+        [ids[k] for k in choice.order],
+        [float(scores[k]) for k in choice.order],
+        pa.table(table),
     )
 
 
-def _fingerprint(store: Store, space_id: int) -> str:
+def _space(store: Store, space_id: int) -> str:
     row = store.catalog.one("SELECT fingerprint FROM feature_space WHERE space_id=?", (space_id,))
     return str(row["fingerprint"]) if row else ""

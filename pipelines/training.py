@@ -20,6 +20,7 @@ from pipelines.head import example_losses, token_losses
 from pipelines.progress import Progress, quiet
 
 BETAS, EPS = (0.9, 0.999), 1e-8
+Prune = Callable[[Any, list[Encoded]], list[Encoded]]
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,14 @@ def train(
     optimizer: torch.optim.AdamW | None = None,
     first_epoch: int = 0,
     at_epoch_end: Callable[[EpochEnd], None] | None = None,
+    prune: Prune | None = None,
     progress: Progress = quiet,
     label: str = "train",
 ) -> float:
-    """Train the adapter in place; leaves the model in eval mode and returns the last epoch's mean loss."""
+    """Train the adapter in place; leaves the model in eval mode and returns the last epoch's mean loss.
+
+    `prune` sees each batch before its step and gives the rows (with fewer labels, or fewer rows) to train on.
+    """
     parameters = list(m.lora_parameters(model).values())
     optimizer = optimizer or make_optimizer(model, training)
     per_epoch = steps_per_epoch(len(rows), training)
@@ -85,7 +90,10 @@ def train(
             step = epoch * per_epoch + number
             m.seed_all(seed * 1_000_003 + step)
             chosen = order[number * training.batch_size : (number + 1) * training.batch_size]
-            loss = example_losses(model, collate([rows[k] for k in chosen], pad).to(device)).mean()
+            members = [rows[k] for k in chosen]
+            if prune is not None:
+                members = prune(model, members)
+            loss = example_losses(model, collate(members, pad).to(device)).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
             for group in optimizer.param_groups:

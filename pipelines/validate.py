@@ -1,6 +1,8 @@
 """Stage: validation. Train the same base on each arm, measure the target's held-out loss, compare by seed.
 
-Arms: `base` (no training), `selected`, `random` (as many examples) and `random_tokens` (as many label tokens). Each
+Arms: `base` (no training), `selected` (with its token masks, if any), `random` (as many examples), `random_tokens` (as
+many label tokens) and `random_lengths` (as many examples with the same label-token counts), and `qtuning` (the selected
+examples, each batch pruned in training) Each
 random arm draws its own examples for each seed. The measure is the mean loss over all label tokens of the test rows
 (nats). The difference of an arm to a baseline is paired by seed; its interval is Student's t at 95 %. Every
 (arm, target, seed) is recorded when done, so a killed validation goes on where it was.
@@ -23,10 +25,12 @@ from pipelines import model as m
 from pipelines import recipe as r
 from pipelines.encode import Encoded
 from pipelines.progress import Progress, quiet
+from pipelines.qtuning import dynamic
 from pipelines.training import mean_token_loss, train
 from pipelines.warmup import training_spec, usable_chats
-from scorers.select import random_k, random_tokens
+from scorers.select import random_k, random_lengths, random_tokens
 
+QTUNING = "qtuning"  # the arm of selected examples with batches pruned in training
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
 T95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -42,6 +46,7 @@ class Arm:
     seed: int
     example_ids: tuple[str, ...]
     targets: tuple[str, ...]
+    masks: dict[str, list[bool]] = field(default_factory=dict, hash=False)  # of label tokens, by example
 
 
 @dataclass(frozen=True)
@@ -92,21 +97,35 @@ class Chats:
         return [i for i in wanted if i in self._known]
 
 
-def draw_arms(settings: r.Validate, pool_ids: Sequence[str], chosen: dict[str, Selection], chats: Chats) -> list[Arm]:
+def draw_arms(
+    settings: r.Validate,
+    pool_ids: Sequence[str],
+    chosen: dict[str, Selection],
+    chats: Chats,
+    masks: dict[str, dict[str, list[bool]]] | None = None,
+) -> list[Arm]:
     """All arms of a validation. Random draws of equal size are shared by the targets."""
     tokens = [c.n_label_tokens for c in chats(pool_ids)]
+    masks = masks or {}
     arms: dict[tuple[str, int, tuple[str, ...]], list[str]] = {}
     for target, selection in chosen.items():
-        spent = sum(c.n_label_tokens for c in chats(selection.example_ids))
+        lengths = [c.n_label_tokens for c in chats(selection.example_ids)]
+        spent = sum(lengths)
         for seed in settings.seeds:
             draws = {
                 "selected": tuple(selection.example_ids),
                 "random": _take(pool_ids, random_k(len(pool_ids), len(selection.example_ids), 7_919 + seed)),
                 "random_tokens": _take(pool_ids, random_tokens(tokens, spent, 7_919 + seed)),
+                "random_lengths": _take(pool_ids, random_lengths(tokens, lengths, 7_919 + seed)),
             }
-            for name in ("selected", *settings.arms):
+            if settings.qtuning:
+                draws[QTUNING] = draws["selected"]
+            for name in ("selected", *((QTUNING,) if settings.qtuning else ()), *settings.arms):
                 arms.setdefault((name, seed, draws[name]), []).append(target)
-    return [Arm(name, seed, ids, tuple(targets)) for (name, seed, ids), targets in arms.items()]
+    return [
+        Arm(name, seed, ids, tuple(targets), masks.get(targets[0], {}) if name == "selected" else {})
+        for (name, seed, ids), targets in arms.items()
+    ]
 
 
 def _take(ids: Sequence[str], order: Any) -> tuple[str, ...]:
@@ -133,7 +152,7 @@ def validate(
     chosen = {t: s for t, s in chosen.items() if t in tests}
     arms = [
         *(Arm("base", settings.seeds[0], (), (t,)) for t in chosen),
-        *draw_arms(settings, pool_ids, chosen, chats),
+        *draw_arms(settings, pool_ids, chosen, chats, {t: selections.masks(store, s) for t, s in chosen.items()}),
     ]
     results: list[tuple[Arm, str, dict[str, Any]]] = []
     for number, arm in enumerate(arms):
@@ -162,21 +181,28 @@ def _run_arm(
     tests: dict[str, Dataset],
 ) -> list[tuple[Arm, str, dict[str, Any]]]:
     settings = recipe.validate_ or r.Validate()
-    training = settings.model_dump(exclude={"seeds", "arms", "test_rows"})
+    training = settings.model_dump(exclude={"seeds", "arms", "test_rows", "qtuning"})
     base_spec = training_spec(recipe, loaded) | {
         "examples": digest_ids(arm.example_ids),
         "seed": arm.seed,
         "training": training if arm.example_ids else None,
     }
+    if arm.name == QTUNING and settings.qtuning:
+        base_spec["qtuning"] = settings.qtuning.model_dump()
+    if arm.masks:
+        base_spec["masks"] = fingerprint(arm.masks)
     specs = {
         t: base_spec | {"test": tests[t].digest, "test_rows": settings.test_rows, "recipe_seed": recipe.seed}
         for t in arm.targets
     }
     known = {t: selections.arm_result(store, fingerprint(spec)) for t, spec in specs.items()}
     if any(result is None for result in known.values()):
-        rows = chats(arm.example_ids)
+        rows = _masked(arm, chats)
         model = m.load_lora(loaded, recipe.model, recipe.lora, arm.seed)
-        train_loss = train(model, loaded.tokenizer, rows, r.Training(**training), arm.seed) if rows else None
+        train_loss = None
+        if rows:
+            prune = dynamic(settings.qtuning, loaded.tokenizer) if arm.name == QTUNING and settings.qtuning else None
+            train_loss = train(model, loaded.tokenizer, rows, r.Training(**training), arm.seed, prune=prune)
         for target, spec in specs.items():
             result = {
                 "test_loss": mean_token_loss(model, loaded.tokenizer, test_chats[target]),
@@ -187,6 +213,11 @@ def _run_arm(
             selections.save_arm(store, fingerprint(spec), arm.name, target, arm.seed, spec, result)
             known[target] = result
     return [(arm, target, result) for target, result in known.items() if result is not None]
+
+
+def _masked(arm: Arm, chats: Chats) -> list[Encoded]:
+    usable = chats.usable(arm.example_ids)
+    return [row.masked(arm.masks[i]) if i in arm.masks else row for i, row in zip(usable, chats(usable), strict=True)]
 
 
 def _table(

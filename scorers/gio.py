@@ -25,6 +25,7 @@ The quantisation (k-means of pool and target, 1,500 centres in the paper) and `e
 Legend: N pool points, n target points, m points of W, d dims.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -240,3 +241,20 @@ def gio_knn(pool: Points, target: Points, size: int, k: int = 1, start: Points |
         picks.append(j)
         series.append(now(begun + len(picks)))
     return Trace(picks, series, at_start, "size")
+
+
+def explode(
+    picks: Sequence[int], members: Sequence[NDArray[np.int64]], rows: Points, centers: Points, size: int
+) -> NDArray[np.int64]:
+    """Picked centres → `size` of their rows, pick by pick; the last centre gives its nearest rows. A centre that was
+    picked twice (after a reset) counts once."""
+    chosen: list[int] = []
+    for pick in dict.fromkeys(picks):
+        part, left = members[pick], size - len(chosen)
+        if len(part) > left:
+            apart = ((rows[part] - centers[pick]) ** 2).sum(axis=1)
+            part = part[np.lexsort((part, apart))[:left]]
+        chosen += part.tolist()
+        if len(chosen) >= size:
+            break
+    return np.array(chosen, np.int64)

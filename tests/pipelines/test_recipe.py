@@ -37,7 +37,7 @@ def put(path, value):
         (("validate", "zzz"), 1, r"validate\.zzz: unknown key; known here: epochs"),
         (("name",), "No Spaces", "name: String should match"),
         (("name",), "../up", "name: String should match"),
-        (("select", "examples"), 5, "exactly one of `fraction` and `examples`"),
+        (("select", "examples"), 5, "exactly one of `fraction`, `examples` and `label_tokens`"),
         (("model", "hub"), "a/b", "exactly one of `path` and `hub`"),
         (("lora", "r"), 0, r"lora\.r: Input should be greater than 0"),
         (("validate", "seeds"), [1, 1], "seeds must be distinct"),

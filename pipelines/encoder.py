@@ -1,0 +1,101 @@
+"""Stage: rows of a sentence encoder, from a local folder, kept in the store like gradient rows.
+
+The row of a chat is the mean over tokens of the encoder's last hidden states (as sentence-transformers' mean pooling),
+normalised; the text is its turns joined by newlines, cut at the encoder's length. Stored as f16, 2·H bytes a row, in a
+feature space of its own that names the encoder's weights. Cost: one forward for each chat.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from datastore import features
+from datastore.errors import InputError
+from datastore.examples import Dataset
+from datastore.identity import digest_file, fingerprint
+from datastore.rows import make_block
+from datastore.store import Store
+from pipelines import model as m
+from pipelines.evidence import SpacePair, texts_of
+from pipelines.progress import Progress
+
+VERSION = 1
+MAX_TOKENS = 512
+BATCH_ROWS = 32
+UNIT_ROWS = 1024
+
+
+def encoder_pairs(
+    store: Store, folder: str | None, pool: Dataset, targets: Mapping[str, Dataset], progress: Progress
+) -> dict[str, SpacePair]:
+    """{target: spaces of the encoder's rows}, computing what is missing; empty without an encoder."""
+    if folder is None:
+        return {}
+    space = _space(store, Path(folder))
+    for dataset in (*targets.values(), pool):
+        _rows(store, space, Path(folder), dataset, progress)
+    return dict.fromkeys(targets, SpacePair(space, space, 1.0))
+
+
+def _space(store: Store, folder: Path) -> int:
+    """Raises InputError for a folder that holds no model."""
+    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not weights or not (folder / "tokenizer.json").is_file():
+        raise InputError(f"select.encoder: {folder} is not a folder with a model (*.safetensors) and a tokenizer.json")
+    files = [*weights, folder / "config.json", folder / "tokenizer.json"]
+    spec = {
+        "kind": "encoder",
+        "version": VERSION,
+        "files": fingerprint([digest_file(f) for f in files]),
+        "pooling": "mean",
+        "max_tokens": MAX_TOKENS,
+    }
+    return features.define_space(store, spec)
+
+
+def _rows(store: Store, space: int, folder: Path, dataset: Dataset, progress: Progress) -> None:
+    features.plan(store, space, sorted(dataset.example_ids), {}, UNIT_ROWS)
+    units = features.open_units(store, space, dataset.dataset_id)
+    if not units:
+        return
+    encode = _encoder(folder)
+    for number, unit in enumerate(units):
+        ids = features.unit_ids(store, unit)
+        vectors, counts = encode(texts_of(store, ids))
+        good = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
+        kept = [i for i, ok in zip(ids, good, strict=True) if ok]
+        signals = pa.table({"n_tokens": pa.array(counts[good], pa.int32())})
+        block = make_block(kept, vectors[good], signals, "f16")
+        rejected = {i: "non_finite" for i, ok in zip(ids, good, strict=True) if not ok}
+        features.commit_unit(store, space, unit, block, rejected)
+        progress(f"encoder rows of {dataset.name}", number + 1, len(units))
+
+
+def _encoder(folder: Path) -> Any:
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().to(m.device())
+    longest = min(MAX_TOKENS, int(getattr(model.config, "max_position_embeddings", MAX_TOKENS)))
+
+    @torch.no_grad()
+    def encode(texts: list[str]) -> tuple[Any, Any]:
+        order = sorted(range(len(texts)), key=lambda k: len(texts[k]))
+        out = np.zeros((len(texts), model.config.hidden_size), np.float32)
+        counts = np.zeros(len(texts), np.int32)
+        for start in range(0, len(order), BATCH_ROWS):
+            part = order[start : start + BATCH_ROWS]
+            batch = tokenizer(
+                [texts[k] for k in part], padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            ).to(m.device())
+            hidden = model(**batch).last_hidden_state.float()
+            mask = batch["attention_mask"][..., None].float()
+            out[part] = ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy()
+            counts[part] = batch["attention_mask"].sum(1).cpu().numpy()
+        return out, counts
+
+    return encode

@@ -1,0 +1,242 @@
+"""What the store knows about a pool and one target, as arrays: the one interface of all methods.
+
+Representations (rows of pool and target that can be compared):
+
+| name | row | compared at |
+|---|---|---|
+| `gradients` | projected gradient, unit, each checkpoint weighted by its mean learning rate | every checkpoint |
+| `embedding` | position-weighted mean of the last hidden states (RDS+), unit | one checkpoint |
+| `encoder` | mean-pooled states of a sentence encoder, unit | once |
+
+Similarities to a target are streamed: memory is one shard plus [N, J]. Methods that need all rows at once (clusters,
+matching pursuit, coverage) get them as one f32 array: 4·N·D bytes. Everything is read when first asked for, then kept.
+Legend: N pool examples with a row at every checkpoint, sorted by id; V target rows; J subtasks; C checkpoints; D dims.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datastore import examples, features
+from datastore.errors import InputError
+from datastore.examples import Dataset
+from datastore.rows import FeatureBlock
+from datastore.store import Store
+from scorers import less
+
+Represent = Literal["gradients", "embedding", "encoder"]
+Per = Literal["subtask", "query", "all"]
+SCORE_DECIMALS = 6  # finer differences are float rounding; ties then go to the smaller id
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SpacePair:
+    """Pool rows and target rows of one checkpoint, and the checkpoint's mean learning rate."""
+
+    train: int
+    query: int
+    mean_lr: float
+
+
+class Evidence:
+    """Lazily read arrays about a pool and a target. `encoder` is the pair of spaces of a sentence encoder, if any."""
+
+    def __init__(
+        self,
+        store: Store,
+        pool: Dataset,
+        target: Dataset,
+        pairs: Sequence[SpacePair],
+        seed: int = 0,
+        encoder: SpacePair | None = None,
+    ) -> None:
+        self.store, self.pool, self.target, self.pairs, self.seed = store, pool, target, list(pairs), seed
+        self.encoder = encoder
+        self._kept: dict[Any, Any] = {}
+
+    @cached_property
+    def weights(self) -> list[float]:
+        """[C] checkpoint weights: mean learning rates, scaled to sum to one."""
+        return less.checkpoint_weights([p.mean_lr for p in self.pairs])
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """[N] ids with a row at every checkpoint, sorted. Raises InputError when there is none."""
+        counts = dict.fromkeys(self.pool.example_ids, 0)
+        for pair in self.pairs:
+            for name in features.with_rows(self.store, pair.train, self.pool.dataset_id):
+                counts[name] += 1
+        found = [name for name in self.pool.example_ids if counts[name] == len(self.pairs)]
+        if not found:
+            raise InputError(f"pool {self.pool.name!r} has no example with a row at every checkpoint")
+        return found
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {name: k for k, name in enumerate(self.ids)}
+
+    def _pair(self, represent: Represent, checkpoint: int = -1) -> SpacePair:
+        if represent != "encoder":
+            try:
+                return self.pairs[checkpoint]
+            except IndexError:
+                raise InputError(f"there is no checkpoint {checkpoint}; this run has {len(self.pairs)}") from None
+        if self.encoder is None:
+            raise InputError("`represent: encoder` needs `select.encoder`, the folder of a sentence encoder")
+        return self.encoder
+
+    def blocks(self, pair: SpacePair) -> Iterator[tuple[NDArray[np.int64], FeatureBlock]]:
+        """(positions among the ids, rows) of the pool, shard by shard."""
+        for block in features.read(self.store, pair.train, self.ids):
+            yield np.array([self._place[name] for name in block.example_ids], np.int64), block
+
+    def similarity(self, represent: Represent = "gradients", per: Per = "subtask", renormalise: bool = False) -> F64:
+        """[N, J] weighted similarity to the mean row of each subtask (or to each query, or to all: J = 1).
+
+        Rounded, so that float noise does not order ties. Raises FeatureSpaceMismatch when rows may not be compared.
+        """
+        key = ("similarity", represent, per, renormalise)
+        if key not in self._kept:
+            total: F64 | None = None
+            for pair, weight in self._weighted(represent):
+                features.check_spaces(self.store, pair.train, pair.query)
+                means = self._means(pair, represent, per, renormalise)
+                if total is None:
+                    total = np.zeros((len(self.ids), len(means)))
+                for rows, block in self.blocks(pair):
+                    if represent == "embedding":
+                        part = less.similarity(unit_rows(block.signal("embedding")), means)
+                    else:
+                        part = less.similarity(block.integers(), means, block.scale)
+                    total[rows] += weight * part
+            self._kept[key] = np.asarray(total).round(SCORE_DECIMALS)
+        found: F64 = self._kept[key]
+        return found
+
+    def _weighted(self, represent: Represent) -> list[tuple[SpacePair, float]]:
+        if represent == "gradients":
+            return list(zip(self.pairs, self.weights, strict=True))
+        return [(self._pair(represent), 1.0)]
+
+    def _means(self, pair: SpacePair, represent: Represent, per: Per, renormalise: bool) -> F32:
+        query, subtasks = self.query_rows(pair, represent)
+        if per == "query":
+            return query
+        means, names = less.subtask_means(query, subtasks if per == "subtask" else ["all"] * len(query))
+        if per == "subtask" and (lost := sorted(set(self.target.subtasks) - set(names))):
+            raise InputError(f"target {self.target.name!r}: subtask {lost[0]!r} has no row with a label token")
+        return unit_rows(means) if renormalise else means
+
+    def query_rows(self, pair: SpacePair, represent: Represent) -> tuple[F32, list[str]]:
+        """([V, D] unit rows of the target at one checkpoint, [V] subtasks)."""
+        subtask = dict(zip(self.target.example_ids, self.target.subtasks, strict=True))
+        block = features.read_all(self.store, pair.query, sorted(self.target.example_ids))
+        rows = unit_rows(_signal(block, "embedding")) if represent == "embedding" else block.unit()
+        return rows, [subtask[i] for i in block.example_ids]
+
+    def queries(self, represent: Represent = "gradients") -> tuple[F32, list[str]]:
+        """([V, D] rows of the target, as `rows` takes them; [V] subtasks)."""
+        found: F32 | None = None
+        subtasks: list[str] = []
+        for pair, weight in self._weighted(represent):
+            part, subtasks = self.query_rows(pair, represent)
+            found = weight * part if found is None else found + weight * part
+        return np.asarray(found, np.float32), subtasks
+
+    def rows(self, represent: Represent = "gradients") -> F32:
+        """[N, D] f32 rows of the pool: unit rows, of gradients their weighted mean over checkpoints (not normalised
+        again, as TAGCOS takes it)."""
+        key = ("rows", represent)
+        if key not in self._kept:
+            total: F32 | None = None
+            for pair, weight in self._weighted(represent):
+                for rows, block in self.blocks(pair):
+                    part = unit_rows(_signal(block, "embedding")) if represent == "embedding" else block.unit()
+                    if total is None:
+                        total = np.zeros((len(self.ids), part.shape[1]), np.float32)
+                    total[rows] += np.float32(weight) * part
+            self._kept[key] = total
+        found: F32 = self._kept[key]
+        return found
+
+    def raw_blocks(self, pair: SpacePair) -> Iterator[tuple[NDArray[np.int64], F32]]:
+        """(positions, [n, D] projected gradients with their length) of one checkpoint."""
+        for rows, block in self.blocks(pair):
+            yield rows, block.unit() * block.norm[:, None]
+
+    def signal(self, name: str, checkpoint: int = -1) -> F64:
+        """[N] a signal of the pool at one checkpoint. Raises InputError naming the setting that keeps it."""
+        key = ("signal", name, checkpoint)
+        if key not in self._kept:
+            out = np.zeros(len(self.ids))
+            for rows, block in self.blocks(self._pair("gradients", checkpoint)):
+                out[rows] = _signal(block, name)
+            if not np.isfinite(out).all():
+                raise InputError(f"{np.sum(~np.isfinite(out))} examples have no finite signal {name!r}")
+            self._kept[key] = out
+        found: F64 = self._kept[key]
+        return found
+
+    def token_signal(self, name: str, checkpoint: int = -1) -> list[F32]:
+        """[N] arrays with one number for each label token."""
+        out: list[F32] = [np.zeros(0, np.float32)] * len(self.ids)
+        for rows, block in self.blocks(self._pair("gradients", checkpoint)):
+            _require(block, name)
+            for k, values in zip(rows.tolist(), block.token_signal(name), strict=True):
+                out[k] = values
+        return out
+
+    def label_tokens(self) -> list[int]:
+        """[N] label tokens of each example."""
+        return [int(n) for n in self.signal("n_label_tokens")]
+
+    def sources(self) -> list[str]:
+        """[N] source of each example."""
+        found = examples.sources_of(self.store, self.ids)
+        return [found[i][0] for i in self.ids]
+
+    def texts(self) -> list[str]:
+        """[N] all turns of each chat, joined."""
+        return texts_of(self.store, self.ids)
+
+    def target_texts(self) -> list[str]:
+        """The target's chats, as `texts` gives them."""
+        return texts_of(self.store, sorted(self.target.example_ids))
+
+
+def unit_rows(rows: NDArray[Any]) -> F32:
+    """[N, D] rows → f32 unit rows; a zero row stays zero."""
+    values = rows.astype(np.float32)
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.asarray(values / np.where(lengths > 0, lengths, 1), np.float32)
+
+
+def texts_of(store: Store, ids: Sequence[str]) -> list[str]:
+    """All turns of each chat, joined by newlines."""
+    chats = examples.get_messages(store, ids)
+    return ["\n".join(m["content"] for m in chats[i]) for i in ids]
+
+
+KEPT_BY = {
+    "embedding": "features.signals.embedding",
+    "token_nll": "features.signals.tokens",
+    "token_entropy": "features.signals.tokens",
+    "answer_loss": "features.signals.answer_loss",
+    "module_norms": "features.signals.module_norms",
+}
+
+
+def _require(block: FeatureBlock, name: str) -> None:
+    if name not in block.signals.column_names:
+        raise InputError(f"this store has no signal {name!r}; set `{KEPT_BY.get(name, 'features.signals')}: true`")
+
+
+def _signal(block: FeatureBlock, name: str) -> NDArray[Any]:
+    _require(block, name)
+    return block.signal(name)

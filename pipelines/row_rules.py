@@ -1,0 +1,213 @@
+"""Rules that look at rows or tokens, not only at scores: clusters, pursuit, GIO, coverage, transport, Q-Tuning.
+
+They hold the rows they look at: 4·N·D bytes of f32 for N pool examples of D dims.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines import rules
+from pipelines.evidence import Evidence, Represent, unit_rows
+from pipelines.rules import Choice, Rule, best, matrix
+from scorers import budgets, coverage, gio, qtuning, select, trajectories, transport
+from scorers.kmeans import kmeans
+from scorers.tagcos import tagcos
+
+F64 = NDArray[np.float64]
+COVERED = 4096  # pool rows that facility location covers, at most
+
+
+def kmeans_quota(
+    e: Evidence, scores: F64, size: int, *, represent: Represent = "gradients", clusters: int = 100
+) -> Choice:
+    """Clusters by k-means, shares in proportion to their sizes, the best scores in each."""
+    found = kmeans(e.rows(represent), clusters, e.seed)
+    given = budgets.largest_remainder(found.sizes.tolist(), size, found.sizes.tolist())
+    labels = found.labels.tolist()
+    chosen = select.quota(best(scores), e.ids, labels, dict(enumerate(given.tolist())))
+    return Choice(chosen, {"cluster": found.labels})
+
+
+def omp(
+    e: Evidence,
+    scores: F64,
+    size: int,
+    *,
+    represent: Represent = "gradients",
+    clusters: int = 100,
+    ridge: float = 1.0,
+    tol: float = 1e-4,
+    budget_mode: Literal["largest_remainder", "floor"] = "largest_remainder",
+    continue_residual: bool = False,
+    max_points: int = 0,
+    iterations: int = 20,
+) -> Choice:
+    """TAGCOS: in each cluster the rows that reproduce its mean."""
+    rows = e.rows(represent)
+    found = kmeans(rows, clusters, e.seed, iterations, max_points=max_points)
+    sizes = found.sizes.tolist()
+    given = budgets.largest_remainder(sizes, size, sizes)
+    if budget_mode == "floor":
+        given = budgets.floors(size / len(rows), sizes)
+    order = tagcos(rows, found, given.tolist(), ridge, tol, continue_residual)
+    return Choice(order, {"cluster": found.labels})
+
+
+def gio_rule(
+    e: Evidence,
+    scores: F64,
+    size: int,
+    *,
+    represent: Represent = "gradients",
+    mode: Literal["released", "exact", "knn"] = "released",
+    v_init: Literal["mean", "jump", "prev_opt"] = "jump",
+    quantise: int = 1500,
+    k: int = 5,
+    neighbours: int = 1,
+    stop: Literal["none", "increase", "min_difference", "min_kl", "data_size", "sequential"] = "none",
+    min_difference: float = 0.0,
+    min_kl: float = 0.0,
+    data_size: float = 1.0,
+    max_increases: int = 3,
+    max_resets: int = 0,
+    steps: int = 50,
+    rate: float = 0.01,
+) -> Choice:
+    """GIO on the centres of k-means (`quantise: 0`: on the rows), exploded back until the size is reached."""
+    rows, target = e.rows(represent), e.queries(represent)[0]
+    found = kmeans(rows, quantise, e.seed) if 0 < quantise < len(rows) else None
+    if 0 < quantise < len(target):
+        target = kmeans(target, quantise, e.seed).centers
+    pool = rows if found is None else found.centers
+    rule = gio.Stop(stop, min_difference, min_kl, data_size, max_increases)
+    if mode == "knn":
+        trace = gio.gio_knn(pool, target, len(pool), neighbours)
+    else:
+        start = gio.uniform_start(rows.shape[1], e.seed)
+        k = min(k, len(target) - 1)
+        if mode == "exact":
+            trace = gio.gio_exact(pool, target, start, len(pool), rule, k)
+        else:
+            trace = gio.gio_released(pool, target, start, len(pool), rule, k, v_init, steps, rate, max_resets, e.seed)
+    if found is None:
+        return Choice(np.array(trace.picks[:size], np.int64))
+    return Choice(gio.explode(trace.picks, found.members(), rows, pool, size), {"cluster": found.labels})
+
+
+def facility_location(
+    e: Evidence, scores: F64, size: int, *, represent: Represent = "gradients", points: int = COVERED
+) -> Choice:
+    """Rows that cover the pool, or a seeded sample of `points` of it where it is larger."""
+    rows = unit_rows(e.rows(represent))
+    sample = np.sort(np.random.default_rng(e.seed).permutation(len(rows))[:points])
+    return Choice(coverage.facility_location(rows @ rows[sample].T, size))
+
+
+def k_center(e: Evidence, scores: F64, size: int, *, represent: Represent = "gradients") -> Choice:
+    """Farthest first."""
+    return Choice(coverage.k_center(e.rows(represent), size))
+
+
+def tsds(
+    e: Evidence,
+    scores: F64,
+    size: int,
+    *,
+    represent: Represent = "embedding",
+    density: Literal["kde", "uniform"] = "kde",
+    alpha: float = 0.5,
+    scale: float = 5.0,
+    sigma: float = 0.75,
+    neighbours: int = 5000,
+    kde_points: int = 1000,
+) -> Choice:
+    """TSDS: sampling by the mass that an optimal transport plan gives."""
+    rows, target = e.rows(represent), e.queries(represent)[0]
+    apart = gio.distances(target, rows)
+    if density == "kde":
+        crowd = transport.density(rows, sigma, kde_points, e.seed)
+        mass = transport.knn_kde(apart, crowd, alpha, scale, neighbours)
+    else:
+        mass = transport.knn_uniform(apart, alpha, scale, neighbours)
+    with np.errstate(divide="ignore"):
+        logs = np.maximum(np.log(mass), -1e9)
+    logs = np.where(mass > 0, logs, -1e9 - apart.min(axis=0))  # beyond the plan: the nearest first
+    return Choice(select.softmax_sample(logs, e.ids, size, 1.0, e.seed))
+
+
+def uot(e: Evidence, scores: F64, size: int, *, reg: float = 0.01, reg_pool: float = 1e-4) -> Choice:
+    """Unbalanced optimal transport from the columns to the pool; the examples that receive most mass."""
+    mass = transport.unbalanced_mass(matrix(scores).T, reg, reg_pool=reg_pool)
+    return Choice(select.top_k(mass, e.ids, size))
+
+
+def s2l(e: Evidence, scores: F64, size: int, *, clusters: int = 100, by_source: bool = True) -> Choice:
+    """Equal shares of clusters of loss trajectories over the checkpoints."""
+    losses = np.stack([e.signal("loss", c) for c in range(len(e.pairs))], axis=1)
+    groups = e.sources() if by_source else ["all"] * len(e.ids)
+    return Choice(trajectories.s2l(losses, groups, size, e.seed, clusters))
+
+
+def quadrants(
+    e: Evidence,
+    scores: F64,
+    size: int,
+    *,
+    token_ratio: float = 0.5,
+    smoothing: float = 0.5,
+    supplement: Literal["minmax", "rank"] = "minmax",
+    keep_highest: bool = False,
+    both_above_median: bool = False,
+    group: Literal["all", "source", "batch"] = "all",
+    batch: int = 8,
+    checkpoint: int = -1,
+) -> Choice:
+    """Q-Tuning over the whole corpus, by source, or in random pseudo-batches; with masks of label tokens.
+
+    Static scoring is our extension (the paper scores each mini-batch in training); none of its figures apply.
+    """
+    nll = e.token_signal("token_nll", checkpoint)
+    doubt = e.token_signal("token_entropy", checkpoint)
+    ppl = np.array([np.exp(np.asarray(v, np.float64).mean()) for v in nll])
+    entropy = np.array([np.asarray(v, np.float64).mean() for v in doubt])
+    parts = _parts(e, group, batch)
+    sizes = [len(p) for p in parts]
+    given = budgets.largest_remainder(sizes, size, sizes)
+    keep, prune, critical = np.zeros(len(ppl), bool), np.zeros(len(ppl), bool), np.zeros(len(ppl))
+    for part, share in zip(parts, given.tolist(), strict=True):
+        found = qtuning.choose(ppl[part], entropy[part], (share + 1e-9) / len(part), supplement)
+        critical[part] = found.critical
+        if share:
+            keep[part], prune[part] = found.keep, found.prune
+    kept = np.flatnonzero(keep)
+    order = kept[np.lexsort((kept, critical[kept]))]
+    masks = {
+        int(k): qtuning.keep_tokens(nll[k], token_ratio, smoothing, keep_highest, both_above_median)
+        for k in np.flatnonzero(prune)
+    }
+    columns = {"perplexity": ppl, "entropy": entropy, "critical": critical, "quadrant": qtuning.quadrant(ppl, entropy)}
+    return Choice(order.astype(np.int64), columns, masks)
+
+
+def _parts(e: Evidence, group: str, batch: int) -> list[NDArray[np.int64]]:
+    everything = np.arange(len(e.ids))
+    if group == "source":
+        sources = np.array(e.sources())
+        return [np.flatnonzero(sources == name) for name in sorted(set(sources.tolist()))]
+    if group == "batch":
+        shuffled = np.random.default_rng(e.seed).permutation(len(e.ids))
+        return [np.sort(part) for part in np.array_split(shuffled, max(1, len(shuffled) // batch))]
+    return [everything]
+
+
+RULES: dict[str, Rule] = {
+    "top_k": rules.top_k, "round_robin": rules.round_robin, "bids": rules.bids, "quota": rules.quota,
+    "softmax": rules.softmax, "window": rules.window, "stratified": rules.stratified, "random": rules.random,
+    "tive": rules.tive, "kmeans_quota": kmeans_quota, "omp": omp, "gio": gio_rule,
+    "facility_location": facility_location, "k_center": k_center, "tsds": tsds, "uot": uot, "s2l": s2l,
+    "quadrants": quadrants,
+}  # fmt: skip
+# More of these is a longer order with the same start, so a budget of tokens may cut them anywhere.
+PREFIX_RULES = ("top_k", "round_robin", "bids", "softmax", "random", "facility_location", "k_center", "uot", "tsds")

@@ -1,0 +1,114 @@
+"""The third axis of a method: rules that choose from scores alone. Those that look at rows are in `row_rules`.
+
+A rule takes the evidence, the scores ([N] or [N, J]), a size and its options (keyword arguments, checked against their
+annotations) and gives positions in order. The mathematics is in `scorers`. Legend: N pool examples, J columns.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.evidence import Evidence, unit_rows
+from scorers import budgets, select
+
+F64 = NDArray[np.float64]
+Order = NDArray[np.int64]
+Rule = Callable[..., "Choice"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Chosen positions in order, and where the rule makes them, columns for every example and masks of label tokens."""
+
+    order: Order
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    masks: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict)
+
+
+def best(scores: F64, lowest: bool = False) -> F64:
+    """[N] the best column of each example, or the one column there is."""
+    one = scores if scores.ndim == 1 else scores.max(axis=1)
+    return -one if lowest else one
+
+
+def top_k(
+    e: Evidence, scores: F64, size: int, *, reduce: Literal["max", "mean"] = "max", lowest: bool = False
+) -> Choice:
+    """The highest scores (`lowest`: the lowest), the best or mean over columns."""
+    one = scores.mean(axis=1) if reduce == "mean" and scores.ndim == 2 else scores
+    return Choice(select.top_k(best(one, lowest), e.ids, size))
+
+
+def round_robin(e: Evidence, scores: F64, size: int) -> Choice:
+    """Columns take turns."""
+    return Choice(select.round_robin(matrix(scores), e.ids, size))
+
+
+def bids(e: Evidence, scores: F64, size: int) -> Choice:
+    """The poorest column takes its best."""
+    return Choice(select.bids(matrix(scores), e.ids, size))
+
+
+def quota(
+    e: Evidence,
+    scores: F64,
+    size: int,
+    *,
+    by: Literal["subtask", "source"] = "subtask",
+    shares: Literal["even", "proportional"] = "even",
+) -> Choice:
+    """A share of the budget for each subtask (of the column an example is best for) or source; the best in each."""
+    groups: list[Any] = e.sources() if by == "source" else matrix(scores).argmax(axis=1).tolist()
+    names = sorted(set(groups))
+    sizes = [groups.count(name) for name in names]
+    given = budgets.even(size, sizes) if shares == "even" else budgets.largest_remainder(sizes, size, sizes)
+    return Choice(select.quota(best(scores), e.ids, groups, dict(zip(names, given.tolist(), strict=True))))
+
+
+def softmax(e: Evidence, scores: F64, size: int, *, temperature: float = 1.0) -> Choice:
+    """Sampling without replacement, weights exp(score/temperature)."""
+    return Choice(select.softmax_sample(best(scores), e.ids, size, temperature, e.seed))
+
+
+def window(e: Evidence, scores: F64, size: int, *, low: float = 0.5, high: float = 0.5) -> Choice:
+    """The ranks nearest the middle of a window of quantiles: 0 and 0 the lowest, 0.5 and 0.5 the median."""
+    return Choice(select.window(best(scores), e.ids, low, high, size))
+
+
+def stratified(e: Evidence, scores: F64, size: int, *, bins: int = 50, low: float = 5.0, high: float = 95.0) -> Choice:
+    """CCS: bins of equal width between two percentiles, from high to low, at random inside."""
+    return Choice(select.stratified(best(scores), e.ids, size, e.seed, bins, (low, high)))
+
+
+def random(e: Evidence, scores: F64, size: int) -> Choice:
+    """Seeded random order."""
+    return Choice(select.random_k(len(e.ids), size, e.seed))
+
+
+def tive(
+    e: Evidence, scores: F64, size: int, *, temperature: float = 1.0, legacy_tive_q: float | None = None
+) -> Choice:
+    """TIVE: budgets of sources ∝ mean gradient norm, inside softmax(cosine to the source's mean / temperature).
+
+    The release multiplies by q = 0.001 where the paper may divide (UNCONFIRMED); `legacy_tive_q` does that. Budgets
+    above a source's size go to the others here, where the release repeats examples.
+    """
+    sources, rows, norms = e.sources(), unit_rows(e.rows()), e.signal("grad_norm")
+    names = sorted(set(sources))
+    members = [np.flatnonzero(np.array(sources) == name) for name in names]
+    given = budgets.largest_remainder([norms[m].mean() for m in members], size, [len(m) for m in members])
+    chosen: list[int] = []
+    for part, share in zip(members, given.tolist(), strict=True):
+        value = rows[part] @ rows[part].mean(axis=0)
+        heat = temperature if legacy_tive_q is None else 1 / legacy_tive_q
+        picks = select.softmax_sample(value.astype(np.float64), [e.ids[k] for k in part], share, heat, e.seed)
+        chosen += part[picks].tolist()
+    return Choice(np.array(chosen, np.int64))
+
+
+def matrix(scores: F64) -> F64:
+    """[N, J] with J = 1 for plain scores."""
+    return scores[:, None] if scores.ndim == 1 else scores

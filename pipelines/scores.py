@@ -1,0 +1,96 @@
+"""The second axis of a method: scores of the pool's examples.
+
+A score takes the evidence and its options (keyword arguments, which the recipe and the command line check against the
+annotations) and gives [N], or [N, J] with a column for each subtask or query. The mathematics is in `scorers`.
+Legend: N pool examples, J columns.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.evidence import Evidence, Per, Represent
+from scorers import difficulty, gio, lexical, preconditioned
+from scorers.less import subtask_means
+
+F64 = NDArray[np.float64]
+Score = Callable[..., F64]
+
+
+def no_score(e: Evidence) -> F64:
+    """Zero for all: the rule looks at rows instead."""
+    return np.zeros(len(e.ids))
+
+
+def similarity(
+    e: Evidence, *, represent: Represent = "gradients", per: Per = "subtask", renorm_subtask_mean: bool = False
+) -> F64:
+    """Similarity to the target: LESS, mean cosine, RDS+, sentence embeddings."""
+    return e.similarity(represent, per, renorm_subtask_mean)
+
+
+def influence(
+    e: Evidence, *, precondition: Literal["gram", "datainf", "gist"] = "gram", ridge: float = 0.1, rank: int = 150
+) -> F64:
+    """Influence with curvature, for each subtask, summed over checkpoints by their weights."""
+    total = np.zeros((len(e.ids), len(set(e.target.subtasks))))
+    for pair, weight in zip(e.pairs, e.weights, strict=True):
+        query, subtasks = e.query_rows(pair, "gradients")
+        means, _ = subtask_means(query, subtasks)
+        basis = None
+        if precondition == "gist":
+            basis = preconditioned.gist_basis(query, rank)
+            turned = means @ basis
+        elif precondition == "gram":
+            turned = preconditioned.whiten(means, *preconditioned.gram(g for _, g in e.raw_blocks(pair)), ridge)
+        else:
+            squares = [float((g * g).sum(dtype=np.float64)) for _, g in e.raw_blocks(pair)]
+            flat = (g for _, g in e.raw_blocks(pair))
+            mean_square = sum(squares) / (len(e.ids) * means.shape[1])
+            turned = preconditioned.datainf(means, flat, mean_square, len(e.ids))
+        for rows, block in e.raw_blocks(pair):
+            part = block @ turned.T if basis is None else preconditioned.cosines(block @ basis, turned)
+            total[rows] += weight * part
+    return total
+
+
+def phi(e: Evidence, *, represent: Represent = "gradients") -> F64:
+    """GIO's −φ: how near an example is to the whole target, in mean log distance."""
+    return -gio.phi(e.queries(represent)[0], e.rows(represent))
+
+
+Signal = Literal["grand", "el2n", "loss", "perplexity", "entropy", "length", "ifd"]
+
+
+def signal(e: Evidence, *, signal: Signal = "loss", checkpoint: int = -1, residual: bool = False) -> F64:
+    """One number of the example alone. `residual` takes out what the log of its length explains."""
+    column = {"grand": "grad_norm", "perplexity": "loss", "length": "n_label_tokens", "ifd": "loss"}.get(signal, signal)
+    found = e.signal(column, checkpoint)
+    if signal == "perplexity":
+        found = difficulty.perplexity(found)
+    if signal == "ifd":
+        found = difficulty.ifd(found, e.signal("answer_loss", checkpoint))
+    return difficulty.residual(found, np.array(e.label_tokens())) if residual else found
+
+
+def bm25(e: Evidence) -> F64:
+    """BM25 of each pool text for each text of the target."""
+    return lexical.bm25(e.texts(), e.target_texts()).astype(np.float64)
+
+
+def dsir(e: Evidence, *, buckets: int = 10_000) -> F64:
+    """Log importance of hashed words and word pairs, target against pool."""
+    return lexical.dsir(e.texts(), e.target_texts(), buckets)
+
+
+SCORES: dict[str, Score] = {
+    "none": no_score,
+    "similarity": similarity,
+    "influence": influence,
+    "phi": phi,
+    "signal": signal,
+    "bm25": bm25,
+    "dsir": dsir,
+}

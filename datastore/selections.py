@@ -123,6 +123,15 @@ def get(store: Store, name: str, target: str | None = None) -> Selection:
     return _load(store, row)
 
 
+def newest(store: Store) -> list[Selection]:
+    """The newest selection of each name and target, in the order they were made."""
+    rows = store.catalog.rows(
+        "SELECT * FROM selection WHERE selection_id IN (SELECT max(selection_id) FROM selection GROUP BY name, target) "
+        "ORDER BY selection_id"
+    )
+    return [_load(store, row) for row in rows]
+
+
 def _load(store: Store, row: Any) -> Selection:
     items = store.catalog.rows(
         "SELECT example_id, score FROM selection_item WHERE selection_id=? ORDER BY rank",

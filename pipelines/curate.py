@@ -222,23 +222,26 @@ def _select(
     for name, target in data.targets.items():
         evidence = Evidence(store, data.pool, target, pairs, recipe.seed, encoder.get(name))
         chosen[name] = select_for(store, recipe, evidence, name)
-        found = _sources(store, chosen[name].example_ids)
-        own = set(recipe.targets[name].own_sources)
-        pool = _sources(store, data.pool.example_ids)
-        result.selections.append(
-            {
-                "name": chosen[name].name,
-                "target": name,
-                "method": chosen[name].method,
-                "rule": recipe.select.parts()[1],
-                "digest": chosen[name].digest,
-                "examples": len(found),
-                "by_source": {s: found.count(s) for s in sorted(set(found), key=lambda s: (-found.count(s), s))},
-                "source_precision": sum(s in own for s in found) / len(found) if own else None,
-                "source_share_of_pool": sum(s in own for s in pool) / len(pool) if own else None,
-            }
-        )
+        result.selections.append(describe(store, recipe, name, chosen[name], data.pool))
     return chosen
+
+
+def describe(store: Store, recipe: r.Recipe, name: str, chosen: Selection, pool: Dataset) -> dict[str, Any]:
+    """What a run reports of a selection: size, sources, and the share of the target's own ones in it and the pool."""
+    found = _sources(store, chosen.example_ids)
+    own = set(recipe.targets[name].own_sources)
+    everything = _sources(store, pool.example_ids)
+    return {
+        "name": chosen.name,
+        "target": name,
+        "method": chosen.method,
+        "rule": recipe.select.parts()[1],
+        "digest": chosen.digest,
+        "examples": len(found),
+        "by_source": {s: found.count(s) for s in sorted(set(found), key=lambda s: (-found.count(s), s))},
+        "source_precision": sum(s in own for s in found) / len(found) if own else None,
+        "source_share_of_pool": sum(s in own for s in everything) / len(everything) if own else None,
+    }
 
 
 def _sources(store: Store, ids: Sequence[str]) -> list[str]:

@@ -1,0 +1,183 @@
+"""More selections from a store that holds a run: other methods, seeds or checkpoints, without a model or a new pass."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from datastore import checkpoints, examples, features, selections
+from datastore.errors import InputError
+from datastore.selections import Selection
+from datastore.store import Store
+from pipelines import recipe as r
+from pipelines.curate import RunResult, describe
+from pipelines.encoder import encoder_pairs
+from pipelines.evidence import Evidence, SpacePair
+from pipelines.methods import checked_options, split_options
+from pipelines.progress import Progress, quiet
+from pipelines.scores import SCORES
+from pipelines.selecting import select_for
+from scorers import compare
+
+
+def changed(recipe: dict[str, Any], select: Mapping[str, Any], name: str | None, seed: int | None) -> r.Recipe:
+    """The recipe with another `select` section, under a name of its own and without validation."""
+    new = {**recipe, "select": dict(select), "validate": None}
+    new["name"] = name or f"{recipe['name']}-{str(select['method']).replace('_', '-')}"[:64]
+    if seed is not None:
+        new["seed"] = seed
+    return r.parse_recipe(new, "this selection")
+
+
+def evidence(
+    store: Store,
+    recipe: r.Recipe,
+    summary: Mapping[str, Any],
+    checkpoint: int | None = None,
+    progress: Progress = quiet,
+) -> dict[str, Evidence]:
+    """{target: evidence} of a finished run, at all of its checkpoints or at one.
+
+    Raises InputError for a run of an older version, which must be finished again, and for an unknown checkpoint.
+    """
+    rows = summary["rows"]
+    if any("dataset_id" not in row for row in rows):
+        raise InputError("the store's last run is of an older version; run its recipe again (it finds its rows)")
+    pool_rows = [row for row in rows if row["role"] == "pool"]
+    ordinals = [row["checkpoint"] for row in pool_rows]
+    if checkpoint is not None and checkpoint not in ordinals:
+        raise InputError(f"there is no checkpoint {checkpoint}; this store has {sorted(ordinals)}")
+    pool = examples.get_dataset(store, pool_rows[0]["dataset_id"])
+    targets = {
+        row["dataset"]: examples.get_dataset(store, row["dataset_id"]) for row in rows if row["role"] == "target"
+    }
+    encoder = encoder_pairs(store, recipe.select.encoder, pool, targets, progress)
+    found = {}
+    for name, target in targets.items():
+        pairs = []
+        for row in pool_rows:
+            query = next(x for x in rows if x["dataset"] == name and x["checkpoint"] == row["checkpoint"])
+            if checkpoint is None or row["checkpoint"] == checkpoint:
+                pairs.append(SpacePair(row["space_id"], query["space_id"], _mean_lr(store, row["space_id"])))
+        found[name] = Evidence(store, pool, target, pairs, recipe.seed, encoder.get(name))
+    return found
+
+
+def _mean_lr(store: Store, space_id: int) -> float:
+    return checkpoints.by_digest(store, features.space_spec(store, space_id)["checkpoint"]).mean_lr
+
+
+def reselect(
+    store: Store,
+    select: Mapping[str, Any],
+    *,
+    target: str | None = None,
+    checkpoint: int | None = None,
+    name: str | None = None,
+    seed: int | None = None,
+    progress: Progress = quiet,
+) -> list[dict[str, Any]]:
+    """Select by another method on the store's last run and record it as a run of its own."""
+    last = selections.last_run(store)
+    recipe = changed(last["recipe"], select, name, seed)
+    result = RunResult(recipe.name, rows=last["summary"]["rows"], ingest=last["summary"]["ingest"])
+    run_id = selections.start_run(store, recipe.name, recipe.model_dump(mode="json", by_alias=True))
+    found = evidence(store, recipe, last["summary"], checkpoint, progress)
+    for key in _wanted(found, target):
+        chosen = select_for(store, recipe, found[key], key)
+        result.selections.append(describe(store, recipe, key, chosen, found[key].pool))
+        progress("selections", len(result.selections), len(found))
+    selections.finish_run(store, run_id, asdict(result))
+    return result.selections
+
+
+def _wanted(found: Mapping[str, Evidence], target: str | None) -> list[str]:
+    if target is not None and target not in found:
+        raise InputError(f"there is no target {target!r}; this store has {', '.join(found)}")
+    return [target] if target is not None else list(found)
+
+
+def score(
+    store: Store, select: Mapping[str, Any], target: str | None = None, checkpoint: int | None = None
+) -> dict[str, pa.Table]:
+    """{target: table of example_id, source, score (the best column), label_tokens}, best first; chooses nothing.
+
+    Raises InputError for a method whose rule looks at rows and has no score.
+    """
+    last = selections.last_run(store)
+    recipe = changed(last["recipe"], {**select, "fraction": 1.0}, None, None)
+    name, rule, options = recipe.select.parts()
+    if name == "none":
+        raise InputError(f"method {recipe.select.method!r} chooses sets and scores no example; use `gradsift select`")
+    of_score, _ = split_options(name, rule, checked_options(name, rule, options))
+    found = evidence(store, recipe, last["summary"], checkpoint)
+    return {key: _score_table(found[key], SCORES[name](found[key], **of_score)) for key in _wanted(found, target)}
+
+
+def _score_table(e: Evidence, scores: Any) -> pa.Table:
+    one = scores if scores.ndim == 1 else scores.max(axis=1)
+    table = pa.table(
+        {
+            "example_id": e.ids,
+            "source": e.sources(),
+            "score": pa.array(one),
+            "label_tokens": pa.array(e.label_tokens(), pa.int32()),
+        }
+    )
+    return table.sort_by([("score", "descending"), ("example_id", "ascending")])
+
+
+def overlap(store: Store, names: Sequence[str], k: int | None = None) -> dict[str, Any]:
+    """How alike selections are: their Jaccard indices (or overlap of the first k), what chance gives, and the rank
+    correlations of their scores with each other and with answer length."""
+    chosen = [selections.get(store, name) for name in names] if names else selections.newest(store)
+    if len(chosen) < 2:
+        raise InputError("overlap compares at least two selections; make more with `gradsift select`")
+    pool = max((d.num_rows for d in (selections.details(store, s) for s in chosen) if d is not None), default=0)
+    rows = []
+    for one in chosen:
+        row: dict[str, Any] = {"selection": one.name, "examples": len(one.example_ids)}
+        for other in chosen:
+            alike = compare.jaccard(one.example_ids, other.example_ids)
+            row[other.name] = compare.overlap_at(one.example_ids, other.example_ids, k) if k else alike
+        rows.append(row)
+    sizes = [len(s.example_ids) for s in chosen]
+    mean = round(sum(sizes) / len(sizes))
+    by_chance = (min(k, mean) / pool if k else compare.expected_jaccard(mean, mean, pool)) if pool else None
+    return {"measure": f"overlap@{k}" if k else "jaccard", "by_chance": by_chance, "rows": rows,
+            "scores": _score_correlations(store, chosen)}  # fmt: skip
+
+
+def _score_correlations(store: Store, chosen: Sequence[Selection]) -> list[dict[str, Any]]:
+    lengths = _label_tokens(store)
+    known = {}
+    for selection in chosen:
+        table = selections.details(store, selection)
+        if table is not None:
+            pairs = zip(table["example_id"].to_pylist(), table["score"].to_pylist(), strict=True)
+            known[selection.name] = dict(pairs)
+    rows = []
+    for name, scores in known.items():
+        row: dict[str, Any] = {"selection": name, "with length": _spearman(scores, lengths)}
+        rows.append(row | {other: _spearman(scores, theirs) for other, theirs in known.items()})
+    return rows
+
+
+def _spearman(a: Mapping[str, float], b: Mapping[str, float]) -> float | None:
+    import numpy as np
+
+    both = sorted(set(a) & set(b))
+    if len(both) < 3:
+        return None
+    value = compare.spearman(np.array([a[i] for i in both]), np.array([b[i] for i in both]))
+    return None if np.isnan(value) else value
+
+
+def _label_tokens(store: Store) -> dict[str, float]:
+    summary = selections.last_run(store)["summary"]
+    space = next(row["space_id"] for row in summary["rows"] if row["role"] == "pool")
+    found: dict[str, float] = {}
+    for block in features.read(store, space):
+        found |= zip(block.example_ids, block.signal("n_label_tokens").tolist(), strict=True)
+    return found

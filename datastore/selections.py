@@ -182,9 +182,16 @@ def finish_run(store: Store, run_id: int, summary: Mapping[str, Any]) -> None:
         )
 
 
-def last_run(store: Store) -> dict[str, Any]:
-    """Newest run that finished (name, recipe, summary); raises InputError when there is none."""
-    row = store.catalog.one("SELECT * FROM run WHERE finished IS NOT NULL ORDER BY run_id DESC LIMIT 1")
+def last_run(store: Store, computed: bool = False) -> dict[str, Any]:
+    """Newest run that finished (name, recipe, summary); `computed`: not counting later selections from its rows.
+
+    Raises InputError when there is none.
+    """
+    row = store.catalog.one(
+        "SELECT * FROM run WHERE finished IS NOT NULL AND (NOT ? OR coalesce(summary ->> 'base', '') = '') "
+        "ORDER BY run_id DESC LIMIT 1",
+        (computed,),
+    )
     if row is None:
         raise InputError(f"no run has finished in {store.root}; start one with `gradsift run RECIPE`")
     return {

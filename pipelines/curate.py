@@ -44,6 +44,7 @@ class RunResult:
     """What a run made. `stages` are seconds of this call, small where the work was done before."""
 
     name: str
+    base: str = ""  # of a selection made later: the run whose rows it used
     stages: list[dict[str, Any]] = field(default_factory=list)
     ingest: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)

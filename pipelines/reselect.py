@@ -79,9 +79,9 @@ def reselect(
     progress: Progress = quiet,
 ) -> list[dict[str, Any]]:
     """Select by another method on the store's last run and record it as a run of its own."""
-    last = selections.last_run(store)
+    last = selections.last_run(store, computed=True)
     recipe = changed(last["recipe"], select, name, seed)
-    result = RunResult(recipe.name, rows=last["summary"]["rows"], ingest=last["summary"]["ingest"])
+    result = RunResult(recipe.name, last["name"], rows=last["summary"]["rows"], ingest=last["summary"]["ingest"])
     run_id = selections.start_run(store, recipe.name, recipe.model_dump(mode="json", by_alias=True))
     found = evidence(store, recipe, last["summary"], checkpoint, progress)
     for key in _wanted(found, target):
@@ -105,7 +105,7 @@ def score(
 
     Raises InputError for a method whose rule looks at rows and has no score.
     """
-    last = selections.last_run(store)
+    last = selections.last_run(store, computed=True)
     recipe = changed(last["recipe"], {**select, "fraction": 1.0}, None, None)
     name, rule, options = recipe.select.parts()
     if name == "none":
@@ -175,7 +175,7 @@ def _spearman(a: Mapping[str, float], b: Mapping[str, float]) -> float | None:
 
 
 def _label_tokens(store: Store) -> dict[str, float]:
-    summary = selections.last_run(store)["summary"]
+    summary = selections.last_run(store, computed=True)["summary"]
     space = next(row["space_id"] for row in summary["rows"] if row["role"] == "pool")
     found: dict[str, float] = {}
     for block in features.read(store, space):

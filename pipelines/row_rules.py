@@ -138,8 +138,11 @@ def tsds(
 
 
 def uot(e: Evidence, scores: F64, size: int, *, reg: float = 0.01, reg_pool: float = 1e-4) -> Choice:
-    """Unbalanced optimal transport from the columns to the pool; the examples that receive most mass."""
-    mass = transport.unbalanced_mass(matrix(scores).T, reg, reg_pool=reg_pool)
+    """Unbalanced optimal transport from the columns to the pool; the examples that receive most mass. Scores beyond
+    [−1, 1] are scaled down by the largest."""
+    columns = matrix(scores)
+    columns = columns / max(1.0, float(np.abs(columns).max()))
+    mass = transport.unbalanced_mass(columns.T, reg, reg_pool=reg_pool)
     return Choice(select.top_k(mass, e.ids, size))
 
 

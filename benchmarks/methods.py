@@ -1,0 +1,106 @@
+"""Every method on one pool: source precision of what it selects, and the target's test loss after training on it.
+
+    python benchmarks/methods.py RECIPE --store STORE [--methods less tagcos …] [--encoder FOLDER] --out table.json
+
+The recipe's own run comes first; each method then selects from the same rows with the same budget, and all arms are
+trained by the recipe's `validate` section, against random, equal label tokens and equal lengths. Arms that were trained
+already are taken from the store, so the script can be stopped and started again.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from datastore.errors import GradsiftError
+from datastore.store import Store
+from pipelines.curate import curate
+from pipelines.methods import METHODS
+from pipelines.recipe import Recipe, load_recipe, parse_recipe
+
+BASELINES = ("random", "random_tokens", "random_lengths")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--methods", nargs="*", default=[m for m in METHODS if m != "random"])
+    parser.add_argument("--encoder", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    base = load_recipe(args.recipe)
+    rows, failures = [], []
+    with Store(args.store) as store:
+        for method in args.methods:
+            started = time.perf_counter()
+            try:
+                result = curate(with_method(base, method, args.encoder), store)
+            except GradsiftError as error:
+                failures.append({"method": method, "error": str(error)})
+                print(f"{method}: {error}", flush=True)
+                continue
+            seconds = next(s["seconds"] for s in result.stages if s["stage"] == "select")
+            rows += table(method, result, seconds)
+            args.out.write_text(json.dumps({"rows": rows, "failures": failures}, indent=1) + "\n", "utf-8")
+            print(f"{method}: {time.perf_counter() - started:.0f} s", flush=True)
+    show(rows)
+
+
+def with_method(recipe: Recipe, method: str, encoder: Path | None) -> Recipe:
+    data = recipe.model_dump(mode="json", by_alias=True)
+    budget = {k: data["select"][k] for k in ("fraction", "examples", "label_tokens")}
+    data["select"] = {"method": method, "encoder": str(encoder.resolve()) if encoder else None, **budget}
+    data["name"] = f"{recipe.name}-{method.replace('_', '-')}"
+    return parse_recipe(data)
+
+
+def table(method, result, seconds):
+    chosen = {s["target"]: s for s in result.selections}
+    for arm in result.arms:
+        if arm["arm"] != "selected":
+            yield {"method": arm["arm"], "of": method, "target": arm["target"], **figures(arm)}
+            continue
+        target = arm["target"]
+        yield {
+            "method": method,
+            "of": method,
+            "target": target,
+            **figures(arm),
+            "versus": arm["versus"],
+            "pool_share": chosen[target]["source_share_of_pool"],
+            "select_seconds": seconds,
+        }
+
+
+def figures(arm):
+    return {
+        "examples": arm["examples"],
+        "label_tokens": arm["label_tokens"],
+        "source_precision": arm["source_precision"],
+        "test_loss": arm["test_loss_mean"],
+        "ci95": arm["test_loss_ci95"],
+        "seeds": arm["seeds"],
+    }
+
+
+def show(rows):
+    columns = ("method", "target", "precision", "tokens", "test loss", "− random", "− same lengths")
+    print(f"| {' | '.join(columns)} |")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        if row["method"] not in METHODS or row["method"] in BASELINES:
+            continue
+        cells = [difference(row["versus"].get(name)) for name in BASELINES[::2]]
+        precision = "" if row["source_precision"] is None else f"{row['source_precision']:.2f}"
+        loss = f"{row['test_loss']:.3f} ± {row['ci95'] or float('nan'):.3f}"
+        line = [row["method"], row["target"], precision, f"{row['label_tokens']:.0f}", loss, *cells]
+        print(f"| {' | '.join(line)} |")
+
+
+def difference(versus):
+    return "" if versus is None else f"{versus['difference']:+.3f} ± {versus['ci95'] or float('nan'):.3f}"
+
+
+if __name__ == "__main__":
+    main()

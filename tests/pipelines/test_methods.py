@@ -1,0 +1,328 @@
+"""Methods on a store that holds a run: every preset chooses, deterministically, within its budget."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from datastore import selections
+from datastore.errors import InputError
+from datastore.store import Store
+from pipelines import reselect
+from pipelines.curate import curate
+from pipelines.evidence import unit_rows
+from pipelines.export import export
+from pipelines.methods import METHODS, as_rows, checked_options, options_of
+from pipelines.recipe import parse_recipe
+from pipelines.row_rules import RULES
+from pipelines.scores import SCORES
+from scorers import less
+
+STORE_ONLY = [m for m in METHODS if m not in ("embed", "ifd", "tagcos_released")]
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of the finished store, open."""
+    shutil.copytree(finished[1], tmp_path / "copy")
+    with Store(tmp_path / "copy") as opened:
+        yield opened
+
+
+@pytest.fixture
+def seen(copy):
+    """Evidence of the finished run's one target."""
+    last = selections.last_run(copy)
+    recipe = parse_recipe(last["recipe"])
+    return reselect.evidence(copy, recipe, last["summary"])["sql"]
+
+
+def chosen(store, method, **select):
+    budget = select.pop("budget", {"examples": 10})
+    more = {k: select.pop(k) for k in ("seed", "name", "checkpoint") if k in select}
+    rows = reselect.reselect(store, {"method": method, **budget, **select}, **more)
+    return selections.get(store, rows[0]["name"])
+
+
+@pytest.mark.parametrize("method", STORE_ONLY)
+def test_every_method_chooses_what_was_asked(copy, method):
+    found = chosen(copy, method)
+    size = len(found.example_ids)
+    assert size == 10
+    assert len(set(found.example_ids)) == size
+    table = selections.details(copy, found)
+    assert set(found.example_ids) <= set(table["example_id"].to_pylist())
+    assert np.isfinite(table["score"].to_numpy()).all()
+
+
+def test_the_released_floors_fall_short(copy):
+    """A hundred clusters of a small pool give nothing at all; three give a few."""
+    with pytest.raises(InputError, match="chose nothing"):
+        chosen(copy, "tagcos_released")
+    few = chosen(copy, "tagcos_released", options={"clusters": 3}, name="three")
+    assert 10 - 3 <= len(few.example_ids) <= 10
+
+
+@pytest.mark.parametrize("method", ["tagcos", "gio", "qtuning", "dsir", "s2l", "ccs", "facility_location", "random"])
+def test_the_same_seed_gives_the_same_selection_again(finished, tmp_path, method):
+    digests = []
+    for number in range(2):
+        shutil.copytree(finished[1], tmp_path / str(number))
+        with Store(tmp_path / str(number)) as store:
+            digests.append(chosen(store, method, seed=5).digest)
+    assert digests[0] == digests[1]
+
+
+def test_the_preset_less_is_the_runs_own_selection(copy, finished):
+    again = chosen(copy, "less", budget={"examples": 12})
+    assert again.digest == finished[2].selections[0]["digest"]
+
+
+def test_similarity_is_less_by_hand(seen):
+    """Streamed and rounded, against means of unit rows in f32."""
+    total = 0.0
+    for pair, weight in zip(seen.pairs, seen.weights, strict=True):
+        query, subtasks = seen.query_rows(pair, "gradients")
+        means, _ = less.subtask_means(query, subtasks)
+        rows = np.concatenate([block.unit() for _, block in seen.blocks(pair)])
+        places = np.concatenate([place for place, _ in seen.blocks(pair)])
+        part = np.zeros((len(seen.ids), len(means)))
+        part[places] = rows @ means.T
+        total = total + weight * part
+    np.testing.assert_allclose(seen.similarity(), total, atol=2e-6)
+    per_query = seen.similarity(per="query")
+    assert per_query.shape == (len(seen.ids), len(seen.target.example_ids))
+    np.testing.assert_allclose(per_query.mean(axis=1), seen.similarity(per="all")[:, 0], atol=2e-6)
+    longer = seen.similarity(renormalise=True)
+    assert (np.abs(longer) >= np.abs(seen.similarity()) - 2e-6).all()
+
+
+def test_gio_on_gradients_ranks_as_the_mean_cosine(seen):
+    """core-methods §7, on real rows of one checkpoint."""
+    from scipy.stats import spearmanr
+
+    from scorers.gio import phi
+
+    one = type(seen)(seen.store, seen.pool, seen.target, seen.pairs[-1:], seen.seed)
+    rows, target = one.rows(), one.queries()[0]
+    cosine = unit_rows(rows) @ target.mean(axis=0)
+    assert spearmanr(-phi(target, rows), cosine).statistic > 0.999
+
+
+def test_rows_of_checkpoints_are_averaged_and_not_normalised(seen):
+    lengths = np.linalg.norm(seen.rows(), axis=1)
+    assert (lengths <= 1 + 1e-5).all()
+    assert lengths.min() < 0.999
+
+
+def test_a_budget_of_label_tokens_is_not_exceeded(copy):
+    for method in ("less", "tagcos", "qtuning"):
+        found = chosen(copy, method, budget={"label_tokens": 300})
+        tokens = reselect._label_tokens(copy)
+        spent = sum(tokens[i] for i in found.example_ids)
+        assert 150 < spent <= 300
+
+
+def test_checkpoints_and_seeds_can_be_chosen(copy):
+    first, last = chosen(copy, "less", checkpoint=0, name="first"), chosen(copy, "less", checkpoint=1, name="last")
+    assert len(first.example_ids) == len(last.example_ids)
+    assert chosen(copy, "random", seed=1).digest != chosen(copy, "random", seed=2, name="other").digest
+    with pytest.raises(InputError, match="no checkpoint 9"):
+        chosen(copy, "less", checkpoint=9)
+
+
+def test_overlap_and_scores(copy):
+    for method in ("less", "mean_cosine", "length"):
+        chosen(copy, method)
+    found = reselect.overlap(copy, ["small-less-sql", "small-mean-cosine-sql", "small-length-sql"])
+    matrix = np.array([[row[name] for name in list(row)[2:]] for row in found["rows"]])
+    np.testing.assert_allclose(np.diag(matrix), 1)
+    np.testing.assert_allclose(matrix, matrix.T)
+    assert 0 < found["by_chance"] < 1
+    by_name = {row["selection"]: row for row in found["scores"]}
+    assert by_name["small-length-sql"]["with length"] == pytest.approx(1)
+    table = reselect.score(copy, {"method": "less"})["sql"]
+    assert table["score"].to_pylist() == sorted(table["score"].to_pylist(), reverse=True)
+    with pytest.raises(InputError, match="chooses sets"):
+        reselect.score(copy, {"method": "tagcos"})
+
+
+def test_wrong_options_are_named(recipe_data):
+    def parse(select):
+        return parse_recipe({**recipe_data, "select": {"examples": 5, **select}})
+
+    for select, words in (
+        ({"method": "lss"}, "did you mean `less`"),
+        ({"method": "tagcos", "options": {"cluster": 5}}, "did you mean `clusters`"),
+        ({"method": "tagcos", "options": {"clusters": "many"}}, "option `clusters`: Input should be a valid integer"),
+        ({"method": "gio", "options": {"mode": "fast"}}, "option `mode`: Input should be 'released'"),
+        ({"rule": "topk"}, "did you mean `top_k`"),
+        ({"method": "embed"}, "needs `select.encoder`"),
+        ({"fraction": 0.1}, "exactly one of"),
+    ):
+        with pytest.raises(InputError, match=words):
+            parse(select)
+    assert parse({"rule": "round_robin"}).select.parts() == ("similarity", "round_robin", {})
+    assert parse({"method": "ppl_mid", "rule": "top_k"}).select.parts()[2] == {"signal": "perplexity"}
+
+
+def test_a_signal_that_was_not_kept_is_named_with_its_setting(copy):
+    with pytest.raises(InputError, match=r"answer_loss: true"):
+        chosen(copy, "ifd")
+
+
+def test_the_table_of_methods_is_whole():
+    rows = as_rows()
+    assert {row["method"] for row in rows} == set(METHODS)
+    for name, method in METHODS.items():
+        assert method.score in SCORES
+        assert method.rule in RULES
+        assert checked_options(method.score, method.rule, method.options) == dict(method.options), name
+    assert options_of("similarity", "softmax")["temperature"][1] == 1.0
+    json.dumps(rows)
+
+
+def test_every_rule_takes_every_score(seen):
+    """The axes are independent: any rule runs on any score."""
+    from pipelines.methods import split_options
+
+    names = [n for n in SCORES if n not in ("influence", "phi")]
+    for rule, run in RULES.items():
+        for name in names:
+            of_score, of_rule = split_options(name, rule, {})
+            found = run(seen, SCORES[name](seen, **of_score), 6, **of_rule)
+            assert len(set(found.order.tolist())) == 6, (name, rule)
+
+
+# --- Q-Tuning: masks from selection to export and training -----------------------------------------------------------
+
+
+def test_masks_reach_the_export_and_the_trainer(copy, tmp_path):
+    from datasets import load_dataset
+
+    found = chosen(copy, "qtuning", budget={"fraction": 0.3})
+    masks = selections.masks(copy, found)
+    assert masks
+    assert all(any(m) and not all(m) for m in masks.values() if len(m) > 1)
+    folder = export(copy, found, selections.recipe_of(copy, found), tmp_path / "out")
+    data = load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    tokens = reselect._label_tokens(copy)
+    for row in data:
+        labels = [t for t in row["labels"] if t != -100]
+        kept = sum(masks[row["example_id"]]) if row["example_id"] in masks else tokens[row["example_id"]]
+        assert len(labels) == kept
+        assert all(label in (-100, t) for label, t in zip(row["labels"], row["input_ids"], strict=True))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["pruned_examples"] == len(masks)
+
+
+def test_a_masked_loss_is_the_mean_over_kept_tokens(recipe):
+    import torch
+
+    from pipelines import model as m
+    from pipelines.batches import collate, pad_id
+    from pipelines.encode import encode
+    from pipelines.head import example_losses, token_losses
+
+    loaded = m.open_model(recipe.model)
+    model = m.load_lora(loaded, recipe.model, recipe.lora, 0).eval()
+    chat = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "a rather longer answer"}]
+    row = encode(loaded.tokenizer, chat, 64)
+    keep = [k % 3 != 1 for k in range(row.n_label_tokens)]
+    with torch.no_grad():
+        nll = token_losses(model, collate([row], pad_id(loaded.tokenizer))).nll
+        masked = example_losses(model, collate([row.masked(keep)], pad_id(loaded.tokenizer)))
+    torch.testing.assert_close(masked[0], nll[torch.tensor(keep)].mean())
+    with pytest.raises(ValueError, match="a mask of 1 tokens"):
+        row.masked([True])
+
+
+def test_dynamic_pruning_in_training(recipe_data, copy):
+    """The arm `qtuning` trains on the selected examples with each batch pruned, and is recorded apart."""
+    settings = {**recipe_data["validate"], "seeds": [0], "arms": ["random_lengths"], "qtuning": {"sample_ratio": 0.5}}
+    result = curate(parse_recipe({**recipe_data, "validate": settings}), copy)
+    arms = {arm["arm"]: arm for arm in result.arms}
+    assert set(arms) == {"base", "selected", "qtuning", "random_lengths"}
+    assert arms["qtuning"]["test_loss"] != arms["selected"]["test_loss"]
+    assert arms["random_lengths"]["examples"] == arms["selected"]["examples"]
+    assert abs(arms["random_lengths"]["label_tokens"] / arms["selected"]["label_tokens"] - 1) < 0.35
+
+
+def test_the_callback_prunes_as_the_formulas_say(recipe):
+    from pipelines import model as m
+    from pipelines import recipe as r
+    from pipelines.encode import encode
+    from pipelines.qtuning import dynamic, score
+    from scorers import qtuning
+
+    loaded = m.open_model(recipe.model)
+    model = m.load_lora(loaded, recipe.model, recipe.lora, 0).train()
+    texts = [
+        "one two three four",
+        "a b c d e f",
+        "the cat sat on the mat",
+        "1 2 3 5 8 13",
+        "zebra",
+        "so it goes, and so on",
+    ]
+    rows = [
+        encode(loaded.tokenizer, [{"role": "user", "content": "say"}, {"role": "assistant", "content": t}], 64)
+        for t in texts
+    ]
+    kept = dynamic(r.QTuning(sample_ratio=0.5, token_ratio=0.5), loaded.tokenizer)(model, rows)
+    assert model.training
+    nll, entropy = score(model, loaded.tokenizer, rows)
+    plan = qtuning.choose(np.array([np.exp(v.mean()) for v in nll]), np.array([v.mean() for v in entropy]), 0.5)
+    assert len(kept) == 3
+    expected = [
+        max(1, row.n_label_tokens // 2) if cut else row.n_label_tokens
+        for row, keep, cut in zip(rows, plan.keep, plan.prune, strict=True)
+        if keep
+    ]
+    assert [row.n_label_tokens for row in kept] == expected
+    draft = dynamic(r.QTuning(draft_budget=True), loaded.tokenizer)(model, rows)
+    assert 1 <= len(draft) <= 3
+
+
+def test_the_plane_shows_the_whole_pool(copy, tmp_path):
+    from pipelines.plane import draw_plane
+
+    found = chosen(copy, "qtuning", budget={"fraction": 0.3})
+    draw_plane(copy, found.name, tmp_path / "plane.svg")
+    text = (tmp_path / "plane.svg").read_text()
+    size = selections.details(copy, found).num_rows
+    assert text.count('r="2.6"') == size
+    assert f"kept whole ({len(found.example_ids) - len(selections.masks(copy, found))})" in text
+    with pytest.raises(InputError, match="no error–uncertainty plane"):
+        draw_plane(copy, "small-sql", tmp_path / "no.svg")
+
+
+# --- the encoder ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoder_dir(tmp_path_factory, model_dir):
+    """A small encoder of random weights with the model's tokenizer."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_embed_keeps_its_rows(copy, encoder_dir):
+    found = chosen(copy, "embed", encoder=str(encoder_dir))
+    assert len(found.example_ids) == 10
+    spaces = copy.catalog.rows("SELECT spec FROM feature_space WHERE json_extract(spec, '$.kind') = 'encoder'")
+    assert len(spaces) == 1
+    before = copy.catalog.one("SELECT count(*) AS n FROM shard")["n"]
+    chosen(copy, "embed", encoder=str(encoder_dir), name="again", budget={"examples": 11})
+    assert copy.catalog.one("SELECT count(*) AS n FROM shard WHERE kind = 'features'")["n"] <= before
+    with pytest.raises(InputError, match="is not a folder with a model"):
+        chosen(copy, "embed", encoder="/nowhere")

@@ -237,7 +237,7 @@ def score(
     encoder: Path | None = None,
     checkpoint: int | None = None,
     out: Path | None = None,
-    k: int = 10,
+    k: Annotated[int, Parameter(name=["-k", "--top"])] = 10,
     store: StorePath = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
@@ -280,7 +280,12 @@ def score(
 
 @app.command
 def overlap(
-    names: tuple[str, ...] = (), /, *, k: int | None = None, store: StorePath = DEFAULT_STORE, json: Json = False
+    names: tuple[str, ...] = (),
+    /,
+    *,
+    k: Annotated[int | None, Parameter(name=["-k", "--top"])] = None,
+    store: StorePath = DEFAULT_STORE,
+    json: Json = False,
 ) -> None:
     """Compare selections: which examples they share, and how their scores agree with each other and with length.
 

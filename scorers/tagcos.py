@@ -16,9 +16,9 @@ Never as released: rows with NaN or of zero length, a zero mean, and atoms that 
 loops for ever, divides by zero or takes a negative weight; here the pursuit ends, and the cluster's budget is filled by
 ⟨φ, b⟩, ties to the earlier row.
 
-Cost of a pursuit of k atoms: O(k·n·d + k²·d + k³/3) by growing a Cholesky factor, one product of the atoms with the
-residual for each pick; rebuilding and solving each time costs O(k³·d + k⁴). Memory k·d + k².
-Legend: n atoms, d dims, k picks.
+Cost of a pursuit of k atoms: O(k·n·d + k²·n + k³): products of the atoms in batches of likely picks, correlations from
+those, a growing Cholesky factor. Rebuilding and solving each time costs O(k·n·d + k³·d + k⁴) and reads the atoms at
+each pick. Memory n·k + k². Legend: n atoms, d dims, k picks.
 """
 
 from collections.abc import Sequence
@@ -33,6 +33,7 @@ from scorers.kmeans import Clusters
 
 Rows = NDArray[np.floating[Any]]
 F64 = NDArray[np.float64]
+AHEAD = 48  # products computed at a time
 
 
 @dataclass(frozen=True)
@@ -47,49 +48,74 @@ class Pursuit:
 def omp(atoms: Rows, target: Rows, size: int, ridge: float = 1.0, tol: float = 1e-4) -> Pursuit:
     """Non-negative ridge matching pursuit of [d] `target` by at most `size` rows of [n, d] `atoms`.
 
-    Atoms must be finite; correlations are taken in the dtype of the atoms, everything else in f64. The first atom's
-    weight has no ridge, as in the released code. Ends early at ‖residual‖ < tol·‖target‖, when the best atom is already
-    chosen, or when no atom points along the residual.
+    Atoms must be finite; products are taken in the dtype of the atoms, the rest in f64. The first atom's weight has no
+    ridge, as in the released code. Ends early at ‖residual‖ < tol·‖target‖, when the best atom is already chosen, or
+    when no atom points along the residual.
     """
     goal = np.asarray(target, np.float64)
-    length = float(np.linalg.norm(goal))
+    square = float(goal @ goal)
+    start = atoms @ goal.astype(atoms.dtype)  # ⟨a, b⟩ of every atom
+    fit, left = start, square
+    most = min(size, len(atoms))
     support: list[int] = []
     chosen = np.zeros(len(atoms), bool)
-    picked = np.zeros((min(size, len(atoms)), atoms.shape[1]), atoms.dtype)
-    factor = np.zeros((len(picked), len(picked)))  # lower Cholesky factor of A_S A_Sᵀ + λI
-    along = np.zeros(len(picked))  # A_S b
+    gram = np.empty((most, len(atoms)), atoms.dtype)  # ⟨a_i, a⟩ of the chosen atoms with every atom
+    factor = np.zeros((most, most))  # lower Cholesky factor of G_SS + λI
     x: F64 = np.zeros(0)
-    residual = goal
-    for _ in range(len(picked)):
-        if length == 0 or np.linalg.norm(residual) < tol * length:
+    ahead: dict[int, Rows] = {}
+    for _ in range(most):
+        if square == 0 or left < tol * tol * square:
             break
-        fit = atoms @ residual.astype(atoms.dtype)
         j = int(fit.argmax())
         if chosen[j] or not fit[j] > 0:
             break
+        if j not in ahead:
+            if len(ahead) > 4 * AHEAD:
+                ahead = {}
+            ahead |= _products_ahead(atoms, fit, chosen, j, [*ahead], most - len(support))
         k = len(support)
         support.append(j)
         chosen[j] = True
-        picked[k] = atoms[j]
-        gram = picked[: k + 1].astype(np.float64, copy=False) @ picked[k].astype(np.float64)
-        along[k] = picked[k].astype(np.float64) @ goal
+        gram[k] = ahead.pop(j)
+        row = gram[k, support].astype(np.float64)
         if k:
-            factor[k, :k] = scipy.linalg.solve_triangular(factor[:k, :k], gram[:k], lower=True, check_finite=False)
-        factor[k, k] = np.sqrt(max(gram[k] + ridge - factor[k, :k] @ factor[k, :k], 1e-30))
-        x = np.array([along[0] / gram[0]]) if k == 0 else _solve(factor[: k + 1, : k + 1], along[: k + 1])
+            factor[k, :k] = scipy.linalg.solve_triangular(factor[:k, :k], row[:k], lower=True, check_finite=False)
+        factor[k, k] = np.sqrt(max(row[k] + ridge - factor[k, :k] @ factor[k, :k], 1e-30))
+        along = start[support].astype(np.float64)
+        x = np.asarray(along / row) if k == 0 else _solve(factor[: k + 1, : k + 1], along)
         while len(x) and x.min() < 0:
             worst = int(x.argmin())
             chosen[support.pop(worst)] = False
             m = len(support)
-            picked[worst:m], along[worst:m] = picked[worst + 1 : m + 1].copy(), along[worst + 1 : m + 1].copy()
+            gram[worst:m] = gram[worst + 1 : m + 1].copy()
+            along = start[support].astype(np.float64)
+            if worst < m:
+                inside = gram[:m][:, support].astype(np.float64)
+                factor[:m, :m] = np.linalg.cholesky(inside + ridge * np.eye(m))
+            x = _solve(factor[:m, :m], along) if m else np.zeros(0)
             if worst == m:  # the newest atom: the released code ends the pursuit here
-                x = _solve(factor[:m, :m], along[:m]) if m else np.zeros(0)
-                return Pursuit(support, x, float(np.linalg.norm(goal - x @ picked[:m])) / length)
-            part = picked[:m].astype(np.float64)
-            factor[:m, :m] = np.linalg.cholesky(part @ part.T + ridge * np.eye(m))
-            x = _solve(factor[:m, :m], along[:m])
-        residual = goal - x @ picked[: len(support)]
-    return Pursuit(support, x, float(np.linalg.norm(residual)) / length if length else 0.0)
+                return Pursuit(support, x, _relative(square - float(x @ along + ridge * (x @ x)), square))
+        fit = start - x.astype(atoms.dtype) @ gram[: len(support)]
+        # (G + λI)x = A_S b, so ‖b − xA_S‖² = ‖b‖² − xᵀA_S b − λ‖x‖²; the first atom is taken without λ
+        left = max(square - float(x @ along) - (ridge * float(x @ x) if len(x) > 1 else 0.0), 0.0)
+    return Pursuit(support, x, _relative(left, square))
+
+
+def _products_ahead(
+    atoms: Rows, fit: Rows, chosen: NDArray[np.bool_], j: int, known: list[int], left: int
+) -> dict[int, Rows]:
+    """{atom: its product with every atom} of atom j and those that fit next best: one GEMM reads the atoms once where
+    as many picks, which mostly come from these, would read them each."""
+    open_ = np.where(chosen, -np.inf, fit)
+    open_[known] = -np.inf
+    open_[j] = np.inf
+    count = min(AHEAD, left, int((open_ > -np.inf).sum()))
+    best = np.argpartition(-open_, count - 1)[:count]
+    return dict(zip(best.tolist(), np.ascontiguousarray((atoms @ atoms[best].T).T), strict=True))
+
+
+def _relative(left: float, square: float) -> float:
+    return float(np.sqrt(max(left, 0.0) / square)) if square else 0.0
 
 
 def _solve(factor: F64, right: F64) -> F64:

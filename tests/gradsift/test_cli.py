@@ -189,3 +189,36 @@ def test_hostile_text_is_shown_harmless(recipe_data, write_jsonl, tmp_path, reci
     card = (tmp_path / "s" / "exports" / "small-sql" / "README.md").read_text()
     assert "<script>" not in card
     assert "\x1b" not in card
+
+
+def test_methods_select_score_overlap(copied, tmp_path):
+    root, _ = copied
+    listed = json.loads(gradsift("methods", "--json").stdout)
+    assert {"less", "tagcos", "gio", "qtuning", "rds", "random"} <= {row["method"] for row in listed}
+    narrow = gradsift("methods", columns=60)
+    assert narrow.returncode == 0
+    assert max(map(len, narrow.stdout.splitlines())) <= 60
+    made = gradsift("select", "--method", "qtuning", "--fraction", 0.3, "--picture", tmp_path / "plane.svg", "-s", root)
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "plane.svg").read_text().startswith("<svg")
+    clusters = gradsift("select", "--method", "tagcos", "--examples", 8, "--option", "clusters=4", "-s", root, "--json")
+    assert json.loads(clusters.stdout)[0]["examples"] == 8
+    out = gradsift("export", "small-tagcos-sql", tmp_path / "out", "-s", root)
+    assert out.returncode == 0, out.stderr
+    scored = gradsift("score", "--method", "less", "--out", tmp_path / "scores.parquet", "-s", root, "--json", "-k", 3)
+    assert len(json.loads(scored.stdout)) == 3
+    assert (tmp_path / "scores.parquet").stat().st_size > 0
+    found = json.loads(gradsift("overlap", "-s", root, "--json").stdout)
+    assert len(found["rows"]) == 3
+    assert gradsift("overlap", "-s", root).returncode == 0
+    for arguments, words in (
+        (("select", "--method", "lss", "--examples", 3), "did you mean `less`"),
+        (("select", "--method", "less"), "give exactly one of"),
+        (("select", "--method", "less", "--examples", 3, "--option", "reduce"), "give NAME=VALUE"),
+        (("select", "--method", "less", "--examples", 3, "--target", "x"), "there is no target 'x'"),
+        (("score", "--method", "tagcos"), "gradsift select"),
+        (("overlap", "nothing"), "no selection 'nothing'"),
+    ):
+        refused = gradsift(*arguments, "-s", root)
+        assert refused.returncode == 2
+        assert words in " ".join(refused.stderr.split())

@@ -16,8 +16,8 @@ points as their mean cosine to X does (rank correlation above 0.999 from 1,000 d
 | `exact` | sort the pool by φ once: what the loop approximates; never a higher KL at equal length |
 | `knn` | **departure**: (d/n) Σ_i log ν_k(x_i, W)/ρ_k(x_i), one neighbour for each target point: real coverage |
 
-All are in closed form: φ of the pool is one GEMM, a KL is O(1) after it. Cost O(n·N·d) + O(steps·n·d) for each pick of
-`released`, O(n·N) for each of `knn`; memory O(n·N) for `knn`, else a block.
+All are in closed form: φ of the pool is one GEMM, a KL is O(1) after it. Cost O(n·(n + N)·d), then for each pick
+O(steps·n² + n·N) of `released` and O(n·N) of `knn`; memory O(n·(n + N)), for `exact` a block.
 
 Differences from the release, all in stop rules: `sequential` (its `sequential_increase_tolerance`) counts increases in
 a row and stops above `max_increases`, and `max_resets` ends the resets; as released neither can ever fire.
@@ -75,13 +75,25 @@ def phi(target: Points, points: Points) -> F64:
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
+def _log_mean(squared: F64, dims: int) -> F64:
+    """[N, n] squared distances → [N] dims · mean log of the distances, clipped as released."""
+    return np.asarray(dims * np.log(np.sqrt(np.clip(squared, NEAREST, FARTHEST)) + EPS).mean(axis=1))
+
+
 def phi_gradient(target: Points, point: F64) -> F64:
     """[d] ∇φ; a target point at the same place adds nothing."""
     apart = point - target
     squared = (apart * apart).sum(axis=1)
-    length = np.sqrt(np.clip(squared, NEAREST, FARTHEST))
-    weight = np.where(squared > NEAREST, 1 / (length * (length + EPS)), 0.0)
-    return np.asarray(target.shape[1] * (weight @ apart) / len(target))
+    return np.asarray(target.shape[1] / len(target) * (_pull(squared) @ apart))
+
+
+def _pull(squared: F64) -> F64:
+    """[n] squared distances → the weights 1/(r·(r + ε)) of the gradient; 0 for a point at the same place."""
+    if squared.min() > NEAREST:
+        return np.asarray(1 / (squared + EPS * np.sqrt(squared)))
+    near = squared <= NEAREST
+    safe = np.where(near, 1.0, squared)
+    return np.where(near, 0.0, 1 / (safe + EPS * np.sqrt(safe)))
 
 
 class _Divergence:
@@ -179,27 +191,46 @@ def gio_released(
 ) -> Trace:
     """The released loop: `steps` of gradient descent (three times as many at first and after a reset), then the nearest
     pool point. With `max_resets`, a stop gives back the pool instead (points may then come twice) that many times."""
-    x, values = target.astype(np.float64), phi(target, pool)
+    x = target.astype(np.float64)
     total, rng = _Divergence(target, start, k), np.random.default_rng(seed)
-    squared = (pool.astype(np.float64) ** 2).sum(axis=1)
     first, picks, series = total.now(), list[int](), list[float]()
     ends, alive, resets, longer = _Ends(stop, first, len(pool)), np.ones(len(pool), bool), 0, True
+    # The point never leaves the span of the target, v = αX: with the products of the target with itself and the pool, a
+    # step costs O(n²), whatever the dims.
+    gram, count = x @ x.T, len(x)
+    pool_x, pool_squares = pool.astype(np.float64) @ x.T, (pool.astype(np.float64) ** 2).sum(axis=1)
+    squares, factor = np.diagonal(gram), x.shape[1] / count
+    values = _log_mean(pool_squares[:, None] + squares - 2 * pool_x, x.shape[1])
 
-    def begin() -> F64:
-        return np.asarray(x[rng.integers(len(x))] if v_init == "jump" else x.mean(axis=0))
+    def begin() -> tuple[F64, F64]:
+        """α and Gα of the start of a descent."""
+        alpha = np.full(count, 1 / count)
+        if v_init == "jump":
+            alpha = np.zeros(count)
+            alpha[rng.integers(count)] = 1.0
+        return alpha, np.asarray(gram @ alpha)
 
-    v = begin()
-    slope = float(np.linalg.norm(phi_gradient(x, v))) / (total.count + 1)
-    scale = float(np.linalg.norm(v)) / slope if slope > 0 else 0.0  # the release divides by zero here
+    def slope(alpha: F64, along: F64) -> F64:
+        """The gradient of φ at αX, as coefficients of X."""
+        weight = _pull(squares - 2 * along + alpha @ along)
+        found: F64 = factor * (weight.sum() * alpha - weight)
+        return found
+
+    alpha, along = begin()
+    beta = slope(alpha, along)
+    steep = max(float(beta @ gram @ beta), 0.0) ** 0.5 / (total.count + 1)
+    scale = max(float(alpha @ along), 0.0) ** 0.5 / steep if steep > 0 else 0.0  # the release divides by zero here
     while len(picks) < size and alive.any():
+        step = rate * scale / (total.count + 1)
         for _ in range(3 * steps if longer else steps):
-            v = v - rate * scale * phi_gradient(x, v) / (total.count + 1)
+            beta = slope(alpha, along)
+            alpha, along = alpha - step * beta, along - step * (gram @ beta)
         longer = False
-        apart = np.where(alive, squared - 2 * (pool @ v.astype(pool.dtype)), np.inf)
-        j = int(apart.argmin())
+        j = int(np.where(alive, pool_squares - 2 * (pool_x @ alpha), np.inf).argmin())
         alive[j] = False
         new = total.with_point(values[j])
-        v = v if v_init == "prev_opt" else begin()
+        if v_init != "prev_opt":
+            alpha, along = begin()
         if ends.at(new):
             if resets == max_resets:
                 return Trace(picks, series, first, stop.rule)

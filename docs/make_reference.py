@@ -1,5 +1,6 @@
 """Write docs/reference.md from the code: recipe fields, commands, exit codes. A test checks that it is current."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,25 @@ from typing import Any
 from pydantic import BaseModel
 
 from datastore import errors
+from pipelines.methods import METHODS
 from pipelines.recipe import Recipe, section_of
+from pipelines.row_rules import RULES
+from pipelines.scores import SCORES
 
-COMMANDS = ("run", "demo", "query", "export", "status", "doctor", "verify", "gc")
+COMMANDS = (
+    "run",
+    "demo",
+    "methods",
+    "select",
+    "score",
+    "overlap",
+    "query",
+    "export",
+    "status",
+    "doctor",
+    "verify",
+    "gc",
+)
 QUARANTINE = """| reason | meaning |
 |---|---|
 | `broken_json` | the line is not JSON |
@@ -50,6 +67,30 @@ def default(field: Any) -> str:
     return "" if value is None or value == {} else f"`{value}`"
 
 
+def methods() -> list[str]:
+    """The table of methods, and the options of every score and rule."""
+    out = ["## Methods", "", "[What they are](methods.md). A name sets score, rule and options.", ""]
+    out += ["| method | what | score → rule | needs | cost | source |", "|---|---|---|---|---|---|"]
+    out += [
+        f"| `{name}` | {m.line} | `{m.score}` → `{m.rule}` | {m.needs} | {m.cost} | {m.source} |"
+        for name, m in METHODS.items()
+    ]
+    out += [
+        "",
+        "Cost comes on top of the pass: N pool rows, V target rows, J subtasks, D or H dims, K clusters, k picks.",
+        "",
+    ]
+    for title, parts in (("Scores", SCORES), ("Rules", RULES)):
+        out += [f"### {title}", "", "| name | what | options and defaults |", "|---|---|---|"]
+        for name, function in parts.items():
+            given = inspect.signature(function).parameters.values()
+            options = ", ".join(f"`{p.name}={p.default}`" for p in given if p.kind is p.KEYWORD_ONLY)
+            what = " ".join((function.__doc__ or "").split("\n\n")[0].split())
+            out.append(f"| `{name}` | {what} | {options} |")
+        out.append("")
+    return out
+
+
 def page() -> str:
     """The whole page."""
     codes = {"0": "ok", "1": "unexpected; please report", "130": "interrupted; run again to go on"}
@@ -65,7 +106,7 @@ def page() -> str:
     out += [f"| {code} | {text} |" for code, text in sorted(codes.items(), key=lambda item: int(item[0]))]
     out += ["", "## Why a row is quarantined", "", QUARANTINE, "## Recipe", ""]
     out += ["Relative paths are taken from the recipe's folder. Unknown keys are refused.", ""]
-    out += ["| field | default | meaning |", "|---|---|---|", *fields(Recipe), "", "## Commands", ""]
+    out += ["| field | default | meaning |", "|---|---|---|", *fields(Recipe), "", *methods(), "## Commands", ""]
     for command in COMMANDS:
         text = subprocess.run(
             [sys.executable, "-m", "gradsift", command, "--help"], capture_output=True, text=True, check=True,

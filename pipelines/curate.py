@@ -27,6 +27,7 @@ from pipelines.ingest import IngestReport, ingest
 from pipelines.job import GradientJob, make_job
 from pipelines.progress import Progress, quiet
 from pipelines.selecting import select_for
+from pipelines.target_warmup import pool_losses
 from pipelines.validate import ArmRow, as_dicts, validate
 
 T = TypeVar("T")
@@ -97,7 +98,7 @@ def _curate(recipe: r.Recipe, store: Store, export_root: Path, step: Step, progr
     for point in points:
         rows_here = partial(_rows, store, recipe, loaded, data, point, result, progress)
         pairs.append(timed(f"gradients-{point.ordinal}", rows_here))
-    chosen = timed("select", lambda: _select(store, recipe, data, pairs, result, progress))
+    chosen = timed("select", lambda: _select(store, recipe, loaded, data, pairs, result, progress))
     timed("export", lambda: _export(store, chosen, resolved, export_root, result))
     if recipe.validate_ is not None:
         rows: list[ArmRow] = timed(
@@ -216,12 +217,19 @@ def _dataset_rows(
 
 
 def _select(
-    store: Store, recipe: r.Recipe, data: Data, pairs: Sequence[SpacePair], result: RunResult, progress: Progress
+    store: Store,
+    recipe: r.Recipe,
+    loaded: model.Loaded,
+    data: Data,
+    pairs: Sequence[SpacePair],
+    result: RunResult,
+    progress: Progress,
 ) -> dict[str, Selection]:
     chosen = {}
     encoder = encoder_pairs(store, recipe.select.encoder, data.pool, data.targets, progress)
     for name, target in data.targets.items():
-        evidence = Evidence(store, data.pool, target, pairs, recipe.seed, encoder.get(name))
+        losses = pool_losses(store, recipe, loaded, target, progress)
+        evidence = Evidence(store, data.pool, target, pairs, recipe.seed, encoder.get(name), losses)
         chosen[name] = select_for(store, recipe, evidence, name)
         result.selections.append(describe(store, recipe, name, chosen[name], data.pool))
     return chosen

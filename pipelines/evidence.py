@@ -13,7 +13,7 @@ matching pursuit, coverage) get them as one f32 array: 4·N·D bytes. Everything
 Legend: N pool examples with a row at every checkpoint, sorted by id; V target rows; J subtasks; C checkpoints; D dims.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -45,7 +45,8 @@ class SpacePair:
 
 
 class Evidence:
-    """Lazily read arrays about a pool and a target. `encoder` is the pair of spaces of a sentence encoder, if any."""
+    """Lazily read arrays about a pool and a target. `encoder` is the pair of spaces of a sentence encoder, if any;
+    `losses` measures the pool before and after training on the target (pipelines/target_warmup.py)."""
 
     def __init__(
         self,
@@ -55,9 +56,10 @@ class Evidence:
         pairs: Sequence[SpacePair],
         seed: int = 0,
         encoder: SpacePair | None = None,
+        losses: Callable[[Sequence[str]], tuple[F64, F64]] | None = None,
     ) -> None:
         self.store, self.pool, self.target, self.pairs, self.seed = store, pool, target, list(pairs), seed
-        self.encoder = encoder
+        self.encoder, self._losses = encoder, losses
         self._kept: dict[Any, Any] = {}
 
     @cached_property
@@ -195,6 +197,12 @@ class Evidence:
     def label_tokens(self) -> list[int]:
         """[N] label tokens of each example."""
         return [int(n) for n in self.signal("n_label_tokens")]
+
+    def losses(self) -> tuple[F64, F64]:
+        """[N] losses before and after training on the target alone. Raises InputError where no model is at hand."""
+        if self._losses is None:
+            raise InputError("the score `loss_drop` trains a model; name it in a recipe and use `gradsift run`")
+        return self._losses(self.ids)
 
     def sources(self) -> list[str]:
         """[N] source of each example."""

@@ -86,6 +86,8 @@ METHODS: dict[str, Method] = {
                   {"signal": "ifd"}),
     "length": Method("longest answers", "signal", "top_k", "signals", "N", "Zhao 2024, Long Is More",
                      {"signal": "length"}),
+    "loss_drop": Method("loss falls most when the target is learnt", "loss_drop", "top_k", "target, a training run",
+                        "2 forward passes", "2605.09404; normaliser UNCONFIRMED"),
     "ccs": Method("all strata of difficulty", "signal", "stratified", "signals", "N log N", "Zheng 2023, CCS",
                   {"signal": "el2n"}),
     "s2l": Method("equal shares of clusters of loss trajectories", "none", "s2l", "signals", "N·K·C", "Yang 2024, S2L"),

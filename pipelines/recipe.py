@@ -199,7 +199,7 @@ class Select(Section):
     method: str = "less"
     """A method by name; `gradsift methods` lists them. It sets score, rule and their options."""
     score: str | None = None
-    """Another score than the method's: none, similarity, influence, phi, signal, bm25, dsir."""
+    """Another score than the method's: none, similarity, influence, phi, signal, loss_drop, bm25, dsir."""
     rule: str | None = None
     """Another rule than the method's: top_k, round_robin, bids, quota, softmax, window, stratified, random, …"""
     options: dict[str, Any] = Field(default_factory=dict)

@@ -75,6 +75,11 @@ def signal(e: Evidence, *, signal: Signal = "loss", checkpoint: int = -1, residu
     return difficulty.residual(found, np.array(e.label_tokens())) if residual else found
 
 
+def loss_drop(e: Evidence) -> F64:
+    """Relative fall of the loss after training on the target alone."""
+    return difficulty.loss_drop(*e.losses())
+
+
 def bm25(e: Evidence) -> F64:
     """BM25 of each pool text for each text of the target."""
     return lexical.bm25(e.texts(), e.target_texts()).astype(np.float64)
@@ -91,6 +96,7 @@ SCORES: dict[str, Score] = {
     "influence": influence,
     "phi": phi,
     "signal": signal,
+    "loss_drop": loss_drop,
     "bm25": bm25,
     "dsir": dsir,
 }

@@ -19,7 +19,7 @@ from pipelines.row_rules import RULES
 from pipelines.scores import SCORES
 from scorers import less
 
-STORE_ONLY = [m for m in METHODS if m not in ("embed", "ifd", "tagcos_released")]
+STORE_ONLY = [m for m in METHODS if m not in ("embed", "ifd", "loss_drop", "tagcos_released")]
 
 
 @pytest.fixture
@@ -172,6 +172,25 @@ def test_a_signal_that_was_not_kept_is_named_with_its_setting(copy):
         chosen(copy, "ifd")
 
 
+def test_loss_drop_prefers_what_the_target_teaches(recipe_data, copy):
+    """In a run: SQL rows fall most when SQL is learnt. From a store alone it is refused."""
+    with pytest.raises(InputError, match="use `gradsift run`"):
+        chosen(copy, "loss_drop")
+    plain = {**recipe_data, "validate": None, "select": {"method": "loss_drop", "examples": 12}}
+    found = curate(parse_recipe(plain), copy).selections[0]
+    assert found["source_precision"] > found["source_share_of_pool"]
+
+
+def test_ifd_needs_and_uses_the_answers_own_loss(recipe_data, tmp_path):
+    features = {**recipe_data["features"], "signals": {"answer_loss": True, "tokens": False, "embedding": False}}
+    changes = {"features": features, "validate": None, "select": {"method": "ifd", "examples": 5}}
+    with Store(tmp_path / "ifd") as store:
+        found = curate(parse_recipe({**recipe_data, **changes}), store).selections[0]
+        table = selections.details(store, selections.get(store, found["name"]))
+    assert found["examples"] == 5
+    assert max(table["score"].to_pylist()) < 1
+
+
 def test_the_table_of_methods_is_whole():
     rows = as_rows()
     assert {row["method"] for row in rows} == set(METHODS)
@@ -187,7 +206,7 @@ def test_every_rule_takes_every_score(seen):
     """The axes are independent: any rule runs on any score."""
     from pipelines.methods import split_options
 
-    names = [n for n in SCORES if n not in ("influence", "phi")]
+    names = [n for n in SCORES if n not in ("influence", "phi", "loss_drop")]
     for rule, run in RULES.items():
         for name in names:
             of_score, of_rule = split_options(name, rule, {})

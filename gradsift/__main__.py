@@ -17,7 +17,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from cyclopts import CycloptsError
 
-    from gradsift.cli import app
+    from gradsift import cli  # noqa: F401 - registers the commands
+    from gradsift.app import app
 
     try:
         app(exit_on_error=False)

@@ -12,7 +12,7 @@ from datastore.errors import InputError
 from datastore.store import Store
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 760, 560, 70, 60, 30, 60
-DOTS = 5000  # at most; the counts are of all
+DOTS = 1500  # at most; the counts are of all
 COLOURS = {"dropped": "#c3c8cf", "kept whole": "#1f6fb4", "kept, tokens pruned": "#d1651b"}
 CORNERS = (  # quadrant, what it means, where (0 or 1 of the axes)
     (1, "Q1 noise", 1, 1), (2, "Q2 misconception", 0, 1), (3, "Q3 redundant", 0, 0), (4, "Q4 calibration", 1, 0),

@@ -84,10 +84,11 @@ def reselect(
     result = RunResult(recipe.name, last["name"], rows=last["summary"]["rows"], ingest=last["summary"]["ingest"])
     run_id = selections.start_run(store, recipe.name, recipe.model_dump(mode="json", by_alias=True))
     found = evidence(store, recipe, last["summary"], checkpoint, progress)
-    for key in _wanted(found, target):
+    wanted = _wanted(found, target)
+    for key in wanted:
         chosen = select_for(store, recipe, found[key], key)
         result.selections.append(describe(store, recipe, key, chosen, found[key].pool))
-        progress("selections", len(result.selections), len(found))
+        progress("selections", len(result.selections), len(wanted))
     selections.finish_run(store, run_id, asdict(result))
     return result.selections
 

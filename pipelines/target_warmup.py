@@ -1,7 +1,8 @@
 """Losses of the pool before and after training on the target alone, for the score `loss_drop` (arXiv 2605.09404).
 
-The adapter starts as the warm-up's does and trains on the target's rows with the recipe's `warmup` settings (the defaults
-where there is no warm-up). Cost: that training and two forward passes over the pool. Nothing is kept but the selection.
+The adapter starts as the warm-up's does and trains on the target's rows with the recipe's `warmup` settings (the
+defaults where there is no warm-up). Cost: that training and two forward passes over the pool. Nothing is kept but the
+selection.
 """
 
 from collections.abc import Callable, Sequence

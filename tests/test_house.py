@@ -72,3 +72,11 @@ def test_version_is_one():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert project["version"] == VERSION
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scorers").glob("*.py")), ids=lambda p: p.name)
+def test_scorers_touch_no_file_and_no_model(path):
+    text = path.read_text("utf-8")
+    assert "datastore" not in set(imported_rooms(path))
+    for word in ("open(", "Path(", "read_text", "from_pretrained", "import transformers", "requests"):
+        assert word not in text, f"{word} in {path.name}"

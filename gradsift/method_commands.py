@@ -1,0 +1,176 @@
+"""Commands about methods: list them, select and score by another one, compare selections."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from gradsift.app import DEFAULT_STORE, Json, Options, StorePath, app
+
+
+@app.command
+def methods(*, json: Json = False) -> None:
+    """List the methods: what they do, what they need and cost, where they come from."""
+    from gradsift import show
+    from pipelines.methods import as_rows
+
+    rows = as_rows()
+    show.document(rows) if json else show.table("Methods", rows, ("method", "what", "needs", "cost", "source"))
+
+
+@app.command
+def select(
+    *,
+    method: str,
+    examples: int | None = None,
+    fraction: float | None = None,
+    label_tokens: int | None = None,
+    target: str | None = None,
+    rule: str | None = None,
+    option: Options = (),
+    encoder: Path | None = None,
+    checkpoint: int | None = None,
+    seed: int | None = None,
+    name: str | None = None,
+    picture: Path | None = None,
+    store: StorePath = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Select by another method from what the store's last run computed. Loads no model.
+
+    Parameters
+    ----------
+    method
+        Name of a method (`gradsift methods` lists them).
+    examples
+        How many examples; or give --fraction or --label-tokens.
+    fraction
+        Share of the usable pool.
+    label_tokens
+        Label tokens not to be exceeded.
+    target
+        Only for this target; default: all.
+    rule
+        Another rule than the method's.
+    option
+        An option as NAME=VALUE; may be given several times.
+    encoder
+        Folder of a sentence encoder (for `embed`).
+    checkpoint
+        Use this checkpoint only.
+    seed
+        Seed of everything random; default: the recipe's.
+    name
+        Name of the selection, before the target's; default: the run's and the method's.
+    picture
+        For `qtuning`: write the error-uncertainty plane to this SVG file.
+    """
+    from datastore.store import Store
+    from gradsift import show
+    from pipelines.reselect import reselect
+
+    chosen = {**_select_section(method, rule, option, encoder), "examples": examples, "fraction": fraction,
+              "label_tokens": label_tokens}  # fmt: skip
+    with Store(store, create=False) as opened, show.progress() as progress:
+        rows = reselect(opened, chosen, target=target, checkpoint=checkpoint, name=name, seed=seed, progress=progress)
+        if picture is not None:
+            from pipelines.plane import draw_plane
+
+            draw_plane(opened, rows[0]["name"], picture)
+    shown = ("name", "examples", "source_precision", "source_share_of_pool", "by_source")
+    show.document(rows) if json else show.table("Selections", rows, shown)
+
+
+@app.command
+def score(
+    *,
+    method: str,
+    target: str | None = None,
+    option: Options = (),
+    encoder: Path | None = None,
+    checkpoint: int | None = None,
+    out: Path | None = None,
+    k: Annotated[int, Parameter(name=["-k", "--top"])] = 10,
+    store: StorePath = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Score the pool by a method without choosing. Loads no model.
+
+    Parameters
+    ----------
+    method
+        Name of a method that scores examples.
+    target
+        Its target; needed where the run has several.
+    option
+        An option as NAME=VALUE; may be given several times.
+    encoder
+        Folder of a sentence encoder (for `embed`).
+    checkpoint
+        Use this checkpoint only.
+    out
+        Write all scores to this Parquet file.
+    k
+        How many of the best to show.
+    """
+    from datastore.errors import InputError
+    from datastore.store import Store
+    from gradsift import show
+    from pipelines.reselect import score as score_pool
+
+    with Store(store, create=False) as opened:
+        found = score_pool(opened, _select_section(method, None, option, encoder), target, checkpoint)
+    if len(found) != 1:
+        raise InputError(f"this store has several targets; give --target ({', '.join(found)})")
+    table = next(iter(found.values()))
+    if out is not None:
+        import pyarrow.parquet as pq
+
+        pq.write_table(table, out, compression="zstd")
+    rows = table.slice(0, k).to_pylist()
+    show.document(rows) if json else show.table(f"Best of {table.num_rows} by {method}", rows)
+
+
+@app.command
+def overlap(
+    names: tuple[str, ...] = (),
+    /,
+    *,
+    k: Annotated[int | None, Parameter(name=["-k", "--top"])] = None,
+    store: StorePath = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Compare selections: which examples they share, and how their scores agree with each other and with length.
+
+    Parameters
+    ----------
+    names
+        Selections to compare (default: all; `gradsift status` lists them).
+    k
+        Compare the first k of each instead of the whole (Jaccard index).
+    """
+    from datastore.store import Store
+    from gradsift import show
+    from pipelines.reselect import overlap as compare
+
+    with Store(store, create=False) as opened:
+        found = compare(opened, names, k)
+    if json:
+        show.document(found)
+        return
+    chance = "" if found["by_chance"] is None else f"; chance alone gives about {found['by_chance']:.3f}"
+    show.table(f"Shared examples ({found['measure']}{chance})", found["rows"])
+    show.table("Rank correlation of scores", found["scores"])
+
+
+def _select_section(method: str, rule: str | None, option: tuple[str, ...], encoder: Path | None) -> dict[str, Any]:
+    import yaml
+
+    from datastore.errors import InputError
+
+    pairs = [text.partition("=") for text in option]
+    if bad := [name for name, sign, _ in pairs if not sign]:
+        raise InputError(f"--option {bad[0]}: give NAME=VALUE")
+    options = {name: yaml.safe_load(value) for name, _, value in pairs}
+    where = None if encoder is None else str(encoder.expanduser().resolve())
+    return {"method": method, "rule": rule, "options": options, "encoder": where}

@@ -136,6 +136,7 @@ def overlap(
     names: tuple[str, ...] = (),
     /,
     *,
+    target: str | None = None,
     k: Annotated[int | None, Parameter(name=["-k", "--top"])] = None,
     store: StorePath = DEFAULT_STORE,
     json: Json = False,
@@ -145,7 +146,9 @@ def overlap(
     Parameters
     ----------
     names
-        Selections to compare (default: all; `gradsift status` lists them).
+        Selections to compare (default: all of a target; `gradsift status` lists them).
+    target
+        Compare the selections of this target.
     k
         Compare the first k of each instead of the whole (Jaccard index).
     """
@@ -154,13 +157,30 @@ def overlap(
     from pipelines.reselect import overlap as compare
 
     with Store(store, create=False) as opened:
-        found = compare(opened, names, k)
+        found = compare(opened, names, target, k)
     if json:
         show.document(found)
         return
+    rows, scores = found["rows"], {row["selection"]: row for row in found["scores"]}
+    number = {row["selection"]: str(n) for n, row in enumerate(rows, 1)}
+    listed = [
+        {"#": number[name], "selection": name, "examples": row["examples"],
+         "scores with length": scores.get(name, {}).get("with length")}
+        for name, row in ((row["selection"], row) for row in rows)
+    ]  # fmt: skip
+    show.table("Selections", listed)
     chance = "" if found["by_chance"] is None else f"; chance alone gives about {found['by_chance']:.3f}"
-    show.table(f"Shared examples ({found['measure']}{chance})", found["rows"])
-    show.table("Rank correlation of scores", found["scores"])
+    show.table(f"Shared examples ({found['measure']}{chance})", _matrix(rows, number))
+    show.table("Rank correlation of scores", _matrix(found["scores"], number))
+
+
+def _matrix(rows: list[dict[str, Any]], number: dict[str, str]) -> list[dict[str, Any]]:
+    """Numbers for names and two decimals, so that a matrix fits into a terminal."""
+    return [
+        {"#": number[row["selection"]]}
+        | {number[key]: "" if row[key] is None else f"{row[key]:.2f}" for key in row if key in number}
+        for row in rows
+    ]
 
 
 def _select_section(method: str, rule: str | None, option: tuple[str, ...], encoder: Path | None) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from datastore.store import Store
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 760, 560, 70, 60, 30, 60
 DOTS = 1500  # at most; the counts are of all
-COLOURS = {"dropped": "#c3c8cf", "kept whole": "#1f6fb4", "kept, tokens pruned": "#d1651b"}
+COLOURS = {  # drawn in this order
+    "dropped": "#c3c8cf", "added to fill the budget": "#8fbf7f", "kept whole": "#1f6fb4", "tokens pruned": "#d1651b",
+}  # fmt: skip
 CORNERS = (  # quadrant, what it means, where (0 or 1 of the axes)
     (1, "Q1 noise", 1, 1), (2, "Q2 misconception", 0, 1), (3, "Q3 redundant", 0, 0), (4, "Q4 calibration", 1, 0),
 )  # fmt: skip
@@ -27,7 +29,14 @@ def draw_plane(store: Store, name: str, path: Path) -> None:
         raise InputError(f"selection {name!r} has no error–uncertainty plane; make one with --method qtuning")
     ids = table["example_id"].to_pylist()
     kept, pruned = set(chosen.example_ids), set(selections.masks(store, chosen))
-    state = ["kept, tokens pruned" if i in pruned else "kept whole" if i in kept else "dropped" for i in ids]
+    added = {i for i, more in zip(ids, table["added"].to_pylist(), strict=True) if more}
+
+    def state_of(name: str) -> str:
+        if name not in kept:
+            return "dropped"
+        return "added to fill the budget" if name in added else "tokens pruned" if name in pruned else "kept whole"
+
+    state = [state_of(i) for i in ids]
     columns = {c: table[c].to_numpy() for c in ("perplexity", "entropy", "quadrant")}
     path.write_text(_svg(chosen.name, state, columns), "utf-8")
 
@@ -50,7 +59,7 @@ def _svg(name: str, state: list[str], columns: dict[str, Any]) -> str:
         ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
         body.append(f'<line {ends} stroke="#8a919b" stroke-dasharray="4 4"/>')
     order = np.random.default_rng(0).permutation(len(state))[:DOTS].tolist()
-    for label in COLOURS:  # kept ones above dropped ones
+    for label in COLOURS:
         for k in (k for k in order if state[k] == label):
             cx, cy = at(x[k], y[k])
             body.append(f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="2.6" fill="{COLOURS[label]}" fill-opacity="0.75"/>')
@@ -64,14 +73,14 @@ def _svg(name: str, state: list[str], columns: dict[str, Any]) -> str:
     for label, colour in COLOURS.items():
         text = f"{label} ({state.count(label)})"
         body += [f'<circle cx="{place + 5}" cy="45" r="5" fill="{colour}"/>', _text(place + 15, 49, text)]
-        place += 40 + 7 * len(text)
+        place += round(34 + 6.7 * len(text))
     end, middle = 'text-anchor="end"', 'text-anchor="middle"'
     body += [
         _text(LEFT, HEIGHT - 38, f"{low_x:.2f}"),
         _text(WIDTH - RIGHT, HEIGHT - 38, f"{high_x:.2f}", end),
         _text(LEFT + wide / 2, HEIGHT - 16, "mean token entropy, nats", middle),
-        _text(LEFT - 8, TOP + high, f"{10**low_y:.3g}", end),
-        _text(LEFT - 8, TOP + 10, f"{10**high_y:.3g}", end),
+        _text(LEFT - 8, TOP + high, f"{_short(10**low_y)}", end),
+        _text(LEFT - 8, TOP + 10, f"{_short(10**high_y)}", end),
         f'<g transform="translate(20 {TOP + high / 2}) rotate(-90)">{_text(0, 0, "perplexity (log)", middle)}</g>',
     ]
     return (
@@ -80,6 +89,10 @@ def _svg(name: str, state: list[str], columns: dict[str, Any]) -> str:
         + "\n".join(body)
         + "\n</svg>\n"
     )
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _text(x: float, y: float, text: str, style: str = "") -> str:

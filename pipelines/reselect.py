@@ -129,10 +129,13 @@ def _score_table(e: Evidence, scores: Any) -> pa.Table:
     return table.sort_by([("score", "descending"), ("example_id", "ascending")])
 
 
-def overlap(store: Store, names: Sequence[str], k: int | None = None) -> dict[str, Any]:
+def overlap(store: Store, names: Sequence[str], target: str | None = None, k: int | None = None) -> dict[str, Any]:
     """How alike selections are: their Jaccard indices (or overlap of the first k), what chance gives, and the rank
     correlations of their scores with each other and with answer length."""
     chosen = [selections.get(store, name) for name in names] if names else selections.newest(store)
+    if not names and target is None and len(targets := sorted({s.target for s in chosen})) > 1:
+        raise InputError(f"this store has selections for {', '.join(targets)}; give --target, or names to compare")
+    chosen = [s for s in chosen if target in (None, s.target)]
     if len(chosen) < 2:
         raise InputError("overlap compares at least two selections; make more with `gradsift select`")
     pool = max((d.num_rows for d in (selections.details(store, s) for s in chosen) if d is not None), default=0)

@@ -178,19 +178,21 @@ def quadrants(
     parts = _parts(e, group, batch)
     sizes = [len(p) for p in parts]
     given = budgets.largest_remainder(sizes, size, sizes)
-    keep, prune, critical = np.zeros(len(ppl), bool), np.zeros(len(ppl), bool), np.zeros(len(ppl))
+    keep, prune, added = (np.zeros(len(ppl), bool) for _ in range(3))
+    critical = np.zeros(len(ppl))
     for part, share in zip(parts, given.tolist(), strict=True):
         found = qtuning.choose(ppl[part], entropy[part], (share + 1e-9) / len(part), supplement)
         critical[part] = found.critical
         if share:
-            keep[part], prune[part] = found.keep, found.prune
+            keep[part], prune[part], added[part] = found.keep, found.prune, found.added
     kept = np.flatnonzero(keep)
     order = kept[np.lexsort((kept, critical[kept]))]
     masks = {
         int(k): qtuning.keep_tokens(nll[k], token_ratio, smoothing, keep_highest, both_above_median)
         for k in np.flatnonzero(prune)
     }
-    columns = {"perplexity": ppl, "entropy": entropy, "critical": critical, "quadrant": qtuning.quadrant(ppl, entropy)}
+    place = qtuning.quadrant(ppl, entropy)
+    columns = {"perplexity": ppl, "entropy": entropy, "critical": critical, "quadrant": place, "added": added}
     return Choice(order.astype(np.int64), columns, masks)
 
 

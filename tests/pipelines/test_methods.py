@@ -312,7 +312,8 @@ def test_the_plane_shows_the_whole_pool(copy, tmp_path):
     text = (tmp_path / "plane.svg").read_text()
     size = selections.details(copy, found).num_rows
     assert text.count('r="2.6"') == size
-    assert f"kept whole ({len(found.example_ids) - len(selections.masks(copy, found))})" in text
+    table = selections.details(copy, found)
+    assert f"added to fill the budget ({sum(table['added'].to_pylist())})" in text
     with pytest.raises(InputError, match="no error–uncertainty plane"):
         draw_plane(copy, "small-sql", tmp_path / "no.svg")
 

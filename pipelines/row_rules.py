@@ -1,6 +1,7 @@
 """Rules that look at rows or tokens, not only at scores: clusters, pursuit, GIO, coverage, transport, Q-Tuning.
 
-They hold the rows they look at: 4·N·D bytes of f32 for N pool examples of D dims.
+They hold the rows they look at: 4·N·D bytes of f32 for N pool examples of D dims. All but TAGCOS's pursuit look at unit
+rows: distances between means over checkpoints, which are shorter where checkpoints disagree, would order by length.
 """
 
 from typing import Literal
@@ -23,7 +24,7 @@ def kmeans_quota(
     e: Evidence, scores: F64, size: int, *, represent: Represent = "gradients", clusters: int = 100
 ) -> Choice:
     """Clusters by k-means, shares in proportion to their sizes, the best scores in each."""
-    found = kmeans(e.rows(represent), clusters, e.seed)
+    found = kmeans(unit_rows(e.rows(represent)), clusters, e.seed)
     given = budgets.largest_remainder(found.sizes.tolist(), size, found.sizes.tolist())
     labels = found.labels.tolist()
     chosen = select.quota(best(scores), e.ids, labels, dict(enumerate(given.tolist())))
@@ -76,7 +77,7 @@ def gio_rule(
     rate: float = 0.01,
 ) -> Choice:
     """GIO on the centres of k-means (`quantise: 0`: on the rows), exploded back until the size is reached."""
-    rows, target = e.rows(represent), e.queries(represent)[0]
+    rows, target = unit_rows(e.rows(represent)), unit_rows(e.queries(represent)[0])
     found = kmeans(rows, quantise, e.seed) if 0 < quantise < len(rows) else None
     if 0 < quantise < len(target):
         target = kmeans(target, quantise, e.seed).centers
@@ -107,7 +108,7 @@ def facility_location(
 
 def k_center(e: Evidence, scores: F64, size: int, *, represent: Represent = "gradients") -> Choice:
     """Farthest first."""
-    return Choice(coverage.k_center(e.rows(represent), size))
+    return Choice(coverage.k_center(unit_rows(e.rows(represent)), size))
 
 
 def tsds(
@@ -124,7 +125,7 @@ def tsds(
     kde_points: int = 1000,
 ) -> Choice:
     """TSDS: sampling by the mass that an optimal transport plan gives."""
-    rows, target = e.rows(represent), e.queries(represent)[0]
+    rows, target = unit_rows(e.rows(represent)), unit_rows(e.queries(represent)[0])
     apart = gio.distances(target, rows)
     if density == "kde":
         crowd = transport.density(rows, sigma, kde_points, e.seed)

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evidence import Evidence, Per, Represent
+from pipelines.evidence import Evidence, Per, Represent, unit_rows
 from scorers import difficulty, gio, lexical, preconditioned
 from scorers.less import subtask_means
 
@@ -58,7 +58,7 @@ def influence(
 
 def phi(e: Evidence, *, represent: Represent = "gradients") -> F64:
     """GIO's −φ: how near an example is to the whole target, in mean log distance."""
-    return -gio.phi(e.queries(represent)[0], e.rows(represent))
+    return -gio.phi(unit_rows(e.queries(represent)[0]), unit_rows(e.rows(represent)))
 
 
 Signal = Literal["grand", "el2n", "loss", "perplexity", "entropy", "length", "ifd"]

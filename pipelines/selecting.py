@@ -18,6 +18,7 @@ from pipelines.rules import Choice, best
 from pipelines.scores import SCORES
 from scorers.select import within_tokens
 
+VERSION = 1  # of all methods: raise it when one chooses otherwise from the same rows
 TOKEN_TRIES = 6  # sizes tried for a budget of tokens, where a longer order is another order
 
 
@@ -75,6 +76,7 @@ def select_for(
     """Choose for one target and record the selection; the same inputs again give the recorded one."""
     score, rule, options = recipe.select.parts()
     spec: Mapping[str, Any] = {
+        "version": VERSION,
         "method": recipe.select.method,
         "score": score,
         "rule": rule,

@@ -110,6 +110,15 @@ def test_gio_on_gradients_ranks_as_the_mean_cosine(seen):
     assert spearmanr(-phi(target, rows), cosine).statistic > 0.999
 
 
+def test_gio_over_checkpoints_follows_the_cosine_and_not_the_length(seen):
+    from scipy.stats import spearmanr
+
+    found = SCORES["phi"](seen)
+    cosine = unit_rows(seen.rows()) @ unit_rows(seen.queries()[0]).mean(axis=0)
+    assert spearmanr(found, cosine).statistic > 0.99
+    assert spearmanr(found, seen.similarity(per="all")[:, 0]).statistic > 0.8
+
+
 def test_rows_of_checkpoints_are_averaged_and_not_normalised(seen):
     lengths = np.linalg.norm(seen.rows(), axis=1)
     assert (lengths <= 1 + 1e-5).all()

@@ -65,6 +65,7 @@ def gio_rule(
     mode: Literal["released", "exact", "knn"] = "released",
     v_init: Literal["mean", "jump", "prev_opt"] = "jump",
     quantise: int = 1500,
+    spherical: bool = True,
     k: int = 5,
     neighbours: int = 1,
     stop: Literal["none", "increase", "min_difference", "min_kl", "data_size", "sequential"] = "none",
@@ -76,11 +77,15 @@ def gio_rule(
     steps: int = 50,
     rate: float = 0.01,
 ) -> Choice:
-    """GIO on the centres of k-means (`quantise: 0`: on the rows), exploded back until the size is reached."""
+    """GIO on the centres of k-means (`quantise: 0`: on the rows), exploded back until the size is reached.
+
+    `spherical` normalises the centres, which the release does not: the centre of a loose cluster is short, hence nearer to
+    every target point where cosines are small, as they are between gradients, and GIO would choose loose clusters.
+    """
     rows, target = unit_rows(e.rows(represent)), unit_rows(e.queries(represent)[0])
-    found = kmeans(rows, quantise, e.seed) if 0 < quantise < len(rows) else None
+    found = kmeans(rows, quantise, e.seed, spherical=spherical) if 0 < quantise < len(rows) else None
     if 0 < quantise < len(target):
-        target = kmeans(target, quantise, e.seed).centers
+        target = kmeans(target, quantise, e.seed, spherical=spherical).centers
     pool = rows if found is None else found.centers
     rule = gio.Stop(stop, min_difference, min_kl, data_size, max_increases)
     if mode == "knn":

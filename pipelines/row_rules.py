@@ -79,8 +79,9 @@ def gio_rule(
 ) -> Choice:
     """GIO on the centres of k-means (`quantise: 0`: on the rows), exploded back until the size is reached.
 
-    `spherical` normalises the centres, which the release does not: the centre of a loose cluster is short, hence nearer to
-    every target point where cosines are small, as they are between gradients, and GIO would choose loose clusters.
+    `spherical` normalises the centres, which the release does not: the centre of a loose cluster is short, hence
+    nearer to every target point where cosines are small, as they are between gradients, and GIO would choose loose
+    clusters.
     """
     rows, target = unit_rows(e.rows(represent)), unit_rows(e.queries(represent)[0])
     found = kmeans(rows, quantise, e.seed, spherical=spherical) if 0 < quantise < len(rows) else None

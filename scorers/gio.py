@@ -101,8 +101,8 @@ class _Divergence:
 
     def __init__(self, target: Points, start: Points, k: int) -> None:
         size, dims = target.shape
-        if size <= k:
-            raise ValueError(f"GIO with k={k} needs more than {k} target points, not {size}")
+        if size <= k or k < 1:
+            raise ValueError(f"GIO with k={k} needs more than {max(k, 1)} target points, not {size}")
         spread = np.sort(distances(target, target), axis=1)[:, k]  # column 0 is the point itself
         self.k, self.others = k, size - 1
         self.constant = -float(dims * np.log(spread + EPS).mean())

@@ -95,6 +95,14 @@ def test_tive_budgets():
     assert tive([2, 1, 1], 150).tolist() == [75, 37, 37]
 
 
+def test_tive_value_by_the_centroid_is_that_of_the_full_matrix():
+    rows = np.random.default_rng(0).normal(size=(30, 8))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(rows @ rows.mean(axis=0), (rows @ rows.T).mean(axis=1))
+    same = np.repeat(rows[:1], 5, axis=0)
+    np.testing.assert_allclose(same @ same.mean(axis=0), 1)
+
+
 @given(st.lists(st.tuples(st.floats(0.01, 9), st.integers(0, 30)), min_size=1, max_size=9), st.floats(0, 1))
 def test_budgets_are_exact_and_within_capacity(groups, share):
     weights, room = zip(*groups, strict=True)

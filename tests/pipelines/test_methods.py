@@ -141,6 +141,26 @@ def test_checkpoints_and_seeds_can_be_chosen(copy):
         chosen(copy, "less", checkpoint=9)
 
 
+@pytest.mark.parametrize("method", [m for m in STORE_ONLY if not METHODS[m].options.get("low")])
+def test_the_whole_pool_and_one_target_row(seen, method):
+    """The smallest target there is, and a budget of everything: a whole answer or an error that says what is missing."""
+    from dataclasses import replace
+
+    from pipelines.recipe import Select
+    from pipelines.selecting import choose
+
+    one = replace(seen.target, example_ids=seen.target.example_ids[:1], subtasks=seen.target.subtasks[:1])
+    alone = type(seen)(seen.store, seen.pool, one, seen.pairs, seen.seed)
+    select = Select(method=method, fraction=1.0)
+    if method in ("gio", "gio_exact"):
+        with pytest.raises(InputError, match="needs more than 1 target points"):
+            choose(alone, select)
+        return
+    order = choose(alone, select)[0].order.tolist()
+    assert len(order) == len(set(order))
+    assert len(order) == len(seen.ids) or (method == "ccs" and len(order) >= 0.85 * len(seen.ids))
+
+
 def test_overlap_and_scores(copy):
     for method in ("less", "mean_cosine", "length"):
         chosen(copy, method)

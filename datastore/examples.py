@@ -1,7 +1,7 @@
 """Examples in the store: canonical chats in Parquet shards, identity and provenance in the catalog."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import BinaryIO
@@ -197,6 +197,40 @@ def get_dataset(store: Store, dataset_id: int) -> Dataset:
         [m["example_id"] for m in members],
         [m["subtask"] for m in members],
     )
+
+
+def assign_sources(store: Store, facts: Mapping[str, tuple[str, str | None]]) -> None:
+    """Make {example: (source, licence)} what the catalog says, where it says otherwise."""
+    changed = [
+        (*wanted, i)
+        for part in _parts(list(facts))
+        for i, said in sources_of(store, part).items()
+        if said != (wanted := facts[i])
+    ]
+    if changed:
+        with store.catalog.write() as db:
+            db.executemany("UPDATE example SET source=?, licence=? WHERE example_id=?", changed)
+
+
+def source_column(store: Store, dataset: Dataset) -> list[str]:
+    """[N] source of each member, in the order of their ids: one pass, for large datasets."""
+    rows = store.catalog.db.execute(
+        "SELECT e.source FROM dataset_member AS m JOIN example AS e USING (example_id) WHERE m.dataset_id=? "
+        "ORDER BY m.example_id",
+        (dataset.dataset_id,),
+    )
+    known: dict[str, str] = {}
+    return [known.setdefault(row[0], row[0]) for row in rows]
+
+
+def source_counts(store: Store, dataset: Dataset) -> dict[str, int]:
+    """{source: members}, the largest first, then by name."""
+    rows = store.catalog.rows(
+        "SELECT e.source, count(*) AS n FROM dataset_member AS m JOIN example AS e USING (example_id) "
+        "WHERE m.dataset_id=? GROUP BY e.source ORDER BY n DESC, e.source",
+        (dataset.dataset_id,),
+    )
+    return {row["source"]: int(row["n"]) for row in rows}
 
 
 def sources_of(store: Store, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:

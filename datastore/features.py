@@ -41,6 +41,12 @@ def space_spec(store: Store, space_id: int) -> dict[str, Any]:
     return spec
 
 
+def space_fingerprint(store: Store, space_id: int) -> str:
+    """Fingerprint of a feature space, or '' for an unknown one."""
+    row = store.catalog.one("SELECT fingerprint FROM feature_space WHERE space_id=?", (space_id,))
+    return str(row["fingerprint"]) if row else ""
+
+
 def check_spaces(store: Store, train: int, query: int) -> None:
     """Raise FeatureSpaceMismatch unless rows of the two spaces may be compared."""
     check_comparable(space_spec(store, train), space_spec(store, query))

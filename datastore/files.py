@@ -54,6 +54,12 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def fsync_path(path: Path) -> None:
+    """Make a written file durable."""
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
 def write_file(root: Path, kind: str, suffix: str, fill: Callable[[BinaryIO], None]) -> WrittenFile:
     """Write a new file `kind/<random hex><suffix>` durably and return its name and digest.
 

@@ -14,11 +14,14 @@ from datastore.identity import canonical_json, digest_ids, fingerprint
 from datastore.store import Store
 
 MASK = "loss_mask"
+MIXTURE = "mixture"  # method and target of a mixture
+PLAN = b"gradsift.mixture"  # metadata of a mixture's details: what was asked and what came out, JSON
 
 
 @dataclass(frozen=True)
 class Selection:
-    """An ordered choice of examples; `scores` are None where the method gives none."""
+    """An ordered choice of examples; `scores` are None where the method gives none. `copies` is how often each occurs:
+    once, except in mixtures that repeat."""
 
     selection_id: int
     name: str
@@ -27,6 +30,12 @@ class Selection:
     digest: str
     example_ids: list[str]
     scores: list[float | None]
+    copies: list[int]
+
+    @property
+    def rows(self) -> int:
+        """Examples, each counted as often as it occurs."""
+        return sum(self.copies)
 
 
 def save(
@@ -37,15 +46,17 @@ def save(
     ids: Sequence[str],
     scores: Sequence[float | None],
     details: pa.Table | None = None,
+    copies: Sequence[int] | None = None,
 ) -> Selection:
     """Record a selection; the same spec again returns the one recorded first.
 
-    `details` has a row for each example of the pool (`example_id`, `score`, and what else the rule says of it) and goes
-    to a Parquet shard beside it. Its column `loss_mask` (a list of booleans, one for each label token, or null) is part
-    of the selection's digest.
+    `details` has a row for each example of the pool (`example_id`, `score`, and what else the rule says of it) and
+    goes to a Parquet shard beside it (of a mixture: a row for each chosen one). Its column `loss_mask` (a list of
+    booleans, one for each label token, or null) is part of the selection's digest.
     """
     text = canonical_json(spec)
-    digest = _digest(ids, details)
+    copies = list(copies or [1] * len(ids))
+    digest = _digest(ids, copies, details)
 
     def record(db: Any, shard_id: int | None) -> bool:
         cursor = db.execute(
@@ -56,8 +67,8 @@ def save(
         if not cursor.rowcount:
             return False
         db.executemany(
-            "INSERT INTO selection_item VALUES (?, ?, ?, ?)",
-            ((cursor.lastrowid, k, i, s) for k, (i, s) in enumerate(zip(ids, scores, strict=True))),
+            "INSERT INTO selection_item VALUES (?, ?, ?, ?, ?)",
+            ((cursor.lastrowid, k, i, s, n) for k, (i, s, n) in enumerate(zip(ids, scores, copies, strict=True))),
         )
         return True
 
@@ -69,7 +80,9 @@ def save(
     return find(store, spec) or _missing(name)
 
 
-def _digest(ids: Sequence[str], details: pa.Table | None) -> str:
+def _digest(ids: Sequence[str], copies: Sequence[int], details: pa.Table | None) -> str:
+    if any(n != 1 for n in copies):
+        ids = [f"{i} {n}" for i, n in zip(ids, copies, strict=True)]
     if details is None or MASK not in details.column_names:
         return digest_ids(ids)
     return fingerprint([list(ids), _masks(details)])
@@ -112,10 +125,15 @@ def find(store: Store, spec: Mapping[str, Any]) -> Selection | None:
 
 
 def get(store: Store, name: str, target: str | None = None) -> Selection:
-    """The newest selection of a name (and target); raises InputError that lists what there is."""
+    """The newest selection of a name (and target); NAME@DIGEST (its start is enough) gives an older one of that name.
+
+    Raises InputError that lists what there is.
+    """
+    plain, _, digest = name.partition("@")
     row = store.catalog.one(
-        "SELECT * FROM selection WHERE name=? AND target=coalesce(?, target) ORDER BY selection_id DESC LIMIT 1",
-        (name, target),
+        "SELECT * FROM selection WHERE name=? AND target=coalesce(?, target) AND substr(digest, 1, length(?))=? "
+        "ORDER BY selection_id DESC LIMIT 1",
+        (plain, target, digest, digest),
     )
     if row is None:
         names = ", ".join(str(r["name"]) for r in store.catalog.rows("SELECT DISTINCT name FROM selection"))
@@ -134,7 +152,7 @@ def newest(store: Store) -> list[Selection]:
 
 def _load(store: Store, row: Any) -> Selection:
     items = store.catalog.rows(
-        "SELECT example_id, score FROM selection_item WHERE selection_id=? ORDER BY rank",
+        "SELECT example_id, score, copies FROM selection_item WHERE selection_id=? ORDER BY rank",
         (row["selection_id"],),
     )
     return Selection(
@@ -145,7 +163,15 @@ def _load(store: Store, row: Any) -> Selection:
         row["digest"],
         [i["example_id"] for i in items],
         [i["score"] for i in items],
+        [i["copies"] for i in items],
     )
+
+
+def plan(store: Store, selection: Selection) -> dict[str, Any] | None:
+    """What a mixture was asked for and what came out (pipelines/mixing.py), or None for another selection."""
+    table = details(store, selection)
+    text = (table.schema.metadata or {}).get(PLAN) if table is not None else None
+    return json.loads(text) if text else None
 
 
 def arm_result(store: Store, key: str) -> dict[str, Any] | None:
@@ -163,12 +189,12 @@ def save_arm(store: Store, key: str, name: str, target: str, seed: int, spec: Ma
         )
 
 
-def start_run(store: Store, name: str, recipe: Mapping[str, Any]) -> int:
-    """Record the start of a run; returns its id."""
+def start_run(store: Store, name: str, recipe: Mapping[str, Any], written: Mapping[str, Any] | None = None) -> int:
+    """Record the start of a run; returns its id. `written` is the recipe with paths as its author wrote them."""
     with store.catalog.write() as db:
         cursor = db.execute(
-            "INSERT INTO run (name, recipe, started) VALUES (?, ?, ?)",
-            (name, canonical_json(recipe), time.time()),
+            "INSERT INTO run (name, recipe, started, written) VALUES (?, ?, ?, ?)",
+            (name, canonical_json(recipe), time.time(), canonical_json(written or recipe)),
         )
     return int(cursor.lastrowid or 0)
 
@@ -197,16 +223,25 @@ def last_run(store: Store, computed: bool = False) -> dict[str, Any]:
     return {
         "name": row["name"],
         "recipe": json.loads(row["recipe"]),
+        "written": json.loads(row["written"] or row["recipe"]),
         "summary": json.loads(row["summary"]),
         "seconds": row["finished"] - row["started"],
     }
 
 
-def recipe_of(store: Store, selection: Selection) -> dict[str, Any]:
-    """Recipe of the newest finished run that made a selection; raises InputError when there is none."""
-    for row in store.catalog.rows("SELECT recipe, summary FROM run WHERE finished IS NOT NULL ORDER BY run_id DESC"):
-        made = json.loads(row["summary"])["selections"]
+@dataclass(frozen=True)
+class Recipes:
+    """The recipe that made a selection: with absolute paths, and with paths as its author wrote them."""
+
+    resolved: dict[str, Any]
+    written: dict[str, Any]
+
+
+def recipe_of(store: Store, selection: Selection) -> Recipes:
+    """Recipe of the newest finished run that made a selection or mixture; raises InputError when there is none."""
+    for row in store.catalog.rows("SELECT * FROM run WHERE finished IS NOT NULL ORDER BY run_id DESC"):
+        summary = json.loads(row["summary"])
+        made = [*summary["selections"], *summary.get("mixtures", [])]
         if any(s["name"] == selection.name and s["digest"] == selection.digest for s in made):
-            recipe: dict[str, Any] = json.loads(row["recipe"])
-            return recipe
+            return Recipes(json.loads(row["recipe"]), json.loads(row["written"] or row["recipe"]))
     raise InputError(f"no finished run made {selection.name!r}; run its recipe again to its end")

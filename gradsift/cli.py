@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from gradsift import method_commands  # noqa: F401 - registers its commands
+from gradsift import method_commands, mixture_commands  # noqa: F401 - they register their commands
 from gradsift.app import DEFAULT_STORE, Flag, Json, StorePath, app
 
 
@@ -85,6 +85,8 @@ def demo(*, folder: Path = Path("demo"), no_prefect: Flag = False, json: Json = 
              "outcome": f"{found['wrong_answers']['selected']} selected"},
             {"planted": "exact duplicates", "in pool": found["exact_duplicates"]["planted"],
              "outcome": f"{found['exact_duplicates']['found']} found and merged"},
+            {"planted": "leaked test questions", "in pool": found["leaks"]["planted"],
+             "outcome": f"{found['leaks']['found']} found and left out"},
             {"planted": "bad rows", "in pool": sum(found["bad_rows"]["planted"].values()),
              "outcome": f"{sum(found['bad_rows']['quarantined'].values())} quarantined"},
         ],
@@ -140,42 +142,6 @@ def query(
     show.line(f"assistant{' (generated)' if found.generated else ''}: {found.assistant}")
     rows = [asdict(hit) | {"example_id": hit.example_id[:8]} for hit in found.hits]
     show.table(f"Nearest in gradient space (checkpoint {found.checkpoint})", rows)
-
-
-@app.command
-def export(
-    name: str,
-    folder: Path,
-    /,
-    *,
-    target: str | None = None,
-    store: StorePath = DEFAULT_STORE,
-    json: Json = False,
-) -> None:
-    """Write a selection as a folder that `datasets.load_dataset` reads.
-
-    Parameters
-    ----------
-    name
-        Name of the selection (`gradsift status` lists them).
-    folder
-        Where to write it.
-    target
-        Its target, if the name is not enough.
-    """
-    from datastore import selections
-    from datastore.store import Store
-    from gradsift import show
-    from pipelines.export import export as write
-
-    with Store(store, create=False) as opened:
-        chosen = selections.get(opened, name, target)
-        path = write(opened, chosen, selections.recipe_of(opened, chosen), folder)
-    made = {"name": chosen.name, "examples": len(chosen.example_ids), "digest": chosen.digest, "folder": str(path)}
-    if json:
-        show.document(made)
-    else:
-        show.line(f"{made['examples']} examples in {path}; read them with load_dataset({str(path)!r})")
 
 
 @app.command
@@ -294,10 +260,15 @@ def _show_result(result: dict[str, Any]) -> None:
     pool = result["ingest"]["pool"]
     rows = [{"source": name, "examples": count} for name, count in pool["by_source"].items()]
     show.table(f"Pool: {pool['examples']} examples, {pool['duplicates']} duplicates", rows)
+    if pool.get("left_out"):
+        show.table(f"Screening leaves {pool['used']} of them", pool["left_out"])
     bad = [{"reason": reason, "rows": count} for reason, count in pool["quarantined"].items()]
     show.table("Quarantined rows", bad)
     shown = ("name", "examples", "source_precision", "source_share_of_pool", "by_source", "export")
-    show.table("Selections", result["selections"], shown)
+    if result["selections"]:
+        show.table("Selections", result["selections"], shown)
+    for made in result["mixtures"]:
+        mixture_commands.show_mixture(made)
     if result["arms"]:
         columns = ("target", "arm", "examples", "label_tokens", "source_precision", "test_loss_mean",
                    "test_loss_ci95")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The whole run: ingest → warm-up → gradients → select → export → validate, from one recipe.
+"""The whole run: ingest → screen → warm-up → gradients → select → mix → export → validate, from one recipe.
 
 Every stage asks the catalog what is done and does the rest, so the run can be killed anywhere and called again.
 `step` wraps each piece of work (flows pass one that makes it a Prefect task); this module needs no Prefect.
@@ -25,7 +25,9 @@ from pipelines.evidence import Evidence, SpacePair
 from pipelines.export import export
 from pipelines.ingest import IngestReport, ingest
 from pipelines.job import GradientJob, make_job
+from pipelines.mixtures import describe_mixture, make_mixture
 from pipelines.progress import Progress, quiet
+from pipelines.screen import Screened, screen, semantic, semantic_encoder
 from pipelines.selecting import select_for
 from pipelines.target_warmup import pool_losses
 from pipelines.validate import ArmRow, as_dicts, validate
@@ -50,6 +52,7 @@ class RunResult:
     ingest: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     selections: list[dict[str, Any]] = field(default_factory=list)
+    mixtures: list[dict[str, Any]] = field(default_factory=list)
     arms: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -83,7 +86,7 @@ def curate(
 def _curate(recipe: r.Recipe, store: Store, export_root: Path, step: Step, progress: Progress) -> RunResult:
     result = RunResult(recipe.name)
     resolved = recipe.model_dump(mode="json", by_alias=True)
-    run_id = selections.start_run(store, recipe.name, resolved)
+    run_id = selections.start_run(store, recipe.name, resolved, recipe.written)
 
     def timed(name: str, work: Callable[[], T]) -> T:
         start = time.perf_counter()
@@ -91,16 +94,26 @@ def _curate(recipe: r.Recipe, store: Store, export_root: Path, step: Step, progr
         result.stages.append({"stage": name, "seconds": round(time.perf_counter() - start, 2)})
         return value
 
-    loaded = timed("model", lambda: model.open_model(recipe.model))
+    loaded = timed("model", lambda: model.open_model(recipe.model)) if recipe.lm else None
     data = timed("ingest", lambda: _ingest(store, recipe, result, progress))
-    points = timed("warmup", lambda: warmup.warm_up(store, recipe, loaded, data.pool, progress))
     pairs: list[SpacePair] = []
-    for point in points:
-        rows_here = partial(_rows, store, recipe, loaded, data, point, result, progress)
-        pairs.append(timed(f"gradients-{point.ordinal}", rows_here))
-    chosen = timed("select", lambda: _select(store, recipe, loaded, data, pairs, result, progress))
-    timed("export", lambda: _export(store, chosen, resolved, export_root, result))
-    if recipe.validate_ is not None:
+    if loaded is not None and recipe.needs_rows:
+        points = timed("warmup", lambda: warmup.warm_up(store, recipe, loaded, data.pool, progress))
+        for point in points:
+            rows_here = partial(_rows, store, recipe, loaded, data, point, result, progress)
+            pairs.append(timed(f"gradients-{point.ordinal}", rows_here))
+    if recipe.dedup and recipe.dedup.semantic and recipe.dedup.semantic.represent != "encoder":
+        data = timed("semantic", lambda: _semantic(store, recipe, data, pairs, result))
+    chosen: dict[str, Selection] = {}
+    if recipe.selecting is not None and loaded is not None:
+        chosen = timed("select", lambda: _select(store, recipe, loaded, data, pairs, result, progress))
+    made = dict(chosen)
+    if recipe.mix is not None:
+        mixed = timed("mix", lambda: _mix(store, recipe, loaded, data, pairs, result, progress))
+        made[selections.MIXTURE] = mixed
+    recipes = selections.Recipes(resolved, recipe.written)
+    timed("export", lambda: _export(store, list(made.values()), recipes, export_root, result, progress))
+    if recipe.validate_ is not None and loaded is not None:
         rows: list[ArmRow] = timed(
             "validate",
             lambda: validate(
@@ -125,7 +138,35 @@ def _ingest(store: Store, recipe: r.Recipe, result: RunResult, progress: Progres
         elif recipe.validate_ is not None:
             raise InputError(f"targets.{name} has no `test`, which `validate` needs; add it or drop `validate`")
     _refuse_leaks(targets, tests)
-    return Data(_without_tests(store, pool, tests, result), targets, tests)
+    pool = _without_tests(store, pool, tests, result)
+    extra = [ingest(store, "test", name, [source], recipe.seed, progress)[0] for name, source in _sets(recipe)]
+    references = [*targets.values(), *tests.values(), *extra]
+    pool = _note_screened(store, result, screen(store, recipe, pool, references, progress))
+    pool = _note_screened(store, result, semantic_encoder(store, recipe, pool, progress))
+    return Data(pool, targets, tests)
+
+
+def _sets(recipe: r.Recipe) -> list[tuple[str, r.Source]]:
+    return list(recipe.decontaminate.sets.items()) if recipe.decontaminate else []
+
+
+def _note_screened(store: Store, result: RunResult, found: Screened) -> Dataset:
+    """Add a screening to the report; returns its pool."""
+    report = result.ingest["pool"]
+    report["left_out"] = [*report.get("left_out", []), *found.left_out]
+    report["screenings"] = [*report.get("screenings", []), *([found.screening] if found.screening else [])]
+    report |= {
+        "used": len(found.pool.example_ids),
+        "used_dataset_id": found.pool.dataset_id,
+        "used_by_source": examples.source_counts(store, found.pool),
+    }
+    return found.pool
+
+
+def _semantic(store: Store, recipe: r.Recipe, data: Data, pairs: Sequence[SpacePair], result: RunResult) -> Data:
+    target = next(iter(data.targets.values()))
+    found = semantic(store, recipe, Evidence(store, data.pool, target, pairs, recipe.seed))
+    return Data(_note_screened(store, result, found), data.targets, data.tests)
 
 
 def _without_tests(store: Store, pool: Dataset, tests: dict[str, Dataset], result: RunResult) -> Dataset:
@@ -258,7 +299,29 @@ def _sources(store: Store, ids: Sequence[str]) -> list[str]:
     return [found[i][0] for i in ids]
 
 
-def _export(store: Store, chosen: dict[str, Selection], recipe: dict[str, Any], root: Path, result: RunResult) -> None:
-    for summary in result.selections:
-        selection = chosen[summary["target"]]
-        summary["export"] = str(export(store, selection, recipe, root / selection.name))
+def _mix(
+    store: Store,
+    recipe: r.Recipe,
+    loaded: model.Loaded | None,
+    data: Data,
+    pairs: Sequence[SpacePair],
+    result: RunResult,
+    progress: Progress,
+) -> Selection:
+    spaces = dict.fromkeys(data.targets, pairs)  # one pair serves all: targets share their space
+    chosen = make_mixture(store, recipe, loaded, data.pool, data.targets, spaces, progress)
+    result.mixtures.append(describe_mixture(store, chosen))
+    return chosen
+
+
+def _export(
+    store: Store,
+    chosen: Sequence[Selection],
+    recipes: selections.Recipes,
+    root: Path,
+    result: RunResult,
+    progress: Progress,
+) -> None:
+    for summary in (*result.selections, *result.mixtures):
+        selection = next(s for s in chosen if s.name == summary["name"])
+        summary["export"] = str(export(store, selection, recipes, root / selection.name, progress=progress))

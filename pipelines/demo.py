@@ -12,7 +12,7 @@ import yaml
 from datastore import examples, selections
 from datastore.store import Store
 from pipelines.curate import RunResult
-from pipelines.demo_data import NEAR, TARGET, WRONG, write_demo_data
+from pipelines.demo_data import LEAK, NEAR, TARGET, WRONG, write_demo_data
 from pipelines.demo_model import demo_recipe, make_demo_model
 from pipelines.progress import Progress, quiet
 from pipelines.recipe import Recipe, load_recipe
@@ -52,5 +52,10 @@ def planted_truth(store: Store, result: RunResult, planted: dict[str, Any]) -> d
         "near_duplicates": {"planted": planted["near_duplicates"], "selected": picked[NEAR]},
         "wrong_answers": {"planted": planted["wrong_answers"], "selected": picked[WRONG]},
         "exact_duplicates": {"planted": planted["exact_duplicates"], "found": pool["duplicates"]},
+        "leaks": {
+            "planted": planted["leaks"],
+            "found": sum(row["by_source"].get(LEAK, 0) for row in pool["left_out"]),
+            "selected": picked[LEAK],
+        },
         "bad_rows": {"planted": planted["bad_rows"], "quarantined": pool["quarantined"]},
     }

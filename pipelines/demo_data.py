@@ -1,7 +1,7 @@
 """The demo's pool: generated chats of several skills with planted truth, so that what is found can be counted.
 
 Planted: a target skill (SQL), wrong answers to it (marked in the source name), near-duplicates of a few of its rows,
-exact duplicates, and bad rows of every kind that ingest refuses.
+exact duplicates, leaked test questions, and bad rows of every kind that ingest refuses.
 """
 
 import json
@@ -12,8 +12,8 @@ from typing import Any
 
 Pair = tuple[str, str]
 TARGET = "sql"
-WRONG, NEAR = f"{TARGET}-wrong", f"{TARGET}-near-duplicate"
-ROWS_PER_SKILL, TARGET_ROWS, WRONG_ROWS, NEAR_ROWS, EXACT_ROWS = 220, 120, 60, 40, 20
+WRONG, NEAR, LEAK = f"{TARGET}-wrong", f"{TARGET}-near-duplicate", f"{TARGET}-leak"
+ROWS_PER_SKILL, TARGET_ROWS, WRONG_ROWS, NEAR_ROWS, EXACT_ROWS, LEAK_ROWS = 220, 120, 60, 40, 20, 15
 VAL_ROWS, TEST_ROWS = 24, 80
 
 _TABLES = ("orders", "users", "books", "cities", "trips", "films", "songs", "teams", "shops", "plants")
@@ -129,8 +129,12 @@ def write_demo_data(folder: Path, seed: int = 0) -> dict[str, Any]:
     for number in range(NEAR_ROWS):
         user, answer = (m["content"] for m in pool[number % 10]["messages"])
         near.append(_row(NEAR, (user.rstrip(".") + "!" * (1 + number // 10), answer)))
+    leaks = []
+    for row in test[:LEAK_ROWS]:
+        user, answer = (m["content"] for m in row["messages"])
+        leaks.append(_row(LEAK, (f"A question for you. {user} Thank you!", answer)))
     others = [_row(s, p) for s, make in SKILLS.items() for p in _distinct(make, rng, ROWS_PER_SKILL)]
-    rows = [json.dumps(row).encode() for row in (*pool, *wrong, *near, *others, *pool[:EXACT_ROWS])]
+    rows = [json.dumps(row).encode() for row in (*pool, *wrong, *near, *leaks, *others, *pool[:EXACT_ROWS])]
     bad = _bad_lines()
     rows += [line for lines in bad.values() for line in lines]
     rng.shuffle(rows)
@@ -144,6 +148,7 @@ def write_demo_data(folder: Path, seed: int = 0) -> dict[str, Any]:
         "wrong_answers": WRONG_ROWS,
         "near_duplicates": NEAR_ROWS,
         "exact_duplicates": EXACT_ROWS,
+        "leaks": LEAK_ROWS,
         "bad_rows": {reason: len(lines) for reason, lines in bad.items()},
     }
 

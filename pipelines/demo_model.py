@@ -98,6 +98,8 @@ def demo_recipe() -> dict[str, Any]:
                     "own_sources": ["sql", "sql-near-duplicate"],
                 }
             },
+            # The target's questions are one sentence with other words in it: only whole questions are leaks here.
+            "decontaminate": {"share": 0.9},
             "model": {"path": "model"},
             "encoding": {"max_length": 256},
             "warmup": {"fraction": 0.1, "epochs": 2, "batch_size": 16, "lr": 1e-3},

@@ -24,7 +24,8 @@ ROW_OVERHEAD_BYTES = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimates for an empty store; work that a store holds already is not done again."""
+    """Estimates for an empty store; work that a store holds already is not done again. Without gradients the bytes are
+    those of text, in the store and exported, and no model is opened."""
 
     pool_rows: int
     pool_quarantined: int
@@ -49,8 +50,12 @@ class Probe:
 
 def plan_run(recipe: r.Recipe, store: Path) -> Plan:
     """Read the sources, encode a sample and time one forward and backward. Writes nothing."""
-    loaded = m.open_model(recipe.model)
     good, bad = _read(recipe)
+    free = shutil.disk_usage(_existing(store)).free
+    if not recipe.needs_rows:
+        text = sum(len(turn["content"]) for e in good for turn in e.messages)
+        return Plan(len(good), len(bad), 1.0, 0.0, 0, 0, 3 * text, free, 0.0, {})
+    loaded = m.open_model(recipe.model)
     step = max(1, len(good) // SAMPLE)
     chats = [encode(loaded.tokenizer, e.messages, recipe.encoding.max_length) for e in good[::step]]
     usable = [c for c in chats if c.usable] or chats
@@ -66,7 +71,7 @@ def plan_run(recipe: r.Recipe, store: Path) -> Plan:
         minutes["warmup"] = warmup_rows * points * tokens / speed / 60
     minutes["gradients"] = (rows + val_rows) * points * tokens / speed / 60
     arms = 0
-    if recipe.validate_ is not None:
+    if recipe.validate_ is not None and recipe.selecting is not None:
         chosen = recipe.select.examples or (recipe.select.fraction or 0) * rows
         arms = len(recipe.validate_.seeds) * (1 + len(recipe.validate_.arms)) * len(recipe.targets)
         minutes["validate"] = arms * chosen * recipe.validate_.epochs * tokens / speed / 60
@@ -80,7 +85,7 @@ def plan_run(recipe: r.Recipe, store: Path) -> Plan:
         points,
         arms,
         needed,
-        shutil.disk_usage(_existing(store)).free,
+        free,
         speed,
         minutes,
     )

@@ -62,6 +62,10 @@ class Evidence:
         self.encoder, self._losses = encoder, losses
         self._kept: dict[Any, Any] = {}
 
+    def over(self, pool: Dataset) -> "Evidence":
+        """The same for a part of the pool."""
+        return Evidence(self.store, pool, self.target, self.pairs, self.seed, self.encoder, self._losses)
+
     @cached_property
     def weights(self) -> list[float]:
         """[C] checkpoint weights: mean learning rates, scaled to sum to one."""

@@ -1,61 +1,86 @@
-"""Stage: write a selection as a directory that `datasets.load_dataset`, and so TRL, reads as it is.
+"""Stage: write a selection or mixture as a folder that `datasets`, TRL, axolotl and LLaMA-Factory read as it is.
 
-    <name>/README.md               dataset card (its YAML tells `load_dataset` where the data is)
-    <name>/data/train-*.parquet    messages, example_id, source, licence, rank, score, weight; where a method prunes
-                                   tokens also input_ids and labels (−100 where a token has no loss)
-    <name>/manifest.json           recipe, digests, counts, seed, sha256 of every file
-    <name>/recipe.yaml             the recipe as it was run
+    <name>/README.md               dataset card (its YAML tells `load_dataset` where the data is) <name>/data/train-*
+    messages, example_id, source, licence, rank, score, copy, weight; of mixtures `part`, of
+                                   cluster methods `cluster`; with labels `input_ids`, `attention_mask`, `labels`
+    <name>/dataset_info.json       for LLaMA-Factory; trl.yaml and axolotl.yaml likewise
+    <name>/composition.csv         what it consists of; of a mixture, requested against realised
+    <name>/atlas.parquet           on request: x, y and neighbours for embedding-atlas
+    <name>/manifest.json           digests, lineage, counts, seed, versions, sha256 of every file
+    <name>/recipe.yaml             the recipe, with paths as its author wrote them
 
-The directory appears by one rename: a reader sees all of it or nothing. Exporting the same selection again
-leaves it as it is.
+The folder appears by one rename: a reader sees all of it or nothing. What a killed export has finished stays beside it
+in `.partial-…` and is used by the next call. Exporting the same again leaves it as it is. No time, path or machine
+enters a file: the same mixture gives the same bytes (with the same versions of pyarrow and gradsift, which the
+manifest names).
 """
 
 import json
-import os
 import secrets
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
-from datastore import examples, selections
-from datastore.errors import CorruptionError, InputError
-from datastore.examples import MESSAGES_TYPE
-from datastore.files import disk_errors, fsync_folder
-from datastore.identity import digest_file
-from datastore.selections import Selection
+from datastore import leases, selections
+from datastore.errors import BusyError, InputError
+from datastore.files import disk_errors, fsync_folder, fsync_path
+from datastore.identity import digest_file, fingerprint
+from datastore.selections import MIXTURE, Recipes, Selection
 from datastore.store import Store
-from pipelines.encode import encode
+from pipelines import card
+from pipelines import recipe as r
+from pipelines.atlas import write_atlas
+from pipelines.export_rows import SPILL, Layout, labels_for, layout, spill, write_parts
 from pipelines.model import open_model
-from pipelines.recipe import parse_recipe
+from pipelines.progress import Progress, quiet
 from pipelines.version import VERSION
 
-IGNORED = -100  # the label that losses skip, as torch and transformers have it
-DATA_FILE = "data/train-00000-of-00001.parquet"
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+EXPORT_VERSION = 2
 
 
-def export(store: Store, selection: Selection, recipe: dict[str, Any], folder: Path) -> Path:
+def export(
+    store: Store,
+    selection: Selection,
+    recipes: Recipes,
+    folder: Path,
+    options: r.Export | None = None,
+    progress: Progress = quiet,
+) -> Path:
     """Write the selection to `folder` and return it. Replaces an older export there; refuses anything else.
 
-    Raises InputError for a folder that is not an export, StoreFullError when the disk is full.
+    `options` default to the recipe's. Raises InputError for a folder that is not an export and for rows without the
+    licence that is asked for, BusyError while another process writes the same, StoreFullError when the disk is full.
     """
+    options = options or r.Export.model_validate(recipes.resolved.get("export", {}))
+    # In the recipe's own order, whether it comes from a file or from the catalog.
+    recipes = Recipes(recipes.resolved, r.parse_recipe(recipes.written, "the recipe of this selection").written)
+    key = fingerprint(
+        [
+            EXPORT_VERSION,
+            VERSION,
+            selection.name,
+            selection.digest,
+            options.model_dump(),
+            recipes.written,
+            pa.__version__,
+        ]
+    )
     old = _manifest(folder)
-    if old is not None and old["selection"]["digest"] == selection.digest and not damaged(folder):
+    if old is not None and old.get("key") == key and not damaged(folder):
         return folder
-    temporary = folder.parent / f".tmp-{secrets.token_hex(8)}"
-    with disk_errors(temporary / "x"):
-        try:
-            (temporary / "data").mkdir(parents=True)
-            _write(store, selection, recipe, temporary)
-            _swap(temporary, folder)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = folder.parent / f".partial-{folder.name}-{key[:16]}"
+    with leases.held(store.catalog, f"export {key[:16]}") as mine, disk_errors(staging / "x"):
+        if not mine:
+            raise BusyError(f"another process is writing this export to {folder}; wait for it")
+        (staging / "data").mkdir(parents=True, exist_ok=True)
+        _write(store, selection, recipes, options, key, staging, progress)
+        _swap(staging, folder)
     return folder
 
 
@@ -64,7 +89,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         found: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
-        if found["gradsift_export"] == 1:
+        if found["gradsift_export"] in (1, EXPORT_VERSION):
             return found
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not one of ours
@@ -81,99 +106,150 @@ def damaged(folder: Path) -> list[str]:
     ]
 
 
-def _write(store: Store, selection: Selection, recipe: dict[str, Any], folder: Path) -> None:
-    origin = examples.sources_of(store, selection.example_ids)
-    chats = examples.get_messages(store, selection.example_ids)
-    ids = [i for i in selection.example_ids if i in chats]
-    if len(ids) != len(selection.example_ids):
-        raise CorruptionError("some selected examples are no longer in the store; select again")
-    table = pa.table(
-        {
-            "messages": pa.array([chats[i] for i in ids], MESSAGES_TYPE),
-            "example_id": pa.array(ids, pa.string()),
-            "source": pa.array([origin[i][0] for i in ids], pa.string()),
-            "licence": pa.array([origin[i][1] for i in ids], pa.string()),
-            "rank": pa.array(range(len(ids)), pa.int64()),
-            "score": pa.array(selection.scores, pa.float64()),
-            "weight": pa.array([1.0] * len(ids), pa.float64()),
-        }
-    )
-    if masks := selections.masks(store, selection):
-        table = _with_labels(table, masks, recipe)
-    pq.write_table(table, folder / DATA_FILE, compression="zstd", write_page_checksum=True)
-    sources = Counter(origin[i][0] for i in ids)
-    licences = Counter(origin[i][1] or "unknown" for i in ids)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "utf-8")
-    (folder / "README.md").write_text(_card(selection, sources, licences), "utf-8")
-    names = (DATA_FILE, "README.md", "recipe.yaml")
+def _write(
+    store: Store,
+    selection: Selection,
+    recipes: Recipes,
+    options: r.Export,
+    key: str,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    seed = int(recipes.resolved.get("seed", 0))
+    plan = layout(store, selection, seed)
+    licences = _licences(plan)
+    if options.require_licence and None in licences:
+        raise InputError(_unlicensed(plan, licences[None]))
+    labels = labels_for(store, selection, options.labels, lambda: _tokenizer(recipes.resolved))
+    spill(store, plan, folder, progress)
+    data = write_parts(plan, folder, options.format, labels, progress)
+    asked = selections.plan(store, selection)
+    texts = _texts(selection, recipes, plan, licences, asked, options, labelled=labels is not None)
+    names = [*data, *texts]
+    for name, text in texts.items():
+        (folder / name).write_text(text, "utf-8")
+    if options.atlas:
+        write_atlas(store, selection, plan.facts, folder / "atlas.parquet", progress)
+        names.append("atlas.parquet")
+    files = {name: digest_file(folder / name) for name in names}
     manifest = {
-        "gradsift_export": 1,
-        "gradsift": VERSION,
+        "gradsift_export": EXPORT_VERSION,
+        "key": key,
+        "digest": fingerprint([selection.digest, {name: files[name] for name in data}]),
         "name": selection.name,
         "selection": {
             "digest": selection.digest,
             "method": selection.method,
             "target": selection.target,
-            "examples": len(ids),
+            "examples": len(selection.example_ids),
+            "rows": selection.rows,
         },
-        "seed": recipe.get("seed"),
-        "sources": dict(sources.most_common()),
-        "licences": dict(licences.most_common()),
-        "weight_rule": "each example once, weight 1",
-        "pruned_examples": len(masks),
-        "recipe": recipe,
-        "files": {name: digest_file(folder / name) for name in names},
+        "seed": seed,
+        "order": "by rank" if selection.method != MIXTURE else "shuffled by seed, example id and copy",
+        "weight_rule": "weight is 1 everywhere; an example that counts more stands there more often (`copy`)",
+        "sources": dict(_sources(plan).most_common()),
+        "licences": {name or "unknown": count for name, count in licences.items()},
+        "pruned_examples": len(labels.masks) if labels else 0,
+        "mixture": asked,
+        "lineage": _lineage(store, selection),
+        "versions": {"gradsift": VERSION, "pyarrow": pa.__version__},
+        "recipe": recipes.written,
+        "files": files,
     }
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    (folder / "manifest.json").write_text(text, "utf-8")
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    shutil.rmtree(folder / SPILL, ignore_errors=True)
     for name in (*names, "manifest.json"):
-        with (folder / name).open("rb") as handle:
-            os.fsync(handle.fileno())
+        fsync_path(folder / name)
     fsync_folder(folder / "data")
     fsync_folder(folder)
 
 
-def _with_labels(table: pa.Table, masks: dict[str, list[bool]], recipe: dict[str, Any]) -> pa.Table:
-    """Add input_ids and labels, as the recipe's tokenizer and length make them; pruned tokens have label −100."""
-    settings = parse_recipe(recipe, "the recipe of this selection")
-    tokenizer = open_model(settings.model).tokenizer
-    ids, labels = [], []
-    for name, chat in zip(table["example_id"].to_pylist(), table["messages"].to_pylist(), strict=True):
-        row = encode(tokenizer, chat, settings.encoding.max_length)
-        row = row if name not in masks else row.masked(masks[name])
-        ids.append(row.input_ids)
-        labels.append([t if on else IGNORED for t, on in zip(row.input_ids, row.labelled, strict=True)])
-    columns = table.append_column("input_ids", pa.array(ids, pa.list_(pa.int32())))
-    return columns.append_column("labels", pa.array(labels, pa.list_(pa.int32())))
+def _tokenizer(recipe: dict[str, Any]) -> tuple[Any, int]:
+    settings = r.parse_recipe(recipe, "the recipe of this selection")
+    return open_model(settings.model).tokenizer, settings.encoding.max_length
 
 
-def _card(selection: Selection, sources: Counter[str], licences: Counter[str]) -> str:
-    count = len(selection.example_ids)
-    head = {
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
-        "size_categories": [next((name for limit, name in SIZES if count < limit), "n>1M")],
-        "tags": ["gradsift", "sft"],
-    }
-    lines = [f"| {_cell(name)} | {n} |" for name, n in sources.most_common()]
+def _licences(plan: Layout) -> Counter[str | None]:
+    """{licence or None: rows}, the most frequent first."""
+    names = plan.facts["licence"].to_pylist()
+    return Counter(dict(Counter(names[k] or None for k in plan.item.tolist()).most_common()))
+
+
+def _sources(plan: Layout) -> Counter[str]:
+    names = plan.facts["source"].to_pylist()
+    return Counter(names[k] for k in plan.item.tolist())
+
+
+def _unlicensed(plan: Layout, rows: int) -> str:
+    pairs = zip(plan.facts["source"].to_pylist(), plan.facts["licence"].to_pylist(), strict=True)
+    bare = Counter(source for source, licence in pairs if not licence)
+    named = ", ".join(f"{source} ({count:,})" for source, count in bare.most_common(5))
     return (
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {selection.name}\n\n"
-        f"{count} chats chosen by `{selection.method}` for the target `{selection.target}`. Made by gradsift "
-        f"{VERSION}; `manifest.json` holds digests and lineage, `recipe.yaml` the settings.\n\n"
-        "| source | examples |\n|---|---|\n" + "\n".join(lines) + "\n\n"
-        "Licences of the sources: " + "; ".join(f"{_cell(n)} ({c})" for n, c in licences.most_common()) + ".\n"
+        f"export.require_licence: {rows:,} rows have no licence, of sources {named}. Give these sources a `licence` in "
+        "the "
+        "recipe, or leave them out."
     )
 
 
-def _cell(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text).replace("|", "\\|").replace("<", "&lt;")
+def _texts(
+    selection: Selection,
+    recipes: Recipes,
+    plan: Layout,
+    licences: Mapping[str | None, int],
+    asked: Mapping[str, Any] | None,
+    options: r.Export,
+    *,
+    labelled: bool,
+) -> dict[str, str]:
+    """The small files by name."""
+    rows = len(plan.item)
+    shares = [{"source": name, "rows": n, "share": n / rows} for name, n in _sources(plan).most_common()]
+    composition = asked["table"] if asked else shares
+    what = f"Chosen by `{selection.method}` for the target `{selection.target}`."
+    notes = []
+    if asked:
+        budget = asked["budget"]
+        what = f"A mixture: {budget['requested']:,} {budget['unit']} asked for, {budget['realised']:,} in it."
+        notes = [f"Shares are of each part's budget. Rule: {asked['rule']}. Order: {asked['order']}."]
+    if labelled:
+        notes.append(
+            "`input_ids` and `labels` are those of the recipe's tokenizer; −100 has no loss. LLaMA-Factory reads "
+            "`messages` and does not use them."
+        )
+    lineage = {
+        "selection": selection.digest,
+        "method": selection.method,
+        "seed": recipes.resolved.get("seed", 0),
+        "recipe": recipes.resolved.get("name", ""),
+    }
+    pattern = f"data/train-*.{options.format}"
+    hub = [s["hub"] for s in recipes.written.get("pool", []) if s.get("hub")]
+    known = {name or "unknown": count for name, count in licences.items()}
+    return {
+        "README.md": card.card(
+            selection.name, what, rows, len(selection.example_ids), known, composition, pattern, lineage, notes, hub
+        ),
+        "dataset_info.json": card.dataset_info(selection.name),
+        "trl.yaml": card.trl_yaml(labelled),
+        "axolotl.yaml": card.axolotl_yaml(options.format, labelled),
+        "composition.csv": card.composition_csv(composition),
+        "recipe.yaml": yaml.safe_dump(recipes.written, sort_keys=False, allow_unicode=True),
+    }
 
 
-def _swap(temporary: Path, folder: Path) -> None:
+def _lineage(store: Store, selection: Selection) -> dict[str, Any]:
+    """Digests of what the selection was made from: pool, targets, feature spaces, settings."""
+    row = store.catalog.one("SELECT spec FROM selection WHERE selection_id=?", (selection.selection_id,))
+    found: dict[str, Any] = json.loads(row["spec"]) if row else {}
+    return found
+
+
+def _swap(staging: Path, folder: Path) -> None:
     old = folder.parent / f".old-{secrets.token_hex(8)}"
     if folder.exists():
         folder.rename(old)
     try:
-        temporary.rename(folder)
+        staging.rename(folder)
     except OSError:
         if old.exists():
             old.rename(folder)

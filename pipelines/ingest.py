@@ -33,10 +33,12 @@ def ingest(
 ) -> tuple[Dataset, IngestReport]:
     """Read all sources into the store and define the dataset of their distinct examples.
 
-    Re-reading the same sources adds nothing. Raises InputError when not one row is usable.
+    Re-reading the same sources adds nothing. A chat that several sources have belongs to the one whose name comes first
+    in the alphabet (with its licence), and so for subtasks, whatever order they are read in.
+    Raises InputError when not one row is usable.
     """
     report = IngestReport()
-    members: dict[str, str] = {}
+    members: dict[str, tuple[str, str, str]] = {}  # source, licence, subtask
     stream = (row for source in sources for row in read_source(source, seed))
     for batch in _batches(stream, BATCH_ROWS):
         good = [row for row in batch if isinstance(row, Example)]
@@ -48,17 +50,19 @@ def ingest(
         report.new += added.new
         report.quarantined.update(row.reason for row in bad)
         for example in good:
-            if example.example_id in members:
-                report.duplicates += 1
-            else:
-                members[example.example_id] = example.subtask
-                report.by_source[example.source] += 1
+            facts = (example.source, example.licence or "", example.subtask)
+            known = members.get(example.example_id)
+            report.duplicates += known is not None
+            members[example.example_id] = facts if known is None else min(known, facts)
         progress(f"read {role} {name}", report.rows, None)
     report.known = len(members) - report.new
     if not members:
         reasons = ", ".join(f"{n} {r}" for r, n in report.quarantined.items()) or "no rows at all"
         raise InputError(f"{role} {name!r} has no usable example ({reasons}); see `gradsift status`")
-    return examples.define_dataset(store, role, name, members), report
+    report.by_source.update(source for source, _, _ in members.values())
+    if role == "pool":
+        examples.assign_sources(store, {i: (source, licence or None) for i, (source, licence, _) in members.items()})
+    return examples.define_dataset(store, role, name, {i: subtask for i, (_, _, subtask) in members.items()}), report
 
 
 def _batches(stream: Iterator[Example | BadRow], size: int) -> Iterator[list[Example | BadRow]]:

@@ -83,6 +83,8 @@ def query_by_text(store: Store, user: str, assistant: str | None, k: int, checkp
 
 def _space(store: Store, checkpoint: int | None) -> tuple[int, int]:
     rows = [row for row in last_run(store)["summary"]["rows"] if row["role"] == "pool"]
+    if not rows:
+        raise InputError("the store's last run computed no gradients; run a recipe with `select`")
     ordinals = [row["checkpoint"] for row in rows]
     wanted = max(ordinals) if checkpoint is None else checkpoint
     if wanted not in ordinals:

@@ -15,19 +15,20 @@ from pipelines.curate import RunResult, describe
 from pipelines.encoder import encoder_pairs
 from pipelines.evidence import Evidence, SpacePair
 from pipelines.methods import checked_options, split_options
+from pipelines.mixtures import describe_mixture, make_mixture
+from pipelines.model import open_model
 from pipelines.progress import Progress, quiet
 from pipelines.scores import SCORES
 from pipelines.selecting import select_for
 from scorers import compare
 
 
-def changed(recipe: dict[str, Any], select: Mapping[str, Any], name: str | None, seed: int | None) -> r.Recipe:
-    """The recipe with another `select` section, under a name of its own and without validation."""
-    new = {**recipe, "select": dict(select), "validate": None}
-    new["name"] = name or f"{recipe['name']}-{str(select['method']).replace('_', '-')}"[:64]
+def changed(last: Mapping[str, Any], sections: Mapping[str, Any], name: str, seed: int | None) -> r.Recipe:
+    """The last run's recipe with other sections `select` and `mix`, under another name and without validation."""
+    more = {"select": None, "mix": None, **sections, "name": name[:64], "validate": None}
     if seed is not None:
-        new["seed"] = seed
-    return r.parse_recipe(new, "this selection")
+        more["seed"] = seed
+    return r.parse_recipe({**last["recipe"], **more}, "this selection").written_as({**last["written"], **more})
 
 
 def evidence(
@@ -48,11 +49,13 @@ def evidence(
     ordinals = [row["checkpoint"] for row in pool_rows]
     if checkpoint is not None and checkpoint not in ordinals:
         raise InputError(f"there is no checkpoint {checkpoint}; this store has {sorted(ordinals)}")
-    pool = examples.get_dataset(store, pool_rows[0]["dataset_id"])
+    used = summary["ingest"]["pool"].get("used_dataset_id", pool_rows[0]["dataset_id"])
+    pool = examples.get_dataset(store, used)
     targets = {
         row["dataset"]: examples.get_dataset(store, row["dataset_id"]) for row in rows if row["role"] == "target"
     }
-    encoder = encoder_pairs(store, recipe.select.encoder, pool, targets, progress)
+    folder = recipe.selecting.encoder if recipe.selecting else None
+    encoder = encoder_pairs(store, folder, pool, targets, progress)
     found = {}
     for name, target in targets.items():
         pairs = []
@@ -80,9 +83,9 @@ def reselect(
 ) -> list[dict[str, Any]]:
     """Select by another method on the store's last run and record it as a run of its own."""
     last = selections.last_run(store, computed=True)
-    recipe = changed(last["recipe"], select, name, seed)
+    recipe = changed(last, {"select": dict(select)}, name or _name(last, select["method"]), seed)
     result = RunResult(recipe.name, last["name"], rows=last["summary"]["rows"], ingest=last["summary"]["ingest"])
-    run_id = selections.start_run(store, recipe.name, recipe.model_dump(mode="json", by_alias=True))
+    run_id = selections.start_run(store, recipe.name, recipe.model_dump(mode="json", by_alias=True), recipe.written)
     found = evidence(store, recipe, last["summary"], checkpoint, progress)
     wanted = _wanted(found, target)
     for key in wanted:
@@ -91,6 +94,39 @@ def reselect(
         progress("selections", len(result.selections), len(wanted))
     selections.finish_run(store, run_id, asdict(result))
     return result.selections
+
+
+def _name(last: Mapping[str, Any], suffix: str) -> str:
+    return f"{last['recipe']['name']}-{suffix.replace('_', '-')}"
+
+
+def remix(
+    store: Store,
+    mix: Mapping[str, Any],
+    *,
+    name: str | None = None,
+    seed: int | None = None,
+    progress: Progress = quiet,
+) -> dict[str, Any]:
+    """Make another mixture of the store's last run's pool, from its rows where parts need them, and record it."""
+    last = selections.last_run(store, computed=True)
+    select = last["recipe"].get("select")
+    recipe = changed(last, {"select": select, "mix": dict(mix)}, name or _name(last, "mix"), seed)
+    summary = last["summary"]
+    result = RunResult(recipe.name, last["name"], rows=summary["rows"], ingest=summary["ingest"])
+    run_id = selections.start_run(store, recipe.name, recipe.model_dump(mode="json", by_alias=True), recipe.written)
+    used = summary["ingest"]["pool"].get("used_dataset_id")
+    if used is None:
+        raise InputError("the store's last run is of an older version; run its recipe again (it finds its rows)")
+    found = evidence(store, recipe, summary, None, progress) if summary["rows"] else {}
+    if recipe.needs_rows and not found:
+        raise InputError("this mixture looks at gradients and the store's last run computed none; use `gradsift run`")
+    loaded = open_model(recipe.model) if recipe.lm else None
+    targets, pairs = {n: e.target for n, e in found.items()}, {n: e.pairs for n, e in found.items()}
+    chosen = make_mixture(store, recipe, loaded, examples.get_dataset(store, used), targets, pairs, progress)
+    result.mixtures.append(describe_mixture(store, chosen))
+    selections.finish_run(store, run_id, asdict(result))
+    return result.mixtures[0]
 
 
 def _wanted(found: Mapping[str, Evidence], target: str | None) -> list[str]:
@@ -107,7 +143,7 @@ def score(
     Raises InputError for a method whose rule looks at rows and has no score.
     """
     last = selections.last_run(store, computed=True)
-    recipe = changed(last["recipe"], {**select, "fraction": 1.0}, None, None)
+    recipe = changed(last, {"select": {**select, "fraction": 1.0}}, _name(last, select["method"]), None)
     name, rule, options = recipe.select.parts()
     if name == "none":
         raise InputError(f"method {recipe.select.method!r} chooses sets and scores no example; use `gradsift select`")

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from datastore import selections
+from datastore import examples, features, selections
 from datastore.errors import InputError
+from datastore.identity import digest_ids
 from datastore.selections import MASK, Selection
 from datastore.store import Store
 from pipelines import recipe as r
@@ -81,12 +82,16 @@ def select_for(
         "score": score,
         "rule": rule,
         "options": options,
-        "encoder": _space(store, evidence.encoder.train) if evidence.encoder else None,
+        "encoder": features.space_fingerprint(store, evidence.encoder.train) if evidence.encoder else None,
         "budget": recipe.select.model_dump(include={"fraction", "examples", "label_tokens"}, exclude_none=True),
         "seed": recipe.seed,
         "pool": evidence.pool.digest,
+        "sources": digest_ids(examples.source_column(store, evidence.pool)),
         "target": evidence.target.digest,
-        "spaces": [[_space(store, p.train), _space(store, p.query), p.mean_lr] for p in evidence.pairs],
+        "spaces": [
+            [features.space_fingerprint(store, p.train), features.space_fingerprint(store, p.query), p.mean_lr]
+            for p in evidence.pairs
+        ],
         "name": f"{recipe.name}-{target_name}",
     }
     known = selections.find(store, spec)
@@ -110,8 +115,3 @@ def select_for(
         [float(scores[k]) for k in choice.order],
         pa.table(table),
     )
-
-
-def _space(store: Store, space_id: int) -> str:
-    row = store.catalog.one("SELECT fingerprint FROM feature_space WHERE space_id=?", (space_id,))
-    return str(row["fingerprint"]) if row else ""

@@ -57,3 +57,47 @@ def tive(values: Sequence[float], total: int) -> Counts:
     share = np.asarray(values, np.float64)
     budgets: Counts = np.floor(total * share / share.sum()).astype(np.int64)
     return budgets
+
+
+def bounded(weights: Sequence[float], total: int, least: Sequence[int], most: Sequence[int]) -> Counts:
+    """[G] budgets in proportion to the weights, each between its bounds, summing to `total` exactly.
+
+    The one factor λ with Σ clip(λ·w, least, most) = total (water-filling), then floors and largest remainders, ties to
+    the earlier group. A group without weight gets its least. O(G log G).
+    Raises ValueError for a bad weight, or naming the bound that cannot be kept.
+    """
+    share = np.asarray(weights, np.float64)
+    low, high = np.asarray(least, np.int64), np.asarray(most, np.int64)
+    if not np.isfinite(share).all() or (share < 0).any():
+        raise ValueError(f"group weights must be finite and not negative: {list(weights)}")
+    if (low > high).any():
+        g = int(np.flatnonzero(low > high)[0])
+        raise ValueError(f"group {g} is to give at least {low[g]} and has room for {high[g]}")
+    reach = np.where(share > 0, high, low)
+    if not low.sum() <= total <= reach.sum():
+        raise ValueError(f"{total} cannot be shared out: the groups give between {low.sum()} and {reach.sum()}")
+    wish = _water_filled(share, total, low, reach)
+    budgets = np.floor(wish + 1e-9).astype(np.int64)
+    ranked = np.lexsort((np.arange(len(wish)), -(wish - budgets)))
+    left = total - int(budgets.sum())
+    for g in [g for g in ranked if budgets[g] < reach[g]][:left]:
+        budgets[g] += 1
+    return budgets
+
+
+def _water_filled(share: NDArray[np.float64], total: int, low: Counts, high: Counts) -> NDArray[np.float64]:
+    weight = np.where(share > 0, share, 1.0)
+    edges = np.unique(np.concatenate([low / weight, high / weight]))
+    sums = [float(np.clip(edge * share, low, high).sum()) for edge in edges]
+    k = int(np.searchsorted(sums, total))
+    if k == 0 or sums[min(k, len(sums) - 1)] == total:
+        return np.asarray(np.clip(edges[min(k, len(sums) - 1)] * share, low, high), np.float64)
+    part = (total - sums[k - 1]) / (sums[k] - sums[k - 1])
+    factor = edges[k - 1] + part * (edges[k] - edges[k - 1])
+    return np.asarray(np.clip(factor * share, low, high), np.float64)
+
+
+def temperature(sizes: Sequence[int], t: float) -> NDArray[np.float64]:
+    """[G] weights n^(1/t), summing to one: 1 is by size, ∞ equal (multilingual BERT and T5 have it so)."""
+    raised = np.asarray(sizes, np.float64) ** (1.0 / t)
+    return np.asarray(raised / raised.sum(), np.float64)

@@ -52,6 +52,7 @@ def recipe_data(model_dir, data_dir):
                 "own_sources": ["sql", "sql-near-duplicate"],
             }
         },
+        "decontaminate": {"share": 0.9},  # questions of one sentence: see pipelines/demo_model.py
         "model": {"path": str(model_dir)},
         "encoding": {"max_length": 128},
         "lora": {"r": 4},

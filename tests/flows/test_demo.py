@@ -52,6 +52,8 @@ def test_the_demo_finds_the_planted_truth_and_beats_random(demo):
     planted = result["planted"]
     assert planted["bad_rows"]["quarantined"] == planted["bad_rows"]["planted"]
     assert planted["exact_duplicates"]["found"] == planted["exact_duplicates"]["planted"]
+    assert planted["leaks"]["found"] == planted["leaks"]["planted"]
+    assert planted["leaks"]["selected"] == 0
     assert planted["wrong_answers"]["selected"] <= 0.05 * planted["selected"]
 
 

@@ -1,0 +1,68 @@
+"""Values computed once from each example's text (signatures, token counts), as side files of the examples' shards.
+
+One side file for each examples shard and spec, so that a killed computation goes on at the shard where it was, and new
+examples cost only themselves. The spec is everything that decides the values.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datastore.examples import Messages
+from datastore.identity import fingerprint
+from datastore.store import Store
+
+Compute = Callable[[Sequence[Messages]], Mapping[str, pa.Array]]
+Report = Callable[[int, int], None]
+
+
+def attribute(
+    store: Store, spec: Mapping[str, Any], dataset_id: int, compute: Compute, report: Report = lambda _done, _all: None
+) -> Iterator[pa.Table]:
+    """Tables of `example_id` and the values of `compute`, of a dataset's members, shard by shard.
+
+    What is missing is computed and committed first. `report(shards done, shards)` is called after each. Memory is one
+    shard. The order of shards is that of their reading in: sort by id where order matters.
+    """
+    mark = fingerprint(spec)
+    shards = store.catalog.rows(
+        "SELECT DISTINCT e.shard_id FROM dataset_member AS m JOIN example AS e USING (example_id) "
+        "WHERE m.dataset_id=? ORDER BY e.shard_id",
+        (dataset_id,),
+    )
+    # CROSS JOIN: the shard's own rows first, or each shard would cost a pass over the whole dataset.
+    members = "SELECT e.example_id FROM example AS e CROSS JOIN dataset_member AS m ON m.example_id = e.example_id"
+    for done, row in enumerate(shards, 1):
+        of = int(row["shard_id"])
+        table = _known(store, mark, of) or _make(store, mark, of, compute)
+        rows = store.catalog.rows(f"{members} WHERE m.dataset_id=? AND e.shard_id=?", (dataset_id, of))
+        wanted = [r["example_id"] for r in rows]
+        if len(wanted) < table.num_rows:
+            table = table.filter(pc.is_in(table["example_id"], pa.array(wanted, pa.string())))
+        yield table
+        report(done, len(shards))
+
+
+def _known(store: Store, mark: str, of: int) -> pa.Table | None:
+    row = store.catalog.one("SELECT shard_id FROM attribute WHERE spec=? AND of_shard=?", (mark, of))
+    return pq.read_table(store.shard_path(row["shard_id"])) if row else None
+
+
+def _make(store: Store, mark: str, of: int, compute: Compute) -> pa.Table:
+    source = pq.read_table(store.shard_path(of), page_checksum_verification=True)
+    values = compute(source["messages"].to_pylist())
+    table = pa.table({"example_id": source["example_id"], **values})
+
+    def record(db: Any, shard_id: int) -> bool:
+        given = db.execute("INSERT INTO attribute VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (mark, of, shard_id))
+        return bool(given.rowcount)
+
+    store.commit_file("scores", ".parquet", table.num_rows, lambda handle: _write(table, handle), record)
+    return table
+
+
+def _write(table: pa.Table, handle: BinaryIO) -> None:
+    pq.write_table(table, handle, compression="zstd", write_page_checksum=True)

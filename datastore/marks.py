@@ -1,0 +1,55 @@
+"""Marks: which examples a screening leaves out, why, and for which other example. The examples themselves stay."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datastore.identity import canonical_json
+from datastore.store import Store
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One example left out: `twin` is what it repeats, `similarity` is between 0 and 1 as the reason measures it."""
+
+    example_id: str
+    reason: str
+    twin: str
+    similarity: float
+
+
+def find(store: Store, spec: Mapping[str, Any]) -> list[Mark] | None:
+    """Marks of the screening with exactly this spec, sorted by example, or None when it has not been done."""
+    row = store.catalog.one("SELECT screening_id FROM screening WHERE spec=?", (canonical_json(spec),))
+    return None if row is None else of_screening(store, row["screening_id"])
+
+
+def save(store: Store, spec: Mapping[str, Any], marks: Iterable[Mark]) -> list[Mark]:
+    """Record a screening and its marks in one transaction; the same spec again keeps the first."""
+    text = canonical_json(spec)
+    with store.catalog.write() as db:
+        cursor = db.execute("INSERT INTO screening (spec, created) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                            (text, time.time()))  # fmt: skip
+        if cursor.rowcount:
+            db.executemany(
+                "INSERT INTO mark VALUES (?, ?, ?, ?, ?)",
+                ((cursor.lastrowid, m.example_id, m.reason, m.twin, m.similarity) for m in marks),
+            )
+        number = db.execute("SELECT screening_id FROM screening WHERE spec=?", (text,)).fetchone()["screening_id"]
+    return of_screening(store, number)
+
+
+def number(store: Store, spec: Mapping[str, Any]) -> int:
+    """Number of a recorded screening, 0 for none."""
+    row = store.catalog.one("SELECT screening_id FROM screening WHERE spec=?", (canonical_json(spec),))
+    return int(row["screening_id"]) if row else 0
+
+
+def of_screening(store: Store, screening_id: int) -> list[Mark]:
+    """Marks of one screening, sorted by example."""
+    rows = store.catalog.rows(
+        "SELECT example_id, reason, twin, similarity FROM mark WHERE screening_id=? ORDER BY example_id",
+        (screening_id,),
+    )
+    return [Mark(r["example_id"], r["reason"], r["twin"], r["similarity"]) for r in rows]

@@ -1,0 +1,104 @@
+"""Points for embedding-atlas: x and y by principal components of gradient rows, neighbours in the rows' own space.
+
+    embedding-atlas atlas.parquet --x x --y y --neighbors neighbors --text text
+
+Two dimensions keep little of a gradient: near on the map is a hint, `neighbors` is the fact. Neighbours are exact:
+O(N²·D) for N examples of D dims, 4·N·D bytes in memory.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from datastore import examples, features
+from datastore.errors import InputError
+from datastore.selections import MIXTURE, Selection
+from datastore.store import Store
+from pipelines.progress import Progress
+
+NEIGHBOURS = 15
+TEXT_CHARS = 2_000
+BLOCK = 4_096
+F32 = NDArray[np.float32]
+
+
+def write_atlas(store: Store, selection: Selection, facts: pa.Table, path: Path, progress: Progress) -> None:
+    """Write the selection's distinct examples with their places. Raises InputError where some have no gradient row."""
+    ids = facts["example_id"].to_pylist()
+    block = features.read_all(store, _space(store, selection), ids)
+    if block.example_ids != ids:
+        raise InputError(
+            f"the atlas needs a gradient row of every example; {len(ids) - len(block.example_ids)} of {len(ids)} have "
+            "none"
+        )
+    rows = block.unit()
+    xy = components(rows)
+    near, apart = neighbours(rows, NEIGHBOURS, progress)
+    chats = examples.get_messages(store, ids)
+    points = [{"ids": n.tolist(), "distances": d.tolist()} for n, d in zip(near, apart, strict=True)]
+    kind = pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float64()))])
+    table = pa.table(
+        {
+            **{name: facts[name] for name in facts.column_names},
+            "text": pa.array(["\n\n".join(t["content"] for t in chats[i])[:TEXT_CHARS] for i in ids], pa.string()),
+            "x": pa.array(xy[:, 0], pa.float32()),
+            "y": pa.array(xy[:, 1], pa.float32()),
+            "neighbors": pa.array(points, kind),
+        }
+    )
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+
+
+def _space(store: Store, selection: Selection) -> int:
+    """The pool's feature space at the last checkpoint that the selection looked at."""
+    row = store.catalog.one("SELECT spec FROM selection WHERE selection_id=?", (selection.selection_id,))
+    spec: dict[str, Any] = json.loads(row["spec"]) if row else {}
+    spaces: Any = spec.get("spaces") or []
+    if selection.method == MIXTURE and spaces:
+        spaces = next((s for s in spaces.values() if s), [])
+    found = None
+    if spaces:
+        found = store.catalog.one("SELECT space_id FROM feature_space WHERE fingerprint=?", (spaces[-1][0],))
+    if found is None:
+        raise InputError(f"{selection.name!r} was chosen without gradient rows, which the atlas shows")
+    return int(found["space_id"])
+
+
+def components(rows: F32) -> F32:
+    """[N, D] rows → [N, 2] places: the first two principal components, each with its largest value positive."""
+    from scipy.sparse.linalg import LinearOperator, svds
+
+    n, d = rows.shape
+    if min(n, d) <= 2:
+        return np.pad(rows[:, :2] - rows[:, :2].mean(axis=0), ((0, 0), (0, max(0, 2 - d)))).astype(np.float32)
+    mean = rows.mean(axis=0)
+    centred = LinearOperator(
+        (n, d),
+        matvec=lambda v: rows @ v.ravel() - mean @ v.ravel(),
+        rmatvec=lambda u: rows.T @ u.ravel() - mean * u.sum(),
+        dtype=np.float32,
+    )
+    u, s, _ = svds(centred, k=2, v0=np.ones(min(n, d), np.float32))
+    places = (u * s)[:, np.argsort(-s)]
+    signs = np.sign(places[np.abs(places).argmax(axis=0), range(2)])
+    return np.asarray(places * np.where(signs == 0, 1, signs), np.float32)
+
+
+def neighbours(rows: F32, k: int, progress: Progress) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """[N, D] unit rows → ([N, k] positions of the nearest others, [N, k] cosine distances); ties to the earlier."""
+    n, k = len(rows), min(k, len(rows) - 1)
+    near, apart = np.zeros((n, k), np.int64), np.zeros((n, k))
+    for start in range(0, n, BLOCK):
+        part = slice(start, min(n, start + BLOCK))
+        cosine = (rows[part] @ rows.T).astype(np.float64).round(6)
+        own = np.arange(part.start, part.stop)
+        cosine[own - start, own] = -np.inf
+        order = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
+        near[part], apart[part] = order, 1 - np.take_along_axis(cosine, order, axis=1)
+        progress("export: neighbours", part.stop, n)
+    return near, apart

@@ -1,0 +1,235 @@
+"""What stands beside the rows of an export: the dataset card, ready configs for trainers, the composition as CSV.
+
+Cells hold text of data sets: signs that Markdown, YAML, HTML or a spreadsheet would act on are taken out or escaped.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from huggingface_hub import DatasetCardData
+
+from pipelines.version import VERSION
+
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+# Identifiers that the hub knows (huggingface.co/docs/hub/repositories-licenses) and data sets use; others are `other`.
+LICENCES = frozenset(
+    [
+        "apache-2.0",
+        "mit",
+        "openrail",
+        "bsd",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "cc",
+        "cc0-1.0",
+        "cc-by-2.0",
+        "cc-by-2.5",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-sa-3.0",
+        "cc-by-sa-4.0",
+        "cc-by-nc-2.0",
+        "cc-by-nc-3.0",
+        "cc-by-nc-4.0",
+        "cc-by-nd-4.0",
+        "cc-by-nc-nd-3.0",
+        "cc-by-nc-nd-4.0",
+        "cc-by-nc-sa-2.0",
+        "cc-by-nc-sa-3.0",
+        "cc-by-nc-sa-4.0",
+        "cdla-sharing-1.0",
+        "cdla-permissive-1.0",
+        "cdla-permissive-2.0",
+        "wtfpl",
+        "unlicense",
+        "odc-by",
+        "odbl",
+        "pddl",
+        "gpl",
+        "gpl-2.0",
+        "gpl-3.0",
+        "agpl-3.0",
+        "lgpl-3.0",
+        "afl-3.0",
+        "artistic-2.0",
+        "etalab-2.0",
+        "llama2",
+        "llama3",
+        "llama3.1",
+        "llama3.2",
+        "llama3.3",
+        "gemma",
+        "bigscience-openrail-m",
+        "bigcode-openrail-m",
+        "gfdl",
+        "isc",
+        "zlib",
+    ]
+)
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def hub_licence(licence: str | None) -> str:
+    """The hub's identifier of a licence: `unknown` without one, `other` for a name that the hub does not know."""
+    if not licence or licence.strip().lower() in ("unknown", "none", "n/a"):
+        return "unknown"
+    plain = licence.strip().lower().replace("_", "-").replace(" ", "-").replace("apache2", "apache-2.0")
+    return plain if plain in LICENCES else "other"
+
+
+def card(
+    name: str,
+    what: str,
+    rows: int,
+    examples: int,
+    licences: Mapping[str, int],
+    composition: Sequence[Mapping[str, Any]],
+    pattern: str,
+    lineage: Mapping[str, Any],
+    notes: Sequence[str],
+    hub_sources: Sequence[str] = (),
+) -> str:
+    """The README.md of an export. `composition` is one table, its columns those of the first row."""
+    data = DatasetCardData(
+        license=sorted({hub_licence(key) for key in licences}),
+        size_categories=[next((label for limit, label in SIZES if rows < limit), "1M<n<10M")],
+        task_categories=["text-generation"],
+        tags=["gradsift", "sft", "conversational"],
+        pretty_name=name,
+        source_datasets=list(hub_sources) or None,
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": pattern}]}],
+    )
+    repeated = f" ({examples:,} examples, some more than once)" if rows != examples else ""
+    parts = [
+        f"---\n{data.to_yaml()}\n---\n",
+        f"# {name}\n",
+        f"{rows:,} chats{repeated}. {what} Made by gradsift {VERSION}.\n",
+        "```python\nfrom datasets import load_dataset\n\n"
+        'rows = load_dataset("path/to/this/folder", split="train")\n```\n',
+        "`trl.yaml`, `axolotl.yaml` and `dataset_info.json` (LLaMA-Factory) are ready configs for trainers.\n",
+        "## Composition\n",
+        markdown(_shown(composition)),
+        *(f"{note}\n" for note in notes),
+        "## Licences\n",
+        "As the sources state them; a mixture is bound by all of them.\n",
+        markdown(
+            [{"licence": key, "rows": count, "hub identifier": hub_licence(key)} for key, count in licences.items()]
+        ),
+        "## Lineage\n",
+        markdown([{"what": key, "value": value} for key, value in lineage.items()]),
+        "`manifest.json` has the sha256 of every file, `recipe.yaml` the settings: put it where its paths hold, and "
+        "`gradsift run recipe.yaml` makes this mixture again.\n",
+    ]
+    return "\n".join(parts)
+
+
+def _shown(composition: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The table without columns that say nothing: budgets that were met, examples that occur once, empty cells."""
+    if not composition or "budget" not in composition[0]:
+        return [dict(row) for row in composition]
+    names = {"part": "part", "source": "source", "weight": "asked", "share": "got", "requested": "requested"}
+    if any(row["budget"] != row["requested"] for row in composition):
+        names["budget"] = "budget"
+    names["rows"] = "rows"
+    if any(row["examples"] != row["rows"] for row in composition):
+        names["examples"] = "examples"
+    names |= {n: n for n in ("tokens", "note") if any(row[n] for row in composition)}
+    return [{shown: row[name] for name, shown in names.items()} for row in composition]
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table of escaped cells; numbers to the right."""
+    if not rows:
+        return "None.\n"
+    names = list(rows[0])
+    numeric = {n for n in names if all(isinstance(r[n], int | float | None) for r in rows)}
+    lines = [
+        "| " + " | ".join(n.replace("_", " ") for n in names) + " |",
+        "|" + "|".join("---:" if n in numeric else "---" for n in names) + "|",
+    ]
+    lines += ["| " + " | ".join(cell(row[n]) for n in names) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def cell(value: Any) -> str:
+    """A value as text that stays inside its cell."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        text = "".join(c if c.isprintable() else " " for c in str(value))
+        for sign, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("`", "\\`"), ("[", "\\["), ("!", "\\!")):
+            text = text.replace(sign, safe)
+        return text
+    return f"{value:,}" if isinstance(value, int) else f"{value:.1%}"
+
+
+def composition_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV; a text cell that a spreadsheet would take for a formula begins with an apostrophe."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = list(rows[0]) if rows else ["source", "rows"]
+    writer.writerow(names)
+    writer.writerows([safe_csv(row[n]) for n in names] for row in rows)
+    return out.getvalue()
+
+
+def safe_csv(value: Any) -> Any:
+    """A CSV cell without a formula or control characters."""
+    if not isinstance(value, str):
+        return value
+    text = "".join(c if c.isprintable() else " " for c in value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) or value.startswith(FORMULA) else text
+
+
+def dataset_info(name: str) -> str:
+    """LLaMA-Factory's dataset_info.json: `dataset_dir` is the export's folder, `dataset` its name."""
+    entry = {
+        "file_name": "data",
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+        "tags": {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+            "observation_tag": "tool",
+            "function_tag": "function_call",
+            "system_tag": "system",
+        },
+    }
+    return json.dumps({name: entry}, indent=2) + "\n"
+
+
+def trl_yaml(labelled: bool) -> str:
+    """The `datasets` block of `trl sft --config`; run from inside the export's folder, or set the path."""
+    columns = ["input_ids", "labels"] if labelled else ["messages"]
+    block = {"datasets": [{"path": ".", "split": "train", "columns": columns}]}
+    loss = "" if labelled else "assistant_only_loss: true  # needs a chat template with {% generation %} marks\n"
+    return (
+        "# trl sft --config trl.yaml --model_name_or_path MODEL --output_dir OUT   (from inside this folder)\n"
+        + yaml.safe_dump(block, sort_keys=False)
+        + loss
+    )
+
+
+def axolotl_yaml(suffix: str, labelled: bool) -> str:
+    """Axolotl's `datasets` block; run from inside the export's folder, or set the path."""
+    kind = "parquet" if suffix == "parquet" else "json"
+    entry: dict[str, Any] = {"path": "data", "ds_type": kind, "split": "train"}
+    if labelled:
+        entry["type"] = None  # rows hold input_ids and labels already
+    else:
+        entry |= {
+            "type": "chat_template",
+            "field_messages": "messages",
+            "message_property_mappings": {"role": "role", "content": "content"},
+            "roles_to_train": ["assistant"],
+            "train_on_eos": "turn",
+        }
+    return "# Put this block into an axolotl config; the path is taken from where axolotl runs.\n" + yaml.safe_dump(
+        {"datasets": [entry]}, sort_keys=False
+    )

@@ -1,0 +1,239 @@
+"""The rows of an export: which copy of which chat stands where, written part by part within bounded memory.
+
+Two passes. The first reads each shard of examples once and appends every wanted chat to the part that it belongs to
+(plain Arrow files); the second sorts one part at a time and writes it as a reader will see it. Memory is one shard and
+one part, however large the mixture; disk is twice the text while it runs. Both passes leave what they finished for a
+later call.
+
+Rows of a selection stand in rank order, those of a mixture in an order drawn from the seed, the example's id and the
+number of its copy: the same on every machine, whatever order the sources were read in. Legend: K distinct examples in
+rank order, R rows (copies counted).
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from datastore import selections
+from datastore.errors import CorruptionError
+from datastore.examples import MESSAGES_TYPE
+from datastore.files import fsync_folder, fsync_path
+from datastore.selections import MASK, MIXTURE, Selection
+from datastore.store import Store
+from pipelines.encode import encode
+from pipelines.progress import Progress
+from scorers.ngrams import mix as mix_bits
+
+PART_CHARS = 128 << 20  # text of a part: what the second pass holds, twice
+IGNORED = -100  # the label that losses skip, as torch and transformers have it
+SPILL = "spill"
+I64 = NDArray[np.int64]
+SPILL_SCHEMA = pa.schema([("place", pa.int64()), ("messages", MESSAGES_TYPE)])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What goes where: [R] item of each row in its final order, [R] number of its copy, and [K] facts of the items."""
+
+    item: I64
+    copy: I64
+    rows_each: int  # of a part
+    facts: pa.Table  # example_id, source, licence, rank, score, and what the selection's details add
+
+    @property
+    def parts(self) -> int:
+        """Files to write."""
+        return max(1, -(-len(self.item) // self.rows_each))
+
+
+def layout(store: Store, selection: Selection, seed: int) -> Layout:
+    """Lay a selection's rows out. Memory: about 200 bytes a row."""
+    cursor = store.catalog.db.execute(
+        "SELECT e.source, e.licence, e.chars FROM selection_item AS i JOIN example AS e USING (example_id) "
+        "WHERE i.selection_id=? ORDER BY i.rank",
+        (selection.selection_id,),
+    )
+    found = cursor.fetchall()
+    if len(found) != len(selection.example_ids):
+        raise CorruptionError("some selected examples are no longer in the store; select again")
+    copies = np.array(selection.copies, np.int64)
+    item = np.repeat(np.arange(len(copies)), copies)
+    copy = np.arange(len(item)) - np.repeat(np.cumsum(copies) - copies, copies)
+    if selection.method == MIXTURE:
+        keys = np.array([int(i[:16], 16) for i in selection.example_ids], np.uint64)[item]
+        keys = mix_bits(mix_bits(keys ^ np.uint64(seed)) + copy.astype(np.uint64))
+        order = np.lexsort((copy, item, keys))
+        item, copy = item[order], copy[order]
+    chars = int((np.array([row["chars"] for row in found], np.int64) * copies).sum())
+    parts = max(1, -(-chars // PART_CHARS))
+    facts = {
+        "example_id": pa.array(selection.example_ids, pa.string()),
+        "source": pa.array([row["source"] for row in found], pa.string()),
+        "licence": pa.array([row["licence"] for row in found], pa.string()),
+        "rank": pa.array(np.arange(len(copies)), pa.int64()),
+        "score": pa.array(selection.scores, pa.float64()),
+        **_details(store, selection),
+    }
+    return Layout(item, copy, -(-len(item) // parts), pa.table(facts))
+
+
+def _details(store: Store, selection: Selection) -> dict[str, pa.Array]:
+    """Columns `part` and `cluster`, where the selection's details have them, in rank order."""
+    table = selections.details(store, selection)
+    wanted = [n for n in ("part", "cluster") if table is not None and n in table.column_names]
+    if table is None or not wanted:
+        return {}
+    names = np.array(table["example_id"].to_pylist(), "S32")
+    order = np.argsort(names)
+    rows = order[np.searchsorted(names[order], np.array(selection.example_ids, "S32"))]
+    return {name: table[name].combine_chunks().take(pa.array(rows)).cast(_plain(table[name].type)) for name in wanted}
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def spill(store: Store, plan: Layout, staging: Path, progress: Progress) -> None:
+    """First pass: the chats of each part into a file of its own, `place` being the row's final position.
+
+    Raises CorruptionError when an example's text is not where the catalog says.
+    """
+    folder, unfinished = staging / SPILL, staging / f"{SPILL}.tmp"
+    if folder.exists():
+        return
+    unfinished.mkdir(exist_ok=True)
+    names = np.array(plan.facts["example_id"].to_pylist(), "S32")
+    by_name = np.argsort(names)
+    by_item = np.argsort(plan.item, kind="stable")
+    start = np.searchsorted(plan.item[by_item], np.arange(len(names) + 1))
+    seen = 0
+    files = [pa.OSFile(str(unfinished / f"{k}.arrow"), "wb") for k in range(plan.parts)]
+    writers = [pa.ipc.new_file(file, SPILL_SCHEMA) for file in files]
+    shards = _shards(store, plan)
+    for number, shard in enumerate(shards, 1):
+        table = pq.read_table(store.shard_path(shard), page_checksum_verification=True).combine_chunks()
+        own = np.array(table["example_id"].to_pylist(), "S32")
+        at = np.minimum(np.searchsorted(names[by_name], own), len(names) - 1)
+        hit = np.flatnonzero(names[by_name][at] == own)
+        items = by_name[at[hit]]
+        counts = start[items + 1] - start[items]
+        rows = np.repeat(hit, counts)
+        places = np.concatenate([by_item[start[k] : start[k + 1]] for k in items]) if len(items) else rows
+        seen += len(items)
+        part = places // plan.rows_each
+        for k in np.unique(part).tolist():
+            mine = np.flatnonzero(part == k)
+            chats = table["messages"].combine_chunks().take(pa.array(rows[mine]))
+            writers[k].write_table(pa.table([pa.array(places[mine]), chats], schema=SPILL_SCHEMA))
+        progress("export: reading chats", number, len(shards))
+    for writer, file in zip(writers, files, strict=True):
+        writer.close()
+        file.close()
+    if seen != len(names):
+        raise CorruptionError(
+            f"{len(names) - seen} selected examples are missing from their shards; run `gradsift verify`"
+        )
+    unfinished.rename(folder)
+
+
+def _shards(store: Store, plan: Layout) -> list[int]:
+    wanted = plan.facts["example_id"].to_pylist()
+    found: set[int] = set()
+    for begin in range(0, len(wanted), 500):
+        part = wanted[begin : begin + 500]
+        marks = ",".join("?" * len(part))
+        rows = store.catalog.rows(f"SELECT DISTINCT shard_id FROM example WHERE example_id IN ({marks})", part)
+        found |= {int(row["shard_id"]) for row in rows}
+    return sorted(found)
+
+
+def file_name(number: int, parts: int, suffix: str) -> str:
+    """Name of a part below the export, as `load_dataset` shards are named."""
+    return f"data/train-{number:05d}-of-{parts:05d}.{suffix}"
+
+
+def write_parts(
+    plan: Layout,
+    staging: Path,
+    suffix: str,
+    labels: "Labels | None",
+    progress: Progress,
+) -> list[str]:
+    """Second pass: each part sorted and written under its final name; ones that are there already are kept."""
+    names = []
+    for number in range(plan.parts):
+        name = file_name(number, plan.parts, suffix)
+        if not (staging / name).exists():
+            _write_part(plan, staging, number, staging / name, labels)
+        names.append(name)
+        progress("export: writing parts", number + 1, plan.parts)
+    fsync_folder(staging / "data")
+    return names
+
+
+def _write_part(plan: Layout, staging: Path, number: int, path: Path, labels: "Labels | None") -> None:
+    with pa.memory_map(str(staging / SPILL / f"{number}.arrow")) as source:
+        table = pa.ipc.open_file(source).read_all()
+    table = table.take(pa.array(np.argsort(table["place"].to_numpy(), kind="stable")))
+    first = number * plan.rows_each
+    items = pa.array(plan.item[first : first + plan.rows_each])
+    columns = {"messages": table["messages"]}
+    columns |= {name: plan.facts[name].take(items) for name in plan.facts.column_names}
+    columns["copy"] = pa.array(plan.copy[first : first + plan.rows_each], pa.int32())
+    columns["weight"] = pa.array(np.ones(len(items)), pa.float64())
+    whole = pa.table(columns)
+    if labels is not None:
+        whole = labels.add(whole)
+    temporary = path.with_name(f".tmp-{path.name}")
+    if path.suffix == ".parquet":
+        pq.write_table(
+            whole, temporary, compression="zstd", write_page_checksum=True, use_content_defined_chunking=True
+        )
+    else:
+        with temporary.open("w", encoding="utf-8", newline="\n") as handle:
+            for batch in whole.to_batches(max_chunksize=1024):
+                handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
+    fsync_path(temporary)
+    temporary.rename(path)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Tokens as the recipe's tokenizer makes them; `masks` say which label tokens of an example keep their loss."""
+
+    tokenizer: Any
+    max_length: int
+    masks: Mapping[str, list[bool]]
+
+    def add(self, table: pa.Table) -> pa.Table:
+        """The table with `input_ids`, `attention_mask` (all ones: axolotl looks for it) and `labels` (−100 where a
+        token has no loss)."""
+        ids, labels = [], []
+        for name, chat in zip(table["example_id"].to_pylist(), table["messages"].to_pylist(), strict=True):
+            row = encode(self.tokenizer, chat, self.max_length)
+            row = row if name not in self.masks else row.masked(self.masks[name])
+            ids.append(row.input_ids)
+            labels.append([t if on else IGNORED for t, on in zip(row.input_ids, row.labelled, strict=True)])
+        columns = table.append_column("input_ids", pa.array(ids, pa.list_(pa.int32())))
+        ones = pa.array([[1] * len(row) for row in ids], pa.list_(pa.int8()))
+        columns = columns.append_column("attention_mask", ones)
+        return columns.append_column("labels", pa.array(labels, pa.list_(pa.int32())))
+
+
+def labels_for(
+    store: Store, selection: Selection, wanted: bool, open_tokenizer: Callable[[], tuple[Any, int]]
+) -> Labels | None:
+    """How to label a selection's rows, or None where it needs none."""
+    table = selections.details(store, selection)
+    pruned = table is not None and MASK in table.column_names
+    if not (wanted or pruned):
+        return None
+    tokenizer, max_length = open_tokenizer()
+    return Labels(tokenizer, max_length, selections.masks(store, selection) if pruned else {})

@@ -1,0 +1,52 @@
+"""Token counts of examples, as a trainer with the recipe's tokenizer, template and length would see them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from datastore.attributes import attribute
+from datastore.examples import Dataset, Messages
+from datastore.store import Store
+from pipelines import model as m
+from pipelines import recipe as r
+from pipelines.encode import LABEL_POLICY, TRUNCATION, encode
+from pipelines.progress import Progress, quiet
+
+I64 = NDArray[np.int64]
+
+
+def spec_of(recipe: r.Recipe, loaded: m.Loaded) -> dict[str, object]:
+    """Everything that decides the counts."""
+    return {
+        "kind": "lengths",
+        "tokenizer": loaded.tokenizer_digest,
+        "labels": LABEL_POLICY,
+        "truncation": TRUNCATION,
+        "max_length": recipe.encoding.max_length,
+    }
+
+
+def lengths(
+    store: Store, recipe: r.Recipe, loaded: m.Loaded, dataset: Dataset, progress: Progress = quiet
+) -> Mapping[str, I64]:
+    """[N] `n_tokens` and `n_label_tokens` of a dataset's members in the order of their ids; both 0 of an example
+    without a label token. Counted once and kept. Cost: one render and tokenisation each (0.3 ms for 200 words)."""
+
+    def compute(chats: Sequence[Messages]) -> Mapping[str, pa.Array]:
+        rows = [encode(loaded.tokenizer, chat, recipe.encoding.max_length) for chat in chats]
+        return {
+            "n_tokens": pa.array([len(row.input_ids) if row.usable else 0 for row in rows], pa.int32()),
+            "n_label_tokens": pa.array([row.n_label_tokens if row.usable else 0 for row in rows], pa.int32()),
+        }
+
+    names = np.array(dataset.example_ids, "S32")
+    out = {name: np.zeros(len(names), np.int64) for name in ("n_tokens", "n_label_tokens")}
+    label = f"tokens of {dataset.name}"
+    spec = spec_of(recipe, loaded)
+    for table in attribute(store, spec, dataset.dataset_id, compute, lambda n, of: progress(label, n, of)):
+        rows = np.searchsorted(names, np.array(table["example_id"].to_pylist(), "S32"))
+        for name, values in out.items():
+            values[rows] = table[name].to_numpy()
+    return out

@@ -1,0 +1,152 @@
+"""Stage: the short runs that a mixing law is fitted on (scorers/mixing_law.py), each recorded when done.
+
+K sources give 4·K + 1 runs: equal rows, and one source scaled by 1/3, 1/2, 2 or 3. Each trains the recipe's adapter
+from its start and measures the mean token loss of every source's held-out rows. Tokens are label tokens, in millions.
+The law's weights are shares of tokens; for a budget in rows they are divided by each source's mean length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datastore import examples, selections
+from datastore.errors import InputError
+from datastore.examples import Dataset
+from datastore.identity import digest_ids, fingerprint
+from datastore.store import Store
+from pipelines import model as m
+from pipelines import recipe as r
+from pipelines.encode import Encoded
+from pipelines.lengths import lengths
+from pipelines.progress import Progress, quiet
+from pipelines.training import mean_token_loss, train
+from pipelines.warmup import training_spec, usable_chats
+from scorers import mixing_law
+
+F64 = NDArray[np.float64]
+MILLION = 1e6
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Encoded rows of one source: to measure on, and to train on in the order they are used."""
+
+    held_out: list[Encoded]
+    train: list[Encoded]
+    mean_length: float
+
+
+def held_out(store: Store, recipe: r.Recipe, part: r.Part, pool: Dataset) -> NDArray[np.int64]:
+    """Positions in the pool of the rows that the law measures on."""
+    place = {i: k for k, i in enumerate(pool.example_ids)}
+    draws = _draws(store, recipe, part, pool)
+    count = part.scaling_law.held_out
+    if short := [name for name, ids in draws.items() if len(ids) <= count]:
+        raise InputError(
+            f"mix, part {part.name!r}: source {short[0]!r} has {len(draws[short[0]])} rows, of which {count} would be "
+            "held out for the scaling law. Lower `scaling_law.held_out`, or name other `sources`."
+        )
+    return np.array(sorted(place[i] for ids in draws.values() for i in ids[: part.scaling_law.held_out]), np.int64)
+
+
+def _draws(store: Store, recipe: r.Recipe, part: r.Part, pool: Dataset) -> dict[str, list[str]]:
+    """{source: ids in a seeded order}."""
+    by_source: dict[str, list[str]] = {}
+    for name, source in zip(pool.example_ids, examples.source_column(store, pool), strict=True):
+        if part.sources is None or source in part.sources:
+            by_source.setdefault(source, []).append(name)
+    rng = np.random.default_rng([recipe.seed, 2])
+    return {s: [by_source[s][k] for k in rng.permutation(len(by_source[s]))] for s in sorted(by_source)}
+
+
+def law_weights(
+    store: Store,
+    recipe: r.Recipe,
+    loaded: m.Loaded,
+    part: r.Part,
+    pool: Dataset,
+    names: Sequence[str],
+    budget: int,
+    progress: Progress = quiet,
+) -> F64:
+    """[K] weights of the named sources for a part of `budget` rows (or tokens, where the mixture counts tokens).
+
+    Raises InputError for a single source or one with too few usable rows.
+    """
+    settings = part.scaling_law
+    if len(names) < 2:
+        raise InputError(
+            f"mix, part {part.name!r}: a scaling law weighs at least two sources, this part has {len(names)}"
+        )
+    rows = _rows(store, recipe, loaded, part, pool, names)
+    designs = mixing_law.designs(len(names), settings.rows_each)
+    losses, tokens = [], []
+    for number, design in enumerate(designs, 1):
+        loss, spent = _run(store, recipe, loaded, settings, rows, names, design)
+        losses.append(loss)
+        tokens.append(spent)
+        progress("runs for the mixing law", number, len(designs))
+    own = np.array(tokens) / MILLION
+    law = mixing_law.fit(own, own.sum(axis=1, keepdims=True) - own, np.array(losses))
+    mean = np.array([rows[n].mean_length for n in names])
+    in_rows = recipe.mix is not None and not (recipe.mix.tokens or recipe.mix.label_tokens)
+    weights = mixing_law.best_weights(law, budget * (float(mean.mean()) if in_rows else 1.0) / MILLION)
+    weights = weights / mean if in_rows else weights
+    return np.asarray(weights / weights.sum(), np.float64)
+
+
+def _rows(
+    store: Store, recipe: r.Recipe, loaded: m.Loaded, part: r.Part, pool: Dataset, names: Sequence[str]
+) -> dict[str, _Rows]:
+    settings = part.scaling_law
+    most = max(round(settings.rows_each * scale) for scale in mixing_law.SCALES)
+    counted = dict(zip(pool.example_ids, lengths(store, recipe, loaded, pool)["n_label_tokens"].tolist(), strict=True))
+    draws = _draws(store, recipe, part, pool)
+    out = {}
+    for name in names:
+        held = [i for i in draws[name][: settings.held_out] if counted[i]]
+        usable = [i for i in draws[name][settings.held_out :] if counted[i]][:most]
+        if not held or len(usable) < most:
+            raise InputError(
+                f"mix, part {part.name!r}: the law's runs need {most} usable rows of source {name!r} beside "
+                f"{settings.held_out} to measure on; it has {len(usable)}. Lower `scaling_law.rows_each`, or name "
+                "other `sources`."
+            )
+        _, measured = usable_chats(store, loaded, recipe, held)
+        _, trained = usable_chats(store, loaded, recipe, usable)
+        all_lengths = [counted[i] for i in draws[name] if counted[i]]
+        out[name] = _Rows(measured, trained, float(np.mean(all_lengths)))
+    return out
+
+
+def _run(
+    store: Store,
+    recipe: r.Recipe,
+    loaded: m.Loaded,
+    settings: r.ScalingLaw,
+    rows: dict[str, _Rows],
+    names: Sequence[str],
+    design: Sequence[int],
+) -> tuple[list[float], list[int]]:
+    """([K] losses, [K] label tokens trained on) of one design, from the store if it has been run."""
+    chosen = [rows[name].train[:count] for name, count in zip(names, design, strict=True)]
+    training = r.Training(**settings.model_dump(include=set(r.Training.model_fields)))
+    tokens = [sum(row.n_label_tokens for row in part) * training.epochs for part in chosen]
+    spec = training_spec(recipe, loaded) | {
+        "kind": "mixing_law",
+        "training": training.model_dump(),
+        "seed": recipe.seed,
+        "train": [digest_ids(str(row.input_ids) for row in part) for part in chosen],
+        "held_out": [digest_ids(str(row.input_ids) for row in rows[name].held_out) for name in names],
+    }
+    known = selections.arm_result(store, fingerprint(spec))
+    if known is None:
+        model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+        train(model, loaded.tokenizer, [row for part in chosen for row in part], training, recipe.seed)
+        found = [mean_token_loss(model, loaded.tokenizer, rows[name].held_out) for name in names]
+        known = {"losses": found, "sources": list(names), "examples": sum(design)}
+        label = "law " + " ".join(str(count) for count in design)
+        selections.save_arm(store, fingerprint(spec), label, "", recipe.seed, spec, known)
+    return list(known["losses"]), tokens

@@ -1,0 +1,267 @@
+"""One part of a mixture: its budget divided among sources, within caps, floors and what there is.
+
+Legend: G sources of the part; budgets are rows, or tokens of a budget in tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datastore.errors import InputError
+from datastore.store import Store
+from pipelines import recipe as r
+from pipelines.evidence import Evidence
+from pipelines.mix_ranks import Pool, Ranks
+from pipelines.mix_weights import Context, group_weights
+from scorers import budgets
+from scorers.filling import copies_for_examples, copies_for_tokens
+
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A line of the mixture's table: what a part asked of a source and what came out.
+
+    `weight` is the share of the part that was asked for (None where the ranking decides), `requested` the budget that
+    follows from it before caps, floors and what there is, `budget` after. Both are rows, or tokens of a token budget.
+    """
+
+    part: str
+    source: str
+    weight: float | None
+    requested: int | None
+    budget: int
+    rows: int
+    examples: int
+    tokens: int | None
+    share: float
+    note: str
+
+
+@dataclass
+class Taken:
+    """What has been chosen so far: positions in the pool, in order."""
+
+    positions: list[I64] = field(default_factory=list)
+    copies: list[I64] = field(default_factory=list)
+    scores: list[NDArray[np.float64]] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    masks: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    table: list[Share] = field(default_factory=list)
+
+
+def fill_part(
+    store: Store,
+    recipe: r.Recipe,
+    part: r.Part,
+    budget: int,
+    pool: Pool,
+    free: NDArray[np.bool_],
+    evidence: Mapping[str, Evidence],
+    context: Context,
+    taken: Taken,
+) -> None:
+    """Fill one part's budget from what is free, and note it in `taken` and `free`. Raises InputError naming the part,
+    the source and the way out when it cannot be met."""
+    open_ = free & _allowed(part, pool)
+    if part.weights == "scaling_law":
+        open_[context.held_out(part, pool.data)] = False
+    ranks = Ranks(store, recipe, part, pool, open_, evidence)
+    groups = [g for g in range(len(pool.names)) if (ranks.open & (pool.code == g)).any()]
+    sizes = [pool.size(np.flatnonzero(ranks.open & (pool.code == g))) for g in groups]
+    names = [pool.names[g] for g in groups]
+    _check_names(part, names, pool)
+    room = [size * part.repeat for size in sizes]
+    if budget > sum(room):
+        raise InputError(_too_large(part, budget, sum(room), pool))
+    weights = _weights(part, ranks, groups, sizes, names, budget, pool, context)
+    given = _group_budgets(part, names, weights, budget, room)
+    wanted = _asked(part, weights, budget)
+    filled = [
+        _fill(part, g, n, amount, ranks, pool) for g, n, amount in zip(groups, names, given.tolist(), strict=True)
+    ]
+    if pool.lengths is not None:
+        _close(part, budget, filled, room, names, pool.lengths)
+    for k, (name, source) in enumerate(zip(names, filled, strict=True)):
+        kept = np.flatnonzero(source.copies)
+        positions, copies = source.order[kept], source.copies[kept]
+        free[positions] = False
+        taken.positions.append(positions)
+        taken.copies.append(copies)
+        taken.scores.append(source.scores[kept])
+        taken.parts.append(part.name or "")
+        taken.masks |= {at: source.masks[at] for at in positions.tolist() if at in source.masks}
+        line = _line(part, name, k, weights, wanted, given, room, positions, copies, pool, budget)
+        if line.rows or line.requested:
+            taken.table.append(line)
+
+
+@dataclass
+class _Source:
+    """What a source gives: positions in rank order, their scores and masks, and how often each is taken."""
+
+    order: I64
+    scores: NDArray[np.float64]
+    masks: dict[int, NDArray[np.bool_]]
+    copies: I64
+
+
+def _fill(part: r.Part, g: int, name: str, amount: int, ranks: Ranks, pool: Pool) -> _Source:
+    if not amount:
+        return _Source(np.zeros(0, np.int64), np.zeros(0), {}, np.zeros(0, np.int64))
+    order, scores, masks = ranks.of_source(g, amount)
+    if pool.lengths is None:
+        copies = copies_for_examples(len(order), amount)
+    else:
+        copies = copies_for_tokens(pool.lengths[order].tolist(), amount, part.repeat)
+    if len(order) and int(copies.max()) > part.repeat:
+        raise InputError(
+            f"mix, part {part.name!r}: the method gives only {len(order):,} rows of source {name!r} and {amount:,} are "
+            "asked for; loosen its options"
+        )
+    return _Source(order, scores, masks, copies)
+
+
+def _close(
+    part: r.Part, budget: int, filled: Sequence[_Source], room: Sequence[int], names: Sequence[str], lengths: I64
+) -> None:
+    """Let one source take the few tokens that lengths left over in all of them, where its own lengths allow it."""
+    spent = [int((lengths[f.order] * f.copies).sum()) for f in filled]
+    for k in sorted(range(len(filled)), key=lambda k: -room[k]):
+        wish = spent[k] + budget - sum(spent)
+        if wish > spent[k] and len(filled[k].order) and wish <= part.caps.get(names[k], 1.0) * budget:
+            copies = copies_for_tokens(lengths[filled[k].order].tolist(), wish, part.repeat)
+            got = int((lengths[filled[k].order] * copies).sum())
+            if got > spent[k]:
+                filled[k].copies, spent[k] = copies, got
+
+
+def _allowed(part: r.Part, pool: Pool) -> NDArray[np.bool_]:
+    wanted = part.sources
+    if wanted is None and isinstance(part.weights, dict):
+        wanted = [name for name, weight in part.weights.items() if weight > 0]
+    if wanted is None:
+        return np.ones(len(pool.code), bool)
+    if not wanted:
+        raise InputError(f"mix, part {part.name!r}: the weights of its sources sum to 0")
+    if unknown := [name for name in wanted if name not in pool.names]:
+        raise InputError(_unknown(part, unknown[0], pool))
+    return np.isin(pool.code, [pool.names.index(name) for name in wanted])
+
+
+def _unknown(part: r.Part, name: str, pool: Pool) -> str:
+    return (
+        f"mix, part {part.name!r}: the pool has no source {name!r} (after screening; `gradsift marks` shows what that "
+        f"left out); there are: {', '.join(pool.names)}"
+    )
+
+
+def _check_names(part: r.Part, names: Sequence[str], pool: Pool) -> None:
+    given = part.weights if isinstance(part.weights, dict) else {}
+    for name in (*given, *part.caps, *part.floors):
+        if name not in pool.names:
+            raise InputError(_unknown(part, name, pool))
+    for name in (*(n for n, w in given.items() if w > 0), *part.floors):
+        if name not in names:
+            raise InputError(
+                f"mix, part {part.name!r}: source {name!r} has no row left for it: earlier parts took them, or none is "
+                "usable (no label token, no gradient row). Give it no weight, or reorder the parts."
+            )
+
+
+def _too_large(part: r.Part, budget: int, room: int, pool: Pool) -> str:
+    unit = "rows" if pool.lengths is None else "tokens"
+    copies = f" in {part.repeat} copies" if part.repeat > 1 else ""
+    return (
+        f"mix, part {part.name!r}: {budget:,} {unit} are asked for and there are {room:,}{copies}. Lower the budget or "
+        "the part's share, add sources, or raise `repeat`."
+    )
+
+
+def _weights(
+    part: r.Part,
+    ranks: Ranks,
+    groups: Sequence[int],
+    sizes: Sequence[int],
+    names: Sequence[str],
+    budget: int,
+    pool: Pool,
+    context: Context,
+) -> NDArray[np.float64]:
+    """[G] what the budget is divided by; of a ranking, what it takes of each source."""
+    if _by_ranking(part):
+        picked = ranks.natural(budget)
+        return np.array([pool.size(picked[pool.code[picked] == g]) for g in groups], np.float64)
+    members = [np.flatnonzero(ranks.open & (pool.code == g)) for g in groups]
+    return group_weights(part, names, sizes, members, budget, pool.data, context)
+
+
+def _by_ranking(part: r.Part) -> bool:
+    return part.weights == "ranking" or (part.weights is None and part.target is not None)
+
+
+def _asked(part: r.Part, weights: NDArray[np.float64], budget: int) -> I64 | None:
+    if _by_ranking(part):
+        return None
+    return budgets.bounded(weights.tolist(), budget, [0] * len(weights), [budget] * len(weights))
+
+
+def _group_budgets(
+    part: r.Part, names: Sequence[str], weights: NDArray[np.float64], budget: int, room: Sequence[int]
+) -> I64:
+    caps = [int(part.caps.get(n, 1.0) * budget + 1e-9) for n in names]
+    least = [int(np.ceil(part.floors.get(n, 0.0) * budget - 1e-9)) for n in names]
+    most = np.minimum(caps, room).tolist()
+    for name, low, high, have in zip(names, least, most, room, strict=True):
+        if low > high:
+            what = f"its cap allows {high:,}" if high < have else f"it has {have:,}"
+            raise InputError(f"mix, part {part.name!r}: source {name!r} has a floor of {low:,} and {what}")
+    if sum(least) > budget:
+        raise InputError(f"mix, part {part.name!r}: the floors sum to {sum(least):,}, the budget is {budget:,}")
+    reach = sum(high if weight > 0 else low for weight, low, high in zip(weights, least, most, strict=True))
+    if reach < budget and _by_ranking(part):
+        # A cap bites a ranking that took nothing of the other sources: they share the rest by what they have.
+        extra = np.where(weights > 0, 0.0, np.asarray(room, np.float64))
+        weights = weights + 1e-9 * extra / max(1.0, extra.sum())
+        reach = sum(most)
+    if reach < budget:
+        raise InputError(
+            f"mix, part {part.name!r}: caps and sizes leave {reach:,} of the {budget:,} that are asked for. Raise "
+            "`caps` "
+            "or `repeat`, weigh more sources, or lower the budget."
+        )
+    return budgets.bounded(weights.tolist(), budget, least, most)
+
+
+def _line(
+    part: r.Part,
+    name: str,
+    k: int,
+    weights: NDArray[np.float64],
+    wanted: I64 | None,
+    given: I64,
+    room: Sequence[int],
+    positions: I64,
+    copies: I64,
+    pool: Pool,
+    budget: int,
+) -> Share:
+    requested = None if wanted is None else int(wanted[k])
+    notes = []
+    if requested is not None and given[k] < requested:
+        notes.append("cap" if int(part.caps.get(name, 1.0) * budget + 1e-9) <= room[k] else "all there is")
+    elif requested is not None and given[k] > requested:
+        notes.append("floor" if name in part.floors else "takes what others cannot give")
+    if len(copies) and int(copies.max()) > 1:
+        notes.append(f"up to {int(copies.max())} copies")
+    tokens = None if pool.lengths is None else int((pool.lengths[positions] * copies).sum())
+    if tokens is not None and tokens != given[k]:
+        notes.append(f"{tokens - int(given[k]):+d} tokens: examples are not cut")
+    rows = int(copies.sum())
+    weight = None if wanted is None else float(weights[k] / weights.sum())
+    share = (rows if tokens is None else tokens) / max(1, budget)
+    return Share(part.name or "", name, weight, requested, int(given[k]), rows, len(positions), tokens, share,
+                 "; ".join(notes))  # fmt: skip

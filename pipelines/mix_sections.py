@@ -1,0 +1,190 @@
+"""Sections of a recipe about mixtures: what is left out of the pool, how parts are mixed, what an export holds."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipelines.sections import Method, Name, Section, Share, Source, Training
+
+BUDGETS = ("examples", "fraction", "label_tokens", "tokens")
+
+
+Against = Literal["test", "target"]
+EVERYTHING: tuple[Against, ...] = ("test", "target")
+
+
+class MinHash(Section):
+    """Near-duplicates by the Jaccard index of word n-grams, estimated by MinHash."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Least index of two texts that count as the same; the estimate's standard error at 0.8 is 0.035."""
+    permutations: Annotated[int, Field(ge=16, le=1024)] = 128
+    ngram: Annotated[int, Field(gt=0)] = 5
+    """Words (signs count) of a shingle."""
+
+
+class Semantic(Section):
+    """SemDeDup: near-duplicates by the cosine of two rows."""
+
+    represent: Literal["encoder", "embedding", "gradients"] = "encoder"
+    """`encoder` runs before the gradients and saves theirs; the other two look at what the pass computed."""
+    encoder: str | None = None
+    """Local folder of a sentence encoder, for `represent: encoder`."""
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Rows with a cosine above 1 − epsilon are the same."""
+    clusters: Annotated[int, Field(gt=0)] | None = None
+    """Clusters that are searched; default: √N."""
+    keep: Literal["hard", "easy"] = "hard"
+    """Which one stays: the farthest from its cluster's centre (the paper's choice), or the nearest."""
+
+    @model_validator(mode="after")
+    def _has_encoder(self) -> "Semantic":
+        if (self.represent == "encoder") != (self.encoder is not None):
+            raise ValueError("`represent: encoder` and `encoder`, the folder of a sentence encoder, go together")
+        return self
+
+
+class Dedup(Section):
+    """Near-duplicates to leave out of the pool (same chats are always merged)."""
+
+    exact: bool = True
+    """Same text but for case and white space."""
+    minhash: MinHash | None = MinHash()
+    semantic: Semantic | None = None
+    prefer: list[str] = Field(default_factory=list)
+    """Sources whose rows stay when they repeat another's, first the most preferred; then the smaller id."""
+    keep: list[str] = Field(default_factory=list)
+    """Example ids that stay in any case."""
+
+
+class Decontaminate(Section):
+    """Leave pool rows out that contain a row of a target or test set."""
+
+    ngram: Annotated[int, Field(gt=1)] = 8
+    """Words of an n-gram; 0.5 of a turn covered by 8-grams is the rule of Tülu 3, any 13-gram that of GPT-3."""
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """A row is left out when its users' n-grams cover more than this share of a user turn; 0: any common n-gram."""
+    common: Annotated[int, Field(gt=0)] = 10
+    """Words of n-grams in more turns of the sets, or more rows of the pool, than this are boilerplate: not counted."""
+    minhash: MinHash | None = MinHash()
+    """Also leave near-duplicates of whole chats out."""
+    against: list[Against] = Field(default_factory=lambda: list(EVERYTHING))
+    """Which of the targets' sets."""
+    sets: dict[Name, Source] = Field(default_factory=dict)
+    """More sets that the pool must not contain, such as benchmarks."""
+    keep: list[str] = Field(default_factory=list)
+    """Example ids that stay in any case."""
+
+
+class Prospect(Section):
+    """Weights of the worst case over groups (spectral risk with a χ² shift cost)."""
+
+    spectrum: Literal["cvar", "extremile", "esrm"] = "cvar"
+    parameter: Annotated[float, Field(gt=0)] = 0.5
+    """Tail of `cvar` (a share), order of `extremile` (above 1), slope of `esrm`."""
+    shift_cost: Annotated[float, Field(ge=0)] = 1.0
+    """0: the worst case itself; large: equal weights."""
+
+
+class ScalingLaw(Training):
+    """Weights that minimise the sum of the sources' predicted losses, fitted on 4·K + 1 short runs (K sources)."""
+
+    rows_each: Annotated[int, Field(ge=3)] = 64
+    """Examples of each source in the run with equal weights; the others scale one source by 1/3, 1/2, 2 or 3."""
+    held_out: Annotated[int, Field(gt=0)] = 32
+    """Examples of each source that the losses are measured on; never trained on, and not in the mixture."""
+
+
+Weights = Literal["ranking", "proportional", "uniform", "temperature", "tive", "prospect", "scaling_law"]
+
+
+class Mixing(Section):
+    """How a part divides its budget among sources."""
+
+    weights: Weights | dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """Share of each source: by size (`proportional`, the default of a random part), equal, size^(1/temperature), mean
+    gradient norm (`tive`), worst case (`prospect`), fitted (`scaling_law`), or given as {source: weight}; or let the
+    `ranking` decide (the default of a part with a target). Given weights leave the other sources out."""
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    prospect: Prospect = Prospect()
+    scaling_law: ScalingLaw = ScalingLaw()
+    caps: dict[str, Share] = Field(default_factory=dict)
+    """{source: largest share of the part}."""
+    floors: dict[str, Share] = Field(default_factory=dict)
+    """{source: smallest share of the part}."""
+    repeat: Annotated[int, Field(ge=1)] = 1
+    """Most copies of an example. A source whose budget exceeds its size gives whole copies, then its best once more."""
+
+
+class Part(Mixing):
+    """One part of a mixture."""
+
+    name: Name | None = None
+    """Default: its target's name, or `pool`."""
+    share: Share | None = None
+    """Share of the mixture; parts without one divide what the others leave."""
+    target: str | None = None
+    """Take what is best for this target; without one, rows are drawn at random."""
+    select: Method | None = None
+    """How, if not as the recipe's `select` says."""
+    sources: list[str] | None = None
+    """Only these sources of the pool."""
+
+
+class Mix(Mixing):
+    """One mixture of everything: how many rows, from where, in which shares."""
+
+    examples: Annotated[int, Field(gt=0)] | None = None
+    """A number of rows (copies count)."""
+    fraction: Annotated[float, Field(gt=0)] | None = None
+    """Or a share of the pool, above 1 with `repeat`."""
+    label_tokens: Annotated[int, Field(gt=0)] | None = None
+    """Or a number of label tokens, counted by the model's tokenizer."""
+    tokens: Annotated[int, Field(gt=0)] | None = None
+    """Or a number of tokens in all."""
+    parts: list[Part] = Field(default_factory=list)
+    """Parts in order: an example belongs to the first that takes it. Default: one, the pool, divided as said here."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Mix":
+        given = [b for b in BUDGETS if getattr(self, b) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(f'`{b}`' for b in BUDGETS)}")
+        own = [
+            n for n, f in Mixing.model_fields.items() if getattr(self, n) != f.get_default(call_default_factory=True)
+        ]
+        if self.parts and own:
+            raise ValueError(f"`{own[0]}` belongs into the parts, since there are `parts`")
+        names = [p.name or p.target or "pool" for p in self.parts]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"two parts are named {twice[0]!r}; give them names of their own")
+        shares = [p.share for p in self.parts if p.share is not None]
+        whole = sum(shares)
+        if whole > 1 + 1e-9 or (len(shares) == len(self.parts) and self.parts and abs(whole - 1) > 1e-9):
+            raise ValueError(f"the shares of the parts sum to {whole:g}, not to 1")
+        if len(shares) < len(self.parts) and whole > 1 - 1e-9:
+            raise ValueError("the parts with a share leave nothing for the one without")
+        return self
+
+    def all_parts(self) -> list[Part]:
+        """The parts, each with its share and name."""
+        mixing = {name: getattr(self, name) for name in Mixing.model_fields}
+        parts = self.parts or [Part(**mixing)]
+        left = 1 - sum(p.share for p in parts if p.share is not None)
+        rest = left / max(1, sum(p.share is None for p in parts))
+        return [
+            p.model_copy(update={"share": rest if p.share is None else p.share, "name": p.name or p.target or "pool"})
+            for p in parts
+        ]
+
+
+class Export(Section):
+    """What an export holds beside the chats."""
+
+    format: Literal["parquet", "jsonl"] = "parquet"
+    labels: bool = False
+    """Add `input_ids` and `labels` (always there where a method prunes tokens)."""
+    atlas: bool = False
+    """Add `x`, `y` and `neighbors` for embedding-atlas, from the rows of the last checkpoint."""
+    require_licence: bool = False
+    """Refuse an export with rows of unknown licence."""

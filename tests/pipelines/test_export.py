@@ -1,0 +1,334 @@
+"""Exports: what readers find, the same bytes everywhere, nothing half-written, hostile text kept in its cell."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from datasets import load_dataset
+
+from datastore import selections
+from datastore.errors import BusyError, InputError
+from datastore.store import Store
+from pipelines import card, export_rows, ingest, reselect
+from pipelines import export as exporting
+from pipelines.atlas import components, neighbours
+from pipelines.curate import curate
+from pipelines.export import damaged, export
+from pipelines.recipe import Export, load_recipe, parse_recipe
+
+ROOT = Path(__file__).parents[2]
+EVIL = '=HYPERLINK("http://x","y")|<script>alert(1)</script>`a`\n## injected'
+
+
+def rows(count=40, source="alpha", licence="apache-2.0", start=0):
+    out = []
+    for k in range(start, start + count):
+        text = f"{source} {k} " + " ".join(f"w{k}x{j}" for j in range(6))
+        row = {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text[::-1]}]}
+        out.append(row | {"source": source} | ({"licence": licence} if licence else {}))
+    return out
+
+
+@pytest.fixture
+def mixture(tmp_path, write_jsonl):
+    """(rows, mix, options) → (open store, folder of the export)."""
+
+    def make(content=None, mix=None, root="machine", **more):
+        folder = tmp_path / root
+        folder.mkdir(exist_ok=True)
+        (folder / "pool.jsonl").write_text("".join(json.dumps(r) + "\n" for r in content or rows()), "utf-8")
+        (folder / "recipe.yaml").write_text(
+            yaml.safe_dump({"name": "mixed", "pool": [{"path": "pool.jsonl"}], "mix": mix or {"examples": 30}} | more)
+        )
+        store = Store(folder / "store")
+        made = curate(load_recipe(folder / "recipe.yaml"), store, export_root=folder / "out")
+        return store, Path(made.mixtures[0]["export"])
+
+    return make
+
+
+def again(store, folder, **options):
+    chosen = selections.get(store, "mixed")
+    return export(store, chosen, selections.recipe_of(store, chosen), folder, Export(**options))
+
+
+def test_datasets_reads_the_mixture(mixture):
+    store, folder = mixture(mix={"examples": 70, "repeat": 2})
+    found = load_dataset(str(folder), split="train")
+    assert len(found) == 70
+    assert found.column_names == [
+        "messages", "example_id", "source", "licence", "rank", "score", "part", "copy", "weight",
+    ]  # fmt: skip
+    counts = {}
+    for row in found:
+        counts[row["example_id"]] = counts.get(row["example_id"], 0) + 1
+    chosen = selections.get(store, "mixed")
+    assert counts == dict(zip(chosen.example_ids, chosen.copies, strict=True))
+    assert sorted(found["copy"]) == [0] * 40 + [1] * 30
+    assert found["rank"] != sorted(found["rank"]), "a mixture is shuffled"
+    first = found[0]["messages"]
+    assert [turn["role"] for turn in first] == ["user", "assistant"]
+    assert first[0]["content"] == first[1]["content"][::-1]
+
+
+def test_promise_5_two_machines_write_the_same_bytes(mixture, monkeypatch):
+    """Other folders, other order of rows, other batches, other parts of the first pass: the same digests."""
+    mix = {"examples": 60, "repeat": 2, "weights": "uniform"}
+    content = [*rows(), *rows(20, "beta")]
+    _, one = mixture(content, mix, "one")
+    monkeypatch.setattr(ingest, "BATCH_ROWS", 7)
+    _, two = mixture(content[::-1], mix, "two")
+    first, second = (json.loads((f / "manifest.json").read_text("utf-8")) for f in (one, two))
+    assert first == second
+    assert {p.name: p.read_bytes() for p in one.rglob("*") if p.is_file()} == {
+        p.name: p.read_bytes() for p in two.rglob("*") if p.is_file()
+    }
+
+
+def test_the_recipe_of_an_export_makes_it_again(mixture, tmp_path):
+    _, folder = mixture()
+    written = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))
+    assert written["pool"][0]["path"] == "pool.jsonl", "as its author wrote it: no path of this machine"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name, path in (("recipe.yaml", folder / "recipe.yaml"), ("pool.jsonl", tmp_path / "machine" / "pool.jsonl")):
+        (elsewhere / name).write_bytes(path.read_bytes())
+    with Store(elsewhere / "store") as store:
+        made = curate(load_recipe(elsewhere / "recipe.yaml"), store)
+    assert (Path(made.mixtures[0]["export"]) / "manifest.json").read_bytes() == (folder / "manifest.json").read_bytes()
+
+
+def test_large_exports_are_parts_of_one_order(mixture, monkeypatch):
+    _, whole = mixture(root="one")
+    monkeypatch.setattr(export_rows, "PART_CHARS", 1000)
+    _, parts = mixture(root="two")
+    names = sorted(p.name for p in (parts / "data").iterdir())
+    assert len(names) > 2
+    assert names[0] == f"train-00000-of-{len(names):05d}.parquet"
+    a, b = (load_dataset(str(f), split="train") for f in (whole, parts))
+    assert a["example_id"] == b["example_id"]
+    assert a["messages"] == b["messages"]
+
+
+def test_a_killed_export_shows_nothing_and_goes_on(mixture, monkeypatch, tmp_path):
+    """Stopped after the first part: no folder; the next call reads no shard again and keeps that part."""
+    monkeypatch.setattr(export_rows, "PART_CHARS", 1000)
+    store, done = mixture()
+    target = tmp_path / "fresh" / "mixed"
+    real, written = export_rows._write_part, []
+
+    def stop_at_second(plan, staging, number, path, labels):
+        if len(written) == 1:
+            raise KeyboardInterrupt
+        written.append(number)
+        real(plan, staging, number, path, labels)
+
+    monkeypatch.setattr(export_rows, "_write_part", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        again(store, target)
+    assert not target.exists()
+    monkeypatch.setattr(export_rows, "_write_part", lambda *a: written.append(a[2]) or real(*a))
+    monkeypatch.setattr(export_rows, "_shards", lambda *_: pytest.fail("the first pass was done"))
+    again(store, target)
+    assert sorted(written) == sorted(set(written)), "no part twice"
+    assert (target / "manifest.json").read_bytes() == (done / "manifest.json").read_bytes()
+    assert [p.name for p in target.parent.iterdir()] == ["mixed"], "nothing is left beside it"
+
+
+@pytest.mark.slow
+def test_an_export_survives_kill_9_at_any_time(mixture, tmp_path, monkeypatch):
+    """Killed in a real process at growing delays until one call gets through: never half a folder, the same bytes."""
+    store, done = mixture(rows(400), {"examples": 400})
+    target = tmp_path / "killed" / "mixed"
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from pipelines import export_rows; export_rows.PART_CHARS = 2000\n"
+        "from pipelines import export as e; from datastore import selections; from datastore.store import Store\n"
+        "s = Store(sys.argv[1]); c = selections.get(s, 'mixed'); print('go', flush=True)\n"
+        "e.export(s, c, selections.recipe_of(s, c), Path(sys.argv[2]))\n"
+    )
+    kills = 0
+    for delay in [0.01, 0.03, 0.06, 0.1, 0.2, 0.4, 0.8, 60]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(store.root), str(target)], cwd=ROOT, stdout=subprocess.PIPE
+        )
+        process.stdout.readline()
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            assert not target.exists() or not damaged(target)
+            continue
+        finally:
+            process.stdout.close()
+        if process.returncode == 0:
+            break
+    assert kills
+    assert not damaged(target)
+    a, b = (load_dataset(str(f), split="train") for f in (done, target))
+    assert a["example_id"] == b["example_id"]
+
+
+def test_two_processes_do_not_write_the_same_export(mixture, tmp_path, monkeypatch):
+    store, _ = mixture()
+    real = exporting.spill
+
+    def other():
+        with Store(store.root) as opened:
+            return again(opened, tmp_path / "x" / "mixed")
+
+    def meanwhile(*arguments):
+        with ThreadPoolExecutor(1) as threads, pytest.raises(BusyError, match="another process is writing this export"):
+            threads.submit(other).result()
+        real(*arguments)
+
+    monkeypatch.setattr(exporting, "spill", meanwhile)
+    again(store, tmp_path / "x" / "mixed")
+
+
+def test_other_options_replace_an_export_and_damage_is_mended(mixture):
+    store, folder = mixture()
+    before = (folder / "manifest.json").read_bytes()
+    again(store, folder, format="jsonl")
+    assert [p.name for p in (folder / "data").iterdir()] == ["train-00000-of-00001.jsonl"]
+    assert len(load_dataset(str(folder), split="train")) == 30
+    again(store, folder)
+    assert (folder / "manifest.json").read_bytes() == before
+    (folder / "README.md").write_text("gone", "utf-8")
+    assert damaged(folder) == ["README.md"]
+    again(store, folder)
+    assert damaged(folder) == []
+
+
+def test_a_folder_that_is_no_export_is_left_alone(mixture, tmp_path):
+    store, _ = mixture()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep", "utf-8")
+    with pytest.raises(InputError, match="is not a gradsift export"):
+        again(store, tmp_path / "mine")
+
+
+def test_licences_are_those_of_the_sources(mixture, tmp_path):
+    content = [
+        *rows(10, "a", "Apache 2.0"),
+        *rows(10, "b", "cc-by-nc-4.0"),
+        *rows(10, "c", "House rules"),
+        *rows(10, "d", None),
+    ]
+    store, folder = mixture(content, {"examples": 40})
+    text = (folder / "README.md").read_text("utf-8")
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["license"] == ["apache-2.0", "cc-by-nc-4.0", "other", "unknown"]
+    assert "| House rules | 10 | other |" in text
+    assert json.loads((folder / "manifest.json").read_text("utf-8"))["licences"]["unknown"] == 10
+    with pytest.raises(
+        InputError, match=r"10 rows have no licence, of sources d \(10\). Give these sources a `licence`"
+    ):
+        again(store, tmp_path / "strict" / "x", require_licence=True)
+
+
+def test_hostile_names_stay_in_their_cells(mixture):
+    _, folder = mixture([*rows(10, EVIL, EVIL), *rows(30)], {"examples": 20})
+    text = (folder / "README.md").read_text("utf-8")
+    assert "<script" not in text
+    assert "\n## injected" not in text
+    assert yaml.safe_load(text.split("---")[1])["license"] == ["apache-2.0", "other"]
+    with (folder / "composition.csv").open(encoding="utf-8", newline="") as handle:
+        table = list(csv.DictReader(handle))
+    assert all(not cell.startswith(card.FORMULA) for row in table for cell in row.values())
+    assert any(row["source"].startswith("'=HYPERLINK") for row in table)
+    assert sum(int(row["rows"]) for row in table) == 20
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@x", "\t=1", " =1", "a\n=1"])
+def test_no_cell_is_a_formula(name):
+    assert not str(card.safe_csv(name)).lstrip().startswith(card.FORMULA)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", "x" * 65, "Ä", "-a"])
+def test_names_cannot_leave_the_folder(name, recipe_data):
+    with pytest.raises(InputError, match="name"):
+        parse_recipe(recipe_data | {"name": name})
+
+
+def test_pages_have_checksums(mixture):
+    _, folder = mixture()
+    path = next((folder / "data").iterdir())
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(OSError, match=r"[Cc]hecksum|CRC|corrupt|invalid|Unexpected|decompress"):
+        pq.read_table(path, page_checksum_verification=True)
+
+
+def test_labels_on_request(finished, tmp_path):
+    with Store(finished[1]) as store:
+        chosen = selections.newest(store)[0]
+        folder = export(store, chosen, selections.recipe_of(store, chosen), tmp_path / "x", Export(labels=True))
+    found = load_dataset(str(folder), split="train")
+    for row in found:
+        assert len(row["input_ids"]) == len(row["labels"]) == len(row["attention_mask"])
+        assert any(label != export_rows.IGNORED for label in row["labels"])
+        assert all(x in (t, export_rows.IGNORED) for x, t in zip(row["labels"], row["input_ids"], strict=True))
+
+
+def test_the_atlas(finished, tmp_path):
+    with Store(finished[1]) as store:
+        chosen = selections.newest(store)[0]
+        folder = export(store, chosen, selections.recipe_of(store, chosen), tmp_path / "x", Export(atlas=True))
+    table = pq.read_table(folder / "atlas.parquet")
+    assert table.num_rows == len(chosen.example_ids)
+    for k, near in enumerate(table["neighbors"].to_pylist()):
+        assert k not in near["ids"]
+        assert near["distances"] == sorted(near["distances"])
+        assert len(near["ids"]) == len(near["distances"]) == len(set(near["ids"])) == 11
+    assert json.loads((folder / "manifest.json").read_text("utf-8"))["files"]["atlas.parquet"]
+
+
+def test_an_atlas_needs_rows(mixture, tmp_path):
+    store, _ = mixture()
+    with pytest.raises(InputError, match="chosen without gradient rows"):
+        again(store, tmp_path / "x", atlas=True)
+
+
+def test_components_and_neighbours_by_hand():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    rows_ = (rng.normal(size=(40, 2)) * [5, 1]) @ np.linalg.qr(rng.normal(size=(6, 6)))[0][:2] + 3
+    xy = components(rows_.astype(np.float32))
+    centred = rows_ - rows_.mean(axis=0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(np.abs(xy), np.abs(u[:, :2] * s[:2]), atol=1e-3)
+    unit = np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32)
+    near, apart = neighbours(unit, 2, lambda *_: None)
+    assert near.tolist() == [[1, 2], [0, 2], [1, 0]]
+    np.testing.assert_allclose(apart, [[0.2, 1], [0.2, 0.4], [0.4, 1]], atol=1e-6)
+
+
+def test_an_old_selection_is_exported_by_its_digest(finished, tmp_path):
+    import shutil
+
+    shutil.copytree(finished[1], tmp_path / "copy")
+    with Store(tmp_path / "copy") as store:
+        digests = []
+        for count in (5, 6):
+            made = reselect.remix(store, {"examples": count}, name="same")
+            digests.append(made["digest"])
+        assert selections.get(store, "same").digest == digests[1]
+        old = selections.get(store, f"same@{digests[0][:12]}")
+        assert old.rows == 5
+        export(store, old, selections.recipe_of(store, old), tmp_path / "old")
+        with pytest.raises(InputError, match="no selection 'same@ffff'"):
+            selections.get(store, "same@ffff")
+    assert len(load_dataset(str(tmp_path / "old"), split="train")) == 5

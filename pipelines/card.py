@@ -207,7 +207,7 @@ def dataset_info(name: str) -> str:
 def trl_yaml(labelled: bool) -> str:
     """The `datasets` block of `trl sft --config`; run from inside the export's folder, or set the path."""
     columns = ["input_ids", "labels"] if labelled else ["messages"]
-    block = {"datasets": [{"path": ".", "split": "train", "columns": columns}]}
+    block = {"datasets": [{"path": "data", "split": "train", "columns": columns}]}
     loss = "" if labelled else "assistant_only_loss: true  # needs a chat template with {% generation %} marks\n"
     return (
         "# trl sft --config trl.yaml --model_name_or_path MODEL --output_dir OUT   (from inside this folder)\n"

@@ -35,11 +35,13 @@ def ingest(
 
     Re-reading the same sources adds nothing. A chat that several sources have belongs to the one whose name comes first
     in the alphabet (with its licence), and so for subtasks, whatever order they are read in.
-    Raises InputError when not one row is usable.
+    Raises InputError for a source without one usable row: a mixture would silently do without it.
     """
     report = IngestReport()
     members: dict[str, tuple[str, str, str]] = {}  # source, licence, subtask
-    stream = (row for source in sources for row in read_source(source, seed))
+    sources = list(sources)
+    counts: list[Counter[str]] = [Counter() for _ in sources]
+    stream = (row for s, n in zip(sources, counts, strict=True) for row in _counted(read_source(s, seed), n))
     for batch in _batches(stream, BATCH_ROWS):
         good = [row for row in batch if isinstance(row, Example)]
         bad = [row for row in batch if isinstance(row, BadRow)]
@@ -55,14 +57,29 @@ def ingest(
             report.duplicates += known is not None
             members[example.example_id] = facts if known is None else min(known, facts)
         progress(f"read {role} {name}", report.rows, None)
+    for source, found in zip(sources, counts, strict=True):
+        _refuse_empty(source, found, f"{role} {name!r}")
     report.known = len(members) - report.new
-    if not members:
-        reasons = ", ".join(f"{n} {r}" for r, n in report.quarantined.items()) or "no rows at all"
-        raise InputError(f"{role} {name!r} has no usable example ({reasons}); see `gradsift status`")
     report.by_source.update(source for source, _, _ in members.values())
     if role == "pool":
         examples.assign_sources(store, {i: (source, licence or None) for i, (source, licence, _) in members.items()})
     return examples.define_dataset(store, role, name, {i: subtask for i, (_, _, subtask) in members.items()}), report
+
+
+def _counted(rows: Iterator[Example | BadRow], found: Counter[str]) -> Iterator[Example | BadRow]:
+    """The rows, counting good ones under '' and bad ones by their reason."""
+    for row in rows:
+        found[row.reason if isinstance(row, BadRow) else ""] += 1
+        yield row
+
+
+def _refuse_empty(source: Source, found: Counter[str], dataset: str) -> None:
+    if not found[""]:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in found.most_common() if reason) or "no rows at all"
+        raise InputError(
+            f"{source.path or source.hub} gives no usable example to {dataset} ({reasons}). Mend it (`gradsift status` "
+            "lists quarantined rows) or take it out of the recipe."
+        )
 
 
 def _batches(stream: Iterator[Example | BadRow], size: int) -> Iterator[list[Example | BadRow]]:

@@ -47,6 +47,42 @@ def test_the_readme_works_as_written(model_dir, data_dir, tmp_path):
         assert out.returncode == 0, out.stderr
 
 
+@pytest.mark.slow
+def test_the_mixtures_page_works_as_written(recipe_data, finished, data_dir, tmp_path):
+    """Its recipe without a model, then its other blocks on a store that has gradients of the same pool."""
+    page = ROOT / "docs" / "mixtures.md"
+    for name, source in (("pool", "small"), ("val", "val"), ("test", "test")):
+        shutil.copy(data_dir / f"{source}.jsonl", tmp_path / f"{name}.jsonl")
+    recipe, mix = blocks(page, "yaml")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    (tmp_path / "mix.yaml").write_text(mix)
+    shutil.copytree(finished[1], tmp_path / "computed")
+    first, second, third = blocks(page, "bash")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
+
+    def run(commands, **more):
+        for line in commands.splitlines():
+            out = subprocess.run(
+                [sys.executable, "-m", *shlex.split(line)],
+                cwd=tmp_path, env=environment | more, capture_output=True, text=True, check=False, timeout=300,
+            )  # fmt: skip
+            assert out.returncode == 0, f"{line}\n{out.stderr}"
+
+    run(first)
+    computed = {"GRADSIFT_STORE": str(tmp_path / "computed")}
+    (tmp_path / "plain.yaml").write_text("examples: 40\n")
+    run("gradsift mix plain.yaml --name plain", **computed)
+    run(second, **computed)
+    run(third, **computed)
+    for code in blocks(page, "python"):
+        out = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert out.returncode == 0, out.stderr
+        assert "'requested': 1000, 'realised': 1000" in out.stdout
+
+
 def test_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     for page in PAGES:
@@ -60,7 +96,8 @@ def _code(page):
 
 
 def test_no_other_code_block_goes_untested():
-    allowed = {"README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"}}
+    allowed = {"README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"},
+               "mixtures.md": {"yaml", "bash", "python"}}  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())
 

@@ -2,9 +2,9 @@
 
     python benchmarks/mixing.py --rows 1000000 --out benchmarks/results/mixing.json
 
-Generates chats of eight sources (sizes 1 : 2 : 3 … , 60 to 400 words, one in fifty a near-duplicate), then runs the recipe
-in a process of its own, once through and once killed after each of `--kill` seconds and called again. Reports the digests
-of both exports, which must agree.
+Generates chats of eight sources (sizes 1 : 2 : 3 … , 60 to 400 words, one in fifty a near-duplicate), then runs the
+recipe in a process of its own, once through and once killed after each of `--kill` seconds and called again. Reports
+the digests of both exports, which must agree.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from datastore.errors import InputError
 from datastore.store import Store
 from pipelines import recipe as r
 from pipelines.evidence import Evidence
-from pipelines.mix_ranks import Pool, Ranks
+from pipelines.mix_ranks import Pool, Ranked, Ranks
 from pipelines.mix_weights import Context, group_weights
 from scorers import budgets
 from scorers.filling import copies_for_examples, copies_for_tokens
@@ -77,26 +77,70 @@ def fill_part(
     room = [size * part.repeat for size in sizes]
     if budget > sum(room):
         raise InputError(_too_large(part, budget, sum(room), pool))
-    weights = _weights(part, ranks, groups, sizes, names, budget, pool, context)
+    picked = ranks.natural(budget) if _by_ranking(part) else None
+    if picked is not None:
+        weights = np.array([pool.size(picked[0][pool.code[picked[0]] == g]) for g in groups], np.float64)
+    else:
+        members = [np.flatnonzero(ranks.open & (pool.code == g)) for g in groups]
+        weights = group_weights(part, names, sizes, members, budget, pool.data, context)
     given = _group_budgets(part, names, weights, budget, room)
-    wanted = _asked(part, weights, budget)
-    filled = [
-        _fill(part, g, n, amount, ranks, pool) for g, n, amount in zip(groups, names, given.tolist(), strict=True)
-    ]
-    if pool.lengths is not None:
-        _close(part, budget, filled, room, names, pool.lengths)
+    wanted = (
+        None
+        if picked is not None
+        else budgets.bounded(weights.tolist(), budget, [0] * len(names), [budget] * len(names))
+    )
+    if picked is not None and _within(part, names, weights, budget) and budget <= sum(sizes):
+        given = weights.astype(np.int64)
+        filled = [_of(picked, pool.code[picked[0]] == g) for g in groups]
+    else:
+        amounts = zip(groups, names, given.tolist(), strict=True)
+        filled = [_fill(part, g, name, amount, ranks, pool) for g, name, amount in amounts]
+        if pool.lengths is not None:
+            _close(part, budget, filled, room, names, pool.lengths)
     for k, (name, source) in enumerate(zip(names, filled, strict=True)):
         kept = np.flatnonzero(source.copies)
         positions, copies = source.order[kept], source.copies[kept]
         free[positions] = False
-        taken.positions.append(positions)
-        taken.copies.append(copies)
-        taken.scores.append(source.scores[kept])
-        taken.parts.append(part.name or "")
-        taken.masks |= {at: source.masks[at] for at in positions.tolist() if at in source.masks}
         line = _line(part, name, k, weights, wanted, given, room, positions, copies, pool, budget)
         if line.rows or line.requested:
             taken.table.append(line)
+    _add(part, filled, ranks, picked, taken)
+
+
+def _add(part: r.Part, filled: Sequence["_Source"], ranks: Ranks, picked: Ranked | None, taken: Taken) -> None:
+    """Note what a part takes, in the order of its ranking where there is one for all sources."""
+    positions = np.concatenate([f.order for f in filled])
+    copies = np.concatenate([f.copies for f in filled])
+    scores = np.concatenate([f.scores for f in filled])
+    order = np.arange(len(positions))
+    if picked is not None or ranks.full:
+        whole = picked[0] if picked is not None and np.isin(positions, picked[0]).all() else None
+        if whole is None and ranks.full:
+            whole = ranks.ranking()[0]
+        if whole is not None:
+            place = np.empty(len(ranks.open), np.int64)
+            place[whole] = np.arange(len(whole))
+            order = np.argsort(place[positions], kind="stable")
+    order = order[copies[order] > 0]
+    taken.positions.append(positions[order])
+    taken.copies.append(copies[order])
+    taken.scores.append(scores[order])
+    taken.parts.append(part.name or "")
+    for source in filled:
+        taken.masks |= {at: source.masks[at] for at in positions[order].tolist() if at in source.masks}
+
+
+def _within(part: r.Part, names: Sequence[str], taken: NDArray[np.float64], budget: int) -> bool:
+    """Whether what the ranking takes of each source keeps caps and floors."""
+    return all(
+        part.floors.get(name, 0.0) * budget <= amount + 1e-9 and amount <= part.caps.get(name, 1.0) * budget + 1e-9
+        for name, amount in zip(names, taken, strict=True)
+    )
+
+
+def _of(ranked: Ranked, mine: NDArray[np.bool_]) -> "_Source":
+    order, scores, masks = ranked
+    return _Source(order[mine], scores[mine], masks, np.ones(int(mine.sum()), np.int64))
 
 
 @dataclass
@@ -181,32 +225,8 @@ def _too_large(part: r.Part, budget: int, room: int, pool: Pool) -> str:
     )
 
 
-def _weights(
-    part: r.Part,
-    ranks: Ranks,
-    groups: Sequence[int],
-    sizes: Sequence[int],
-    names: Sequence[str],
-    budget: int,
-    pool: Pool,
-    context: Context,
-) -> NDArray[np.float64]:
-    """[G] what the budget is divided by; of a ranking, what it takes of each source."""
-    if _by_ranking(part):
-        picked = ranks.natural(budget)
-        return np.array([pool.size(picked[pool.code[picked] == g]) for g in groups], np.float64)
-    members = [np.flatnonzero(ranks.open & (pool.code == g)) for g in groups]
-    return group_weights(part, names, sizes, members, budget, pool.data, context)
-
-
 def _by_ranking(part: r.Part) -> bool:
     return part.weights == "ranking" or (part.weights is None and part.target is not None)
-
-
-def _asked(part: r.Part, weights: NDArray[np.float64], budget: int) -> I64 | None:
-    if _by_ranking(part):
-        return None
-    return budgets.bounded(weights.tolist(), budget, [0] * len(weights), [budget] * len(weights))
 
 
 def _group_budgets(
@@ -252,7 +272,8 @@ def _line(
     requested = None if wanted is None else int(wanted[k])
     notes = []
     if requested is not None and given[k] < requested:
-        notes.append("cap" if int(part.caps.get(name, 1.0) * budget + 1e-9) <= room[k] else "all there is")
+        at_room = "all there is" if given[k] == room[k] else "gives way to floors"
+        notes.append("cap" if given[k] == int(part.caps.get(name, 1.0) * budget + 1e-9) else at_room)
     elif requested is not None and given[k] > requested:
         notes.append("floor" if name in part.floors else "takes what others cannot give")
     if len(copies) and int(copies.max()) > 1:

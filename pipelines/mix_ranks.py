@@ -104,25 +104,25 @@ class Ranks:
     def _first_size(self, among: I64, amount: int) -> int:
         if self.pool.lengths is None:
             return min(amount, len(among))
-        return min(len(among), int(amount / max(1.0, float(self.pool.lengths[among].mean()))) + 1)
+        # Some more than on average, so that there is a choice of lengths to close the last gap with.
+        return min(len(among), int(1.2 * amount / max(1.0, float(self.pool.lengths[among].mean()))) + 20)
 
     def of_source(self, g: int, amount: int) -> Ranked:
-        """What a source gives, in order: enough for the amount."""
+        """What a source gives, in order: enough for the amount. A rule that plans for its size runs inside it."""
         if self.full:
             order, scores, masks = self.ranking()
             mine = self.pool.code[order] == g
             return order[mine], scores[mine], masks
         return self._chosen(np.flatnonzero(self.open & (self.pool.code == g)), amount)
 
-    def natural(self, budget: int) -> I64:
-        """Positions that the ranking alone would take."""
+    def natural(self, budget: int) -> Ranked:
+        """What the method takes of the whole part when nothing else decides, in its order: not above the budget."""
         among = np.flatnonzero(self.open)
-        if budget >= self.pool.size(among):
-            return among
-        order = self.ranking()[0] if self.full else self._chosen(among, budget)[0]
-        if self.pool.lengths is None:
-            return order[:budget]
-        return order[np.flatnonzero(copies_for_tokens(self.pool.lengths[order].tolist(), budget))]
+        order, scores, masks = self._chosen(among, min(budget, self.pool.size(among)))
+        kept = np.arange(min(budget, len(order)))
+        if self.pool.lengths is not None:
+            kept = np.flatnonzero(copies_for_tokens(self.pool.lengths[order].tolist(), budget))
+        return order[kept], scores[kept], masks
 
 
 def default_method(recipe: r.Recipe) -> r.Method:

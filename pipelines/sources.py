@@ -10,6 +10,7 @@ import json
 import random
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def _sample(stream: Iterator[Example | BadRow], rows: int, seed: int) -> Iterato
 
 def _examine(raw: Raw, source: Source) -> Example | BadRow:
     file, line, row = _clean(raw[0]), raw[1], raw[2]
-    name = source.name or _default_name(source, file)
+    name = source.name or source.hub or _file_name(file)
     try:
         if isinstance(row, RowError):
             raise row
@@ -89,9 +90,9 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
 
 
-def _default_name(source: Source, file: str) -> str:
-    if source.hub:
-        return source.hub
+@lru_cache(maxsize=64)
+def _file_name(file: str) -> str:
+    """The name of a file without its kind: asked for every row."""
     name = Path(file).name
     for suffix in (*PACKED, *SUFFIXES):
         name = name.removesuffix(suffix)

@@ -350,21 +350,6 @@ def test_the_plane_shows_the_whole_pool(copy, tmp_path):
 # --- the encoder ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def encoder_dir(tmp_path_factory, model_dir):
-    """A small encoder of random weights with the model's tokenizer."""
-    from transformers import AutoTokenizer, BertConfig, BertModel
-
-    folder = tmp_path_factory.mktemp("encoder")
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def test_embed_keeps_its_rows(copy, encoder_dir):
     found = chosen(copy, "embed", encoder=str(encoder_dir))
     assert len(found.example_ids) == 10

@@ -213,6 +213,23 @@ def test_semantic_by_gradients(recipe_data, finished, tmp_path):
         assert all(p["similarity"] > 0.7 for p in found)
 
 
+def test_semantic_by_a_sentence_encoder_needs_no_model(make, encoder_dir):
+    """Before any gradient: rows of the encoder are kept in the store, the marks do not depend on where it lies."""
+    rows = [*fillers(6), chat(LONG, ANSWER), chat(f"{LONG} indeed", ANSWER)]
+    section = {
+        "minhash": None,
+        "exact": False,
+        "semantic": {"represent": "encoder", "encoder": str(encoder_dir), "epsilon": 1e-3, "clusters": 1},
+    }
+    store, result = make(*rows, dedup=section)
+    found = screening.marked(store, "semantic")["pairs"]
+    assert len(found) == left_out(result)["semantic"] >= 1
+    assert all(p["similarity"] > 0.999 for p in found)
+    assert any(LONG in p["text"] for p in found)
+    with pytest.raises(InputError, match="go together"):
+        make(*rows, dedup={"semantic": {"represent": "encoder"}})
+
+
 def test_settings_that_leave_nothing_are_refused(make):
     with pytest.raises(InputError, match="screening leaves nothing of pool 'screened'"):
         make(chat(TEST, "x"), test=[chat(TEST, "y")])

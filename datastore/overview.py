@@ -27,7 +27,8 @@ def overview(store: Store) -> dict[str, Table]:
         "quarantine": catalog.named("quarantine_summary"),
         "feature_rows": [r | {"fingerprint": r["fingerprint"][:12]} for r in catalog.named("coverage")],
         "selections": rows(
-            "SELECT s.name, s.target, s.method, count(*) AS examples, substr(s.digest, 1, 12) AS digest "
+            "SELECT s.name, s.target, s.method, count(*) AS examples, sum(copies) AS rows, "
+            "substr(s.digest, 1, 12) AS digest "
             "FROM selection AS s JOIN selection_item USING (selection_id) GROUP BY s.selection_id"
         ),
         "validation_arms": rows(

@@ -89,11 +89,16 @@ def card(
     licences: Mapping[str, int],
     composition: Sequence[Mapping[str, Any]],
     pattern: str,
+    digest: str,
     lineage: Mapping[str, Any],
     notes: Sequence[str],
     hub_sources: Sequence[str] = (),
 ) -> str:
-    """The README.md of an export. `composition` is one table, its columns those of the first row."""
+    """The README.md of an export. `composition` is one table, its columns those of the first row.
+
+    The digest stands in the configuration: `datasets` keys its cache by the card's configurations and not by the files
+    (5.2, `load.py`), so a second export into a folder of the same name would silently give the rows of the first.
+    """
     data = DatasetCardData(
         license=sorted({hub_licence(key) for key in licences}),
         size_categories=[next((label for limit, label in SIZES if rows < limit), "1M<n<10M")],
@@ -101,7 +106,13 @@ def card(
         tags=["gradsift", "sft", "conversational"],
         pretty_name=name,
         source_datasets=list(hub_sources) or None,
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": pattern}]}],
+        configs=[
+            {
+                "config_name": "default",
+                "description": f"gradsift export {digest}",
+                "data_files": [{"split": "train", "path": pattern}],
+            }
+        ],
     )
     repeated = f" ({examples:,} examples, some more than once)" if rows != examples else ""
     parts = [

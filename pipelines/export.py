@@ -124,7 +124,8 @@ def _write(
     spill(store, plan, folder, progress)
     data = write_parts(plan, folder, options.format, labels, progress)
     asked = selections.plan(store, selection)
-    texts = _texts(selection, recipes, plan, licences, asked, options, labelled=labels is not None)
+    digest = fingerprint([selection.digest, {name: digest_file(folder / name) for name in data}])
+    texts = _texts(selection, recipes, plan, licences, asked, options, digest, labelled=labels is not None)
     names = [*data, *texts]
     for name, text in texts.items():
         (folder / name).write_text(text, "utf-8")
@@ -135,7 +136,7 @@ def _write(
     manifest = {
         "gradsift_export": EXPORT_VERSION,
         "key": key,
-        "digest": fingerprint([selection.digest, {name: files[name] for name in data}]),
+        "digest": digest,
         "name": selection.name,
         "selection": {
             "digest": selection.digest,
@@ -198,6 +199,7 @@ def _texts(
     licences: Mapping[str | None, int],
     asked: Mapping[str, Any] | None,
     options: r.Export,
+    digest: str,
     *,
     labelled: bool,
 ) -> dict[str, str]:
@@ -217,6 +219,7 @@ def _texts(
             "`messages` and does not use them."
         )
     lineage = {
+        "export": digest,
         "selection": selection.digest,
         "method": selection.method,
         "seed": recipes.resolved.get("seed", 0),
@@ -227,7 +230,17 @@ def _texts(
     known = {name or "unknown": count for name, count in licences.items()}
     return {
         "README.md": card.card(
-            selection.name, what, rows, len(selection.example_ids), known, composition, pattern, lineage, notes, hub
+            selection.name,
+            what,
+            rows,
+            len(selection.example_ids),
+            known,
+            composition,
+            pattern,
+            digest,
+            lineage,
+            notes,
+            hub,
         ),
         "dataset_info.json": card.dataset_info(selection.name),
         "trl.yaml": card.trl_yaml(labelled),

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,23 @@ def test_datasets_reads_the_mixture(mixture):
     first = found[0]["messages"]
     assert [turn["role"] for turn in first] == ["user", "assistant"]
     assert first[0]["content"] == first[1]["content"][::-1]
+
+
+def test_a_new_export_into_the_same_folder_is_not_served_from_an_old_cache(mixture, monkeypatch, tmp_path):
+    """`datasets` keys its cache by the card, not by the files: same name, same pattern, other rows."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    seen = []
+    for number, mix in enumerate(({"examples": 10}, {"examples": 10, "parts": [{"name": "other"}]}, {"examples": 12})):
+        _, folder = mixture(mix=mix, root=f"machine{number}")
+        out = tmp_path / "out"
+        if out.exists():
+            shutil.rmtree(out)
+        shutil.copytree(folder, out)
+        seen.append(load_dataset(str(out), split="train")["example_id"])
+        stored = pq.read_table(next((out / "data").iterdir()))["example_id"].to_pylist()
+        assert list(seen[-1]) == stored
+    assert len(seen[2]) == 12
+    assert list(seen[0]) != list(seen[1])
 
 
 def test_promise_5_two_machines_write_the_same_bytes(mixture, monkeypatch):
@@ -317,8 +335,6 @@ def test_components_and_neighbours_by_hand():
 
 
 def test_an_old_selection_is_exported_by_its_digest(finished, tmp_path):
-    import shutil
-
     shutil.copytree(finished[1], tmp_path / "copy")
     with Store(tmp_path / "copy") as store:
         digests = []

@@ -1,7 +1,9 @@
 """Mixtures: budgets to the row, shares, what is refused, and that nothing but the recipe decides."""
 
+import json
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -123,6 +125,20 @@ def test_promise_5_neither_batch_nor_order_of_files_decides(tmp_path, write_json
         tables.append(made["table"])
     assert digests[0] == digests[1]
     assert tables[0] == tables[1]
+
+
+def test_promise_5_gradient_batches_do_not_decide_a_mixture(recipe_data, tmp_path):
+    """Parts by gradients, computed in other batches, units and workers: the same mixture and the same data file."""
+    mix = {"examples": 30, "parts": [{"target": "sql", "share": 0.6, "weights": "temperature"}, {"name": "rest"}]}
+    digests = []
+    for number, features in enumerate(({}, {"batch_tokens": 300, "unit_rows": 17})):
+        data = recipe_data | {"name": "mixed", "validate": None, "select": None, "mix": mix, "workers": 1 + number}
+        data["features"] = recipe_data["features"] | features
+        with Store(tmp_path / str(number)) as store:
+            made = curate(parse_recipe(data), store).mixtures[0]
+        manifest = json.loads((Path(made["export"]) / "manifest.json").read_text("utf-8"))
+        digests.append((made["digest"], manifest["digest"]))
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize(

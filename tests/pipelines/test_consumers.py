@@ -72,7 +72,7 @@ def test_trl_trains_two_steps_from_the_shipped_config(exports, kind, model_dir, 
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, TrlParser, get_dataset
 
     monkeypatch.chdir(exports[kind])
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig))
     _, training, model, mixture = parser.parse_args_and_config(
         ["--config", "trl.yaml", "--model_name_or_path", str(model_dir), "--output_dir", str(tmp_path / "out"),
@@ -96,7 +96,7 @@ def test_trl_trains_two_steps_from_the_shipped_config(exports, kind, model_dir, 
 
 def test_the_same_relative_path_in_two_exports_is_not_one_cache_entry(exports, monkeypatch, tmp_path):
     """The shipped configs say `data`; `datasets` must not serve one export's rows for another's."""
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     sizes = []
     for kind in ("selection", "mixture"):
         monkeypatch.chdir(exports[kind])

@@ -82,7 +82,7 @@ def test_datasets_reads_the_mixture(mixture):
 
 def test_a_new_export_into_the_same_folder_is_not_served_from_an_old_cache(mixture, monkeypatch, tmp_path):
     """`datasets` keys its cache by the card, not by the files: same name, same pattern, other rows."""
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     seen = []
     for number, mix in enumerate(({"examples": 10}, {"examples": 10, "parts": [{"name": "other"}]}, {"examples": 12})):
         _, folder = mixture(mix=mix, root=f"machine{number}")

@@ -39,15 +39,15 @@ def generate(path: Path, rows: int, seed: int = 0) -> None:
     """Write the pool; about a kilobyte a row."""
     rng = random.Random(seed)
     shares = [k + 1 for k in range(SOURCES)]
-    last = ""
+    last = ("", "")
     with path.open("w", encoding="utf-8") as handle:
         for _ in range(rows):
             source = rng.choices(range(SOURCES), shares)[0]
             text = " ".join(rng.choices(WORDS, k=rng.randrange(30, 200)))
-            if last and rng.random() < 0.02:
-                text = f"{last} {rng.choice(WORDS)}"
-            last = text
             answer = " ".join(rng.choices(WORDS, k=rng.randrange(30, 200)))
+            if last[0] and rng.random() < 0.02:
+                text, answer = f"{last[0]} {rng.choice(WORDS)}", last[1]
+            last = (text, answer)
             row = {"prompt": text, "completion": answer, "source": f"source-{source}", "licence": "cc0-1.0"}
             handle.write(json.dumps(row) + "\n")
 

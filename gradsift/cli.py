@@ -270,24 +270,36 @@ def _show_result(result: dict[str, Any]) -> None:
     for made in result["mixtures"]:
         mixture_commands.show_mixture(made)
     if result["arms"]:
-        columns = ("target", "arm", "examples", "label_tokens", "source_precision", "test_loss_mean",
-                   "test_loss_ci95")  # fmt: skip
-        show.table("Test loss by arm (mean over seeds, ± 95 % interval)", result["arms"], columns)
-        for arm in result["arms"]:
+        show_arms(result["arms"])
+
+
+def show_arms(arms: list[dict[str, Any]]) -> None:
+    """The table of arms, and what follows from it in words."""
+    from gradsift import show
+
+    for target in dict.fromkeys(arm["target"] for arm in arms):
+        mine = [arm for arm in arms if arm["target"] == target]
+        rows = [
+            {"arm": a["arm"], "rows": a["examples"], "label tokens": round(a["label_tokens"]),
+             "test loss": a["test_loss_mean"], "± 95 %": a["test_loss_ci95"], "own source": a["source_precision"],
+             a["metric"]: a["score_mean"], "forgetting": a["forgetting"], "seconds": a["seconds"]}
+            for a in mine
+        ]  # fmt: skip
+        columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+        show.table(f"{target}: test loss by arm (mean over seeds, nats per token)", rows, columns)
+        for arm in mine:
+            if arm["diverged"]:
+                show.line(f"{target}: {arm['arm']} diverged on {arm['diverged']} seeds; they are left out")
             for baseline, versus in arm["versus"].items():
-                show.line(_verdict(arm["target"], baseline, versus))
+                if arm["arm"] in ("selected", "mixture") and baseline != arm["arm"]:
+                    show.line(verdict_line(target, arm["arm"], baseline, versus))
 
 
-def _verdict(target: str, baseline: str, versus: dict[str, Any]) -> str:
-    ci, lower = versus["ci95"], versus["difference"] < 0
-    interval = "" if ci is None else f" ± {ci:.4f}"
-    if ci is None:
-        word = "one seed, so no interval"
-    elif abs(versus["difference"]) <= ci:
-        word = f"not told apart from {baseline} at 95 %"
-    else:
-        word = f"{'lower' if lower else 'NOT lower'} than {baseline}"
+def verdict_line(target: str, arm: str, baseline: str, versus: dict[str, Any]) -> str:
+    """One comparison in words."""
+    interval = "" if versus["low"] is None else f" [{versus['low']:+.4f}, {versus['high']:+.4f}]"
+    p = "" if versus["p_adjusted"] is None else f", p = {versus['p_adjusted']:.3f} (of {versus['comparisons']})"
     return (
-        f"{target}: selected − {baseline} = {versus['difference']:+.4f}{interval} nats per token, paired by "
-        f"seed; lower on {versus['lower_on']} of {versus['of']} seeds: {word}."
+        f"{target}: {arm} − {baseline} = {versus['difference']:+.4f}{interval}; lower on {versus['wins']} of "
+        f"{versus['seeds']} seeds{p}: {versus['verdict']}."
     )

@@ -20,6 +20,7 @@ from datastore.selections import Selection
 from datastore.store import Store
 from pipelines import gradients, model, warmup
 from pipelines import recipe as r
+from pipelines.arm_table import ArmRow, as_dicts
 from pipelines.encoder import encoder_pairs
 from pipelines.evidence import Evidence, SpacePair
 from pipelines.export import export
@@ -30,7 +31,7 @@ from pipelines.progress import Progress, quiet
 from pipelines.screen import Screened, screen, semantic, semantic_encoder
 from pipelines.selecting import select_for
 from pipelines.target_warmup import pool_losses
-from pipelines.validate import ArmRow, as_dicts, validate
+from pipelines.validate import validate
 
 T = TypeVar("T")
 Step = Callable[[str, Callable[[], Any]], Any]
@@ -117,7 +118,17 @@ def _curate(recipe: r.Recipe, store: Store, export_root: Path, step: Step, progr
         rows: list[ArmRow] = timed(
             "validate",
             lambda: validate(
-                store, recipe, loaded, data.pool, chosen, data.tests, lambda i: _sources(store, i), progress
+                store,
+                recipe,
+                loaded,
+                data.pool,
+                chosen,
+                made.get(selections.MIXTURE),
+                data.targets,
+                data.tests,
+                lambda target: _validation_evidence(store, recipe, data, pairs, target, progress),
+                directly,
+                progress,
             ),
         )
         result.arms = as_dicts(rows)
@@ -274,6 +285,15 @@ def _select(
         chosen[name] = select_for(store, recipe, evidence, name)
         result.selections.append(describe(store, recipe, name, chosen[name], data.pool))
     return chosen
+
+
+def _validation_evidence(
+    store: Store, recipe: r.Recipe, data: Data, pairs: Sequence[SpacePair], target: str, progress: Progress
+) -> Evidence:
+    """What arms that choose by a method look at."""
+    folder = recipe.validate_.encoder if recipe.validate_ else None
+    encoder = encoder_pairs(store, folder, data.pool, {target: data.targets[target]}, progress)
+    return Evidence(store, data.pool, data.targets[target], pairs, recipe.seed, encoder.get(target))
 
 
 def describe(store: Store, recipe: r.Recipe, name: str, chosen: Selection, pool: Dataset) -> dict[str, Any]:

@@ -127,6 +127,14 @@ def load_lora(loaded: Loaded, model: r.Model, lora: r.Lora, seed: int) -> Any:
     return peft_model.eval()
 
 
+def load_trainable(loaded: Loaded, model: r.Model, lora: r.Lora, seed: int, mode: str) -> Any:
+    """A model to train: with a fresh adapter (`lora`), or with all weights trainable, in f32 (`full`)."""
+    if mode == "lora":
+        return load_lora(loaded, model, lora, seed)
+    seed_all(seed)
+    return load_base(loaded, model).float().requires_grad_(True)
+
+
 def load_base(loaded: Loaded, model: r.Model) -> Any:
     """The model without an adapter, frozen, in eval mode. Raises InputError when weights are missing."""
     with _BUILDING, warnings.catch_warnings():

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from datastore.errors import InputError
+from pipelines.methods import METHODS
 from pipelines.mix_sections import (
     Decontaminate,
     Dedup,
@@ -25,7 +26,6 @@ from pipelines.mix_sections import (
     Semantic,
 )
 from pipelines.sections import (
-    Baseline,
     Encoding,
     Features,
     Lora,
@@ -33,24 +33,23 @@ from pipelines.sections import (
     Model,
     Name,
     Projector,
-    QTuning,
     Section,
     Select,
     Signals,
     Source,
     Target,
     Training,
-    Validate,
     Warmup,
 )
+from pipelines.validate_sections import GradES, QTuning, Sft, Validate
 
 __all__ = [
-    "Baseline",
     "Decontaminate",
     "Dedup",
     "Encoding",
     "Export",
     "Features",
+    "GradES",
     "Lora",
     "Method",
     "MinHash",
@@ -66,6 +65,7 @@ __all__ = [
     "Section",
     "Select",
     "Semantic",
+    "Sft",
     "Signals",
     "Source",
     "Target",
@@ -136,8 +136,8 @@ class Recipe(Section):
             raise ValueError("give `select` (a selection for each target), `mix` (one mixture), or both")
         if self.selecting is not None and not self.targets:
             raise ValueError("`select` needs `targets`: what should the selection be good for?")
-        if self.validate_ is not None and self.selecting is None:
-            raise ValueError("`validate` compares selections: it needs `select`")
+        if self.validate_ is not None and not self.targets:
+            raise ValueError("`validate` measures on the test sets of `targets`; give at least one")
         for part in self.mix.parts if self.mix else ():
             if part.target is not None and part.target not in self.targets:
                 close = difflib.get_close_matches(part.target, self.targets, 1)
@@ -159,17 +159,21 @@ class Recipe(Section):
             return "a budget in tokens"
         if self.mix and any(p.weights == "scaling_law" for p in self.mix.all_parts()):
             return "`weights: scaling_law`"
+        if self.validate_ is not None:
+            return "`validate`"
         return "`export.labels`" if self.export.labels else ""
 
     @property
     def needs_rows(self) -> bool:
         """Whether the run computes gradient rows."""
         parts = self.mix.all_parts() if self.mix else []
+        arms = self.validate_.arms if self.validate_ else []
         semantic = self.dedup.semantic if self.dedup else None
         return (
             self.selecting is not None
             or any(p.target is not None or p.weights in ("tive", "prospect") for p in parts)
             or self.export.atlas
+            or any(arm in METHODS for arm in arms)
             or (semantic is not None and semantic.represent != "encoder")
         )
 

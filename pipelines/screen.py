@@ -190,7 +190,7 @@ def _marks(
         if leaks.minhash:
             mine, _ = _signatures(store, pool, leaks.minhash, progress)
             names = sorted(chats)
-            theirs = _sign([text_of(chats[i]) for i in names], leaks.minhash)
+            theirs = _sign([_words(text_of(chats[i])) for i in names], leaks.minhash)
             like = dedup.like_any(mine, theirs, leaks.minhash.threshold)
             hit = np.flatnonzero(like.twin >= 0)
             take(hit, "leak_near_duplicate", [names[k] for k in like.twin[hit]], like.similarity[hit].tolist())
@@ -235,9 +235,9 @@ def _signatures(store: Store, pool: Dataset, settings: r.MinHash, progress: Prog
     spec = {"kind": "minhash", "version": VERSION, "permutations": settings.permutations, "ngram": settings.ngram}
 
     def compute(chats: Sequence[Messages]) -> Mapping[str, pa.Array]:
-        texts = [text_of(chat) for chat in chats]
+        texts = [_words(text_of(chat)) for chat in chats]
         flat = pa.array(_sign(texts, settings).reshape(-1), pa.uint32())
-        whole = [int(grams(hashes, len(hashes))[0]) for hashes in map(_words, texts)]
+        whole = [int(grams(hashes, len(hashes))[0]) for hashes in texts]
         return {
             "signature": pa.FixedSizeListArray.from_arrays(flat, settings.permutations),
             "whole": pa.array(whole, pa.uint64()),
@@ -259,8 +259,9 @@ def _words(text: str) -> NDArray[np.uint64]:
     return word_hashes(text, signs=True)
 
 
-def _sign(texts: Sequence[str], settings: r.MinHash) -> U32:
-    return dedup.signatures((grams(_words(text), settings.ngram) for text in texts), settings.permutations)
+def _sign(texts: Sequence[NDArray[np.uint64]], settings: r.MinHash) -> U32:
+    """[N, P] signatures of texts given as word hashes."""
+    return dedup.signatures((grams(hashes, settings.ngram) for hashes in texts), settings.permutations)
 
 
 def _questions(chat: Messages) -> list[str]:

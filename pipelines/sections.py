@@ -6,7 +6,7 @@ Field docstrings are the reference (docs/make_reference.py prints them).
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipelines.methods import METHODS, checked_options, options_of
 from pipelines.row_rules import RULES
@@ -14,6 +14,9 @@ from pipelines.scores import SCORES
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9_-]{0,47}$")]
 Share = Annotated[float, Field(gt=0, le=1)]
+
+
+Metric = Literal["loss", "exact", "number", "choice", "f1"]
 
 
 class Section(BaseModel):
@@ -70,6 +73,10 @@ class Target(Section):
     """What a selection may look at."""
     test: Source | None = None
     """Held-out rows for validation only."""
+    metric: Metric = "loss"
+    """Checks generated answers of test rows too: `exact` text, last `number`, `choice` letter, or word `f1`."""
+    max_new_tokens: Annotated[int, Field(gt=0)] = 128
+    """Of an answer that is generated for the metric."""
     own_sources: list[str] = Field(default_factory=list)
     """Pool sources known to teach it: reports give their share in each selection. Never used to select."""
 
@@ -252,46 +259,3 @@ class Select(Method):
         if len(given) != 1:
             raise ValueError("give exactly one of `fraction`, `examples` and `label_tokens`")
         return self
-
-
-Baseline = Literal["random", "random_tokens", "random_lengths"]
-DEFAULT_BASELINES: tuple[Baseline, ...] = ("random", "random_tokens")
-
-
-class QTuning(Section):
-    """Q-Tuning's dynamic mode: each batch is scored by a forward pass and pruned before its training step."""
-
-    sample_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of a batch's examples that stay, at least one."""
-    token_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of label tokens that stay in examples of the second quadrant."""
-    smoothing: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Weight λ of the neighbours' perplexities."""
-    supplement: Literal["minmax", "rank"] = "minmax"
-    """How examples beyond the quadrants are added: by |error − uncertainty|, scaled by range or by rank."""
-    keep_highest: bool = False
-    """Keep the tokens with the highest score (Algorithm 1's words) instead of the lowest."""
-    both_above_median: bool = False
-    """Prune only tokens that are above the median with their neighbours (a sentence of §3.2)."""
-    draft_budget: bool = False
-    """Count tokens over the batch, prompts included, as the withdrawn draft code does."""
-
-
-class Validate(Training):
-    """Arms × seeds: does the selection lower the target's test loss?"""
-
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2])
-    """Training seeds; each random arm draws its own examples for each seed."""
-    arms: list[Baseline] = Field(default_factory=lambda: list(DEFAULT_BASELINES))
-    """Baselines: as many examples, as many label tokens, or examples of the same lengths, as the selection."""
-    qtuning: QTuning | None = None
-    """Adds the arm `qtuning`: the selected examples, each batch pruned by Q-Tuning."""
-    test_rows: Annotated[int, Field(gt=0)] | None = None
-    """Measure on at most this many test rows."""
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int]) -> list[int]:
-        if not seeds or len(set(seeds)) != len(seeds):
-            raise ValueError("seeds must be distinct, and at least one")
-        return seeds

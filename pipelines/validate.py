@@ -1,135 +1,59 @@
-"""Stage: validation. Train the same base on each arm, measure the target's held-out loss, compare by seed.
+"""Stage: validation. Train the same base on each arm, measure every test set, and say how sure the differences are.
 
-Arms: `base` (no training), `selected` (with its token masks, if any), `random` (as many examples), `random_tokens` (as
-many label tokens) and `random_lengths` (as many examples with the same label-token counts), and `qtuning` (the selected
-examples, each batch pruned in training) Each
-random arm draws its own examples for each seed. The measure is the mean loss over all label tokens of the test rows
-(nats). The difference of an arm to a baseline is paired by seed; its interval is Student's t at 95 %. Every
-(arm, target, seed) is recorded when done, so a killed validation goes on where it was.
+Each (arm, seed, learning rate) is trained once, measured on all targets' test sets (the others are its forgetting
+panel) and on their `val` sets, and recorded; a killed validation goes on after the last recorded run. The measure is
+the mean loss over all label tokens of the test rows (nats), with the loss of each row kept for the intervals, and
+where a target has a metric, generated answers. An arm that diverges is recorded as such.
 """
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from datastore import selections
+from datastore import examples, selections
 from datastore.errors import InputError
-from datastore.examples import Dataset
+from datastore.examples import Dataset, Messages
 from datastore.identity import digest_ids, fingerprint
 from datastore.selections import Selection
 from datastore.store import Store
 from pipelines import model as m
 from pipelines import recipe as r
+from pipelines.answers import answer
+from pipelines.arm_table import ArmRow, Run, table
+from pipelines.arms import BASE, QTUNING, Arm, Chats, draw_arms
+from pipelines.batches import by_length, collate, pad_id
 from pipelines.encode import Encoded
+from pipelines.evidence import Evidence
+from pipelines.head import example_losses
 from pipelines.progress import Progress, quiet
 from pipelines.qtuning import dynamic
-from pipelines.training import mean_token_loss, train
+from pipelines.sft import SFT_VERSION, fit
 from pipelines.warmup import training_spec, usable_chats
-from scorers.select import random_k, random_lengths, random_tokens
 
-QTUNING = "qtuning"  # the arm of selected examples with batches pruned in training
-# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
-T95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
+Step = Callable[[str, Callable[[], Any]], Any]
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One training set: the examples of a named arm for a seed, and the targets it is measured on."""
+class Bench:
+    """A set of rows to measure on: encoded, and as chats where answers are generated."""
 
     name: str
-    seed: int
-    example_ids: tuple[str, ...]
-    targets: tuple[str, ...]
-    masks: dict[str, list[bool]] = field(default_factory=dict, hash=False)  # of label tokens, by example
+    digest: str
+    rows: list[Encoded]
+    chats: list[Messages]
+    metric: str
+    max_new_tokens: int
 
 
 @dataclass(frozen=True)
-class ArmRow:
-    """A line of the result table: one arm on one target, over its seeds."""
+class Benches:
+    """What every run is measured on, by target."""
 
-    arm: str
-    target: str
-    seeds: list[int]
-    test_loss: list[float]
-    test_loss_mean: float
-    test_loss_ci95: float | None
-    examples: int
-    label_tokens: float
-    source_precision: float | None
-    versus: dict[str, dict[str, Any]] = field(default_factory=dict)  # of `selected`: by baseline, paired by seed
-
-
-def mean_ci95(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half-width of its 95 % t interval; None for fewer than two values."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n < 2:
-        return mean, None
-    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return mean, (T95[n - 2] if n - 2 < len(T95) else 1.96) * spread / math.sqrt(n)
-
-
-class Chats:
-    """Encoded usable chats of the pool, encoded on demand and kept."""
-
-    def __init__(self, store: Store, recipe: r.Recipe, loaded: m.Loaded) -> None:
-        self._store, self._recipe, self._loaded = store, recipe, loaded
-        self._known: dict[str, Encoded] = {}
-
-    def __call__(self, ids: Iterable[str]) -> list[Encoded]:
-        """Chats of the usable ones of the ids, in the given order."""
-        wanted = list(ids)
-        new = [i for i in wanted if i not in self._known]
-        if new:
-            self._known.update(zip(*usable_chats(self._store, self._loaded, self._recipe, new), strict=True))
-        return [self._known[i] for i in wanted if i in self._known]
-
-    def usable(self, ids: Iterable[str]) -> list[str]:
-        """Those of the ids that have a label, in the given order."""
-        wanted = list(ids)
-        self(wanted)
-        return [i for i in wanted if i in self._known]
-
-
-def draw_arms(
-    settings: r.Validate,
-    pool_ids: Sequence[str],
-    chosen: dict[str, Selection],
-    chats: Chats,
-    masks: dict[str, dict[str, list[bool]]] | None = None,
-) -> list[Arm]:
-    """All arms of a validation. Random draws of equal size are shared by the targets."""
-    tokens = [c.n_label_tokens for c in chats(pool_ids)]
-    masks = masks or {}
-    arms: dict[tuple[str, int, tuple[str, ...]], list[str]] = {}
-    for target, selection in chosen.items():
-        lengths = [c.n_label_tokens for c in chats(selection.example_ids)]
-        spent = sum(lengths)
-        for seed in settings.seeds:
-            draws = {
-                "selected": tuple(selection.example_ids),
-                "random": _take(pool_ids, random_k(len(pool_ids), len(selection.example_ids), 7_919 + seed)),
-                "random_tokens": _take(pool_ids, random_tokens(tokens, spent, 7_919 + seed)),
-                "random_lengths": _take(pool_ids, random_lengths(tokens, lengths, 7_919 + seed)),
-            }
-            if settings.qtuning:
-                draws[QTUNING] = draws["selected"]
-            for name in ("selected", *((QTUNING,) if settings.qtuning else ()), *settings.arms):
-                arms.setdefault((name, seed, draws[name]), []).append(target)
-    return [
-        Arm(name, seed, ids, tuple(targets), masks.get(targets[0], {}) if name == "selected" else {})
-        for (name, seed, ids), targets in arms.items()
-    ]
-
-
-def _take(ids: Sequence[str], order: Any) -> tuple[str, ...]:
-    return tuple(ids[int(k)] for k in order)
+    tests: dict[str, Bench]
+    vals: dict[str, Bench]
 
 
 def validate(
@@ -137,82 +61,111 @@ def validate(
     recipe: r.Recipe,
     loaded: m.Loaded,
     pool: Dataset,
-    chosen: dict[str, Selection],
-    tests: dict[str, Dataset],
-    sources: Callable[[Sequence[str]], list[str]],
+    chosen: Mapping[str, Selection],
+    mixture: Selection | None,
+    targets: Mapping[str, Dataset],
+    tests: Mapping[str, Dataset],
+    evidence: Callable[[str], Evidence],
+    step: Step = lambda _name, work: work(),
     progress: Progress = quiet,
 ) -> list[ArmRow]:
     """Run (or finish) all arms and return the table, targets in recipe order, `base` first."""
     settings = recipe.validate_
     if settings is None:
         return []
+    benches = Benches(
+        {t: _bench(store, recipe, loaded, d, t) for t, d in tests.items()},
+        {t: _bench(store, recipe, loaded, targets[t], t, metric="loss") for t in tests},
+    )
     chats = Chats(store, recipe, loaded)
-    pool_ids = chats.usable(pool.example_ids)
-    test_chats = {t: _test_chats(store, recipe, loaded, d, settings) for t, d in tests.items()}
-    chosen = {t: s for t, s in chosen.items() if t in tests}
-    arms = [
-        *(Arm("base", settings.seeds[0], (), (t,)) for t in chosen),
-        *draw_arms(settings, pool_ids, chosen, chats, {t: selections.masks(store, s) for t, s in chosen.items()}),
-    ]
-    results: list[tuple[Arm, str, dict[str, Any]]] = []
-    for number, arm in enumerate(arms):
-        results += _run_arm(store, recipe, loaded, arm, chats, test_chats, tests)
-        progress("validation arms", number + 1, len(arms))
-    return [row for target in chosen for row in _table(recipe, target, results, sources)]
+    drawn = draw_arms(store, recipe, pool, chats, list(tests), chosen, mixture, evidence)
+    arms = [Arm(BASE, settings.seeds[0], (), tuple(tests)), *drawn]
+    rates = settings.lrs or [settings.lr]
+    todo = [(arm, lr) for arm in arms for lr in (rates if arm.example_ids else rates[:1])]
+    steps = _steps(settings, arms) if settings.match == "steps" else {}
+    runs = []
+    for number, (arm, lr) in enumerate(todo, 1):
+        name = f"validate {arm.name} {arm.seed}" + (f" {lr:g}" if len(rates) > 1 else "")
+        of = next((steps[t] for t in arm.targets if t in steps), None)
+        result = step(name, lambda: _run(store, recipe, loaded, arm, lr, of, chats, benches))
+        runs.append(Run(arm, lr, result))
+        progress("validation runs", number, len(todo))
+    known = examples.sources_of(store, sorted({i for arm in arms for i in arm.example_ids}))
+    sources = {i: source for i, (source, _) in known.items()}
+    return table(recipe, runs, {t: b.metric for t, b in benches.tests.items()}, sources)
 
 
-def _test_chats(store: Store, recipe: r.Recipe, loaded: m.Loaded, test: Dataset, settings: r.Validate) -> list[Encoded]:
-    ids = test.example_ids
-    if settings.test_rows and settings.test_rows < len(ids):
-        ids = sorted(_take(ids, np.random.default_rng([recipe.seed, 1]).permutation(len(ids))[: settings.test_rows]))
-    _, chats = usable_chats(store, loaded, recipe, ids)
-    if not chats:
-        raise InputError(f"test {test.name!r} has no row with a label token; raise encoding.max_length")
-    return chats
+def _steps(settings: r.Validate, arms: Sequence[Arm]) -> dict[str, int]:
+    """{target: steps that its selection (or the mixture) takes in the epochs}."""
+    out: dict[str, int] = {}
+    for arm in arms:
+        if arm.name in ("selected", "mixture"):
+            for target in arm.targets:
+                out.setdefault(target, -(-len(arm.example_ids) // settings.batch_size) * settings.epochs)
+    return out
 
 
-def _run_arm(
+def _bench(
+    store: Store, recipe: r.Recipe, loaded: m.Loaded, data: Dataset, target: str, metric: str | None = None
+) -> Bench:
+    settings = recipe.validate_ or r.Validate()
+    ids = data.example_ids
+    if data.role == "test" and settings.test_rows and settings.test_rows < len(ids):
+        order = np.random.default_rng([recipe.seed, 1]).permutation(len(ids))[: settings.test_rows]
+        ids = sorted(ids[k] for k in order)
+    kept, rows = usable_chats(store, loaded, recipe, ids)
+    if not rows:
+        raise InputError(f"{data.role} {data.name!r} has no row with a label token; raise encoding.max_length")
+    chats = examples.get_messages(store, kept)
+    wanted = recipe.targets[target]
+    return Bench(
+        target, digest_ids(kept), rows, [chats[i] for i in kept], metric or wanted.metric, wanted.max_new_tokens
+    )
+
+
+def _run(
     store: Store,
     recipe: r.Recipe,
     loaded: m.Loaded,
     arm: Arm,
+    lr: float,
+    steps: int | None,
     chats: Chats,
-    test_chats: dict[str, list[Encoded]],
-    tests: dict[str, Dataset],
-) -> list[tuple[Arm, str, dict[str, Any]]]:
+    benches: Benches,
+) -> dict[str, Any]:
+    """The recorded result of one training and its measures, made if it is not there."""
     settings = recipe.validate_ or r.Validate()
-    training = settings.model_dump(exclude={"seeds", "arms", "test_rows", "qtuning"})
-    base_spec = training_spec(recipe, loaded) | {
+    training = r.Sft(**(settings.model_dump(include=set(r.Sft.model_fields), exclude={"preset"}) | {"lr": lr}))
+    spec = training_spec(recipe, loaded) | {
+        "sft": SFT_VERSION,
+        "training": training.model_dump() if arm.example_ids else {"mode": training.mode},
+        "steps": steps if arm.example_ids else None,
         "examples": digest_ids(arm.example_ids),
+        "masks": fingerprint(arm.masks) if arm.masks else None,
+        "qtuning": settings.qtuning.model_dump() if arm.name == QTUNING and settings.qtuning else None,
         "seed": arm.seed,
-        "training": training if arm.example_ids else None,
+        "tests": {t: [b.digest, b.metric, b.max_new_tokens] for t, b in benches.tests.items()},
+        "vals": {t: b.digest for t, b in benches.vals.items()},
     }
-    if arm.name == QTUNING and settings.qtuning:
-        base_spec["qtuning"] = settings.qtuning.model_dump()
-    if arm.masks:
-        base_spec["masks"] = fingerprint(arm.masks)
-    specs = {
-        t: base_spec | {"test": tests[t].digest, "test_rows": settings.test_rows, "recipe_seed": recipe.seed}
-        for t in arm.targets
+    known = selections.arm_result(store, fingerprint(spec))
+    if known is not None:
+        return known
+    rows = _masked(arm, chats)
+    model = m.load_trainable(loaded, recipe.model, recipe.lora, arm.seed, settings.mode)
+    result: dict[str, Any] = {
+        "examples": len(rows),
+        "label_tokens": sum(row.n_label_tokens for row in rows),
+        "train": None,
+        "diverged": False,
     }
-    known = {t: selections.arm_result(store, fingerprint(spec)) for t, spec in specs.items()}
-    if any(result is None for result in known.values()):
-        rows = _masked(arm, chats)
-        model = m.load_lora(loaded, recipe.model, recipe.lora, arm.seed)
-        train_loss = None
-        if rows:
-            prune = dynamic(settings.qtuning, loaded.tokenizer) if arm.name == QTUNING and settings.qtuning else None
-            train_loss = train(model, loaded.tokenizer, rows, r.Training(**training), arm.seed, prune=prune)
-        for target, spec in specs.items():
-            result = {
-                "test_loss": mean_token_loss(model, loaded.tokenizer, test_chats[target]),
-                "train_loss": train_loss,
-                "examples": len(rows),
-                "label_tokens": sum(c.n_label_tokens for c in rows),
-            }
-            selections.save_arm(store, fingerprint(spec), arm.name, target, arm.seed, spec, result)
-            known[target] = result
-    return [(arm, target, result) for target, result in known.items() if result is not None]
+    if rows:
+        prune = dynamic(settings.qtuning, loaded.tokenizer) if spec["qtuning"] and settings.qtuning else None
+        log = fit(model, loaded.tokenizer, rows, training, arm.seed, steps=steps, prune=prune)
+        result["train"] = asdict(log)
+    result |= _measures(model, loaded.tokenizer, recipe, benches)
+    result = _finite(result)
+    selections.save_arm(store, fingerprint(spec), arm.name, ",".join(arm.targets), arm.seed, spec, result)
+    return result
 
 
 def _masked(arm: Arm, chats: Chats) -> list[Encoded]:
@@ -220,54 +173,45 @@ def _masked(arm: Arm, chats: Chats) -> list[Encoded]:
     return [row.masked(arm.masks[i]) if i in arm.masks else row for i, row in zip(usable, chats(usable), strict=True)]
 
 
-def _table(
-    recipe: r.Recipe,
-    target: str,
-    results: Sequence[tuple[Arm, str, dict[str, Any]]],
-    sources: Callable[[Sequence[str]], list[str]],
-) -> list[ArmRow]:
-    own = set(recipe.targets[target].own_sources)
-    mine = [(arm, result) for arm, t, result in results if t == target]
-    losses = {name: {a.seed: x["test_loss"] for a, x in mine if a.name == name} for name in _names(mine)}
-    rows = []
-    for name in _names(mine):
-        runs = [(a, x) for a, x in mine if a.name == name]
-        mean, ci = mean_ci95(list(losses[name].values()))
-        shares = [
-            sum(s in own for s in sources(a.example_ids)) / len(a.example_ids) for a, _ in runs if own and a.example_ids
-        ]
-        rows.append(
-            ArmRow(
-                name,
-                target,
-                [a.seed for a, _ in runs],
-                list(losses[name].values()),
-                mean,
-                ci,
-                round(float(np.mean([x["examples"] for _, x in runs]))),
-                float(np.mean([x["label_tokens"] for _, x in runs])),
-                float(np.mean(shares)) if shares else None,
-                _comparisons(losses) if name == "selected" else {},
+def _measures(model: Any, tokenizer: Any, recipe: r.Recipe, benches: Benches) -> dict[str, Any]:
+    tests = {}
+    for name, bench in benches.tests.items():
+        items = row_losses(model, tokenizer, bench.rows, recipe.features.batch_tokens)
+        tokens = [row.n_label_tokens for row in bench.rows]
+        tests[name] = {"loss": float(np.average(items, weights=tokens)), "items": items, "tokens": tokens}
+        if bench.metric != "loss":
+            found = answer(
+                model, tokenizer, bench.chats, bench.metric, bench.max_new_tokens, recipe.encoding.max_length
             )
-        )
-    return rows
+            tests[name] |= {
+                "scores": found.scores,
+                "score": float(np.mean(found.scores)),
+                "response_tokens": float(np.mean(found.lengths)),
+            }
+    vals = {}
+    for name, bench in benches.vals.items():
+        items = row_losses(model, tokenizer, bench.rows, recipe.features.batch_tokens)
+        vals[name] = float(np.average(items, weights=[row.n_label_tokens for row in bench.rows]))
+    return {"tests": tests, "vals": vals}
 
 
-def _names(runs: Sequence[tuple[Arm, Any]]) -> list[str]:
-    return list(dict.fromkeys(arm.name for arm, _ in runs))
+@torch.no_grad()
+def row_losses(model: Any, tokenizer: Any, rows: Sequence[Encoded], batch_tokens: int) -> list[float]:
+    """[I] mean loss of each row over its label tokens, in nats."""
+    out = np.zeros(len(rows))
+    for part in by_length([len(row.input_ids) for row in rows], batch_tokens):
+        batch = collate([rows[k] for k in part], pad_id(tokenizer)).to(m.device())
+        out[part] = example_losses(model, batch).double().cpu().numpy()
+    return [float(v) for v in out]
 
 
-def _comparisons(losses: dict[str, dict[int, float]]) -> dict[str, dict[str, Any]]:
-    baselines = [name for name in losses if name not in ("base", "selected")]
-    return {name: _paired(losses["selected"], losses[name]) for name in baselines}
-
-
-def _paired(arm: dict[int, float], baseline: dict[int, float]) -> dict[str, Any]:
-    differences = [arm[seed] - baseline[seed] for seed in arm]
-    mean, ci = mean_ci95(differences)
-    return {"difference": mean, "ci95": ci, "lower_on": sum(d < 0 for d in differences), "of": len(differences)}
-
-
-def as_dicts(rows: Sequence[ArmRow]) -> list[dict[str, Any]]:
-    """The table as plain data."""
-    return [asdict(row) for row in rows]
+def _finite(result: dict[str, Any]) -> dict[str, Any]:
+    """The result, or without its figures and marked where training diverged."""
+    numbers = [t["loss"] for t in result["tests"].values()] + list(result["vals"].values())
+    if np.isfinite(numbers).all():
+        train = result["train"]
+        if train:
+            train["curve"] = [[v if np.isfinite(v) else None for v in row] for row in train["curve"]]
+            train |= {k: None for k in ("early_grad_norm", "last_loss") if not np.isfinite(train[k])}
+        return result
+    return result | {"diverged": True, "tests": {}, "vals": {}, "train": None}

@@ -8,6 +8,7 @@ Python.
 import re
 import unicodedata
 import zlib
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,13 @@ def words(text: str, signs: bool = False) -> list[str]:
 def word_hashes(text: str, signs: bool = False) -> U64:
     """[W] hashes of the words: CRC-32, then mixed to 64 bits."""
     found = words(text, signs)
-    crc = np.fromiter((zlib.crc32(word.encode("utf-8")) for word in found), np.uint64, len(found))
-    return mix(crc + np.uint64(1))
+    return mix(np.array(list(map(_crc, found)), np.uint64) + np.uint64(1))
+
+
+@lru_cache(maxsize=1 << 18)
+def _crc(word: str) -> int:
+    """CRC-32 of a word; most words of a text have been seen before."""
+    return zlib.crc32(word.encode("utf-8"))
 
 
 def grams(hashes: U64, n: int) -> U64:

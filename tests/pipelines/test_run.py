@@ -16,11 +16,11 @@ import yaml
 from datastore import examples, features, leases, maintenance, selections
 from datastore.errors import BusyError, FeatureSpaceMismatch, InputError
 from datastore.store import Store
+from pipelines.arm_table import mean_ci95
 from pipelines.curate import RUN_LEASE, curate
 from pipelines.export import damaged, export
 from pipelines.query import query_by_id, query_by_text
 from pipelines.recipe import load_recipe, parse_recipe
-from pipelines.validate import mean_ci95
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +42,7 @@ def test_a_run_makes_what_it_says(finished):
     names = {(a["arm"], len(a["seeds"])) for a in result.arms}
     assert names == {("base", 1), ("selected", 3), ("random", 3), ("random_tokens", 3)}
     selected = next(a for a in result.arms if a["arm"] == "selected")
-    assert {name: v["of"] for name, v in selected["versus"].items()} == {"random": 3, "random_tokens": 3}
+    assert {name: v["seeds"] for name, v in selected["versus"].items()} == {"random": 3, "random_tokens": 3, "base": 3}
     with Store(root) as store:
         assert not maintenance.verify(store)
         assert not maintenance.garbage(store, grace=-1)

@@ -1,0 +1,263 @@
+"""The downstream trainer of validation: transformers' Trainer, with this project's labels and token masks.
+
+The loss of a batch is the mean over examples of each one's mean over label tokens (`loss: ce`), the quantity whose
+gradients the store holds; `dft` weighs each token by its own probability, not differentiated: −Σ sg[p]·log p (Dynamic
+Fine-Tuning, Wu et al. 2025, arXiv 2508.05629). Head and loss run on label tokens only (pipelines/head.py).
+
+Off by default, and the same for all arms when on: optimizers without a learning rate (DoG with iterate averaging,
+D-Adaptation: does an ordering of arms survive them?) and GradES (matrices whose weights have stopped moving are frozen
+after a share α of the steps; the released code monitors the ℓ1 change of weights, the paper's text gradients).
+"""
+
+import resource
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pipelines import model as m
+from pipelines import recipe as r
+from pipelines.batches import collate, pad_id
+from pipelines.encode import Encoded
+from pipelines.head import example_means, token_losses
+from pipelines.training import BETAS, EPS, Prune
+
+SFT_VERSION = 1
+EARLY_STEPS = 100
+
+
+@dataclass(frozen=True)
+class TrainLog:
+    """What a training run was. `curve` has [step, loss, gradient norm before clipping, learning rate];
+    `early_grad_norm` is the mean norm over the first 100 steps (Secret Recipe's early sign; not comparable between
+    different data)."""
+
+    steps: int
+    label_tokens: int
+    tokens: int
+    seconds: float
+    peak_bytes: int
+    early_grad_norm: float
+    last_loss: float
+    frozen: int = 0
+    curve: list[list[float]] = field(default_factory=list)
+
+
+def fit(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Encoded],
+    training: r.Sft,
+    seed: int,
+    *,
+    steps: int | None = None,
+    prune: Prune | None = None,
+) -> TrainLog:
+    """Train the model's trainable parameters in place, for the recipe's epochs or a number of steps (the schedule
+    decays to zero at its end either way); leaves the model in eval mode. Deterministic for a seed on one machine.
+
+    Raises InputError (through the caller's recipe) for a package that an optimizer needs and is not there.
+    """
+    from transformers import TrainerCallback
+
+    log: list[list[float]] = []
+    seen = [0, 0]
+    freezer = _Freezer(model, training.grades) if training.grades else None
+
+    class Log(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                log.append([state.global_step, logs["loss"], float(logs.get("grad_norm", 0.0)), logs["learning_rate"]])
+
+        def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
+            if freezer is not None and freezer.step(state.global_step / state.max_steps):
+                control.should_training_stop = True
+
+    trainer_class = _trainer_class()
+    m.seed_all(seed)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = trainer_class(
+            model=model,
+            args=_arguments(training, seed, steps, folder),
+            train_dataset=list(rows),
+            data_collator=lambda part: {"rows": part},
+            callbacks=[Log()],
+            optimizers=(_optimizer(model, training), None),
+        )
+        trainer.remove_callback(_printer())
+        trainer.own = _Own(tokenizer, training.loss, prune, seen)
+        averager = _averager(model, training)
+        if averager is not None:
+            trainer.add_callback(averager)
+        trainer.train()
+        if averager is not None:
+            averager.put()
+    model.eval()
+    norms = [row[2] for row in log[:EARLY_STEPS]]
+    return TrainLog(
+        steps=int(trainer.state.global_step),
+        label_tokens=seen[0],
+        tokens=seen[1],
+        seconds=round(time.perf_counter() - start, 3),
+        peak_bytes=_peak_bytes(),
+        early_grad_norm=sum(norms) / max(1, len(norms)),
+        last_loss=log[-1][1] if log else float("nan"),
+        frozen=freezer.frozen if freezer else 0,
+        curve=_thinned(log),
+    )
+
+
+@dataclass
+class _Own:
+    """What the trainer adds to transformers': labels, loss, pruning, counts of [label tokens, tokens]."""
+
+    tokenizer: Any
+    loss: str
+    prune: Prune | None
+    seen: list[int]
+
+    def __call__(self, model: Any, rows: list[Encoded]) -> torch.Tensor:
+        if self.prune is not None:
+            rows = self.prune(model, rows)
+        batch = collate(rows, pad_id(self.tokenizer)).to(m.device())
+        nll = token_losses(model, batch).nll
+        self.seen[0] += int(batch.counts.sum())
+        self.seen[1] += sum(len(row.input_ids) for row in rows)
+        return example_means(weighted(nll, self.loss), batch).mean()
+
+
+def weighted(nll: torch.Tensor, loss: str) -> torch.Tensor:
+    """[L] NLL of label tokens → their losses: `ce` as they are, `dft` times their probability, not differentiated."""
+    return nll * torch.exp(-nll.detach()) if loss == "dft" else nll
+
+
+def _trainer_class() -> Any:
+    from transformers import Trainer
+
+    class SftTrainer(Trainer):  # type: ignore[misc]
+        own: _Own
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+            loss = self.own(model, inputs["rows"])
+            return (loss, None) if return_outputs else loss
+
+        def floating_point_ops(self, _inputs: Any) -> int:
+            return 0
+
+    return SftTrainer
+
+
+def _printer() -> Any:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback
+
+
+def _arguments(training: r.Sft, seed: int, steps: int | None, folder: str) -> Any:
+    from transformers import TrainingArguments
+
+    micro = min(training.micro_batch_size or training.batch_size, training.batch_size)
+    return TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=-(-training.batch_size // micro),
+        num_train_epochs=training.epochs,
+        max_steps=steps or -1,
+        learning_rate=training.lr,
+        lr_scheduler_type="constant" if training.optimizer != "adamw" else "linear",
+        warmup_steps=training.warmup_ratio if training.optimizer == "adamw" else 0,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm if training.optimizer == "adamw" else 0.0,
+        adam_beta1=BETAS[0],
+        adam_beta2=BETAS[1],
+        adam_epsilon=EPS,
+        seed=seed,
+        data_seed=seed,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=m.device().type == "cpu",
+        dataloader_pin_memory=False,
+    )
+
+
+def _optimizer(model: Any, training: r.Sft) -> Any:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=training.lr, betas=BETAS, eps=EPS, weight_decay=training.weight_decay)
+    if training.optimizer == "dog":
+        from dog import DoG
+
+        return DoG(parameters, weight_decay=training.weight_decay)
+    from dadaptation import DAdaptAdam
+
+    return DAdaptAdam(parameters, lr=1.0, betas=BETAS, eps=EPS, weight_decay=training.weight_decay, decouple=True)
+
+
+def _averager(model: Any, training: r.Sft) -> Any:
+    """DoG's guarantees are for the average of its iterates: polynomial decay averaging (γ = 8) of trainable weights."""
+    if training.optimizer != "dog":
+        return None
+    from transformers import TrainerCallback
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    means = [p.detach().clone() for p in parameters]
+    gamma = 8.0
+
+    class Average(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+            share = 1 - (gamma + 1) / (gamma + state.global_step)
+            for mean, parameter in zip(means, parameters, strict=True):
+                mean.mul_(share).add_(parameter.detach(), alpha=1 - share)
+
+        def put(self) -> None:
+            with torch.no_grad():
+                for mean, parameter in zip(means, parameters, strict=True):
+                    parameter.copy_(mean)
+
+    return Average()
+
+
+class _Freezer:
+    """GradES: after a share of the steps, freeze matrices whose summed absolute change in a step is below τ."""
+
+    def __init__(self, model: Any, settings: r.GradES) -> None:
+        self.settings, self.frozen = settings, 0
+        self._live = {n: p for n, p in model.named_parameters() if p.requires_grad and p.ndim == 2}
+        self._last = {n: p.detach().clone() for n, p in self._live.items()}
+
+    def step(self, done: float) -> bool:
+        """Look at one step's changes; True when nothing is left to train."""
+        for name, parameter in list(self._live.items()):
+            change = float((parameter.detach() - self._last[name]).abs().sum())
+            self._last[name].copy_(parameter.detach())
+            if done >= self.settings.alpha and change < self.settings.tau:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+                del self._live[name]
+                self.frozen += 1
+        return not self._live
+
+
+def _thinned(log: list[list[float]], most: int = 200) -> list[list[float]]:
+    """At most about 200 points of a curve, the last one included."""
+    step = max(1, -(-len(log) // most))
+    kept = log[::step]
+    return kept if not log or kept[-1] is log[-1] else [*kept, log[-1]]
+
+
+def _peak_bytes() -> int:
+    """Peak memory: of the GPU's allocator, or of this process so far."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -154,7 +154,7 @@ def overlap(
     """
     from datastore.store import Store
     from gradsift import show
-    from pipelines.reselect import overlap as compare
+    from pipelines.overlap import overlap as compare
 
     with Store(store, create=False) as opened:
         found = compare(opened, names, target, k)

@@ -51,6 +51,7 @@ class ArmRow:
     forgetting: float | None
     examples: int
     label_tokens: float
+    tokens: float | None  # that a run trained on, all epochs
     source_precision: float | None
     seconds: float | None
     early_grad_norm: float | None
@@ -174,6 +175,7 @@ def _row(
         forgetting=_forgetting(good, base, target) if name != BASE else None,
         examples=round(float(np.mean([x.result["examples"] for x in runs]))),
         label_tokens=float(np.mean([x.result["label_tokens"] for x in runs])),
+        tokens=_mean([t["tokens"] for t in trained]),
         source_precision=_mean(shares) if own else None,
         seconds=_mean([t["seconds"] for t in trained]),
         early_grad_norm=_mean(norms),

@@ -20,7 +20,7 @@ from datastore.selections import Selection
 from datastore.store import Store
 from pipelines import gradients, model, warmup
 from pipelines import recipe as r
-from pipelines.arm_table import ArmRow, as_dicts
+from pipelines.arm_table import as_dicts
 from pipelines.encoder import encoder_pairs
 from pipelines.evidence import Evidence, SpacePair
 from pipelines.export import export
@@ -28,6 +28,7 @@ from pipelines.ingest import IngestReport, ingest
 from pipelines.job import GradientJob, make_job
 from pipelines.mixtures import describe_mixture, make_mixture
 from pipelines.progress import Progress, quiet
+from pipelines.report import write_report
 from pipelines.screen import Screened, screen, semantic, semantic_encoder
 from pipelines.selecting import select_for
 from pipelines.target_warmup import pool_losses
@@ -55,6 +56,7 @@ class RunResult:
     selections: list[dict[str, Any]] = field(default_factory=list)
     mixtures: list[dict[str, Any]] = field(default_factory=list)
     arms: list[dict[str, Any]] = field(default_factory=list)
+    report: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,24 +117,25 @@ def _curate(recipe: r.Recipe, store: Store, export_root: Path, step: Step, progr
     recipes = selections.Recipes(resolved, recipe.written)
     timed("export", lambda: _export(store, list(made.values()), recipes, export_root, result, progress))
     if recipe.validate_ is not None and loaded is not None:
-        rows: list[ArmRow] = timed(
-            "validate",
-            lambda: validate(
-                store,
-                recipe,
-                loaded,
-                data.pool,
-                chosen,
-                made.get(selections.MIXTURE),
-                data.targets,
-                data.tests,
-                lambda target: _validation_evidence(store, recipe, data, pairs, target, progress),
-                directly,
-                progress,
-            ),
+        start = time.perf_counter()
+        rows = validate(
+            store,
+            recipe,
+            loaded,
+            data.pool,
+            chosen,
+            made.get(selections.MIXTURE),
+            data.targets,
+            data.tests,
+            lambda target: _validation_evidence(store, recipe, data, pairs, target, progress),
+            step,
+            progress,
         )
+        result.stages.append({"stage": "validate", "seconds": round(time.perf_counter() - start, 2)})
         result.arms = as_dicts(rows)
+    result.report = str(store.root / "reports" / f"{recipe.name}.html")
     selections.finish_run(store, run_id, asdict(result))
+    timed("report", lambda: write_report(store, Path(result.report)))
     return result
 
 

@@ -14,6 +14,7 @@ from pipelines.curate import curate
 from pipelines.evidence import unit_rows
 from pipelines.export import export
 from pipelines.methods import METHODS, as_rows, checked_options, options_of
+from pipelines.overlap import overlap
 from pipelines.recipe import parse_recipe
 from pipelines.row_rules import RULES
 from pipelines.scores import SCORES
@@ -164,7 +165,7 @@ def test_the_whole_pool_and_one_target_row(seen, method):
 def test_overlap_and_scores(copy):
     for method in ("less", "mean_cosine", "length"):
         chosen(copy, method)
-    found = reselect.overlap(copy, ["small-less-sql", "small-mean-cosine-sql", "small-length-sql"])
+    found = overlap(copy, ["small-less-sql", "small-mean-cosine-sql", "small-length-sql"])
     matrix = np.array([[row[name] for name in list(row)[2:]] for row in found["rows"]])
     np.testing.assert_allclose(np.diag(matrix), 1)
     np.testing.assert_allclose(matrix, matrix.T)

@@ -1,0 +1,267 @@
+"""Pictures as inline SVG, drawn here: no library, no network. Each function returns one `<svg>` with a title.
+
+Colours are Okabe and Ito's (safe for colour-blind readers) by CSS class; text takes the page's colour, so that one
+picture serves light and dark. All text of data sets is escaped.
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+WIDTH = 720
+LEFT, RIGHT, TOP, BOTTOM = 150, 20, 14, 40
+SERIES = 8  # colour classes c0 to c7
+Point = tuple[float, float]
+
+
+def number(value: float) -> str:
+    """A number for an axis: short, without an exponent where that is readable."""
+    value += 0.0  # no −0
+    return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
+
+
+def _svg(height: int, title: str, body: Sequence[str]) -> str:
+    text = escape(title)
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{text}"><title>{text}</title>'
+        + "".join(body)
+        + "</svg>"
+    )
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", extra: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {extra}>{escape(text)}</text>'
+
+
+def _cut(text: str, size: int = 22) -> str:
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    return plain if len(plain) <= size else f"{plain[: size - 1]}…"
+
+
+class _Axis:
+    """A linear map of values to pixels with round ticks."""
+
+    def __init__(self, low: float, high: float, start: float, stop: float) -> None:
+        if not high > low:
+            low, high = low - 0.5, high + 0.5
+        pad = 0.03 * (high - low)
+        self.low, self.high, self.start, self.stop = low - pad, high + pad, start, stop
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """About `count` round values inside."""
+        raw = (self.high - self.low) / count
+        base = 10 ** np.floor(np.log10(raw))
+        step = min((base * k for k in (1, 2, 2.5, 5, 10)), key=lambda s: abs(s - raw))
+        first = np.ceil(self.low / step) * step
+        return [float(round(v, 12)) for v in np.arange(first, self.high, step)]
+
+
+def _x_axis(axis: _Axis, bottom: float, top: float, label: str) -> list[str]:
+    out = []
+    for value in axis.ticks():
+        x = axis(value)
+        out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
+        out.append(_text(x, bottom + 14, number(value), "middle"))
+    out.append(_text((axis.start + axis.stop) / 2, bottom + 30, label, "middle", 'class="label"'))
+    return out
+
+
+def _y_axis(axis: _Axis, left: float, right: float, label: str) -> list[str]:
+    out = []
+    for value in axis.ticks():
+        y = axis(value)
+        out.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(_text(left - 6, y + 4, number(value), "end"))
+    middle = (axis.start + axis.stop) / 2
+    turned = f'transform="rotate(-90 14 {middle:.1f})" class="label"'
+    out.append(_text(14, middle, label, "middle", turned))
+    return out
+
+
+def _legend(names: Sequence[str], y: float, left: float = LEFT) -> list[str]:
+    out, x = [], left
+    for k, name in enumerate(names):
+        shown = _cut(name)
+        if x + 22 + 7 * len(shown) > WIDTH:
+            x, y = left, y + 16
+        out.append(f'<rect class="c{k % SERIES}" x="{x}" y="{y - 9}" width="11" height="11"/>')
+        out.append(_text(x + 16, y, shown))
+        x += 30 + 7 * len(shown)
+    return out
+
+
+def intervals(
+    title: str,
+    rows: Sequence[tuple[str, float, float | None, float | None, bool]],
+    label: str,
+    zero: float | None = None,
+) -> str:
+    """Points with intervals, one line each: (name, value, low, high, highlighted)."""
+    bounds = [v for _, value, low, high, _ in rows for v in (value, low, high) if v is not None]
+    bounds += [zero] if zero is not None else []
+    height = TOP + 24 * len(rows) + BOTTOM
+    axis = _Axis(min(bounds), max(bounds), LEFT, WIDTH - RIGHT)
+    body = _x_axis(axis, height - BOTTOM, TOP, label)
+    if zero is not None:
+        body.append(
+            f'<line class="zero" x1="{axis(zero):.1f}" x2="{axis(zero):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
+        )
+    for k, (name, value, low, high, ours) in enumerate(rows):
+        y = TOP + 24 * k + 12
+        kind = "c0" if ours else "c7"
+        body.append(_text(LEFT - 8, y + 4, _cut(name), "end", 'class="ours"' if ours else ""))
+        if low is not None and high is not None:
+            body.append(f'<line class="{kind} bar" x1="{axis(low):.1f}" x2="{axis(high):.1f}" y1="{y}" y2="{y}"/>')
+        shape = "circle" if ours else "rect"
+        x = axis(value)
+        body.append(
+            f'<circle class="{kind}" cx="{x:.1f}" cy="{y}" r="5"/>'
+            if shape == "circle"
+            else f'<rect class="{kind}" x="{x - 4:.1f}" y="{y - 4}" width="8" height="8"/>'
+        )
+    return _svg(height, title, body)
+
+
+def histogram(
+    title: str, values: Sequence[float], chosen: Sequence[float], label: str, cut: float | None = None
+) -> str:
+    """Counts of all values and of the chosen among them, in 40 bins; a line at the cut."""
+    every, mine = np.asarray(values, np.float64), np.asarray(chosen, np.float64)
+    edges = np.histogram_bin_edges(every, 40)
+    counts, ours = np.histogram(every, edges)[0], np.histogram(mine, edges)[0]
+    height = 250
+    x = _Axis(float(edges[0]), float(edges[-1]), 70, WIDTH - RIGHT)
+    y = _Axis(0, float(max(1, counts.max())), height - BOTTOM, TOP + 20)
+    body = [*_x_axis(x, height - BOTTOM, TOP + 20, label), *_y_axis(y, 70, WIDTH - RIGHT, "examples")]
+    for kind, found in (("c7", counts), ("c0", ours)):
+        for k, count in enumerate(found):
+            if count:
+                left, right, top = x(edges[k]), x(edges[k + 1]), y(float(count))
+                body.append(
+                    f'<rect class="{kind}" x="{left + 0.5:.1f}" y="{top:.1f}" width="{max(0.5, right - left - 1):.1f}" '
+                    f'height="{y(0) - top:.1f}"/>'
+                )
+    if cut is not None:
+        body.append(f'<line class="zero" x1="{x(cut):.1f}" x2="{x(cut):.1f}" y1="{TOP + 20}" y2="{height - BOTTOM}"/>')
+    body += _swatches([("c0", "chosen"), ("c7", "all")])
+    return _svg(height, title, body)
+
+
+def _swatches(kinds: Sequence[tuple[str, str]]) -> list[str]:
+    out, x = [], 76.0
+    for kind, name in kinds:
+        out.append(f'<rect class="{kind}" x="{x}" y="4" width="11" height="11"/>')
+        out.append(_text(x + 16, 14, name))
+        x += 40 + 7 * len(name)
+    return out
+
+
+def scatter(
+    title: str, others: Sequence[Point], chosen: Sequence[Point], x_label: str, y_label: str, lines: Point | None = None
+) -> str:
+    """Two clouds of points, the chosen on top; `lines` crosses the picture at an x and a y."""
+    points = np.array([*others, *chosen], np.float64)
+    low, high = np.quantile(points, [0.005, 0.995], axis=0)
+    height = 430
+    x = _Axis(float(low[0]), float(high[0]), 70, WIDTH - RIGHT)
+    y = _Axis(float(low[1]), float(high[1]), height - BOTTOM, TOP + 20)
+    body = [*_x_axis(x, height - BOTTOM, TOP + 20, x_label), *_y_axis(y, 70, WIDTH - RIGHT, y_label)]
+    for kind, cloud, radius in (("c7", others, 2), ("c0", chosen, 2.6)):
+        for a, b in cloud:
+            if x.low <= a <= x.high and y.low <= b <= y.high:
+                body.append(f'<circle class="{kind} dot" cx="{x(a):.1f}" cy="{y(b):.1f}" r="{radius}"/>')
+    if lines is not None:
+        body.append(
+            f'<line class="zero" x1="{x(lines[0]):.1f}" x2="{x(lines[0]):.1f}" y1="{TOP + 20}" y2="{height - BOTTOM}"/>'
+        )
+        body.append(f'<line class="zero" x1="70" x2="{WIDTH - RIGHT}" y1="{y(lines[1]):.1f}" y2="{y(lines[1]):.1f}"/>')
+    body += _swatches([("c0", "chosen"), ("c7", "not chosen")])
+    return _svg(height, title, body)
+
+
+def curves(
+    title: str, series: Mapping[str, Sequence[Sequence[Sequence[float | None]]]], x_label: str, y_label: str
+) -> str:
+    """Means of several runs of each name, with a band from the lowest to the highest run."""
+    drawn = {name: _band(runs) for name, runs in series.items()}
+    drawn = {name: band for name, band in drawn.items() if len(band[0])}
+    values = np.concatenate([np.concatenate([b[1], b[3]]) for b in drawn.values()])
+    height = 320 + 16 * (len(drawn) // 4)
+    x = _Axis(0, float(max(b[0].max() for b in drawn.values())), 70, WIDTH - RIGHT)
+    y = _Axis(float(values.min()), float(values.max()), height - BOTTOM, TOP + 20 + 16 * (len(drawn) // 4))
+    body = [*_x_axis(x, height - BOTTOM, TOP + 20, x_label), *_y_axis(y, 70, WIDTH - RIGHT, y_label)]
+    for k, (steps, low, mean, high) in enumerate(drawn.values()):
+        upper = [f"{x(s):.1f},{y(v):.1f}" for s, v in zip(steps, high, strict=True)]
+        lower = [f"{x(s):.1f},{y(v):.1f}" for s, v in zip(steps, low, strict=True)]
+        line = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in zip(steps, mean, strict=True))
+        body.append(f'<polygon class="c{k % SERIES} band" points="{" ".join([*upper, *lower[::-1]])}"/>')
+        dash = ' stroke-dasharray="6 4"' if k >= SERIES else ""
+        body.append(f'<polyline class="c{k % SERIES} line" points="{line}"{dash}/>')
+    body += _legend(list(drawn), 14, 76)
+    return _svg(height, title, body)
+
+
+def _band(runs: Sequence[Sequence[Sequence[float | None]]]) -> tuple[np.ndarray, ...]:
+    """(steps, lowest, mean, highest) of runs of [step, value], smoothed over a twentieth of the steps."""
+    clean = [[(row[0], row[1]) for row in run if row[0] is not None and row[1] is not None] for run in runs]
+    clean = [run for run in clean if run]
+    if not clean:
+        return (np.zeros(0),) * 4
+    length = min(len(run) for run in clean)
+    values = np.array([[v for _, v in run[:length]] for run in clean], np.float64)
+    width = max(1, length // 20)
+    kernel = np.ones(width) / width
+    padded = np.pad(values, ((0, 0), (width - 1, 0)), mode="edge")
+    smooth = np.array([np.convolve(row, kernel, "valid") for row in padded])
+    return np.array([s for s, _ in clean[0][:length]], np.float64), smooth.min(0), smooth.mean(0), smooth.max(0)
+
+
+def shares(title: str, rows: Sequence[tuple[str, Mapping[str, int]]]) -> str:
+    """Stacked bars of shares, one line for each (name, {source: rows}); sources beyond seven are summed up."""
+    total: dict[str, int] = {}
+    for _, counts in rows:
+        for source, n in counts.items():
+            total[source] = total.get(source, 0) + n
+    names = sorted(total, key=lambda s: (-total[s], s))
+    shown, rest = (names, []) if len(names) <= SERIES else (names[: SERIES - 1], names[SERIES - 1 :])
+    height = 26 * len(rows) + 46 + 16 * (1 + len(shown) // 4)
+    body = []
+    for k, (name, counts) in enumerate(rows):
+        y, x, whole = 8 + 26 * k, float(LEFT), max(1, sum(counts.values()))
+        body.append(_text(LEFT - 8, y + 14, _cut(name), "end"))
+        parts = [(s, counts.get(s, 0)) for s in shown] + (
+            [("others", sum(counts.get(s, 0) for s in rest))] if rest else []
+        )
+        for j, (source, n) in enumerate(parts):
+            width = n / whole * (WIDTH - RIGHT - LEFT)
+            if width > 0:
+                body.append(
+                    f'<rect class="c{j % SERIES}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="20">'
+                    f"<title>{escape(_cut(source, 60))}: {n} of {whole} ({n / whole:.1%})</title></rect>"
+                )
+            x += width
+    body += _legend([*shown, *(["others"] if rest else [])], 26 * len(rows) + 34, 20)
+    return _svg(height, title, body)
+
+
+def heat(title: str, names: Sequence[str], values: Sequence[Sequence[float | None]]) -> str:
+    """A square of values from 0 to 1, each written in its cell."""
+    size = min(46, (WIDTH - 220) // max(1, len(names)))
+    height = 20 + size * len(names) + 24
+    body = []
+    for i, name in enumerate(names):
+        body.append(_text(200, 16 + size * i + size / 2 + 4, f"{_cut(name, 24)}  {i + 1}", "end"))
+        body.append(_text(210 + size * i + size / 2, 16 + size * len(names) + 16, str(i + 1), "middle"))
+        for j, value in enumerate(values[i]):
+            shade = 0.0 if value is None else max(0.0, min(1.0, value))
+            x, y = 210 + size * j, 10 + size * i
+            body.append(
+                f'<rect class="c0" fill-opacity="{0.08 + 0.6 * shade:.2f}" x="{x}" y="{y}" '
+                f'width="{size - 2}" height="{size - 2}"/>'
+            )
+            body.append(_text(x + size / 2 - 1, y + size / 2 + 3, "–" if value is None else f"{value:.2f}", "middle"))
+    return _svg(height, title, body)

@@ -24,6 +24,8 @@ COMMANDS = (
     "mix",
     "diff",
     "marks",
+    "validate",
+    "report",
     "query",
     "export",
     "status",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from gradsift import method_commands, mixture_commands  # noqa: F401 - they register their commands
+from gradsift import method_commands, mixture_commands, report_commands  # noqa: F401 - they register their commands
 from gradsift.app import DEFAULT_STORE, Flag, Json, StorePath, app
 
 
@@ -39,7 +39,7 @@ def run(
     from pipelines.recipe import load_recipe
 
     loaded = load_recipe(recipe)
-    _quiet_libraries()
+    quiet_libraries()
     if dry_run:
         from pipelines.dryrun import plan_run
 
@@ -65,7 +65,7 @@ def demo(*, folder: Path = Path("demo"), no_prefect: Flag = False, json: Json = 
     from gradsift import show
     from pipelines.demo import run_demo
 
-    _quiet_libraries()
+    quiet_libraries()
     with show.progress() as progress:
         run_one = _runner(no_prefect)
         document = run_demo(folder, lambda recipe, store, out: run_one(recipe, store, out, progress), progress)
@@ -127,7 +127,7 @@ def query(
 
     if (text is None) == (id is None) or k < 1:
         raise InputError("give either a text or --id, and -k of at least 1")
-    _quiet_libraries()
+    quiet_libraries()
     from pipelines.query import query_by_id, query_by_text
 
     with Store(store, create=False) as opened:
@@ -235,7 +235,7 @@ def _runner(no_prefect: bool) -> Any:
     return run_it
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Our own progress is enough; libraries may still warn."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -271,6 +271,7 @@ def _show_result(result: dict[str, Any]) -> None:
         mixture_commands.show_mixture(made)
     if result["arms"]:
         show_arms(result["arms"])
+    show.line(f"Report: {result['report']}")
 
 
 def show_arms(arms: list[dict[str, Any]]) -> None:

@@ -32,23 +32,16 @@ def mix(
     export_to
         Also write it to this folder.
     """
-    import yaml
-
     from datastore import selections
-    from datastore.errors import InputError
     from datastore.store import Store
     from gradsift import show
+    from gradsift.settings import read_section
     from pipelines.export import export as write
     from pipelines.reselect import remix
 
-    try:
-        section = yaml.safe_load(settings.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read {settings}: {error}") from error
-    if not isinstance(section, dict):
-        raise InputError(f"{settings} must hold the fields of `mix`, such as `examples: 1000`")
+    section = read_section(settings, "mix")
     with Store(store, create=False) as opened, show.progress() as progress:
-        made = remix(opened, section.get("mix", section), name=name, seed=seed, progress=progress)
+        made = remix(opened, section, name=name, seed=seed, progress=progress)
         if export_to is not None:
             chosen = selections.get(opened, made["name"])
             made["export"] = str(

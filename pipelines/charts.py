@@ -15,12 +15,6 @@ SERIES = 8  # colour classes c0 to c7
 Point = tuple[float, float]
 
 
-def number(value: float) -> str:
-    """A number for an axis: short, without an exponent where that is readable."""
-    value += 0.0  # no −0
-    return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
-
-
 def _svg(height: int, title: str, body: Sequence[str]) -> str:
     text = escape(title)
     return (
@@ -51,31 +45,34 @@ class _Axis:
     def __call__(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
 
-    def ticks(self, count: int = 5) -> list[float]:
-        """About `count` round values inside."""
+    def ticks(self, count: int = 5) -> list[tuple[float, str]]:
+        """About `count` round values inside, each with as many decimals as tell them apart."""
         raw = (self.high - self.low) / count
         base = 10 ** np.floor(np.log10(raw))
         step = min((base * k for k in (1, 2, 2.5, 5, 10)), key=lambda s: abs(s - raw))
         first = np.ceil(self.low / step) * step
-        return [float(round(v, 12)) for v in np.arange(first, self.high, step)]
+        values = [float(round(v, 12)) + 0.0 for v in np.arange(first, self.high, step)]
+        decimals = int(max(0, np.ceil(-np.log10(step) - 1e-9))) + (f"{step:.1e}"[0:3] == "2.5")
+        plain = max(abs(v) for v in values or [0.0]) < 1e5 and decimals <= 6
+        return [(v, f"{v:,.{decimals}f}" if plain else f"{v:.2e}") for v in values]
 
 
 def _x_axis(axis: _Axis, bottom: float, top: float, label: str) -> list[str]:
     out = []
-    for value in axis.ticks():
+    for value, shown in axis.ticks():
         x = axis(value)
         out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
-        out.append(_text(x, bottom + 14, number(value), "middle"))
+        out.append(_text(x, bottom + 14, shown, "middle"))
     out.append(_text((axis.start + axis.stop) / 2, bottom + 30, label, "middle", 'class="label"'))
     return out
 
 
 def _y_axis(axis: _Axis, left: float, right: float, label: str) -> list[str]:
     out = []
-    for value in axis.ticks():
+    for value, shown in axis.ticks():
         y = axis(value)
         out.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(_text(left - 6, y + 4, number(value), "end"))
+        out.append(_text(left - 6, y + 4, shown, "end"))
     middle = (axis.start + axis.stop) / 2
     turned = f'transform="rotate(-90 14 {middle:.1f})" class="label"'
     out.append(_text(14, middle, label, "middle", turned))

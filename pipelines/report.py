@@ -24,6 +24,7 @@ def report(store: Store, run: Mapping[str, Any] | None = None) -> dict[str, Any]
     """The report as data: name, what, cards, sections (each with parts: title, note, svg, table)."""
     run = run or last_run(store)
     recipe = r.parse_recipe(run["recipe"], "the recipe of the store's last run")
+    run = {**run, "summary": {"mixtures": []} | run["summary"]}  # runs of older versions have none
     summary = run["summary"]
     return {
         "name": run["name"],

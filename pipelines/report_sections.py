@@ -47,7 +47,7 @@ def sections(store: Store, recipe: r.Recipe, run: Mapping[str, Any]) -> list[Sec
     """All sections that have something to show."""
     summary = run["summary"]
     chosen = [selections.get(store, s["name"], s["target"]) for s in summary["selections"]]
-    mixed = [selections.get(store, m["name"]) for m in summary.get("mixtures", [])]
+    mixed = [selections.get(store, m["name"]) for m in summary["mixtures"]]
     found = [
         *_arms(summary["arms"]),
         Section(
@@ -57,7 +57,7 @@ def sections(store: Store, recipe: r.Recipe, run: Mapping[str, Any]) -> list[Sec
                 *(part for s in chosen for part in _scores(store, s)),
                 *(part for s in chosen for part in _maps(store, summary, s)),
                 *_overlaps(store, summary),
-                *(Part(f"Mixture {m['name']}: asked and got", m["table"]) for m in summary.get("mixtures", [])),
+                *(Part(f"Mixture {m['name']}: asked and got", _in_order(m["table"])) for m in summary["mixtures"]),
             ],
         ),
         Section("What stayed out", _left_out(summary)),
@@ -71,6 +71,11 @@ def sections(store: Store, recipe: r.Recipe, run: Mapping[str, Any]) -> list[Sec
         Section("Lineage", _lineage(run, [*chosen, *mixed])),
     ]
     return [s for s in found if s.parts]
+
+
+def _in_order(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    names = ("part", "source", "weight", "requested", "budget", "rows", "examples", "tokens", "share", "note")
+    return [{name: row[name] for name in names} for row in table]
 
 
 def _arms(arms: Sequence[Mapping[str, Any]]) -> list[Section]:

@@ -85,7 +85,7 @@ def warm_up(
     model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
     optimizer = make_optimizer(model, warmup)
     if done:
-        _restore(model, optimizer, checkpoints.load(store, done[-1]), done[-1].step)
+        restore(model, optimizer, checkpoints.load(store, done[-1]), done[-1].step)
     train(
         model,
         loaded.tokenizer,
@@ -110,7 +110,8 @@ def _state(end: EpochEnd) -> CheckpointState:
     return CheckpointState(m.adapter_arrays(end.model), moment("exp_avg"), moment("exp_avg_sq"))
 
 
-def _restore(model: Any, optimizer: Any, state: CheckpointState, step: int) -> None:
+def restore(model: Any, optimizer: Any, state: CheckpointState, step: int) -> None:
+    """Put a checkpoint's adapter and Adam state into a model and its optimizer."""
     import torch
 
     m.set_adapter(model, state.adapter)

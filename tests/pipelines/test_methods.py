@@ -9,6 +9,7 @@ import pytest
 from datastore import selections
 from datastore.errors import InputError
 from datastore.store import Store
+from pipelines import overlap as overlap_module
 from pipelines import reselect
 from pipelines.curate import curate
 from pipelines.evidence import unit_rows
@@ -129,7 +130,7 @@ def test_rows_of_checkpoints_are_averaged_and_not_normalised(seen):
 def test_a_budget_of_label_tokens_is_not_exceeded(copy):
     for method in ("less", "tagcos", "qtuning"):
         found = chosen(copy, method, budget={"label_tokens": 300})
-        tokens = reselect._label_tokens(copy)
+        tokens = overlap_module._label_tokens(copy)
         spent = sum(tokens[i] for i in found.example_ids)
         assert 150 < spent <= 300
 
@@ -256,7 +257,7 @@ def test_masks_reach_the_export_and_the_trainer(copy, tmp_path):
     assert all(any(m) and not all(m) for m in masks.values() if len(m) > 1)
     folder = export(copy, found, selections.recipe_of(copy, found), tmp_path / "out")
     data = load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
-    tokens = reselect._label_tokens(copy)
+    tokens = overlap_module._label_tokens(copy)
     for row in data:
         labels = [t for t in row["labels"] if t != -100]
         kept = sum(masks[row["example_id"]]) if row["example_id"] in masks else tokens[row["example_id"]]

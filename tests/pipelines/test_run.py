@@ -36,7 +36,7 @@ def digests(result):
 def test_a_run_makes_what_it_says(finished):
     data, root, result = finished
     assert [s["stage"] for s in result.stages] == [
-        "model", "ingest", "warmup", "gradients-0", "gradients-1", "select", "export", "validate",
+        "model", "ingest", "warmup", "gradients-0", "gradients-1", "select", "export", "validate", "report",
     ]  # fmt: skip
     assert result.selections[0]["examples"] == 12
     names = {(a["arm"], len(a["seeds"])) for a in result.arms}

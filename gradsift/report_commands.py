@@ -1,0 +1,63 @@
+"""Commands about results: the report of a run, and validation of what a store holds."""
+
+from pathlib import Path
+
+from gradsift.app import DEFAULT_STORE, Json, StorePath, app
+
+
+@app.command
+def report(*, out: Path | None = None, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
+    """Write the report of the store's last run: one HTML page that opens from disk, and the same as JSON.
+
+    Parameters
+    ----------
+    out
+        Where to write the page; default: reports/ in the store.
+    """
+    from datastore.selections import last_run
+    from datastore.store import Store
+    from gradsift import show
+    from pipelines.report import report as document
+    from pipelines.report import write_report
+
+    with Store(store, create=False) as opened:
+        run = last_run(opened)
+        if json:
+            show.document(document(opened, run))
+            return
+        path = write_report(opened, out or opened.root / "reports" / f"{run['name']}.html", run)
+    show.line(f"{path}; as data: {path.with_suffix('.json')}")
+
+
+@app.command
+def validate(
+    settings: Path | None = None,
+    /,
+    *,
+    out: Path | None = None,
+    store: StorePath = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Train and measure the arms of what the last run chose, and write the report. Goes on where it was stopped.
+
+    Parameters
+    ----------
+    settings
+        YAML file with the fields of a recipe's `validate`; default: the recipe's own.
+    out
+        Where to write the report; default: reports/ in the store.
+    """
+    from datastore.store import Store
+    from gradsift import show
+    from gradsift.cli import quiet_libraries, show_arms
+    from gradsift.settings import read_section
+    from pipelines.revalidate import revalidate
+
+    quiet_libraries()
+    with Store(store, create=False) as opened, show.progress() as progress:
+        made = revalidate(opened, read_section(settings, "validate") if settings else None, out=out, progress=progress)
+    if json:
+        show.document(made)
+        return
+    show_arms(made["arms"])
+    show.line(f"Report: {made['report']}")

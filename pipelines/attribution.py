@@ -1,0 +1,210 @@
+"""Do scores track the truth? Small experiments on a pool's rows, one harness for our scores and reference scores.
+
+- **One step**: from a checkpoint, one optimizer step on one example, and the change of the target's mean loss, against
+  the change that the stored row predicts (−lr·⟨direction of the example, mean gradient of the target⟩).
+- **LDS** (linear datamodeling score, TRAK §2; Park et al. 2023): R random halves of a training set, a model trained on
+  each, the rank correlation over halves of each target row's loss with the sum of its scores in the half.
+- **Removal** (QLD): the loss of the target after training without the top fraction by score, against removing as many
+  at random. What matters to the target should hurt when it goes.
+
+Legend: N examples, V target rows, R trainings.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datastore import checkpoints, features
+from datastore.errors import InputError
+from datastore.store import Store
+from pipelines import model as m
+from pipelines import recipe as r
+from pipelines.arms import Chats
+from pipelines.encode import Encoded
+from pipelines.evidence import Evidence, unit_rows
+from pipelines.sft import fit
+from pipelines.training import make_optimizer
+from pipelines.validate import row_losses
+from pipelines.warmup import restore, usable_chats
+from scorers import lexical, statistics
+
+F64 = NDArray[np.float64]
+Train = Callable[[Sequence[int]], F64]
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """[n] predicted and actual changes of the target's mean loss, their rank correlation, the share of equal signs."""
+
+    predicted: list[float]
+    actual: list[float]
+    spearman: float
+    same_sign: float
+
+
+def one_step(
+    store: Store,
+    recipe: r.Recipe,
+    loaded: m.Loaded,
+    e: Evidence,
+    count: int,
+    lr: float = 1e-4,
+    checkpoint: int = -1,
+) -> OneStep:
+    """The one-step truth of `count` examples drawn from the pool by the evidence's seed.
+
+    Cost: count·(one step and a forward pass over the target). Raises InputError without a warm-up.
+    """
+    if recipe.warmup is None:
+        raise InputError("the one-step test takes an optimizer step from a warm-up's checkpoint; this recipe has none")
+    pair = e.pairs[checkpoint]
+    point = checkpoints.by_digest(store, features.space_spec(store, pair.train)["checkpoint"])
+    state = checkpoints.load(store, point)
+    ids = [e.ids[k] for k in np.sort(np.random.default_rng(e.seed).permutation(len(e.ids))[:count])]
+    rows = features.read_all(store, pair.train, ids)
+    query = features.read_all(store, pair.query, sorted(e.target.example_ids))
+    mean = (query.unit() * query.norm[:, None]).mean(axis=0)
+    predicted = -lr * (rows.unit() * rows.norm[:, None]) @ mean
+    _, target = usable_chats(store, loaded, recipe, sorted(e.target.example_ids))
+    _, chats = usable_chats(store, loaded, recipe, ids)
+    model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+    actual = []
+    for chat in chats:
+        before = _stepped(model, recipe, state, point.step, None, lr, loaded, target)
+        actual.append(_stepped(model, recipe, state, point.step, chat, lr, loaded, target) - before)
+    p, a = np.asarray(predicted, np.float64), np.array(actual)
+    correlation = float(np.corrcoef(statistics.ranks(p), statistics.ranks(a))[0, 1])
+    return OneStep(p.tolist(), a.tolist(), correlation, float((np.sign(p) == np.sign(a)).mean()))
+
+
+def _stepped(
+    model: Any,
+    recipe: r.Recipe,
+    state: Any,
+    step: int,
+    chat: Encoded | None,
+    lr: float,
+    loaded: m.Loaded,
+    target: Sequence[Encoded],
+) -> float:
+    """The target's mean loss at the checkpoint, or one step on a chat after it."""
+    from pipelines.batches import collate, pad_id
+    from pipelines.head import example_losses
+
+    optimizer = make_optimizer(model, recipe.warmup or r.Warmup())
+    restore(model, optimizer, state, step)
+    if chat is not None:
+        example_losses(model, collate([chat], pad_id(loaded.tokenizer)).to(m.device())).mean().backward()
+        for group in optimizer.param_groups:
+            group["lr"], group["weight_decay"] = lr, 0.0
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return float(np.mean(row_losses(model, loaded.tokenizer, target, recipe.features.batch_tokens)))
+
+
+def trainer(
+    store: Store, recipe: r.Recipe, loaded: m.Loaded, e: Evidence, ids: Sequence[str], training: r.Sft
+) -> Train:
+    """A function of positions in `ids` that trains on them from the base and gives [V] losses of the target's rows."""
+    chats = Chats(store, recipe, loaded)
+    rows = chats(ids)
+    _, target = usable_chats(store, loaded, recipe, sorted(e.target.example_ids))
+
+    def train(positions: Sequence[int]) -> F64:
+        model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+        fit(model, loaded.tokenizer, [rows[k] for k in positions], training, recipe.seed)
+        return np.array(row_losses(model, loaded.tokenizer, target, recipe.features.batch_tokens))
+
+    return train
+
+
+def halves(n: int, runs: int, seed: int) -> list[list[int]]:
+    """Random halves of n positions."""
+    rng = np.random.default_rng([seed, 3])
+    return [sorted(rng.permutation(n)[: n // 2].tolist()) for _ in range(runs)]
+
+
+def measure_halves(train: Train, parts: Sequence[Sequence[int]], report: Callable[[int], None] = lambda _: None) -> F64:
+    """[R, V] losses of the target's rows after training on each part."""
+    out = []
+    for number, part in enumerate(parts, 1):
+        out.append(train(part))
+        report(number)
+    return np.array(out)
+
+
+def lds(scores: F64, parts: Sequence[Sequence[int]], losses: F64) -> F64:
+    """[V] scores of [N, V] attributions: high scores should mean low losses."""
+    predicted = np.array([scores[list(part)].sum(axis=0) for part in parts])
+    return statistics.lds(predicted, -losses)
+
+
+def removal(train: Train, scores: F64, fraction: float, draws: int, seed: int) -> dict[str, float]:
+    """Mean target loss after training without the top fraction by mean score, and without as many at random."""
+    n = len(scores)
+    k = max(1, round(fraction * n))
+    top = set(np.lexsort((np.arange(n), -scores.mean(axis=1)))[:k].tolist())
+    without_top = float(train([i for i in range(n) if i not in top]).mean())
+    rng = np.random.default_rng([seed, 4])
+    random = [float(train(sorted(rng.permutation(n)[k:].tolist())).mean()) for _ in range(draws)]
+    return {"fraction": fraction, "without_top": without_top, "without_random": float(np.mean(random)),
+            "random_sd": float(np.std(random)), "damage": without_top - float(np.mean(random))}  # fmt: skip
+
+
+def exact_dots(
+    store: Store, recipe: r.Recipe, loaded: m.Loaded, e: Evidence, ids: Sequence[str], checkpoint: int = -1
+) -> F64:
+    """[N, V] products of whole gradients (no projection, no optimizer) at one checkpoint, by a loop of backward passes.
+
+    Memory 4·(N + V)·P bytes for P adapter weights: for small models.
+    """
+    from pipelines.batches import collate, pad_id
+    from pipelines.head import example_losses
+
+    pair = e.pairs[checkpoint]
+    state = checkpoints.load(store, checkpoints.by_digest(store, features.space_spec(store, pair.train)["checkpoint"]))
+    model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+    m.set_adapter(model, state.adapter)
+    parameters = list(m.lora_parameters(model).values())
+
+    def gradients(names: Sequence[str]) -> NDArray[np.float32]:
+        _, chats = usable_chats(store, loaded, recipe, list(names))
+        out = []
+        for chat in chats:
+            loss = example_losses(model, collate([chat], pad_id(loaded.tokenizer)).to(m.device())).mean()
+            loss.backward()  # type: ignore[no-untyped-call]
+            out.append(np.concatenate([p.grad.float().cpu().numpy().ravel() for p in parameters if p.grad is not None]))
+            model.zero_grad(set_to_none=True)
+        return np.array(out)
+
+    return (gradients(ids) @ gradients(sorted(e.target.example_ids)).T).astype(np.float64)
+
+
+def attributions(store: Store, e: Evidence, ids: Sequence[str]) -> Mapping[str, F64]:
+    """{name: [N, V] scores} of the stored rows and of references that need no gradient.
+
+    `less`: the cosines of LESS over checkpoints; `dot`: products of unnormalised rows, weighted alike; `rds`: cosine of
+    hidden states; `bm25`: words; `random`: noise.
+    """
+    place = {name: k for k, name in enumerate(e.ids)}
+    rows = [place[i] for i in ids]
+    dot = np.zeros((len(e.ids), len(e.target.example_ids)))
+    for pair, weight in zip(e.pairs, e.weights, strict=True):
+        query = features.read_all(store, pair.query, sorted(e.target.example_ids))
+        raw = query.unit() * query.norm[:, None]
+        for at, block in e.raw_blocks(pair):
+            dot[at] += weight * (block @ raw.T)
+    found = {"less": e.similarity(per="query")[rows], "dot": dot[rows]}
+    last = features.read_all(store, e.pairs[-1].train, list(ids))
+    if "embedding" in last.signals.column_names:
+        query = features.read_all(store, e.pairs[-1].query, sorted(e.target.example_ids))
+        found["rds"] = (unit_rows(block.signal("embedding")) @ unit_rows(query.signal("embedding")).T).astype(
+            np.float64
+        )
+    texts = e.texts()
+    found["bm25"] = np.asarray(lexical.bm25([texts[k] for k in rows], e.target_texts()), np.float64)
+    found["random"] = np.random.default_rng([e.seed, 5]).normal(size=found["less"].shape)
+    return found

@@ -1,0 +1,90 @@
+"""Validation of what a store holds: the last run's selections and mixture, with its own or other settings."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from datastore import examples, selections
+from datastore.errors import InputError
+from datastore.examples import Dataset
+from datastore.selections import Selection
+from datastore.store import Store
+from pipelines import recipe as r
+from pipelines.arm_table import as_dicts
+from pipelines.curate import RunResult
+from pipelines.encoder import encoder_pairs
+from pipelines.evidence import Evidence
+from pipelines.ingest import ingest
+from pipelines.model import open_model
+from pipelines.progress import Progress, quiet
+from pipelines.report import write_report
+from pipelines.reselect import evidence
+from pipelines.validate import validate
+
+
+def revalidate(
+    store: Store,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    out: Path | None = None,
+    progress: Progress = quiet,
+) -> dict[str, Any]:
+    """Run (or finish) the arms of the store's last run and record them as a run of its own, with a report.
+
+    The last run may be a later selection or mixture (`gradsift select`, `mix`): then that is what is compared. Arms
+    that have been trained with the same settings are not trained again. Raises InputError for a run that cannot be.
+    """
+    last = selections.last_run(store)
+    base = selections.last_run(store, computed=True)
+    section = (
+        dict(settings) if settings is not None else last["recipe"].get("validate") or base["recipe"].get("validate")
+    )
+    recipe = r.parse_recipe({**last["recipe"], "validate": section or {}}, "this validation")
+    if recipe.lm is None:
+        raise InputError(f"recipe {recipe.name!r} has no `model` to train")
+    summary = last["summary"]
+    chosen = {s["target"]: selections.get(store, s["name"], s["target"]) for s in summary["selections"]}
+    mixed = [selections.get(store, m["name"]) for m in summary.get("mixtures", [])]
+    if not chosen and not mixed:
+        raise InputError("the store's last run chose nothing to validate")
+    wanted = list(chosen) or list(recipe.targets)
+    tests = {name: _test(store, recipe, name) for name in wanted}
+    found = evidence(store, recipe, base["summary"]) if base["summary"]["rows"] else {}
+    targets = {name: found[name].target if name in found else _val(store, recipe, name) for name in wanted}
+    used = base["summary"]["ingest"]["pool"]["used_dataset_id"]
+    pool = examples.get_dataset(store, used)
+    run_id = selections.start_run(store, recipe.name, recipe.model_dump(mode="json", by_alias=True), last["written"])
+    mixture: Selection | None = mixed[0] if mixed else None
+    rows = validate(store, recipe, open_model(recipe.model), pool, chosen, mixture, targets, tests,
+                    lambda target: _evidence(store, recipe, found, target, progress), progress=progress)  # fmt: skip
+    path = out or store.root / "reports" / f"{recipe.name}.html"
+    known = {f: summary[f] for f in ("name", "stages", "ingest", "rows", "selections") if f in summary}
+    result = RunResult(
+        **known, base=last["name"], mixtures=summary.get("mixtures", []), arms=as_dicts(rows), report=str(path)
+    )
+    selections.finish_run(store, run_id, asdict(result))
+    write_report(store, path)
+    return {"arms": result.arms, "report": str(path)}
+
+
+def _test(store: Store, recipe: r.Recipe, name: str) -> Dataset:
+    test = recipe.targets[name].test
+    if test is None:
+        raise InputError(f"targets.{name} has no `test`, which validation measures on; add it and run the recipe again")
+    return ingest(store, "test", name, [test], recipe.seed)[0]
+
+
+def _val(store: Store, recipe: r.Recipe, name: str) -> Dataset:
+    return ingest(store, "target", name, [recipe.targets[name].val], recipe.seed)[0]
+
+
+def _evidence(
+    store: Store, recipe: r.Recipe, found: Mapping[str, Evidence], target: str, progress: Progress
+) -> Evidence:
+    if target not in found:
+        raise InputError("this store has no gradient rows for an arm that chooses by a method; use `gradsift run`")
+    base = found[target]
+    folder = recipe.validate_.encoder if recipe.validate_ else None
+    encoder = encoder_pairs(store, folder, base.pool, {target: base.target}, progress)
+    return Evidence(store, base.pool, base.target, base.pairs, recipe.seed, encoder.get(target))

@@ -70,7 +70,12 @@ def main() -> None:
         "target": chosen.target,
         "rows": chosen.rows,
         "runs": chosen.runs,
-        "one_step": {"spearman": step.spearman, "same_sign": step.same_sign, "examples": chosen.steps},
+        "one_step": {
+            "pearson": step.pearson,
+            "spearman": step.spearman,
+            "same_sign": step.same_sign,
+            "examples": chosen.steps,
+        },
         "lds": found,
         "removal": removed,
         "seconds": round(time.perf_counter() - start),

@@ -37,10 +37,11 @@ Train = Callable[[Sequence[int]], F64]
 
 @dataclass(frozen=True)
 class OneStep:
-    """[n] predicted and actual changes of the target's mean loss, their rank correlation, the share of equal signs."""
+    """[n] predicted and actual changes of the target's mean loss, their correlations, and the share of equal signs."""
 
     predicted: list[float]
     actual: list[float]
+    pearson: float
     spearman: float
     same_sign: float
 
@@ -76,8 +77,9 @@ def one_step(
         before = _stepped(model, recipe, state, point.step, None, lr, loaded, target)
         actual.append(_stepped(model, recipe, state, point.step, chat, lr, loaded, target) - before)
     p, a = np.asarray(predicted, np.float64), np.array(actual)
-    correlation = float(np.corrcoef(statistics.ranks(p), statistics.ranks(a))[0, 1])
-    return OneStep(p.tolist(), a.tolist(), correlation, float((np.sign(p) == np.sign(a)).mean()))
+    by_rank = float(np.corrcoef(statistics.ranks(p), statistics.ranks(a))[0, 1])
+    same = float((np.sign(p) == np.sign(a)).mean())
+    return OneStep(p.tolist(), a.tolist(), float(np.corrcoef(p, a)[0, 1]), by_rank, same)
 
 
 def _stepped(
@@ -97,7 +99,8 @@ def _stepped(
     optimizer = make_optimizer(model, recipe.warmup or r.Warmup())
     restore(model, optimizer, state, step)
     if chat is not None:
-        example_losses(model, collate([chat], pad_id(loaded.tokenizer)).to(m.device())).mean().backward()
+        loss = example_losses(model, collate([chat], pad_id(loaded.tokenizer)).to(m.device())).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
         for group in optimizer.param_groups:
             group["lr"], group["weight_decay"] = lr, 0.0
         optimizer.step()
@@ -201,9 +204,7 @@ def attributions(store: Store, e: Evidence, ids: Sequence[str]) -> Mapping[str, 
     last = features.read_all(store, e.pairs[-1].train, list(ids))
     if "embedding" in last.signals.column_names:
         query = features.read_all(store, e.pairs[-1].query, sorted(e.target.example_ids))
-        found["rds"] = (unit_rows(block.signal("embedding")) @ unit_rows(query.signal("embedding")).T).astype(
-            np.float64
-        )
+        found["rds"] = (unit_rows(last.signal("embedding")) @ unit_rows(query.signal("embedding")).T).astype(np.float64)
     texts = e.texts()
     found["bm25"] = np.asarray(lexical.bm25([texts[k] for k in rows], e.target_texts()), np.float64)
     found["random"] = np.random.default_rng([e.seed, 5]).normal(size=found["less"].shape)

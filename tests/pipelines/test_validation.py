@@ -1,0 +1,458 @@
+"""Validation: the trainer, the arms, resuming, verdicts, answers, the report."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+
+from datastore import selections
+from datastore.errors import InputError
+from datastore.store import Store
+from pipelines import attribution, charts, reselect, sft
+from pipelines import model as m
+from pipelines import recipe as r
+from pipelines import validate as validation
+from pipelines.answers import answer
+from pipelines.arm_table import mean_ci95
+from pipelines.arms import BASE, Chats, draw_arms
+from pipelines.encode import encode
+from pipelines.recipe import parse_recipe
+from pipelines.report import html, markdown, report, write_report
+from pipelines.revalidate import revalidate
+from scorers import checkers
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    shutil.copytree(finished[1], tmp_path / "copy")
+    with Store(tmp_path / "copy") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def loaded(recipe_data):
+    return m.open_model(parse_recipe(recipe_data).model)
+
+
+@pytest.fixture(scope="module")
+def rows(loaded, data_dir):
+    lines = (data_dir / "test.jsonl").read_text().splitlines()[:16]
+    return [encode(loaded.tokenizer, json.loads(line)["messages"], 128) for line in lines]
+
+
+def model_of(recipe_data, loaded, mode="lora"):
+    recipe = parse_recipe(recipe_data)
+    return m.load_trainable(loaded, recipe.model, recipe.lora, 0, mode)
+
+
+def weights(model):
+    return {n: p.detach().clone() for n, p in model.named_parameters()}
+
+
+# --- the trainer ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_training_lowers_the_loss_of_its_rows(recipe_data, loaded, rows, mode):
+    model = model_of(recipe_data, loaded, mode)
+    before = np.mean(validation.row_losses(model, loaded.tokenizer, rows, 2048))
+    log = sft.fit(model, loaded.tokenizer, rows, r.Sft(epochs=4, batch_size=4, lr=5e-3, mode=mode), 0)
+    after = np.mean(validation.row_losses(model, loaded.tokenizer, rows, 2048))
+    assert after < before - 0.2
+    assert log.steps == 16
+    assert log.label_tokens == 4 * sum(row.n_label_tokens for row in rows)
+    assert log.tokens == 4 * sum(len(row.input_ids) for row in rows)
+    assert len(log.curve) == 16
+    assert log.curve[-1][3] < log.curve[3][3], "the rate decays"
+    assert log.early_grad_norm > 0
+    assert not model.training
+
+
+def test_two_trainings_agree_to_the_last_digit(recipe_data, loaded, rows):
+    found = []
+    for _ in range(2):
+        model = model_of(recipe_data, loaded)
+        sft.fit(model, loaded.tokenizer, rows, r.Sft(epochs=2, batch_size=4, lr=1e-3), 7)
+        found.append(validation.row_losses(model, loaded.tokenizer, rows, 2048))
+    assert found[0] == found[1]
+
+
+def test_accumulated_batches_are_the_same_step(recipe_data, loaded, rows):
+    found = []
+    for micro in (None, 2):
+        model = model_of(recipe_data, loaded)
+        sft.fit(model, loaded.tokenizer, rows, r.Sft(epochs=1, batch_size=8, lr=1e-3, micro_batch_size=micro), 0)
+        found.append(validation.row_losses(model, loaded.tokenizer, rows, 2048))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
+
+
+def test_steps_replace_epochs(recipe_data, loaded, rows):
+    log = sft.fit(model_of(recipe_data, loaded), loaded.tokenizer, rows, r.Sft(batch_size=4), 0, steps=3)
+    assert log.steps == 3
+    assert log.curve[-1][3] < 2e-4
+
+
+def test_dft_weighs_tokens_by_their_probability():
+    """scorers.md R11: the gradient is p times cross-entropy's; certain and impossible tokens give none."""
+    z = torch.tensor([[2.0, -1.0, 0.5]], requires_grad=True)
+    nll = torch.nn.functional.cross_entropy(z, torch.tensor([0]), reduction="none")
+    (ce,) = torch.autograd.grad(nll.sum(), z, retain_graph=True)
+    (dft,) = torch.autograd.grad(sft.weighted(nll, "dft").sum(), z)
+    torch.testing.assert_close(dft, torch.exp(-nll.detach())[:, None] * ce)
+    assert float(sft.weighted(torch.tensor([0.0]), "dft")) == 0.0
+    assert float(sft.weighted(torch.tensor([60.0]), "dft")) < 1e-20
+    assert sft.weighted(nll, "ce") is nll
+
+
+def test_grades_at_its_ends(recipe_data, loaded, rows):
+    """τ = 0 is training without it; τ = ∞ freezes everything after its share of the steps."""
+    plain, zero, all_frozen = (model_of(recipe_data, loaded) for _ in range(3))
+    settings = {"epochs": 2, "batch_size": 4, "lr": 1e-3}
+    sft.fit(plain, loaded.tokenizer, rows, r.Sft(**settings), 0)
+    log = sft.fit(zero, loaded.tokenizer, rows, r.Sft(**settings, grades={"tau": 0.0}), 0)
+    assert log.frozen == 0
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(value, weights(zero)[name], rtol=0, atol=0)
+    log = sft.fit(all_frozen, loaded.tokenizer, rows, r.Sft(**settings, grades={"tau": 1e30, "alpha": 0.5}), 0)
+    assert log.steps == 4
+    assert log.frozen == len([1 for n in weights(all_frozen) if "lora_" in n])
+
+
+@pytest.mark.parametrize("optimizer", ["dog", "dadapt"])
+def test_optimizers_without_a_rate_train(recipe_data, loaded, rows, optimizer):
+    model = model_of(recipe_data, loaded)
+    before = np.mean(validation.row_losses(model, loaded.tokenizer, rows, 2048))
+    sft.fit(model, loaded.tokenizer, rows, r.Sft(epochs=12, batch_size=4, optimizer=optimizer), 0)
+    after = np.mean(validation.row_losses(model, loaded.tokenizer, rows, 2048))
+    assert np.isfinite(after)
+    assert after < before
+
+
+def test_presets_fill_what_is_not_given():
+    assert (r.Sft(preset="tulu2").mode, r.Sft(preset="tulu2").batch_size) == ("full", 128)
+    assert r.Sft(preset="tulu2", lr=1e-3).lr == 1e-3
+    assert r.Sft(preset="secret_recipe").warmup_ratio == 0.0
+    assert r.Sft(preset="less").epochs == 4
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metric", "given", "reference", "score"),
+    [
+        ("exact", " True.", "true", 1), ("exact", "False", "True", 0),
+        ("number", "so 1,234.50 it is", "The answer is 1234.5", 1), ("number", "none", "3", 0),
+        ("number", "3 then 4", "The answer is 3", 0), ("choice", "(B) because", "B.", 1), ("choice", "C", "(b)", 0),
+        ("choice", "42", "A", 0), ("f1", "the New England Patriots", "New England Patriots", 1),
+        ("f1", "New York", "New England", 0.5), ("f1", "", "", 1), ("f1", "x", "", 0),
+    ],
+)  # fmt: skip
+def test_checkers(metric, given, reference, score):
+    assert checkers.CHECKERS[metric](given, reference) == pytest.approx(score)
+
+
+def test_answers_do_not_depend_on_the_batch(recipe_data, loaded, data_dir):
+    model = model_of(recipe_data, loaded)
+    chats = [json.loads(line)["messages"] for line in (data_dir / "test.jsonl").read_text().splitlines()[:6]]
+    one = answer(model, loaded.tokenizer, chats, "f1", 12, 128, batch_tokens=1)
+    many = answer(model, loaded.tokenizer, chats, "f1", 12, 128)
+    assert one.scores == many.scores
+    assert one.lengths == many.lengths
+    assert all(0 <= n <= 12 for n in one.lengths)
+
+
+# --- arms ----------------------------------------------------------------------------------------------------------
+
+
+def arms_of(store, recipe_data, loaded, **validate):
+    last = selections.last_run(store)
+    recipe = parse_recipe(last["recipe"] | {"validate": validate})
+    found = reselect.evidence(store, recipe, last["summary"])
+    chosen = {"sql": selections.get(store, "small-sql")}
+    pool = found["sql"].pool
+    chats = Chats(store, recipe, loaded)
+    return draw_arms(store, recipe, pool, chats, ["sql"], chosen, None, found.__getitem__), chats, store
+
+
+def test_arms_are_what_their_names_say(copy, recipe_data, loaded):
+    names = ["random", "random_balanced", "random_tokens", "random_lengths", "full", "length", "human"]
+    arms, chats, _ = arms_of(
+        copy, recipe_data, loaded, seeds=[0, 1], arms=names, human={"weights": {"sql": 3, "dates": 1}}
+    )
+    by_name = {(a.name, a.seed): a for a in arms}
+    assert {a.name for a in arms} == {"selected", *names}
+    selected = by_name["selected", 0]
+    tokens = {k: sum(c.n_label_tokens for c in chats(a.example_ids)) for k, a in by_name.items()}
+    assert len(by_name["random", 0].example_ids) == len(selected.example_ids) == 12
+    assert by_name["random", 0].example_ids != by_name["random", 1].example_ids
+    assert by_name["full", 0].example_ids == by_name["full", 1].example_ids
+    assert abs(tokens["random_tokens", 0] - tokens["selected", 0]) < 40
+    assert abs(tokens["random_lengths", 1] - tokens["selected", 0]) < 20
+    assert tokens["length", 0] == max(tokens[k] for k in tokens if k[0] != "full")
+    from datastore import examples
+
+    sources = examples.sources_of(copy, by_name["human", 0].example_ids)
+    counts = {s: [v[0] for v in sources.values()].count(s) for s in ("sql", "dates")}
+    assert counts == {"sql": 9, "dates": 3}
+    balanced = [v[0] for v in examples.sources_of(copy, by_name["random_balanced", 0].example_ids).values()]
+    assert max(balanced.count(s) for s in set(balanced)) <= 2
+
+
+def test_arms_that_cannot_be_are_refused(copy, recipe_data, loaded):
+    with pytest.raises(InputError, match="did you mean `random_tokens`"):
+        arms_of(copy, recipe_data, loaded, arms=["random_token"])
+    with pytest.raises(InputError, match="the arm `human` needs `human`"):
+        arms_of(copy, recipe_data, loaded, arms=["human"])
+    with pytest.raises(InputError, match="the arm `embed` needs `encoder`"):
+        arms_of(copy, recipe_data, loaded, arms=["embed"])
+    with pytest.raises(InputError, match="the pool has no source 'nowhere'"):
+        arms_of(copy, recipe_data, loaded, arms=["human"], human={"weights": {"nowhere": 1}})
+    with pytest.raises(InputError, match="seeds must be distinct"):
+        arms_of(copy, recipe_data, loaded, seeds=[1, 1])
+
+
+SMALL = {"seeds": [0, 1], "epochs": 1, "batch_size": 8, "test_rows": 8}
+
+
+def test_a_killed_validation_goes_on_without_training_again(copy, monkeypatch):
+    trained, real = [], validation.fit
+
+    def stop_at_third(*arguments, **options):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(validation, "fit", stop_at_third)
+    settings = SMALL | {"lr": 3e-3, "arms": ["random"]}
+    with pytest.raises(KeyboardInterrupt):
+        revalidate(copy, settings)
+    monkeypatch.setattr(validation, "fit", lambda *a, **k: trained.append(1) or real(*a, **k))
+    first = revalidate(copy, settings)
+    assert len(trained) == 4, "two seeds of two arms, each once"
+    again = revalidate(copy, settings)
+    assert len(trained) == 4
+    assert again["arms"] == first["arms"]
+
+
+def test_two_stores_agree_to_the_last_digit(finished, tmp_path):
+    found = []
+    for name in ("a", "b"):
+        shutil.copytree(finished[1], tmp_path / name)
+        with Store(tmp_path / name) as store:
+            arms = revalidate(store, SMALL | {"lr": 2.5e-3, "arms": ["random"]})["arms"]
+        found.append([(a["arm"], a["test_loss"], a["versus"]) for a in arms])
+    assert found[0] == found[1]
+
+
+def test_the_best_rate_is_chosen_on_val_and_a_divergence_is_said(copy):
+    """A rate that explodes is never the best; where there is no other, the arm is shown as diverged."""
+    arms = revalidate(copy, SMALL | {"lrs": [1e-3, 1e6], "arms": ["random"], "max_grad_norm": 1e9})["arms"]
+    assert {a["lr"] for a in arms if a["arm"] != BASE} == {1e-3}
+    only = revalidate(copy, SMALL | {"lr": 1e30, "arms": ["random"], "max_grad_norm": 1e30})["arms"]
+    lost = next(a for a in only if a["arm"] == "random")
+    assert lost["diverged"] == 2
+    assert lost["test_loss_mean"] is None
+    assert "random" not in next(a for a in only if a["arm"] == "selected")["versus"]
+
+
+def test_mixtures_methods_metrics_and_matched_steps(copy, monkeypatch):
+    reselect.remix(copy, {"examples": 30, "parts": [{"target": "sql", "share": 0.5}, {"name": "rest"}]}, name="mixed")
+    real = validation.fit
+
+    def noted(model, tokenizer, rows, training, seed, *, steps, prune):
+        log = real(model, tokenizer, rows, training, seed, steps=steps, prune=prune)
+        noted.seen.append((len(rows), log.steps))
+        return log
+
+    noted.seen = []
+    monkeypatch.setattr(validation, "fit", noted)
+    last = selections.last_run(copy)
+    target = last["recipe"]["targets"]["sql"] | {"metric": "f1", "max_new_tokens": 4}
+    copy.catalog.db.execute(
+        "UPDATE run SET recipe=json_set(recipe, '$.targets.sql', json(?)) WHERE run_id=(SELECT max(run_id) FROM run)",
+        (json.dumps(target),),
+    )
+    found = revalidate(copy, SMALL | {"seeds": [0], "match": "steps", "arms": ["full", "rds"]})
+    arms = {a["arm"]: a for a in found["arms"]}
+    assert set(arms) == {"base", "mixture", "full", "rds"}
+    assert {s for _, s in noted.seen} == {4}, "30 rows in batches of 8, whatever the arm's size"
+    assert all(a["score_mean"] is not None and 0 <= a["response_tokens"] <= 4 for a in arms.values())
+    assert arms["mixture"]["versus"]["full"]["verdict"] == "one seed"
+
+
+def test_masks_change_what_an_arm_trains_on(copy):
+    reselect.reselect(copy, {"method": "qtuning", "examples": 60}, name="pruned")
+    found = revalidate(copy, SMALL | {"seeds": [0], "arms": [], "qtuning": {}})
+    arms = {a["arm"]: a for a in found["arms"]}
+    assert arms["selected"]["label_tokens"] < arms["qtuning"]["label_tokens"]
+    assert arms["selected"]["test_loss"] != arms["qtuning"]["test_loss"]
+
+
+def test_mean_ci95():
+    from scipy import stats
+
+    values = [1.0, 2.0, 4.0]
+    mean, half = mean_ci95(values)
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert (mean - half, mean + half) == pytest.approx((low, high), rel=1e-3)
+    assert mean_ci95([3.0]) == (3.0, None)
+
+
+# --- attribution ---------------------------------------------------------------------------------------------------
+
+
+def test_stored_rows_predict_one_step(copy, loaded):
+    last = selections.last_run(copy)
+    recipe = parse_recipe(last["recipe"])
+    e = reselect.evidence(copy, recipe, last["summary"])["sql"]
+    found = attribution.one_step(copy, recipe, loaded, e, 40)
+    assert found.same_sign > 0.9
+    assert found.pearson > 0.6, "512 dims; whole gradients give 0.99999 here"
+
+
+def test_lds_and_removal_on_a_small_model(copy, loaded):
+    """Gradient scores beat noise at predicting retrained losses; exact products and stored rows agree."""
+    last = selections.last_run(copy)
+    recipe = parse_recipe(last["recipe"])
+    e = reselect.evidence(copy, recipe, last["summary"])["sql"]
+    ids = e.ids[:48]
+    scores = dict(attribution.attributions(copy, e, ids)) | {
+        "exact": attribution.exact_dots(copy, recipe, loaded, e, ids)
+    }
+    train = attribution.trainer(copy, recipe, loaded, e, ids, r.Sft(epochs=1, batch_size=8, lr=2e-3))
+    parts = attribution.halves(len(ids), 24, 0)
+    assert all(len(p) == 24 for p in parts)
+    losses = attribution.measure_halves(train, parts)
+    found = {name: float(attribution.lds(s, parts, losses).mean()) for name, s in scores.items()}
+    assert set(found) == {"less", "dot", "rds", "bm25", "random", "exact"}
+    assert min(found["less"], found["exact"]) > found["random"] + 0.1
+    removed = attribution.removal(train, scores["less"], 0.2, 2, 0)
+    assert removed["damage"] == pytest.approx(removed["without_top"] - removed["without_random"])
+
+
+# --- the report ----------------------------------------------------------------------------------------------------
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+
+def test_the_report_shows_what_was_found(finished):
+    with Store(finished[1]) as store:
+        document = report(store)
+        text = html(document)
+    titles = [s["title"] for s in document["sections"]]
+    assert titles == [
+        "Does it help on sql?",
+        "What was chosen",
+        "What stayed out",
+        "Rows in and out",
+        "Cost",
+        "Lineage",
+    ]
+    parts = {p["title"]: p for s in document["sections"] for p in s["parts"]}
+    for wanted in ("Test loss by arm", "selected against each other arm", "Training loss", "Sources before and after",
+                   "Scores of small-sql", "Map of small-sql", "Error and uncertainty of small-sql"):  # fmt: skip
+        assert parts[wanted]["svg"].startswith("<svg"), wanted
+    assert document["cards"][0]["text"].startswith("sql: selected − random = ")
+    assert {row["arm"] for row in parts["Test loss by arm"]["table"]} == {"base", "selected", "random", "random_tokens"}
+    for arm in next(s for s in document["sections"] if s["title"].startswith("Does"))["parts"][0]["table"]:
+        assert f"{arm['test_loss_mean']:.4g}" in text
+    json.dumps(document)
+    assert "## Does it help on sql?" in markdown(document)
+
+
+def test_the_page_is_one_file_that_loads_and_runs_nothing(finished):
+    with Store(finished[1]) as store:
+        page = Page(html(report(store)))
+    assert not {"script", "link", "iframe", "img", "object", "form"} & set(page.tags)
+    assert not [a for a in page.attributes if a[1] in ("src", "href", "srcset") or a[1].startswith("on")]
+    policy = next(v for t, n, v in page.attributes if t == "meta" and n == "content" and "default-src" in v)
+    assert policy.startswith("default-src 'none'")
+    for svg in [a for a in page.attributes if a[0] == "svg" and a[1] == "aria-label"]:
+        assert svg[2], "every picture has a text alternative"
+
+
+def test_hostile_text_stays_text(copy, recipe_data):
+    copy.catalog.db.execute("UPDATE example SET source=? WHERE source='sql'", (EVIL,))
+    text = html(report(copy))
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert "&lt;script&gt;" in text
+    assert "<script" not in markdown(report(copy)).replace("\\<", "")
+
+
+def test_pictures_of_odd_data():
+    """One value, equal values, no interval, many series, long names: always a picture, never a crash."""
+    for svg in (
+        charts.intervals("t", [("a", 1.0, None, None, True)], "x"),
+        charts.histogram("t", [1.0, 1.0, 1.0], [1.0], "x", 1.0),
+        charts.scatter("t", [(0.0, 0.0)], [(0.0, 0.0)], "x", "y"),
+        charts.curves("t", {f"arm {k}" * 9: [[[1, 2.0], [2, None], [3, 1.0]]] for k in range(12)}, "x", "y"),
+        charts.shares("t", [("a" * 90, {f"s{k}": k for k in range(20)}), ("b", {})]),
+        charts.heat("t", ["a"], [[None]]),
+    ):
+        assert svg.startswith("<svg")
+        assert "nan" not in svg.lower().replace("financ", "")
+        assert svg.count("<svg") == svg.count("</svg>") == 1
+
+
+def test_the_commands(copy, tmp_path):
+    (tmp_path / "v.yaml").write_text("seeds: [0]\nepochs: 1\ntest_rows: 6\narms: [random]\n")
+    run = [sys.executable, "-m", "gradsift"]
+    out = subprocess.run(
+        [*run, "validate", "v.yaml", "--store", str(copy.root), "--out", "page.html"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert re.search(r"one\s+seed", out)
+    assert (tmp_path / "page.html").read_text("utf-8").startswith("<!doctype html>")
+    assert json.loads((tmp_path / "page.json").read_text("utf-8"))["name"] == "small"
+    subprocess.run(
+        [*run, "report", "--store", str(copy.root), "--out", "again.html"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    assert (tmp_path / "again.html").read_bytes() == (tmp_path / "page.html").read_bytes()
+    bad = subprocess.run(
+        [*run, "validate", "none.yaml", "--store", str(copy.root)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert bad.returncode == 2
+    assert "cannot read none.yaml" in bad.stderr
+
+
+def test_a_report_without_validation_or_gradients(tmp_path, write_jsonl):
+    from pipelines.curate import curate
+
+    rows_ = [{"prompt": f"q {k}", "completion": f"a {k}", "source": "s"} for k in range(9)]
+    data = {"name": "plain", "pool": [{"path": str(write_jsonl(*rows_))}], "mix": {"examples": 4}}
+    with Store(tmp_path / "store") as store:
+        made = curate(parse_recipe(data), store)
+        document = report(store)
+    assert document["cards"][0]["headline"] == "Chosen"
+    assert [s["title"] for s in document["sections"]] == ["What was chosen", "Rows in and out", "Cost", "Lineage"]
+    assert made.report.endswith("reports/plain.html")
+    with Store(tmp_path / "store") as store:
+        assert write_report(store, tmp_path / "x.html").exists()

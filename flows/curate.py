@@ -14,6 +14,7 @@ os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from datastore.errors import GradsiftError
@@ -22,11 +23,22 @@ from pipelines.curate import RunResult
 from pipelines.curate import curate as run_curate
 from pipelines.progress import Progress, quiet
 from pipelines.recipe import Recipe
+from pipelines.report import markdown, report
 
 
 def as_task(name: str, work: Callable[[], Any]) -> Any:
     """Run a piece of work as a Prefect task. Nothing is passed or kept: the store holds all state."""
     return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)()
+
+
+def publish(store: Store, result: RunResult) -> None:
+    """The report as Prefect artifacts of the flow run: the page as Markdown, and the table of arms as a table."""
+    key = f"gradsift-{result.name}"
+    create_markdown_artifact(markdown(report(store)), key=key, description=f"Report of {result.name}")
+    if result.arms:
+        columns = ("target", "arm", "examples", "test_loss_mean", "test_loss_ci95", "score_mean", "forgetting")
+        rows: list[dict[str, Any]] = [{c: arm[c] for c in columns} for arm in result.arms]
+        create_table_artifact(rows, key=f"{key}-arms", description="Test loss by arm, mean over seeds")
 
 
 def curate_with_prefect(
@@ -43,7 +55,9 @@ def curate_with_prefect(
     def curate() -> RunResult:
         try:
             with Store(store_root) as store:
-                return run_curate(recipe, store, export_root=export_root, step=as_task, progress=progress)
+                result = run_curate(recipe, store, export_root=export_root, step=as_task, progress=progress)
+                publish(store, result)
+                return result
         except BaseException as error:
             failures.append(error)
             raise

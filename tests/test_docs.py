@@ -83,6 +83,24 @@ def test_the_mixtures_page_works_as_written(recipe_data, finished, data_dir, tmp
         assert "'requested': 1000, 'realised': 1000" in out.stdout
 
 
+@pytest.mark.slow
+def test_the_validation_page_works_as_written(finished, tmp_path):
+    """Its settings and commands on a store that holds a run."""
+    page = ROOT / "docs" / "validation.md"
+    shutil.copytree(finished[1], tmp_path / "store")
+    (settings,) = blocks(page, "yaml")
+    (tmp_path / "validate.yaml").write_text(settings)
+    (commands,) = blocks(page, "bash")
+    for line in commands.splitlines():
+        out = subprocess.run(
+            [sys.executable, "-m", *shlex.split(line)],
+            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+            timeout=300,
+        )  # fmt: skip
+        assert out.returncode == 0, f"{line}\n{out.stderr}"
+    assert (tmp_path / "report.html").exists()
+
+
 def test_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     for page in PAGES:
@@ -97,7 +115,7 @@ def _code(page):
 
 def test_no_other_code_block_goes_untested():
     allowed = {"README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"},
-               "mixtures.md": {"yaml", "bash", "python"}}  # fmt: skip
+               "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash"}}  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())
 

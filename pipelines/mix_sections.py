@@ -85,6 +85,12 @@ class Prospect(Section):
     shift_cost: Annotated[float, Field(ge=0)] = 1.0
     """0: the worst case itself; large: equal weights."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> "Prospect":
+        if (self.spectrum == "cvar" and self.parameter > 1) or (self.spectrum == "extremile" and self.parameter < 1):
+            raise ValueError("`parameter` is a share (at most 1) for `cvar`, and at least 1 for `extremile`")
+        return self
+
 
 class ScalingLaw(Training):
     """Weights that minimise the sum of the sources' predicted losses, fitted on 4·K + 1 short runs (K sources)."""

@@ -90,6 +90,7 @@ def test_ctrl_c_is_one_line_and_the_next_run_goes_on(demo, flags):
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )  # fmt: skip
     shown = []
     for line in process.stderr:

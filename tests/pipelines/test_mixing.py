@@ -188,6 +188,7 @@ def test_a_source_that_screening_emptied_is_named(mixed, tmp_path, write_jsonl):
         ({"examples": 5, "weights": "scaling_law"}, "`weights: scaling_law` needs `model`"),
         ({"examples": 5, "weights": "tive"}, "a mixture with gradients needs `model`"),
         ({"examples": 5, "weight": "tive"}, "did you mean `weights`"),
+        ({"examples": 5, "prospect": {"spectrum": "extremile"}}, "at least 1 for `extremile`"),
     ],
 )
 def test_recipes_that_make_no_sense_are_refused(mixed, mix, message):

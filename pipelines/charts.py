@@ -219,11 +219,11 @@ def _band(runs: Sequence[Sequence[Sequence[float | None]]]) -> tuple[np.ndarray,
 
 def shares(title: str, rows: Sequence[tuple[str, Mapping[str, int]]]) -> str:
     """Stacked bars of shares, one line for each (name, {source: rows}); sources beyond seven are summed up."""
-    total: dict[str, int] = {}
+    most: dict[str, float] = {}  # by its largest share in any line, or a small source that was chosen would be hidden
     for _, counts in rows:
         for source, n in counts.items():
-            total[source] = total.get(source, 0) + n
-    names = sorted(total, key=lambda s: (-total[s], s))
+            most[source] = max(most.get(source, 0.0), n / max(1, sum(counts.values())))
+    names = sorted(most, key=lambda s: (-most[s], s))
     shown, rest = (names, []) if len(names) <= SERIES else (names[: SERIES - 1], names[SERIES - 1 :])
     height = 26 * len(rows) + 46 + 16 * (1 + len(shown) // 4)
     body = []

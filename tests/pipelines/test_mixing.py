@@ -163,6 +163,18 @@ def test_what_cannot_be_met_is_refused_with_the_way_out(mixed, mix, message):
         mixed(mix)
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [("", "no rows at all"), ('{"prompt": "x", "completion": " "}\nnonsense\n', "1 empty_assistant")],
+)
+def test_a_source_without_a_usable_row_is_refused_and_its_rows_are_in_quarantine(mixed, tmp_path, content, why):
+    (tmp_path / "empty.jsonl").write_text(content)
+    with Store(tmp_path / "own") as store:
+        with pytest.raises(InputError, match=rf"empty\.jsonl gives no usable example to pool 'mixed' \(.*{why}"):
+            mixed({"examples": 5}, store=store, files=[tmp_path / "pool.jsonl", tmp_path / "empty.jsonl"])
+        assert len(store.catalog.rows("SELECT * FROM quarantine")) == content.count("\n")
+
+
 def test_a_source_that_screening_emptied_is_named(mixed, tmp_path, write_jsonl):
     leaked = rows({"delta": 3})
     test = write_jsonl(*leaked, name="test.jsonl")

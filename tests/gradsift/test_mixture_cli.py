@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 
 def test_a_recipe_without_a_model_needs_none(folder):
     found = json.loads(gradsift("run", "recipe.yaml", "--no-prefect", "--json", cwd=folder).stdout)
-    assert [stage["stage"] for stage in found["stages"]] == ["ingest", "mix", "export"]
+    assert [stage["stage"] for stage in found["stages"]] == ["ingest", "mix", "export", "report"]
     assert found["ingest"]["pool"]["left_out"] == [{"reason": "exact", "examples": 1, "by_source": {"alpha": 1}}]
     plan = json.loads(gradsift("run", "recipe.yaml", "--dry-run", "--json", cwd=folder).stdout)
     assert plan["pool_rows"] == 42

@@ -56,6 +56,7 @@ class ArmRow:
     seconds: float | None
     early_grad_norm: float | None
     diverged: int
+    lm_eval: dict[str, float] = field(default_factory=dict)  # means over seeds
     curves: list[list[list[float]]] = field(default_factory=list)
     versus: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -180,6 +181,7 @@ def _row(
         seconds=_mean([t["seconds"] for t in trained]),
         early_grad_norm=_mean(norms),
         diverged=len(runs) - len(good),
+        lm_eval=_means([x.result["lm_eval"] for x in good if "lm_eval" in x.result]),
         curves=[[[row[0], row[1]] for row in t["curve"]] for t in trained],
         versus={b: value for (a, b, t), value in compared.items() if a == name and t == target},
     )
@@ -187,6 +189,10 @@ def _row(
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
+
+
+def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([f[key] for f in figures])) for key in (figures[0] if figures else ())}
 
 
 def _forgetting(runs: Sequence[Run], base: Run | None, target: str) -> float | None:

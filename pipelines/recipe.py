@@ -77,7 +77,7 @@ __all__ = [
     "section_of",
 ]
 
-PATH_FIELDS = ("path", "encoder")
+PATH_FIELDS = ("path", "encoder", "include_path")
 
 
 class Recipe(Section):

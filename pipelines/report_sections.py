@@ -115,6 +115,9 @@ def _arms(arms: Sequence[Mapping[str, Any]]) -> list[Section]:
                 ours,
             )
         ]
+        harness = [{"arm": a["arm"], **a["lm_eval"]} for a in mine if a.get("lm_eval")]
+        if harness:
+            parts.append(Part("lm-evaluation-harness", harness, note="As the harness reports them, mean over seeds."))
         parts += [_differences(next(a for a in mine if a["arm"] == name), target) for name in ours]
         curves = {a["arm"]: a["curves"] for a in mine if a["curves"]}
         if curves:

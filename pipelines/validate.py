@@ -28,6 +28,7 @@ from pipelines.batches import by_length, collate, pad_id
 from pipelines.encode import Encoded
 from pipelines.evidence import Evidence
 from pipelines.head import example_losses
+from pipelines.lm_eval_bridge import scores
 from pipelines.progress import Progress, quiet
 from pipelines.qtuning import dynamic
 from pipelines.sft import SFT_VERSION, fit
@@ -147,6 +148,8 @@ def _run(
         "tests": {t: [b.digest, b.metric, b.max_new_tokens] for t, b in benches.tests.items()},
         "vals": {t: b.digest for t, b in benches.vals.items()},
     }
+    if settings.lm_eval is not None:
+        spec["lm_eval"] = settings.lm_eval.model_dump(exclude={"include_path"})
     known = selections.arm_result(store, fingerprint(spec))
     if known is not None:
         return known
@@ -163,6 +166,9 @@ def _run(
         log = fit(model, loaded.tokenizer, rows, training, arm.seed, steps=steps, prune=prune)
         result["train"] = asdict(log)
     result |= _measures(model, loaded.tokenizer, recipe, benches)
+    if settings.lm_eval is not None:
+        asked = settings.lm_eval
+        result["lm_eval"] = scores(model, loaded.tokenizer, asked.tasks, asked.include_path, asked.limit)
     result = _finite(result)
     selections.save_arm(store, fingerprint(spec), arm.name, ",".join(arm.targets), arm.seed, spec, result)
     return result

@@ -42,6 +42,16 @@ class QTuning(Section):
     """Count tokens over the batch, prompts included, as the withdrawn draft code does."""
 
 
+class LmEval(Section):
+    """Benchmarks of lm-evaluation-harness on every trained arm (extra `lm-eval`)."""
+
+    tasks: list[str] = Field(min_length=1)
+    include_path: str | None = None
+    """Folder of task files of your own."""
+    limit: Annotated[int, Field(gt=0)] | None = None
+    """At most this many items of each task."""
+
+
 class GradES(Section):
     """Freeze matrices that have stopped moving (arXiv 2509.01842); saves time, changes every arm."""
 
@@ -95,6 +105,8 @@ class Validate(Sft):
     """Adds the arm `qtuning`: the selected examples, each batch pruned by Q-Tuning."""
     test_rows: Annotated[int, Field(gt=0)] | None = None
     """Measure on at most this many test rows."""
+    lm_eval: LmEval | None = None
+    """Also run the harness's tasks."""
 
     @field_validator("seeds", "lrs", "arms")
     @classmethod

@@ -276,7 +276,7 @@ def test_by_length_covers_all_within_the_budget():
 def test_warm_up_goes_on_where_it_was_killed(loaded, model_dir, chats):
     """Epoch 1 after epoch 0 restored from its checkpoint equals two epochs in one go."""
     from pipelines.recipe import Training
-    from pipelines.warmup import _restore, _state
+    from pipelines.warmup import restore, _state
 
     training, ends = Training(epochs=2, batch_size=4, lr=1e-3), []
     lora = Lora(r=4, dropout=0.1)
@@ -284,7 +284,7 @@ def test_warm_up_goes_on_where_it_was_killed(loaded, model_dir, chats):
     train(model, loaded.tokenizer, chats, training, 0, at_epoch_end=lambda e: ends.append((_state(e), e.step)))
     again = m.load_lora(loaded, Model(path=str(model_dir)), lora, 0)
     optimizer = make_optimizer(again, training)
-    _restore(again, optimizer, *ends[0])
+    restore(again, optimizer, *ends[0])
     train(again, loaded.tokenizer, chats, training, 0, optimizer=optimizer, first_epoch=1,
           at_epoch_end=lambda e: ends.append((_state(e), e.step)))  # fmt: skip
     assert checkpoints.tensors_digest(ends[2][0]) == checkpoints.tensors_digest(ends[1][0])

@@ -63,7 +63,11 @@ def main() -> None:
         parts = a.halves(len(ids), chosen.runs, e.seed)
         losses = a.measure_halves(train, parts, lambda n: print(f"{n} of {chosen.runs}", flush=True))
         found = {name: interval(a.lds(s, parts, losses)) for name, s in scores.items()}
-        removed = {name: [a.removal(train, s, f, 3, e.seed) for f in (0.1, 0.3)] for name, s in scores.items()}
+        removed: dict[str, list[dict]] = {name: [] for name in scores}
+        for fraction in (0.1, 0.3):
+            at_random = a.removal_at_random(train, len(ids), fraction, 3, e.seed)
+            for name, s in scores.items():
+                removed[name].append(a.removal(train, s, fraction, at_random))
     document = {
         "machine": machine(),
         "recipe": chosen.recipe.name,

@@ -145,16 +145,26 @@ def lds(scores: F64, parts: Sequence[Sequence[int]], losses: F64) -> F64:
     return statistics.lds(predicted, -losses)
 
 
-def removal(train: Train, scores: F64, fraction: float, draws: int, seed: int) -> dict[str, float]:
-    """Mean target loss after training without the top fraction by mean score, and without as many at random."""
-    n = len(scores)
+def removal_at_random(train: Train, n: int, fraction: float, draws: int, seed: int) -> list[float]:
+    """Mean target losses after training without a fraction of n rows drawn at random, once for each draw."""
     k = max(1, round(fraction * n))
-    top = set(np.lexsort((np.arange(n), -scores.mean(axis=1)))[:k].tolist())
-    without_top = float(train([i for i in range(n) if i not in top]).mean())
     rng = np.random.default_rng([seed, 4])
-    random = [float(train(sorted(rng.permutation(n)[k:].tolist())).mean()) for _ in range(draws)]
-    return {"fraction": fraction, "without_top": without_top, "without_random": float(np.mean(random)),
-            "random_sd": float(np.std(random)), "damage": without_top - float(np.mean(random))}  # fmt: skip
+    return [float(train(sorted(rng.permutation(n)[k:].tolist())).mean()) for _ in range(draws)]
+
+
+def removal(train: Train, scores: F64, fraction: float, at_random: Sequence[float]) -> dict[str, float]:
+    """Mean target loss after training without the top fraction by mean score, beside as many removed at random."""
+    n = len(scores)
+    top = set(np.lexsort((np.arange(n), -scores.mean(axis=1)))[: max(1, round(fraction * n))].tolist())
+    without_top = float(train([i for i in range(n) if i not in top]).mean())
+    mean, spread = float(np.mean(at_random)), float(np.std(at_random))
+    return {
+        "fraction": fraction,
+        "without_top": without_top,
+        "without_random": mean,
+        "random_sd": spread,
+        "damage": without_top - mean,
+    }
 
 
 def exact_dots(

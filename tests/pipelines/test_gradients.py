@@ -276,7 +276,7 @@ def test_by_length_covers_all_within_the_budget():
 def test_warm_up_goes_on_where_it_was_killed(loaded, model_dir, chats):
     """Epoch 1 after epoch 0 restored from its checkpoint equals two epochs in one go."""
     from pipelines.recipe import Training
-    from pipelines.warmup import restore, _state
+    from pipelines.warmup import _state, restore
 
     training, ends = Training(epochs=2, batch_size=4, lr=1e-3), []
     lora = Lora(r=4, dropout=0.1)

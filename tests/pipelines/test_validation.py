@@ -334,7 +334,8 @@ def test_lds_and_removal_on_a_small_model(copy, loaded):
     found = {name: float(attribution.lds(s, parts, losses).mean()) for name, s in scores.items()}
     assert set(found) == {"less", "dot", "rds", "bm25", "random", "exact"}
     assert min(found["less"], found["exact"]) > found["random"] + 0.1
-    removed = attribution.removal(train, scores["less"], 0.2, 2, 0)
+    at_random = attribution.removal_at_random(train, len(ids), 0.2, 2, 0)
+    removed = attribution.removal(train, scores["less"], 0.2, at_random)
     assert removed["damage"] == pytest.approx(removed["without_top"] - removed["without_random"])
 
 

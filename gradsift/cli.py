@@ -20,6 +20,7 @@ def run(
     export_to: Path | None = None,
     dry_run: Flag = False,
     no_prefect: Flag = False,
+    processes: int | None = None,
     json: Json = False,
 ) -> None:
     """Run a recipe, or finish a run that was interrupted.
@@ -34,6 +35,8 @@ def run(
         Show what would run: rows, bytes, minutes. Writes nothing.
     no_prefect
         Run the stages without Prefect.
+    processes
+        Do this many validation runs at once, each in a process of its own.
     """
     from gradsift import show
     from pipelines.recipe import load_recipe
@@ -47,7 +50,7 @@ def run(
         show.document(plan) if json else _show_plan(plan)
         return
     with show.progress() as progress:
-        result = asdict(_runner(no_prefect)(loaded, store, export_to, progress))
+        result = asdict(_runner(no_prefect, processes)(loaded, store, export_to, progress))
     show.document(result) if json else _show_result(result)
 
 
@@ -218,8 +221,9 @@ def gc(
     show.document(rows) if json else show.table("Unreferenced files", rows)
 
 
-def _runner(no_prefect: bool) -> Any:
+def _runner(no_prefect: bool, processes: int | None = None) -> Any:
     """(recipe, store folder, export folder or None, progress) → RunResult, with or without Prefect."""
+    check_processes(no_prefect, processes)
 
     def run_it(recipe: Any, store: Path, export_root: Path | None, progress: Any) -> Any:
         if no_prefect:
@@ -229,10 +233,22 @@ def _runner(no_prefect: bool) -> Any:
             with Store(store) as opened:
                 return curate(recipe, opened, export_root=export_root, progress=progress)
         from flows.curate import curate_with_prefect
+        from flows.running import processes as pool
 
-        return curate_with_prefect(recipe, store, export_root=export_root, progress=progress)
+        runner = pool(processes) if processes else None
+        return curate_with_prefect(recipe, store, export_root=export_root, progress=progress, task_runner=runner)
 
     return run_it
+
+
+def check_processes(no_prefect: bool, processes: int | None) -> None:
+    """Raise InputError for a number of processes that cannot be."""
+    from datastore.errors import InputError
+
+    if processes is not None and processes < 2:
+        raise InputError("--processes must be at least 2; without it validation does one run after the other")
+    if processes is not None and no_prefect:
+        raise InputError("--processes uses Prefect's process pool; leave out --no-prefect")
 
 
 def quiet_libraries() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gradsift.app import DEFAULT_STORE, Json, StorePath, app
+from gradsift.app import DEFAULT_STORE, Flag, Json, StorePath, app
 
 
 @app.command
@@ -35,6 +35,8 @@ def validate(
     /,
     *,
     out: Path | None = None,
+    no_prefect: Flag = False,
+    processes: int | None = None,
     store: StorePath = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
@@ -46,16 +48,32 @@ def validate(
         YAML file with the fields of a recipe's `validate`; default: the recipe's own.
     out
         Where to write the report; default: reports/ in the store.
+    no_prefect
+        Do the runs without Prefect.
+    processes
+        Do this many runs at once, each in a process of its own.
     """
     from datastore.store import Store
     from gradsift import show
-    from gradsift.cli import quiet_libraries, show_arms
+    from gradsift.cli import check_processes, quiet_libraries, show_arms
     from gradsift.settings import read_section
-    from pipelines.revalidate import revalidate
 
+    check_processes(no_prefect, processes)
+    section = read_section(settings, "validate") if settings else None
     quiet_libraries()
-    with Store(store, create=False) as opened, show.progress() as progress:
-        made = revalidate(opened, read_section(settings, "validate") if settings else None, out=out, progress=progress)
+    with show.progress() as progress:
+        if no_prefect:
+            from pipelines.revalidate import revalidate
+
+            with Store(store, create=False) as opened:
+                made = revalidate(opened, section, out=out, progress=progress)
+        else:
+            from flows.running import processes as pool
+            from flows.validate import validate_with_prefect
+
+            Store(store, create=False).close()  # a folder that is no store should fail before Prefect starts
+            runner = pool(processes) if processes else None
+            made = validate_with_prefect(store, section, out=out, progress=progress, task_runner=runner)
     if json:
         show.document(made)
         return

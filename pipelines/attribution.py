@@ -72,10 +72,8 @@ def one_step(
     _, target = usable_chats(store, loaded, recipe, sorted(e.target.example_ids))
     _, chats = usable_chats(store, loaded, recipe, ids)
     model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
-    actual = []
-    for chat in chats:
-        before = _stepped(model, recipe, state, point.step, None, lr, loaded, target)
-        actual.append(_stepped(model, recipe, state, point.step, chat, lr, loaded, target) - before)
+    before = _stepped(model, recipe, state, point.step, None, lr, loaded, target)
+    actual = [_stepped(model, recipe, state, point.step, chat, lr, loaded, target) - before for chat in chats]
     p, a = np.asarray(predicted, np.float64), np.array(actual)
     by_rank = float(np.corrcoef(statistics.ranks(p), statistics.ranks(a))[0, 1])
     same = float((np.sign(p) == np.sign(a)).mean())

@@ -27,21 +27,15 @@ from pipelines.export import export
 from pipelines.ingest import IngestReport, ingest
 from pipelines.job import GradientJob, make_job
 from pipelines.mixtures import describe_mixture, make_mixture
-from pipelines.progress import Progress, quiet
+from pipelines.progress import Progress, Step, directly, quiet
 from pipelines.report import write_report
 from pipelines.screen import Screened, screen, semantic, semantic_encoder
 from pipelines.selecting import select_for
 from pipelines.target_warmup import pool_losses
-from pipelines.validate import validate
+from pipelines.validate import Elsewhere, validate
 
 T = TypeVar("T")
-Step = Callable[[str, Callable[[], Any]], Any]
 RUN_LEASE = "run"
-
-
-def directly(_name: str, work: Callable[[], T]) -> T:
-    """A step without an orchestrator."""
-    return work()
 
 
 @dataclass
@@ -75,18 +69,21 @@ def curate(
     export_root: Path | None = None,
     step: Step = directly,
     progress: Progress = quiet,
+    elsewhere: Elsewhere | None = None,
 ) -> RunResult:
-    """Run a recipe against a store, or finish one that was interrupted.
+    """Run a recipe against a store, or finish one that was interrupted. `elsewhere` does the validation runs.
 
     Raises BusyError when another live process runs on this store; other GradsiftErrors as stages name them.
     """
     with leases.held(store.catalog, RUN_LEASE) as mine:
         if not mine:
             raise BusyError(f"another run is working on {store.root}; wait for it, or see who with `gradsift status`")
-        return _curate(recipe, store, export_root or store.root / "exports", step, progress)
+        return _curate(recipe, store, export_root or store.root / "exports", step, progress, elsewhere)
 
 
-def _curate(recipe: r.Recipe, store: Store, export_root: Path, step: Step, progress: Progress) -> RunResult:
+def _curate(
+    recipe: r.Recipe, store: Store, export_root: Path, step: Step, progress: Progress, elsewhere: Elsewhere | None
+) -> RunResult:
     result = RunResult(recipe.name)
     resolved = recipe.model_dump(mode="json", by_alias=True)
     run_id = selections.start_run(store, recipe.name, resolved, recipe.written)
@@ -127,9 +124,10 @@ def _curate(recipe: r.Recipe, store: Store, export_root: Path, step: Step, progr
             made.get(selections.MIXTURE),
             data.targets,
             data.tests,
-            lambda target: _validation_evidence(store, recipe, data, pairs, target, progress),
+            partial(_validation_evidence, store, recipe, loaded, data, pairs, progress),
             step,
             progress,
+            elsewhere,
         )
         result.stages.append({"stage": "validate", "seconds": round(time.perf_counter() - start, 2)})
         result.arms = as_dicts(rows)
@@ -291,12 +289,19 @@ def _select(
 
 
 def _validation_evidence(
-    store: Store, recipe: r.Recipe, data: Data, pairs: Sequence[SpacePair], target: str, progress: Progress
+    store: Store,
+    recipe: r.Recipe,
+    loaded: model.Loaded,
+    data: Data,
+    pairs: Sequence[SpacePair],
+    progress: Progress,
+    target: str,
 ) -> Evidence:
     """What arms that choose by a method look at."""
     folder = recipe.validate_.encoder if recipe.validate_ else None
     encoder = encoder_pairs(store, folder, data.pool, {target: data.targets[target]}, progress)
-    return Evidence(store, data.pool, data.targets[target], pairs, recipe.seed, encoder.get(target))
+    losses = pool_losses(store, recipe, loaded, data.targets[target], progress)
+    return Evidence(store, data.pool, data.targets[target], pairs, recipe.seed, encoder.get(target), losses)
 
 
 def describe(store: Store, recipe: r.Recipe, name: str, chosen: Selection, pool: Dataset) -> dict[str, Any]:

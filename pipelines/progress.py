@@ -1,6 +1,10 @@
-"""Progress reporting: stages call a function; the face decides how it looks."""
+"""How work is reported and wrapped: stages call functions; the face decides how it looks and what runs it."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+Step = Callable[[str, Callable[[], Any]], Any]
 
 
 class Progress(Protocol):
@@ -13,3 +17,8 @@ class Progress(Protocol):
 
 def quiet(stage: str, done: int, total: int | None) -> None:
     """Report nothing."""
+
+
+def directly(_name: str, work: Callable[[], T]) -> T:
+    """A step without an orchestrator."""
+    return work()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from pipelines.curate import RunResult
 from pipelines.encoder import encoder_pairs
 from pipelines.evidence import Evidence
 from pipelines.ingest import ingest
-from pipelines.model import open_model
-from pipelines.progress import Progress, quiet
+from pipelines.model import Loaded, open_model
+from pipelines.progress import Progress, Step, directly, quiet
 from pipelines.report import write_report
 from pipelines.reselect import evidence
-from pipelines.validate import validate
+from pipelines.target_warmup import pool_losses
+from pipelines.validate import Elsewhere, validate
 
 
 def revalidate(
@@ -28,7 +30,9 @@ def revalidate(
     settings: Mapping[str, Any] | None = None,
     *,
     out: Path | None = None,
+    step: Step = directly,
     progress: Progress = quiet,
+    elsewhere: Elsewhere | None = None,
 ) -> dict[str, Any]:
     """Run (or finish) the arms of the store's last run and record them as a run of its own, with a report.
 
@@ -56,8 +60,11 @@ def revalidate(
     pool = examples.get_dataset(store, used)
     run_id = selections.start_run(store, recipe.name, recipe.model_dump(mode="json", by_alias=True), last["written"])
     mixture: Selection | None = mixed[0] if mixed else None
-    rows = validate(store, recipe, open_model(recipe.model), pool, chosen, mixture, targets, tests,
-                    lambda target: _evidence(store, recipe, found, target, progress), progress=progress)  # fmt: skip
+    loaded = open_model(recipe.model)
+    evidence_for = partial(_evidence, store, recipe, loaded, found, progress)
+    rows = validate(
+        store, recipe, loaded, pool, chosen, mixture, targets, tests, evidence_for, step, progress, elsewhere
+    )
     path = out or store.root / "reports" / f"{recipe.name}.html"
     known = {f: summary[f] for f in ("name", "stages", "ingest", "rows", "selections") if f in summary}
     result = RunResult(
@@ -80,11 +87,12 @@ def _val(store: Store, recipe: r.Recipe, name: str) -> Dataset:
 
 
 def _evidence(
-    store: Store, recipe: r.Recipe, found: Mapping[str, Evidence], target: str, progress: Progress
+    store: Store, recipe: r.Recipe, loaded: Loaded, found: Mapping[str, Evidence], progress: Progress, target: str
 ) -> Evidence:
     if target not in found:
         raise InputError("this store has no gradient rows for an arm that chooses by a method; use `gradsift run`")
     base = found[target]
     folder = recipe.validate_.encoder if recipe.validate_ else None
     encoder = encoder_pairs(store, folder, base.pool, {target: base.target}, progress)
-    return Evidence(store, base.pool, base.target, base.pairs, recipe.seed, encoder.get(target))
+    losses = pool_losses(store, recipe, loaded, base.target, progress)
+    return Evidence(store, base.pool, base.target, base.pairs, recipe.seed, encoder.get(target), losses)

@@ -4,10 +4,14 @@ Each (arm, seed, learning rate) is trained once, measured on all targets' test s
 panel) and on their `val` sets, and recorded; a killed validation goes on after the last recorded run. The measure is
 the mean loss over all label tokens of the test rows (nats), with the loss of each row kept for the intervals, and
 where a target has a metric, generated answers. An arm that diverges is recorded as such.
+
+A run is a `Job` that pickles: whoever can open the store can do it (`do`), one after the other here, or on the
+processes or machines of a task runner (flows/arms.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,12 +33,10 @@ from pipelines.encode import Encoded
 from pipelines.evidence import Evidence
 from pipelines.head import example_losses
 from pipelines.lm_eval_bridge import scores
-from pipelines.progress import Progress, quiet
+from pipelines.progress import Progress, Step, directly, quiet
 from pipelines.qtuning import dynamic
 from pipelines.sft import SFT_VERSION, fit
 from pipelines.warmup import training_spec, usable_chats
-
-Step = Callable[[str, Callable[[], Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,22 @@ class Benches:
     vals: dict[str, Bench]
 
 
+@dataclass(frozen=True)
+class Job:
+    """One training and its measures: an arm at a learning rate, for a number of steps or the recipe's epochs."""
+
+    name: str
+    store_root: Path
+    recipe: r.Recipe
+    arm: Arm
+    lr: float
+    steps: int | None
+    benches: Benches
+
+
+Elsewhere = Callable[[Sequence[Job]], None]
+
+
 def validate(
     store: Store,
     recipe: r.Recipe,
@@ -67,10 +85,14 @@ def validate(
     targets: Mapping[str, Dataset],
     tests: Mapping[str, Dataset],
     evidence: Callable[[str], Evidence],
-    step: Step = lambda _name, work: work(),
+    step: Step = directly,
     progress: Progress = quiet,
+    elsewhere: Elsewhere | None = None,
 ) -> list[ArmRow]:
-    """Run (or finish) all arms and return the table, targets in recipe order, `base` first."""
+    """Run (or finish) all arms and return the table, targets in recipe order, `base` first.
+
+    With `elsewhere` the runs that are not recorded are given to it, to be done (`do`) before it returns.
+    """
     settings = recipe.validate_
     if settings is None:
         return []
@@ -82,15 +104,21 @@ def validate(
     drawn = draw_arms(store, recipe, pool, chats, list(tests), chosen, mixture, evidence)
     arms = [Arm(BASE, settings.seeds[0], (), tuple(tests)), *drawn]
     rates = settings.lrs or [settings.lr]
-    todo = [(arm, lr) for arm in arms for lr in (rates if arm.example_ids else rates[:1])]
     steps = _steps(settings, arms) if settings.match == "steps" else {}
-    runs = []
-    for number, (arm, lr) in enumerate(todo, 1):
-        name = f"validate {arm.name} {arm.seed}" + (f" {lr:g}" if len(rates) > 1 else "")
+    jobs = []
+    for arm in arms:
         of = next((steps[t] for t in arm.targets if t in steps), None)
-        result = step(name, lambda: _run(store, recipe, loaded, arm, lr, of, chats, benches))
-        runs.append(Run(arm, lr, result))
-        progress("validation runs", number, len(todo))
+        for lr in rates if arm.example_ids else rates[:1]:
+            name = f"validate {arm.name} {arm.seed}" + (f" {lr:g}" if len(rates) > 1 else "")
+            jobs.append(Job(name, store.root.resolve(), recipe, arm, lr, of, benches))
+    if elsewhere is not None:
+        keys = {_key(job, loaded): job for job in jobs}  # arms of the same rows train once
+        elsewhere([job for key, job in keys.items() if selections.arm_result(store, key) is None])
+    runs = []
+    for number, job in enumerate(jobs, 1):
+        result = step(job.name, lambda: _run(store, loaded, job, chats))
+        runs.append(Run(job.arm, job.lr, result))
+        progress("validation runs", number, len(jobs))
     known = examples.sources_of(store, sorted({i for arm in arms for i in arm.example_ids}))
     sources = {i: source for i, (source, _) in known.items()}
     return table(recipe, runs, {t: b.metric for t, b in benches.tests.items()}, sources)
@@ -124,32 +152,46 @@ def _bench(
     )
 
 
-def _run(
-    store: Store,
-    recipe: r.Recipe,
-    loaded: m.Loaded,
-    arm: Arm,
-    lr: float,
-    steps: int | None,
-    chats: Chats,
-    benches: Benches,
-) -> dict[str, Any]:
-    """The recorded result of one training and its measures, made if it is not there."""
-    settings = recipe.validate_ or r.Validate()
-    training = r.Sft(**(settings.model_dump(include=set(r.Sft.model_fields), exclude={"preset"}) | {"lr": lr}))
-    spec = training_spec(recipe, loaded) | {
+def do(job: Job) -> None:
+    """Do a job in this process and record it in its store, unless that has been done."""
+    with Store(job.store_root, create=False) as store:
+        loaded = m.open_model(job.recipe.model)
+        _run(store, loaded, job, Chats(store, job.recipe, loaded))
+
+
+def _training(job: Job) -> r.Sft:
+    settings = job.recipe.validate_ or r.Validate()
+    return r.Sft(**(settings.model_dump(include=set(r.Sft.model_fields), exclude={"preset"}) | {"lr": job.lr}))
+
+
+def _spec(job: Job, loaded: m.Loaded) -> dict[str, Any]:
+    """All that a job's result depends on."""
+    settings, arm, training = job.recipe.validate_ or r.Validate(), job.arm, _training(job)
+    spec = training_spec(job.recipe, loaded) | {
         "sft": SFT_VERSION,
         "training": training.model_dump() if arm.example_ids else {"mode": training.mode},
-        "steps": steps if arm.example_ids else None,
+        "steps": job.steps if arm.example_ids else None,
         "examples": digest_ids(arm.example_ids),
         "masks": fingerprint(arm.masks) if arm.masks else None,
         "qtuning": settings.qtuning.model_dump() if arm.name == QTUNING and settings.qtuning else None,
         "seed": arm.seed,
-        "tests": {t: [b.digest, b.metric, b.max_new_tokens] for t, b in benches.tests.items()},
-        "vals": {t: b.digest for t, b in benches.vals.items()},
+        "tests": {t: [b.digest, b.metric, b.max_new_tokens] for t, b in job.benches.tests.items()},
+        "vals": {t: b.digest for t, b in job.benches.vals.items()},
     }
     if settings.lm_eval is not None:
         spec["lm_eval"] = settings.lm_eval.model_dump(exclude={"include_path"})
+    return spec
+
+
+def _key(job: Job, loaded: m.Loaded) -> str:
+    return fingerprint(_spec(job, loaded))
+
+
+def _run(store: Store, loaded: m.Loaded, job: Job, chats: Chats) -> dict[str, Any]:
+    """The recorded result of a job, made if it is not there."""
+    recipe, arm = job.recipe, job.arm
+    settings = recipe.validate_ or r.Validate()
+    spec = _spec(job, loaded)
     known = selections.arm_result(store, fingerprint(spec))
     if known is not None:
         return known
@@ -163,9 +205,9 @@ def _run(
     }
     if rows:
         prune = dynamic(settings.qtuning, loaded.tokenizer) if spec["qtuning"] and settings.qtuning else None
-        log = fit(model, loaded.tokenizer, rows, training, arm.seed, steps=steps, prune=prune)
+        log = fit(model, loaded.tokenizer, rows, _training(job), arm.seed, steps=job.steps, prune=prune)
         result["train"] = asdict(log)
-    result |= _measures(model, loaded.tokenizer, recipe, benches)
+    result |= _measures(model, loaded.tokenizer, recipe, job.benches)
     if settings.lm_eval is not None:
         asked = settings.lm_eval
         result["lm_eval"] = scores(model, loaded.tokenizer, asked.tasks, asked.include_path, asked.limit)

@@ -1,6 +1,7 @@
 """Fixtures: a tiny real model and tokenizer, a small recipe, and a finished run to look at."""
 
 import os
+import shutil
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see gradsift/__main__.py
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", PREFECT_SERVER_ANALYTICS_ENABLED="false")
@@ -90,6 +91,14 @@ def finished(recipe_data, tmp_path_factory):
     with Store(root) as store:
         result = curate(parse_recipe(recipe_data), store)
     return recipe_data, root, result
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of the finished store, open."""
+    shutil.copytree(finished[1], tmp_path / "copy")
+    with Store(tmp_path / "copy") as opened:
+        yield opened
 
 
 @pytest.fixture

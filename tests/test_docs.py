@@ -99,6 +99,14 @@ def test_the_validation_page_works_as_written(finished, tmp_path):
         )  # fmt: skip
         assert out.returncode == 0, f"{line}\n{out.stderr}"
     assert (tmp_path / "report.html").exists()
+    (code,) = blocks(page, "python")
+    (tmp_path / "more.py").write_text(code)
+    out = subprocess.run(
+        [sys.executable, "more.py"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        timeout=300,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
 
 
 def test_make_targets_of_the_readme_exist():
@@ -115,7 +123,7 @@ def _code(page):
 
 def test_no_other_code_block_goes_untested():
     allowed = {"README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"},
-               "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash"}}  # fmt: skip
+               "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"}}  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())
 

@@ -25,14 +25,6 @@ STORE_ONLY = [m for m in METHODS if m not in ("embed", "ifd", "loss_drop", "tagc
 
 
 @pytest.fixture
-def copy(finished, tmp_path):
-    """A copy of the finished store, open."""
-    shutil.copytree(finished[1], tmp_path / "copy")
-    with Store(tmp_path / "copy") as opened:
-        yield opened
-
-
-@pytest.fixture
 def seen(copy):
     """Evidence of the finished run's one target."""
     last = selections.last_run(copy)

@@ -1,7 +1,6 @@
 """Mixtures: budgets to the row, shares, what is refused, and that nothing but the recipe decides."""
 
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -216,13 +215,6 @@ def test_a_recipe_must_ask_for_something(recipe_data):
         parse_recipe(plain | {"select": {"examples": 3}, "model": recipe_data["model"]})
     with pytest.raises(InputError, match="`select` needs `model`"):
         parse_recipe(plain | {"select": {"examples": 3}, "targets": recipe_data["targets"]})
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    shutil.copytree(finished[1], tmp_path / "copy")
-    with Store(tmp_path / "copy") as opened:
-        yield opened
 
 
 def table_of(made):

@@ -28,13 +28,6 @@ from pipelines.revalidate import revalidate
 from scorers import checkers
 
 
-@pytest.fixture
-def copy(finished, tmp_path):
-    shutil.copytree(finished[1], tmp_path / "copy")
-    with Store(tmp_path / "copy") as opened:
-        yield opened
-
-
 @pytest.fixture(scope="module")
 def loaded(recipe_data):
     return m.open_model(parse_recipe(recipe_data).model)

@@ -1,0 +1,114 @@
+"""How work runs under Prefect: as tasks, in a flow, and validation runs on any task runner.
+
+Prefect shows progress and keeps logs; the catalog decides what is done, so every task is `NO_CACHE` and keeps no
+result. Without a server, Prefect starts a temporary one for the run.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
+
+from datastore.errors import GradsiftError
+from datastore.store import Store
+from pipelines.report import markdown, report
+from pipelines.validate import Elsewhere, Job, do
+
+T = TypeVar("T")
+Runner = TaskRunner[Any]
+
+
+def _task(name: str, work: Callable[[], Any]) -> Any:
+    """A task without parameters (a runner may look into those, and change them): what it needs is in `work`."""
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)
+
+
+def as_task(name: str, work: Callable[[], Any]) -> Any:
+    """Run a piece of work as a Prefect task. Nothing is passed or kept: the store holds all state."""
+    return _task(name, work)()
+
+
+def submitted(jobs: Sequence[Job]) -> None:
+    """Do jobs on the task runner of the flow that this is called in, in whatever process or machine that has.
+
+    All are tried; then the first failure is raised, and what was done is recorded.
+    """
+    futures = [_task(job.name, _doing(job)).submit() for job in jobs]
+    for future in futures:
+        future.wait()
+    for future in futures:
+        future.result()
+
+
+def _doing(job: Job) -> Callable[[], None]:
+    def work() -> None:
+        do(job)
+
+    return work
+
+
+def elsewhere(runner: Runner | None) -> Elsewhere | None:
+    """What validation gives its runs to when the flow has a task runner; without one it does them itself."""
+    return None if runner is None else submitted
+
+
+def processes(count: int) -> Runner:
+    """A task runner of processes on this machine, its cores shared out between them."""
+    threads = max(1, (os.cpu_count() or 1) // count)
+    return ProcessPoolTaskRunner(max_workers=count, initializer=_limit_threads, initargs=(threads,))
+
+
+def _limit_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def in_flow(name: str, run_name: str, work: Callable[[], T], runner: Runner | None = None) -> T:
+    """Do work as a Prefect flow run.
+
+    Raises what the work raised, even where Prefect fails in its turn: a Ctrl-C in a terminal also ends the
+    temporary server, and the error of not reaching it must not hide the interrupt.
+    """
+    failures: list[BaseException] = []
+
+    def attempt() -> T:
+        try:
+            return work()
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    def first_cause() -> BaseException | None:
+        chain = failures[0] if failures else None
+        while chain is not None and not isinstance(chain, KeyboardInterrupt | GradsiftError) and chain.__context__:
+            chain = chain.__context__
+        return chain
+
+    settings: dict[str, Any] = {} if runner is None else {"task_runner": runner}
+    run = flow(name=name, flow_run_name=run_name, persist_result=False, validate_parameters=False, **settings)(attempt)
+    try:
+        return run()
+    except BaseException as error:
+        cause = first_cause()
+        if isinstance(cause, KeyboardInterrupt | GradsiftError):
+            raise cause from None
+        raise error from None
+
+
+def publish(store: Store, name: str, arms: Sequence[dict[str, Any]]) -> None:
+    """The report as Prefect artifacts of the flow run: the page as Markdown, and the table of arms as a table."""
+    key = f"gradsift-{name}"
+    create_markdown_artifact(markdown(report(store)), key=key, description=f"Report of {name}")
+    if arms:
+        columns = ("target", "arm", "examples", "test_loss_mean", "test_loss_ci95", "score_mean", "forgetting")
+        rows: list[dict[str, Any]] = [{c: arm[c] for c in columns} for arm in arms]
+        create_table_artifact(rows, key=f"{key}-arms", description="Test loss by arm, mean over seeds")

@@ -1,0 +1,35 @@
+"""The `validate` flow: arms of what a store's last run chose, each run as a Prefect task."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datastore.store import Store
+from flows.running import Runner, as_task, elsewhere, in_flow, publish
+from pipelines.progress import Progress, quiet
+from pipelines.revalidate import revalidate
+
+
+def validate_with_prefect(
+    store_root: Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    out: Path | None = None,
+    progress: Progress = quiet,
+    task_runner: Runner | None = None,
+) -> dict[str, Any]:
+    """`pipelines.revalidate.revalidate` as the Prefect flow `validate`, its runs spread over the task runner, if one is
+    given.
+
+    Raises what the work raised.
+    """
+
+    def work() -> dict[str, Any]:
+        with Store(store_root, create=False) as store:
+            done = revalidate(
+                store, settings, out=out, step=as_task, progress=progress, elsewhere=elsewhere(task_runner)
+            )
+            publish(store, Path(done["report"]).stem, done["arms"])
+            return done
+
+    return in_flow("validate", store_root.resolve().name or "store", work, task_runner)

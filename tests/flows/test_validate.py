@@ -1,0 +1,50 @@
+"""Validation under Prefect: on a task runner of processes, and its artifacts."""
+
+import pickle
+import shutil
+
+import pytest
+
+from datastore.errors import InputError
+from datastore.store import Store
+from flows.running import in_flow, processes, submitted
+from flows.validate import validate_with_prefect
+from pipelines.arms import Arm
+from pipelines.revalidate import revalidate
+from pipelines.validate import Benches, Job
+
+SETTINGS = {"seeds": [0], "epochs": 1, "test_rows": 6, "arms": ["random", "less"]}
+
+
+def losses(arms):
+    return {(a["target"], a["arm"]): a["test_loss"] for a in arms}
+
+
+def test_processes_do_the_runs_and_agree_with_one_process(copy, tmp_path, monkeypatch):
+    root = shutil.copytree(copy.root, tmp_path / "other")
+    expected = losses(revalidate(copy, SETTINGS, out=tmp_path / "one.html")["arms"])
+
+    def here(*_args, **_settings):
+        raise AssertionError("the flow's own process should train nothing")
+
+    monkeypatch.setattr("pipelines.validate.fit", here)
+    made = validate_with_prefect(root, SETTINGS, out=tmp_path / "many.html", task_runner=processes(2))
+    found = losses(made["arms"])
+    assert set(found) == set(expected)
+    for key, values in expected.items():
+        assert found[key] == pytest.approx(values, abs=1e-4)
+    with Store(root) as store:  # all is recorded: again, nothing is trained
+        assert losses(revalidate(store, SETTINGS, out=tmp_path / "again.html")["arms"]) == found
+    assert (tmp_path / "many.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_a_failure_in_a_process_is_the_users_error(recipe, tmp_path):
+    job = Job("lost", tmp_path / "nowhere", recipe, Arm("random", 0, ("x",), ("sql",)), 1e-3, None, Benches({}, {}))
+    with pytest.raises(InputError, match="nowhere"):
+        in_flow("validate", "test", lambda: submitted([job]), processes(2))
+
+
+def test_errors_cross_processes():
+    again = pickle.loads(pickle.dumps(InputError("which file; what to do")))
+    assert isinstance(again, InputError)
+    assert str(again) == "which file; what to do"

@@ -90,7 +90,10 @@ def table(
 
 
 def _names(runs: Sequence[Run], target: str) -> list[str]:
-    return list(dict.fromkeys(x.arm.name for x in runs if target in x.arm.targets))
+    """Arms of a target, in one order for all: `base`, ours, the others as they first come."""
+    first = [BASE, *OURS, *(x.arm.name for x in runs)]
+    mine = {x.arm.name for x in runs if target in x.arm.targets}
+    return [name for name in dict.fromkeys(first) if name in mine]
 
 
 def _best_rate(runs: Sequence[Run], name: str, target: str) -> float:

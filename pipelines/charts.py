@@ -217,6 +217,16 @@ def _band(runs: Sequence[Sequence[Sequence[float | None]]]) -> tuple[np.ndarray,
     return np.array([s for s, _ in clean[0][:length]], np.float64), smooth.min(0), smooth.mean(0), smooth.max(0)
 
 
+def milestones(runs: Sequence[Sequence[Sequence[float | None]]]) -> dict[str, float | None]:
+    """The mean curve in figures: its steps, and its value at the start, a quarter, the middle, and the end."""
+    steps, _, mean, _ = _band(runs)
+    if not len(steps):
+        return {"steps": None, "start": None, "quarter": None, "middle": None, "end": None}
+    last = len(steps) - 1
+    places = {"start": 0, "quarter": last // 4, "middle": last // 2, "end": last}
+    return {"steps": float(steps[-1]), **{name: float(mean[k]) for name, k in places.items()}}
+
+
 def shares(title: str, rows: Sequence[tuple[str, Mapping[str, int]]]) -> str:
     """Stacked bars of shares, one line for each (name, {source: rows}); sources beyond seven are summed up."""
     most: dict[str, float] = {}  # by its largest share in any line, or a small source that was chosen would be hidden

@@ -47,7 +47,8 @@ def costs(store: Store, recipe: r.Recipe, summary: Mapping[str, Any]) -> list[Co
     """Selection (warm-up, rows of pool and targets) and the training that it is for, by arm."""
     n = weights_outside_embeddings(recipe)
     seconds: dict[str, float] = {}
-    for stage in summary["stages"]:
+    whole_work = all(row["computed"] for row in summary["rows"])  # else a part was done by an earlier call
+    for stage in summary["stages"] if whole_work else ():
         name = str(stage["stage"]).split("-")[0]
         seconds[name] = seconds.get(name, 0.0) + float(stage["seconds"])
     per_token = 6 if recipe.validate_ and recipe.validate_.mode == "full" else 4

@@ -120,6 +120,9 @@ def cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         interval = "" if v["low"] is None else f", 95 % [{v['low']:+.4f}, {v['high']:+.4f}]"
         p = "" if v["p_adjusted"] is None else f", p = {v['p_adjusted']:.3f} of {v['comparisons']}"
         text = f"{arm['target']}: {arm['arm']} − random = {change}{interval}{p}, n = {v['seeds']} seeds."
+        others = [name for name, other in arm["versus"].items() if other["verdict"] != "better"]
+        if v["verdict"] == "better" and others:
+            text += f" Not better than {', '.join(others)}."
         out.append({"headline": words, "text": text, "kind": v["verdict"].replace(" ", "-")})
     if not out:
         for made in (*summary["selections"], *summary.get("mixtures", [])):

@@ -16,10 +16,12 @@ from pipelines import recipe as r
 from pipelines.atlas import components
 from pipelines.cost import costs
 from pipelines.overlap import overlap
+from pipelines.score_checks import correlates
 from pipelines.screen import text_of
 
 DOTS = 1500  # examples on a map, at most
 SAMPLES = 5
+DRAWN = 6  # arms in a picture of curves
 TEXT_CHARS = 280
 
 
@@ -54,7 +56,7 @@ def sections(store: Store, recipe: r.Recipe, run: Mapping[str, Any]) -> list[Sec
             "What was chosen",
             [
                 *_before_and_after(store, summary, chosen, mixed),
-                *(part for s in chosen for part in _scores(store, s)),
+                *(part for s in chosen for part in _scores(store, summary, s)),
                 *(part for s in chosen for part in _maps(store, summary, s)),
                 *_overlaps(store, summary),
                 *(Part(f"Mixture {m['name']}: asked and got", _in_order(m["table"])) for m in summary["mixtures"]),
@@ -119,19 +121,34 @@ def _arms(arms: Sequence[Mapping[str, Any]]) -> list[Section]:
         if harness:
             parts.append(Part("lm-evaluation-harness", harness, note="As the harness reports them, mean over seeds."))
         parts += [_differences(next(a for a in mine if a["arm"] == name), target) for name in ours]
-        curves = {a["arm"]: a["curves"] for a in mine if a["curves"]}
+        curves = {a["arm"]: a["curves"] for a in sorted(mine, key=_drawn_first) if a["curves"]}
         if curves:
             parts.append(
                 Part(
                     "Training loss",
-                    [],
-                    charts.curves(f"{target}: training loss", curves, "step", "loss of a batch"),
+                    [{"arm": name, **charts.milestones(runs)} for name, runs in curves.items()],
+                    charts.curves(
+                        f"{target}: training loss",
+                        {name: _by_share(curves[name]) for name in list(curves)[:DRAWN]},
+                        "share of the steps, %",
+                        "loss of a batch",
+                    ),
                     "Mean of the seeds and the range between them; smoothed. Losses of different data are not "
-                    "comparable: only the shape is.",
+                    "comparable: only the shape is." + (" The table has all arms." if len(curves) > DRAWN else ""),
                 )
             )
         out.append(Section(f"Does it help on {target}?", parts))
     return out
+
+
+def _by_share(runs: Sequence[Sequence[Sequence[float]]]) -> list[list[list[float]]]:
+    """Curves over the share of a run's steps in percent, so that runs of unlike length can be seen in one picture."""
+    return [[[100 * row[0] / run[-1][0], row[1]] for row in run] for run in runs if run]
+
+
+def _drawn_first(arm: Mapping[str, Any]) -> int:
+    wanted = ("selected", "mixture", "random", "random_lengths", "random_tokens", "full")
+    return wanted.index(arm["arm"]) if arm["arm"] in wanted else len(wanted)
 
 
 def _around(mean: float, half: float | None) -> tuple[float | None, float | None]:
@@ -190,7 +207,7 @@ def _before_and_after(
     ]
 
 
-def _scores(store: Store, s: Selection) -> list[Part]:
+def _scores(store: Store, summary: Mapping[str, Any], s: Selection) -> list[Part]:
     table = selections.details(store, s)
     if table is None:
         return []
@@ -207,9 +224,25 @@ def _scores(store: Store, s: Selection) -> list[Part]:
     ranked = set(np.array(ids)[np.argsort(-values, kind="stable")[: len(mine)]].tolist())
     cut = min(chosen) if ranked == mine else None
     note = f"{s.method} for {s.target}, n = {len(values):,}." + (" The line is the cut." if cut is not None else "")
-    return [
+    parts = [
         Part(f"Scores of {s.name}", rows, charts.histogram(f"Scores of {s.name}", values, chosen, "score", cut), note)
     ]
+    space = _last_space(summary)
+    if space is not None:
+        scores = dict(zip(ids, values.tolist(), strict=True))
+        note = (
+            "Spearman's correlation of the score with other figures of the examples. Far from 0 for lengths: compare "
+            "with random examples of the same lengths (arm `random_lengths`) before crediting the method."
+        )
+        parts.append(
+            Part(f"What the scores of {s.name} follow", correlates(store, space, scores, s.example_ids), note=note)
+        )
+    return parts
+
+
+def _last_space(summary: Mapping[str, Any]) -> int | None:
+    rows = [row for row in summary["rows"] if row["role"] == "pool"]
+    return int(rows[-1]["space_id"]) if rows else None
 
 
 def _maps(store: Store, summary: Mapping[str, Any], s: Selection) -> list[Part]:
@@ -228,10 +261,17 @@ def _maps(store: Store, summary: Mapping[str, Any], s: Selection) -> list[Part]:
     n = len(mine)
     parts = []
     note = f"{n:,} chosen and {len(ids) - n:,} other examples; gradient rows of the last checkpoint, two of many dims."
+    sources = examples.sources_of(store, ids)
+    counts = Counter(sources[i][0] for i in ids)
+    of_chosen = Counter(sources[i][0] for i in ids[:n])
+    by_source = [
+        {"source": name, "shown": counts[name], "chosen": of_chosen[name]}
+        for name in sorted(counts, key=lambda name: (-of_chosen[name], -counts[name], name))
+    ]
     parts.append(
         Part(
             f"Map of {s.name}",
-            [],
+            by_source,
             charts.scatter(f"Map of {s.name}", xy[n:].tolist(), xy[:n].tolist(), "first principal component", "second"),
             note,
         )

@@ -365,6 +365,13 @@ def test_the_report_shows_what_was_found(finished):
     for wanted in ("Test loss by arm", "selected against each other arm", "Training loss", "Sources before and after",
                    "Scores of small-sql", "Map of small-sql", "Error and uncertainty of small-sql"):  # fmt: skip
         assert parts[wanted]["svg"].startswith("<svg"), wanted
+    assert all(p["table"] for s in document["sections"] for p in s["parts"]), "every picture has its figures"
+    training = {row["arm"]: row for row in parts["Training loss"]["table"]}
+    assert list(training) == ["selected", "random", "random_tokens"]
+    assert all(row["steps"] >= 1 and row["start"] > 0 and row["end"] > 0 for row in training.values())
+    lengths = parts["What the scores of small-sql follow"]["table"][0]
+    assert lengths["against"] == "answer length, tokens"
+    assert -1 <= lengths["rank correlation"] <= 1
     assert document["cards"][0]["text"].startswith("sql: selected − random = ")
     assert {row["arm"] for row in parts["Test loss by arm"]["table"]} == {"base", "selected", "random", "random_tokens"}
     for arm in next(s for s in document["sections"] if s["title"].startswith("Does"))["parts"][0]["table"]:
@@ -392,6 +399,34 @@ def test_hostile_text_stays_text(copy, recipe_data):
     assert "img" not in page.tags
     assert "&lt;script&gt;" in text
     assert "<script" not in markdown(report(copy)).replace("\\<", "")
+
+
+def test_a_card_names_what_was_not_beaten(finished):
+    from pipelines.report import cards
+
+    with Store(finished[1]) as store:
+        summary = selections.last_run(store)["summary"]
+    arm = next(a for a in summary["arms"] if a["arm"] == "selected")
+    verdicts = {"random": "better", "random_tokens": "better", "bm25": "no evidence", "rds": "worse"}
+    versus = {name: arm["versus"]["random"] | {"verdict": verdict} for name, verdict in verdicts.items()}
+    (card,) = cards(summary | {"arms": [arm | {"versus": versus}]})
+    assert card["headline"] == "Better than random"
+    assert card["text"].endswith(" Not better than bm25, rds.")
+
+
+def test_seconds_of_work_that_another_call_did_are_not_claimed(finished):
+    from pipelines.cost import costs
+
+    with Store(finished[1]) as store:
+        run = selections.last_run(store)
+        recipe = parse_recipe(run["recipe"])
+        summary = run["summary"]
+        found = {c.what: c for c in costs(store, recipe, summary)}
+        again = [row | {"computed": 0} for row in summary["rows"]]
+        later = {c.what: c for c in costs(store, recipe, summary | {"rows": again})}
+    assert found["gradient rows"].seconds > 0
+    assert later["gradient rows"].seconds is None
+    assert later["gradient rows"].flops == found["gradient rows"].flops
 
 
 def test_pictures_of_odd_data():

@@ -66,10 +66,11 @@ def differing_fields(one: Mapping[str, Any], other: Mapping[str, Any], prefix: s
 def check_comparable(train: Mapping[str, Any], query: Mapping[str, Any]) -> None:
     """Refuse to compare rows of different feature spaces.
 
-    Train and query rows may differ in `transform` alone (LESS compares Adam rows with plain gradients).
+    Train and query rows may differ in `transform` and `loss` alone: one side is a step of training (by Adam, perhaps
+    on another loss), the other the loss that should fall (LESS compares Adam rows with plain gradients).
     Raises FeatureSpaceMismatch naming every other field that differs, with both values.
     """
-    fields = [f for f in differing_fields(train, query) if f != "transform"]
+    fields = [f for f in differing_fields(train, query) if f not in ("transform", "loss")]
     if fields:
         shown = "; ".join(f"{f}: {_get(train, f)!r} against {_get(query, f)!r}" for f in fields)
         raise FeatureSpaceMismatch(

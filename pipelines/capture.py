@@ -21,7 +21,7 @@ import torch
 from datastore.errors import InputError
 from pipelines.batches import Batch
 from pipelines.fused_lora import fuse, fusible
-from pipelines.head import TokenLosses, example_means, token_losses
+from pipelines.head import TokenLosses, example_means, token_losses, weighted
 
 Parameters = Literal["lora", "lora_b", "linear"]
 Consume = Callable[[str, torch.Tensor, torch.Tensor], None]  # (parameter name, δ [B, T, O], x [B, T, I])
@@ -139,12 +139,16 @@ def contract(delta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def backward(
-    model: Any, batch: Batch, layers: Mapping[str, torch.nn.Module], consume: Consume, everywhere: bool = False
+    model: Any,
+    batch: Batch,
+    layers: Mapping[str, torch.nn.Module],
+    consume: Consume,
+    everywhere: bool = False,
+    loss: str = "ce",
 ) -> tuple[torch.Tensor, TokenLosses]:
-    """One forward and backward of the sum of each example's own mean loss; returns the [B] losses, detached.
-    `everywhere` asks for hidden states of unlabelled positions too."""
+    """One forward and backward of the sum of each example's own mean loss (`ce` or `dft`); returns the [B] mean NLL,
+    detached. `everywhere` asks for hidden states of unlabelled positions too."""
     with capturing(model, layers, consume), torch.enable_grad():
         tokens = token_losses(model, batch, everywhere)
-        losses = example_means(tokens.nll, batch)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
-    return losses.detach(), tokens
+        example_means(weighted(tokens.nll, loss), batch).sum().backward()  # type: ignore[no-untyped-call]
+    return example_means(tokens.nll.detach(), batch), tokens

@@ -63,18 +63,22 @@ class Extractor:
         return encode(self.job.loaded.tokenizer, messages, self.job.encoding.max_length)
 
     def rows(
-        self, ids: Sequence[str], chats: Sequence[Encoded], transform: str | None = None
+        self, ids: Sequence[str], chats: Sequence[Encoded], as_query: bool = False
     ) -> tuple[FeatureBlock, dict[str, str]]:
         """Feature rows of usable chats, in the given order, and {id: status} of those without a finite,
-        non-zero gradient. Raises InputError naming a chat for which alone memory does not suffice."""
-        change = self.transform if transform is None else self._transform(transform)
+        non-zero gradient; `as_query`: as of a target's, with its transform and loss.
+
+        Raises InputError naming a chat for which alone memory does not suffice.
+        """
+        job = self.job.as_query() if as_query else self.job
+        change = self._transform(job.transform) if as_query else self.transform
         lengths = [len(c.input_ids) for c in chats]
         todo = deque(by_length(lengths, self.batch_tokens))
         done: list[tuple[list[int], Columns]] = []
         while todo:
             part = todo.popleft()
             try:
-                done.append((part, self._batch([chats[k] for k in part], change)))
+                done.append((part, self._batch([chats[k] for k in part], change, job.loss)))
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -89,7 +93,7 @@ class Extractor:
                 todo.extendleft((part[len(part) // 2 :], part[: len(part) // 2]))
         return self._block(ids, done)
 
-    def _batch(self, chats: Sequence[Encoded], change: Transform) -> Columns:
+    def _batch(self, chats: Sequence[Encoded], change: Transform, loss: str) -> Columns:
         wanted = self.job.features.signals
         batch = collate(chats, pad_id(self.job.loaded.tokenizer)).to(self.device)
         sketch = self.projector.start(len(chats), self.device)
@@ -103,7 +107,7 @@ class Extractor:
             norms[name] = torch.linalg.vector_norm(gamma.flatten(1), dim=1)
             sketch.add(name, gamma)
 
-        losses, tokens = backward(self.model, batch, self.layers, consume, everywhere=wanted.embedding)
+        losses, tokens = backward(self.model, batch, self.layers, consume, everywhere=wanted.embedding, loss=loss)
         modules = torch.stack([norms[name] for name in self.layers], 1)
         columns = {
             "vector": sketch.result(),

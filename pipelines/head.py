@@ -143,6 +143,12 @@ def example_means(values: torch.Tensor, batch: Batch) -> torch.Tensor:
     return values.new_zeros(len(batch.counts)).index_add(0, batch.rows, values) / batch.counts
 
 
+def weighted(nll: torch.Tensor, loss: str) -> torch.Tensor:
+    """[L] NLL of label tokens → their losses: `ce` as they are; `dft` times their probability, not differentiated
+    (Dynamic Fine-Tuning, Wu et al. 2025, arXiv 2508.05629)."""
+    return nll * torch.exp(-nll.detach()) if loss == "dft" else nll
+
+
 def _own_head(model: Any, batch: Batch) -> TokenLosses:
     kept: list[torch.Tensor] = []
 

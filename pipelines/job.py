@@ -27,10 +27,11 @@ class GradientJob:
     checkpoint: Checkpoint
     state: CheckpointState
     transform: str
+    loss: str = "ce"
 
     def as_query(self) -> "GradientJob":
         """The same for target rows."""
-        return replace(self, transform=self.features.query_transform)
+        return replace(self, transform=self.features.query_transform, loss=self.features.query_loss)
 
     def space(self) -> dict[str, Any]:
         """Spec of the feature space: every field that decides a row's meaning, and nothing else."""
@@ -42,7 +43,7 @@ class GradientJob:
             "tokenizer": self.loaded.tokenizer_digest,
             "adapter": self.lora.model_dump() if self.state.adapter else None,
             "checkpoint": self.checkpoint.digest,
-            "loss": "ce-mean-over-label-tokens",
+            "loss": f"{self.loss}-mean-over-label-tokens",
             "labels": enc.LABEL_POLICY,
             "max_length": self.encoding.max_length,
             "truncation": enc.TRUNCATION,
@@ -67,4 +68,5 @@ def make_job(recipe: r.Recipe, loaded: m.Loaded, store: Store, checkpoint: Check
         checkpoint,
         checkpoints.load(store, checkpoint),
         recipe.features.transform,
+        recipe.features.loss,
     )

@@ -73,7 +73,7 @@ def query_by_text(store: Store, user: str, assistant: str | None, k: int, checkp
             f"this query has no label token within {extractor.job.encoding.max_length} tokens ({encoded.status}), "
             "so it has no gradient; give a shorter prompt"
         )
-    block, rejected = extractor.rows([example_id(chat)], [encoded], extractor.job.features.query_transform)
+    block, rejected = extractor.rows([example_id(chat)], [encoded], as_query=True)
     if rejected:
         raise InputError(f"the gradient of this query is {next(iter(rejected.values()))}; try another answer")
     near = neighbours(store, space, block.unit(), k)[0]

@@ -186,6 +186,10 @@ class Features(Section):
     """Transform of pool gradients (LESS's released code is `adam_code`)."""
     query_transform: Literal["sgd"] = "sgd"
     """Transform of target gradients; LESS compares with plain gradients."""
+    loss: Literal["ce", "dft"] = "ce"
+    """Loss of pool gradients: the one that training will use (`validate.loss`). `dft`: Dynamic Fine-Tuning's."""
+    query_loss: Literal["ce", "dft"] = "ce"
+    """Loss of target gradients: the one that should fall."""
     projector: Projector = Projector()
     row_dtype: Literal["int8", "int4", "f16"] = "int8"
     """Stored dtype of a row: dim, dim/2 or 2·dim bytes."""

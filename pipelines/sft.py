@@ -23,7 +23,7 @@ from pipelines import model as m
 from pipelines import recipe as r
 from pipelines.batches import collate, pad_id
 from pipelines.encode import Encoded
-from pipelines.head import example_means, token_losses
+from pipelines.head import example_means, token_losses, weighted
 from pipelines.training import BETAS, EPS, Prune
 
 SFT_VERSION = 1
@@ -130,11 +130,6 @@ class _Own:
         self.seen[0] += int(batch.counts.sum())
         self.seen[1] += sum(len(row.input_ids) for row in rows)
         return example_means(weighted(nll, self.loss), batch).mean()
-
-
-def weighted(nll: torch.Tensor, loss: str) -> torch.Tensor:
-    """[L] NLL of label tokens → their losses: `ce` as they are, `dft` times their probability, not differentiated."""
-    return nll * torch.exp(-nll.detach()) if loss == "dft" else nll
 
 
 def _trainer_class() -> Any:

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, GPT2Config
 
 from datastore.checkpoints import Checkpoint, CheckpointState
 from datastore.errors import InputError
+from datastore.identity import check_comparable
 from pipelines import model as m
 from pipelines.batches import collate
 from pipelines.capture import backward, contract, watched_layers
@@ -46,7 +47,7 @@ def extractor_for(loaded, model_dir, adapter, dtype="float32", **features):
     return Extractor(
         GradientJob(
             m.open_model(section), section, Lora(r=4), Encoding(max_length=128), Features(**settings), 0,
-            Checkpoint(1, 0, 5, 1e-3, "digest", 1), CheckpointState(adapter, {}, {}), "sgd",
+            Checkpoint(1, 0, 5, 1e-3, "digest", 1), CheckpointState(adapter, {}, {}), "sgd", features.get("loss", "ce"),
         )
     )  # fmt: skip
 
@@ -65,6 +66,38 @@ def exact_gradients(extractor, chats):
         backward(extractor.model, collate([chat], 2), layers, lambda n, d, x, f=found: f.__setitem__(n, contract(d, x)))
         out.append(torch.cat([found[n].flatten() for n in layers]))
     return torch.stack(out)
+
+
+def test_rows_of_dft_are_gradients_of_its_loss(loaded, model_dir, adapter, chats):
+    """Fine-tuning's loss of a token is −sg[p]·log p: rows of the pool, not of targets, which stay cross-entropy."""
+    plain = extractor_for(loaded, model_dir, adapter)
+    extractor = extractor_for(loaded, model_dir, adapter, loss="dft")
+    model = extractor.model
+    expected = []
+    for chat in chats[:4]:
+        model.zero_grad()
+        ids = torch.tensor([chat.input_ids])
+        places = [k for k, label in enumerate(chat.labelled) if label]
+        logits = model(input_ids=ids).logits[0, [k - 1 for k in places]]
+        log_p = torch.log_softmax(logits, 1).gather(1, ids[0, places][:, None])[:, 0]
+        (-(log_p.exp().detach() * log_p).mean()).backward()
+        gradients = {n: p.grad for n, p in m.lora_parameters(model).items()}
+        expected.append(torch.cat([gradients[n].flatten() for n in extractor.layers]))
+    found = rows_of(extractor, chats[:4])
+    norms = torch.stack(expected).norm(dim=1).numpy()
+    np.testing.assert_allclose(found.signal("grad_norm"), norms, rtol=1e-4)
+    cross_entropy = rows_of(plain, chats[:4])
+    np.testing.assert_allclose(found.signal("loss"), cross_entropy.signal("loss"), rtol=1e-6)  # still NLL
+    assert (found.signal("grad_norm") < 0.9 * cross_entropy.signal("grad_norm")).all()
+    as_query, _ = extractor.rows([str(k) for k in range(4)], chats[:4], as_query=True)
+    np.testing.assert_array_equal(as_query.unit(), cross_entropy.unit())
+
+
+def test_another_loss_is_another_space(loaded, model_dir, adapter):
+    plain, other = (extractor_for(loaded, model_dir, adapter, loss=name).job for name in ("ce", "dft"))
+    assert other.space() == plain.space() | {"loss": "dft-mean-over-label-tokens"}
+    assert other.as_query().space() == plain.as_query().space()
+    check_comparable(other.space(), other.as_query().space())
 
 
 @pytest.mark.parametrize("with_adapter", [True, False])
@@ -205,13 +238,13 @@ def test_out_of_memory_makes_batches_smaller(loaded, model_dir, adapter, chats):
     extractor = extractor_for(loaded, model_dir, adapter, batch_tokens=4096)
     batch, sizes = extractor._batch, []
 
-    def scarce(rows, change):
+    def scarce(rows, *more):
         sizes.append(len(rows))
         if len(rows) > 3:
             raise RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory"
             )
-        return batch(rows, change)
+        return batch(rows, *more)
 
     extractor._batch = scarce
     found = rows_of(extractor, chats)
@@ -224,7 +257,7 @@ def test_out_of_memory_makes_batches_smaller(loaded, model_dir, adapter, chats):
 def test_an_example_too_large_for_memory_is_named(loaded, model_dir, adapter, chats):
     extractor = extractor_for(loaded, model_dir, adapter)
 
-    def never(_rows, _change):
+    def never(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     extractor._batch = never
@@ -235,7 +268,7 @@ def test_an_example_too_large_for_memory_is_named(loaded, model_dir, adapter, ch
 def test_other_errors_are_not_taken_for_missing_memory(loaded, model_dir, adapter, chats):
     extractor = extractor_for(loaded, model_dir, adapter)
 
-    def broken(_rows, _change):
+    def broken(*_):
         raise RuntimeError("shapes differ")
 
     extractor._batch = broken

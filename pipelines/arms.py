@@ -13,7 +13,8 @@
 | `qtuning` | the selected examples, each batch pruned in training |
 | `base` | none: the model as it is |
 
-"As many" is as the selection for the target (without one, as the mixture). Arms that draw the same rows for several
+"As many" is as the selection for the target (without one, as the mixture), and of label tokens those that its masks
+leave. Arms that draw the same rows for several
 targets train once.
 """
 
@@ -110,10 +111,14 @@ def draw_arms(
         if anchor is None:
             raise InputError(f"there is neither a selection nor a mixture to validate for {target!r}")
         size = min(anchor.rows, len(ids))
-        lengths = [c.n_label_tokens for c in chats(_repeated(anchor))]
+        masks = selections.masks(store, anchor)
+        repeated = chats.usable(_repeated(anchor))
+        lengths = [
+            sum(masks[i]) if i in masks else c.n_label_tokens for i, c in zip(repeated, chats(repeated), strict=True)
+        ]
         for seed in settings.seeds:
             if selected is not None:
-                add("selected", seed, _repeated(selected), target, selections.masks(store, selected))
+                add("selected", seed, _repeated(selected), target, masks)
                 if settings.qtuning:
                     add(QTUNING, seed, _repeated(selected), target)
             if mixture is not None:

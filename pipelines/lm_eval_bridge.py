@@ -5,10 +5,29 @@ The harness reads its data itself: tasks of the hub need network or a filled cac
 the like; they take no part in verdicts.
 """
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from datastore.errors import InputError
+
+
+def folder_digest(include_path: str | None) -> str | None:
+    """sha256 hex of all files of a task folder, names and bytes: other tasks of the same name are other benchmarks.
+
+    Raises InputError for a folder that is not there.
+    """
+    if include_path is None:
+        return None
+    folder = Path(include_path)
+    if not folder.is_dir():
+        raise InputError(f"validate.lm_eval.include_path: {folder} is no folder")
+    found = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+        found.update(f"{path.relative_to(folder)}\n".encode("utf-8", "surrogateescape"))
+        found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
 
 
 def scores(

@@ -10,7 +10,7 @@ processes or machines of a task runner (flows/arms.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from pipelines.batches import by_length, collate, pad_id
 from pipelines.encode import Encoded
 from pipelines.evidence import Evidence
 from pipelines.head import example_losses
-from pipelines.lm_eval_bridge import scores
+from pipelines.lm_eval_bridge import folder_digest, scores
 from pipelines.progress import Progress, Step, directly, quiet
 from pipelines.qtuning import dynamic
 from pipelines.sft import SFT_VERSION, fit
@@ -106,8 +106,7 @@ def validate(
     rates = settings.lrs or [settings.lr]
     steps = _steps(settings, arms) if settings.match == "steps" else {}
     jobs = []
-    for arm in arms:
-        of = next((steps[t] for t in arm.targets if t in steps), None)
+    for arm, of in _with_steps(arms, steps):
         for lr in rates if arm.example_ids else rates[:1]:
             name = f"validate {arm.name} {arm.seed}" + (f" {lr:g}" if len(rates) > 1 else "")
             jobs.append(Job(name, store.root.resolve(), recipe, arm, lr, of, benches))
@@ -131,6 +130,17 @@ def _steps(settings: r.Validate, arms: Sequence[Arm]) -> dict[str, int]:
         if arm.name in ("selected", "mixture"):
             for target in arm.targets:
                 out.setdefault(target, -(-len(arm.example_ids) // settings.batch_size) * settings.epochs)
+    return out
+
+
+def _with_steps(arms: Sequence[Arm], steps: Mapping[str, int]) -> list[tuple[Arm, int | None]]:
+    """Arms with their steps; one that serves targets whose selections take unlike numbers of steps becomes several."""
+    out: list[tuple[Arm, int | None]] = []
+    for arm in arms:
+        groups: dict[int | None, list[str]] = {}
+        for target in arm.targets:
+            groups.setdefault(steps.get(target) if arm.example_ids else None, []).append(target)
+        out += [(replace(arm, targets=tuple(targets)), of) for of, targets in groups.items()]
     return out
 
 
@@ -179,7 +189,8 @@ def _spec(job: Job, loaded: m.Loaded) -> dict[str, Any]:
         "vals": {t: b.digest for t, b in job.benches.vals.items()},
     }
     if settings.lm_eval is not None:
-        spec["lm_eval"] = settings.lm_eval.model_dump(exclude={"include_path"})
+        asked = settings.lm_eval
+        spec["lm_eval"] = asked.model_dump(exclude={"include_path"}) | {"files": folder_digest(asked.include_path)}
     return spec
 
 

@@ -8,6 +8,7 @@ with temperature 1). Ours hashes with BLAKE2b, so buckets differ from the releas
 each 1e-8·total as there. Cost O(words). Legend: N pool texts, V target texts, B buckets.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -26,6 +27,7 @@ def bm25(pool: Sequence[str], queries: Sequence[str]) -> NDArray[np.float32]:
         import bm25s
     except ImportError:
         raise ImportError("BM25 needs bm25s: pip install 'gradsift[text]'") from None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG, which shows wherever logging is set up
     index = bm25s.BM25(method="lucene")
     words = [[w.lower() for w in WORDS.findall(text)] for text in pool]
     index.index(words, show_progress=False)

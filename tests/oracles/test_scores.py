@@ -309,3 +309,14 @@ def test_overlap_and_correlations():
     a, b = length + noise[0], length + noise[1]
     assert compare.spearman(a, b) > 0.98
     assert abs(compare.partial_spearman(a, b, length)) < 0.5
+
+
+def test_bm25_says_nothing_where_logging_is_set_up(caplog):
+    import logging
+
+    from scorers.lexical import bm25
+
+    with caplog.at_level(logging.INFO):
+        logging.getLogger().setLevel(logging.DEBUG)
+        bm25(["one two", "three"], ["two"])
+    assert not [r for r in caplog.records if r.name.startswith("bm25s")]

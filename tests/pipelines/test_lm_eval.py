@@ -8,7 +8,7 @@ import pytest
 
 from datastore.errors import InputError
 from pipelines import model as m
-from pipelines.lm_eval_bridge import scores
+from pipelines.lm_eval_bridge import folder_digest, scores
 from pipelines.recipe import parse_recipe
 
 THERE = importlib.util.find_spec("lm_eval") is not None
@@ -18,6 +18,17 @@ def test_without_the_harness_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(InputError, match=r"pip install 'gradsift\[lm-eval\]'"):
         scores(None, None, ["x"], None, None)
+
+
+def test_other_files_are_other_benchmarks(tmp_path):
+    (tmp_path / "mine.yaml").write_text("task: mine\n")
+    first = folder_digest(str(tmp_path))
+    assert folder_digest(str(tmp_path)) == first
+    (tmp_path / "mine.yaml").write_text("task: mine \n")
+    assert folder_digest(str(tmp_path)) != first
+    assert folder_digest(None) is None
+    with pytest.raises(InputError, match="is no folder"):
+        folder_digest(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.skipif(not THERE, reason="the extra lm-eval is not installed")

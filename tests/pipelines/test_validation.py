@@ -283,9 +283,13 @@ def test_mixtures_methods_metrics_and_matched_steps(copy, monkeypatch):
 
 def test_masks_change_what_an_arm_trains_on(copy):
     reselect.reselect(copy, {"method": "qtuning", "examples": 60}, name="pruned")
-    found = revalidate(copy, SMALL | {"seeds": [0], "arms": [], "qtuning": {}})
+    matched = ["random_tokens", "random_lengths"]
+    found = revalidate(copy, SMALL | {"seeds": [0], "arms": matched, "qtuning": {}})
     arms = {a["arm"]: a for a in found["arms"]}
     assert arms["selected"]["label_tokens"] < arms["qtuning"]["label_tokens"]
+    for name in matched:  # to the tokens that are trained on, not those that the masks drop
+        off = abs(arms[name]["label_tokens"] / arms["selected"]["label_tokens"] - 1)
+        assert off < abs(arms["qtuning"]["label_tokens"] / arms["selected"]["label_tokens"] - 1) / 2
     assert arms["selected"]["test_loss"] != arms["qtuning"]["test_loss"]
 
 
@@ -399,6 +403,17 @@ def test_hostile_text_stays_text(copy, recipe_data):
     assert "img" not in page.tags
     assert "&lt;script&gt;" in text
     assert "<script" not in markdown(report(copy)).replace("\\<", "")
+
+
+def test_an_arm_of_unlike_selections_takes_the_steps_of_each():
+    """`full` is one arm for all targets; matched to their selections it is as many runs as they have lengths."""
+    from pipelines.arms import Arm
+    from pipelines.validate import _with_steps
+
+    arms = [Arm("base", 0, (), ("a", "b", "c")), Arm("full", 0, ("x", "y"), ("a", "b", "c"))]
+    found = [(arm.name, arm.targets, steps) for arm, steps in _with_steps(arms, {"a": 5, "b": 9, "c": 5})]
+    assert found == [("base", ("a", "b", "c"), None), ("full", ("a", "c"), 5), ("full", ("b",), 9)]
+    assert [steps for _, steps in _with_steps(arms, {})] == [None, None]
 
 
 def test_a_card_names_what_was_not_beaten(finished):

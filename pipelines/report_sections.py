@@ -51,7 +51,7 @@ def sections(store: Store, recipe: r.Recipe, run: Mapping[str, Any]) -> list[Sec
     chosen = [selections.get(store, s["name"], s["target"]) for s in summary["selections"]]
     mixed = [selections.get(store, m["name"]) for m in summary["mixtures"]]
     found = [
-        *_arms(summary["arms"]),
+        *_arms(summary["arms"], recipe.validate_.lrs if recipe.validate_ else []),
         Section(
             "What was chosen",
             [
@@ -80,7 +80,7 @@ def _in_order(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{name: row[name] for name in names} for row in table]
 
 
-def _arms(arms: Sequence[Mapping[str, Any]]) -> list[Section]:
+def _arms(arms: Sequence[Mapping[str, Any]], rates: Sequence[float]) -> list[Section]:
     out = []
     for target in dict.fromkeys(a["target"] for a in arms):
         mine = [a for a in arms if a["target"] == target]
@@ -113,7 +113,7 @@ def _arms(arms: Sequence[Mapping[str, Any]]) -> list[Section]:
                 "Test loss by arm",
                 _without_empty(rows),
                 charts.intervals(f"{target}: test loss by arm", points, "test loss, nats per token (lower is better)"),
-                "Mean over seeds with its 95 % t interval. " + _counts(mine),
+                " ".join(["Mean over seeds with its 95 % t interval.", *_remarks(mine, rates)]),
                 ours,
             )
         ]
@@ -155,9 +155,16 @@ def _around(mean: float, half: float | None) -> tuple[float | None, float | None
     return (None, None) if half is None else (mean - half, mean + half)
 
 
-def _counts(arms: Sequence[Mapping[str, Any]]) -> str:
+def _remarks(arms: Sequence[Mapping[str, Any]], rates: Sequence[float]) -> list[str]:
     lost = sum(a["diverged"] for a in arms)
-    return f"{lost} runs diverged and are left out." if lost else ""
+    out = [f"{lost} runs diverged and are left out."] if lost else []
+    if len(rates) > 1:
+        out.append(f"Each arm is at its best of {len(rates)} learning rates, by its loss on val rows.")
+        for end, word in ((max(rates), "largest"), (min(rates), "smallest")):
+            edge = [a["arm"] for a in arms if a["examples"] and a["lr"] == end]
+            if edge:
+                out.append(f"For {', '.join(edge)} that is the {word} tried: the best may lie beyond it.")
+    return out
 
 
 def _differences(arm: Mapping[str, Any], target: str) -> Part:

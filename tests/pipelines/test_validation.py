@@ -249,6 +249,9 @@ def test_the_best_rate_is_chosen_on_val_and_a_divergence_is_said(copy):
     """A rate that explodes is never the best; where there is no other, the arm is shown as diverged."""
     arms = revalidate(copy, SMALL | {"lrs": [1e-3, 1e6], "arms": ["random"], "max_grad_norm": 1e9})["arms"]
     assert {a["lr"] for a in arms if a["arm"] != BASE} == {1e-3}
+    note = next(p for s in report(copy)["sections"] for p in s["parts"] if p["title"] == "Test loss by arm")["note"]
+    assert "best of 2 learning rates" in note
+    assert "For selected, random that is the smallest tried: the best may lie beyond it." in note
     only = revalidate(copy, SMALL | {"lr": 1e30, "arms": ["random"], "max_grad_norm": 1e30})["arms"]
     lost = next(a for a in only if a["arm"] == "random")
     assert lost["diverged"] == 2

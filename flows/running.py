@@ -4,8 +4,10 @@ Prefect shows progress and keeps logs; the catalog decides what is done, so ever
 result. Without a server, Prefect starts a temporary one for the run.
 """
 
+import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -15,6 +17,9 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.base import ServerType
+from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
 from datastore.errors import GradsiftError
@@ -41,11 +46,26 @@ def submitted(jobs: Sequence[Job]) -> None:
 
     All are tried; then the first failure is raised, and what was done is recorded.
     """
-    futures = [_task(job.name, _doing(job)).submit() for job in jobs]
-    for future in futures:
-        future.wait()
-    for future in futures:
-        future.result()
+    with _server_for_children():
+        futures = [_task(job.name, _doing(job)).submit() for job in jobs]
+    try:
+        for future in futures:
+            future.wait()
+        for future in futures:
+            future.result()
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children():  # a pool's processes would go on with the next job
+            child.terminate()
+        raise
+
+
+@contextmanager
+def _server_for_children() -> Iterator[None]:
+    """The flow's server in the settings that processes inherit; else each would start a temporary one of its own."""
+    running = FlowRunContext.get()
+    known = {} if running is None else {PREFECT_API_URL: str(running.client.api_url)}
+    with temporary_settings(known):
+        yield
 
 
 def _doing(job: Job) -> Callable[[], None]:
@@ -72,6 +92,13 @@ def _limit_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def _hang_up() -> None:
+    """Close the client of a temporary server, which a Ctrl-C has ended too: Prefect would ask it again for a minute."""
+    running = FlowRunContext.get()
+    if running is not None and running.client.server_type is ServerType.EPHEMERAL:
+        running.client.__exit__(None, None, None)
+
+
 def in_flow(name: str, run_name: str, work: Callable[[], T], runner: Runner | None = None) -> T:
     """Do work as a Prefect flow run.
 
@@ -85,6 +112,8 @@ def in_flow(name: str, run_name: str, work: Callable[[], T], runner: Runner | No
             return work()
         except BaseException as error:
             failures.append(error)
+            if isinstance(error, KeyboardInterrupt):
+                _hang_up()
             raise
 
     def first_cause() -> BaseException | None:

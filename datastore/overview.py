@@ -32,8 +32,10 @@ def overview(store: Store) -> dict[str, Table]:
             "FROM selection AS s JOIN selection_item USING (selection_id) GROUP BY s.selection_id"
         ),
         "validation_arms": rows(
-            "SELECT target, name AS arm, seed, json_extract(result, '$.test_loss') AS test_loss, "
-            "json_extract(result, '$.examples') AS examples FROM arm ORDER BY target, name, seed"
+            "SELECT target AS targets, name AS arm, seed, spec ->> '$.training.lr' AS lr, "
+            "result ->> '$.examples' AS examples, "
+            "(SELECT group_concat(key || ' ' || round(value ->> '$.loss', 4), ', ') "
+            "FROM json_each(result, '$.tests')) AS test_losses FROM arm ORDER BY target, name, seed, lr"
         ),
         "runs": rows(
             "SELECT run_id, name, datetime(started, 'unixepoch') AS started_utc, "

@@ -298,8 +298,8 @@ def show_arms(arms: list[dict[str, Any]]) -> None:
         mine = [arm for arm in arms if arm["target"] == target]
         rows = [
             {"arm": a["arm"], "rows": a["examples"], "label tokens": round(a["label_tokens"]),
-             "test loss": a["test_loss_mean"], "± 95 %": a["test_loss_ci95"], "own source": a["source_precision"],
-             a["metric"]: a["score_mean"], "forgetting": a["forgetting"], "seconds": a["seconds"]}
+             "test loss": a["test_loss_mean"], "±95%": a["test_loss_ci95"],
+             "own source": percent(a["source_precision"]), a["metric"]: a["score_mean"], "forgets": a["forgetting"]}
             for a in mine
         ]  # fmt: skip
         columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
@@ -312,10 +312,17 @@ def show_arms(arms: list[dict[str, Any]]) -> None:
                     show.line(verdict_line(target, arm["arm"], baseline, versus))
 
 
+def percent(share: float | None) -> str | None:
+    """A share in percent; None as it is."""
+    return None if share is None else f"{share:.0%}"
+
+
 def verdict_line(target: str, arm: str, baseline: str, versus: dict[str, Any]) -> str:
     """One comparison in words."""
+    from pipelines.report import p_value
+
     interval = "" if versus["low"] is None else f" [{versus['low']:+.4f}, {versus['high']:+.4f}]"
-    p = "" if versus["p_adjusted"] is None else f", p = {versus['p_adjusted']:.3f} (of {versus['comparisons']})"
+    p = "" if versus["p_adjusted"] is None else f", {p_value(versus['p_adjusted'])} (of {versus['comparisons']})"
     return (
         f"{target}: {arm} − {baseline} = {versus['difference']:+.4f}{interval}; lower on {versus['wins']} of "
         f"{versus['seeds']} seeds{p}: {versus['verdict']}."

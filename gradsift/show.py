@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -22,16 +23,41 @@ def document(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=True, default=str) + "\n")
 
 
+FIRST = 24
+LEAST = 8  # characters of a column of text, before numbers are folded
+
+
 def table(title: str, rows: Sequence[Row], columns: Sequence[str] | None = None) -> None:
-    """Print rows as a table; dataset text in it is escaped and stripped of control characters."""
-    names = list(columns or (rows[0] if rows else ()))
-    shown = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    """Print rows as a table; dataset text in it is escaped and stripped of control characters.
+
+    Numbers, and the first column, which says what a line is about, are kept whole if the terminal is wide enough.
+    """
+    console = Console()
+    if not rows:
+        console.print(f"[bold]{title}[/bold]: none")
+        return
+    names = list(columns or rows[0])
+    cells = {name: [cell(row.get(name)) for row in rows] for name in names}
+    numbers = {name for name in names if all(isinstance(row.get(name), int | float | None) for row in rows)}
+    whole = numbers | ({names[0]} if max(map(len, cells[names[0]])) <= FIRST else set())
+    widths = [max(map(len, [*cells[n], *n.replace("_", " ").split()])) if n in whole else LEAST for n in names]
+    if sum(widths) + 2 * len(names) > console.width:
+        whole = set()
+    shown = Table(
+        title=title, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
     for name in names:
-        numbers = all(isinstance(row.get(name), int | float | None) for row in rows)
-        shown.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        shown.add_row(*(cell(row.get(name)) for name in names))
-    Console().print(shown if rows else f"[bold]{title}[/bold]: none")
+        words = name.replace("_", " ").split()
+        shown.add_column(
+            ("\n" if name in whole else " ").join(words),
+            justify="right" if name in numbers else "left",
+            overflow="fold",
+            no_wrap=name in whole,
+        )
+    for line_cells in zip(*cells.values(), strict=True):
+        shown.add_row(*line_cells)
+    console.print(shown)
 
 
 def cell(value: Any) -> str:

@@ -55,6 +55,7 @@ class ArmRow:
     source_precision: float | None
     seconds: float | None
     early_grad_norm: float | None
+    peak_bytes: int | None  # of a run, the largest; of the GPU, or of the whole process
     diverged: int
     lm_eval: dict[str, float] = field(default_factory=dict)  # means over seeds
     curves: list[list[list[float]]] = field(default_factory=list)
@@ -183,6 +184,7 @@ def _row(
         source_precision=_mean(shares) if own else None,
         seconds=_mean([t["seconds"] for t in trained]),
         early_grad_norm=_mean(norms),
+        peak_bytes=max((t["peak_bytes"] for t in trained), default=None),
         diverged=len(runs) - len(good),
         lm_eval=_means([x.result["lm_eval"] for x in good if "lm_eval" in x.result]),
         curves=[[[row[0], row[1]] for row in t["curve"]] for t in trained],

@@ -158,9 +158,15 @@ def _swatches(kinds: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def scatter(
-    title: str, others: Sequence[Point], chosen: Sequence[Point], x_label: str, y_label: str, lines: Point | None = None
+    title: str,
+    others: Sequence[Point],
+    chosen: Sequence[Point],
+    x_label: str,
+    y_label: str,
+    lines: Point | None = None,
+    labels: Sequence[tuple[float, float, str]] = (),
 ) -> str:
-    """Two clouds of points, the chosen on top; `lines` crosses the picture at an x and a y."""
+    """Two clouds of points, the chosen on top; `lines` crosses the picture at an x and a y, `labels` at places."""
     points = np.array([*others, *chosen], np.float64)
     low, high = np.quantile(points, [0.005, 0.995], axis=0)
     height = 430
@@ -176,6 +182,12 @@ def scatter(
             f'<line class="zero" x1="{x(lines[0]):.1f}" x2="{x(lines[0]):.1f}" y1="{TOP + 20}" y2="{height - BOTTOM}"/>'
         )
         body.append(f'<line class="zero" x1="70" x2="{WIDTH - RIGHT}" y1="{y(lines[1]):.1f}" y2="{y(lines[1]):.1f}"/>')
+    taken: list[Point] = []
+    for a, b, label in labels:
+        at = min(max(x(a), 70.0), WIDTH - RIGHT), min(max(y(b), TOP + 20.0), height - BOTTOM)
+        if all(abs(at[0] - p) > 12 or abs(at[1] - q) > 14 for p, q in taken):  # one that covers another is left out
+            taken.append(at)
+            body.append(_text(at[0], at[1] + 4, label, "middle", 'class="mark"'))
     body += _swatches([("c0", "chosen"), ("c7", "not chosen")])
     return _svg(height, title, body)
 

@@ -69,7 +69,7 @@ def costs(store: Store, recipe: r.Recipe, summary: Mapping[str, Any]) -> list[Co
     out = [Cost(what, tokens, flops, spent, flops / whole if whole else None) for what, tokens, flops, spent in rows]
     for name, (tokens, spent) in training.items():
         flops = float(per_token * n * tokens)
-        out.append(Cost(f"training `{name}`, one seed", tokens, flops, spent, flops / whole if whole else None))
+        out.append(Cost(f"training {name}, one seed", tokens, flops, spent, flops / whole if whole else None))
     return out
 
 

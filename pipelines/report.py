@@ -103,6 +103,11 @@ def _what(recipe: r.Recipe, summary: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
+def p_value(p: float) -> str:
+    """`p = 0.012`, or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     """One card for each target: is what was chosen better than random, in words."""
     out = []
@@ -118,7 +123,7 @@ def cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         }[v["verdict"]]
         change = f"{v['difference']:+.4f} nats per token"
         interval = "" if v["low"] is None else f", 95 % [{v['low']:+.4f}, {v['high']:+.4f}]"
-        p = "" if v["p_adjusted"] is None else f", p = {v['p_adjusted']:.3f} of {v['comparisons']}"
+        p = "" if v["p_adjusted"] is None else f", {p_value(v['p_adjusted'])} of {v['comparisons']}"
         text = f"{arm['target']}: {arm['arm']} − random = {change}{interval}{p}, n = {v['seeds']} seeds."
         others = [name for name, other in arm["versus"].items() if other["verdict"] != "better"]
         if v["verdict"] == "better" and others:

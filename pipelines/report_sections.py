@@ -18,9 +18,11 @@ from pipelines.cost import costs
 from pipelines.overlap import overlap
 from pipelines.score_checks import correlates
 from pipelines.screen import text_of
+from scorers.kmeans import kmeans
 
 DOTS = 1500  # examples on a map, at most
 SAMPLES = 5
+CLUSTERS = 8
 DRAWN = 6  # arms in a picture of curves
 TEXT_CHARS = 280
 
@@ -105,9 +107,10 @@ def _arms(arms: Sequence[Mapping[str, Any]], rates: Sequence[float]) -> list[Sec
             "lr",
             "early_grad_norm",
             "seconds",
+            "peak_mb",
             "diverged",
         )
-        rows = [{c: (len(a[c]) if c == "seeds" else a[c]) for c in columns} for a in mine]
+        rows = [{c: shown[c] for c in columns} for shown in map(_shown, mine)]
         parts = [
             Part(
                 "Test loss by arm",
@@ -139,6 +142,11 @@ def _arms(arms: Sequence[Mapping[str, Any]], rates: Sequence[float]) -> list[Sec
             )
         out.append(Section(f"Does it help on {target}?", parts))
     return out
+
+
+def _shown(arm: Mapping[str, Any]) -> dict[str, Any]:
+    peak = arm.get("peak_bytes")  # runs of older versions have none
+    return {**arm, "seeds": len(arm["seeds"]), "peak_mb": None if peak is None else round(peak / 2**20)}
 
 
 def _by_share(runs: Sequence[Sequence[Sequence[float]]]) -> list[list[list[float]]]:
@@ -239,7 +247,7 @@ def _scores(store: Store, summary: Mapping[str, Any], s: Selection) -> list[Part
         scores = dict(zip(ids, values.tolist(), strict=True))
         note = (
             "Spearman's correlation of the score with other figures of the examples. Far from 0 for lengths: compare "
-            "with random examples of the same lengths (arm `random_lengths`) before crediting the method."
+            "with random examples of the same lengths (the arm random_lengths) before crediting the method."
         )
         parts.append(
             Part(f"What the scores of {s.name} follow", correlates(store, space, scores, s.example_ids), note=note)
@@ -267,19 +275,38 @@ def _maps(store: Store, summary: Mapping[str, Any], s: Selection) -> list[Part]:
     xy = components(block.unit())
     n = len(mine)
     parts = []
-    note = f"{n:,} chosen and {len(ids) - n:,} other examples; gradient rows of the last checkpoint, two of many dims."
+    note = f"{n:,} chosen and {len(ids) - n:,} other examples; gradient rows of the last checkpoint, two of many dims. "
+    note += (
+        "Numbers are clusters (k-means in all dims), those with most of the chosen first; the table has all of them."
+    )
     sources = examples.sources_of(store, ids)
-    counts = Counter(sources[i][0] for i in ids)
-    of_chosen = Counter(sources[i][0] for i in ids[:n])
-    by_source = [
-        {"source": name, "shown": counts[name], "chosen": of_chosen[name]}
-        for name in sorted(counts, key=lambda name: (-of_chosen[name], -counts[name], name))
-    ]
+    clusters = kmeans(block.unit(), CLUSTERS, seed=0, spherical=True).members()
+    clusters.sort(key=lambda members: (-int((members < n).sum()), -len(members)))
+    table = []
+    marks = []
+    for number, members in enumerate(clusters, 1):
+        most = Counter(sources[ids[k]][0] for k in members).most_common(3)
+        table.append(
+            {
+                "cluster": number,
+                "shown": len(members),
+                "chosen": int((members < n).sum()),
+                "most of": ", ".join(f"{name} {count}" for name, count in most),
+            }
+        )
+        marks.append((*np.median(xy[members], axis=0).tolist(), str(number)))
     parts.append(
         Part(
             f"Map of {s.name}",
-            by_source,
-            charts.scatter(f"Map of {s.name}", xy[n:].tolist(), xy[:n].tolist(), "first principal component", "second"),
+            table,
+            charts.scatter(
+                f"Map of {s.name}",
+                xy[n:].tolist(),
+                xy[:n].tolist(),
+                "first principal component",
+                "second",
+                labels=marks,
+            ),
             note,
         )
     )
@@ -293,11 +320,11 @@ def _maps(store: Store, summary: Mapping[str, Any], s: Selection) -> list[Part]:
             "calibration": high[:, 0] & ~high[:, 1],
             "known": ~high[:, 0] & ~high[:, 1],
         }
-        table = [{"quadrant": k, "examples": int(v.sum()), "chosen": int(v[:n].sum())} for k, v in quadrants.items()]
+        counts = [{"quadrant": k, "examples": int(v.sum()), "chosen": int(v[:n].sum())} for k, v in quadrants.items()]
         parts.append(
             Part(
                 f"Error and uncertainty of {s.name}",
-                table,
+                counts,
                 charts.scatter(
                     f"Error and uncertainty of {s.name}",
                     plane[n:].tolist(),
@@ -341,7 +368,9 @@ def _left_out(summary: Mapping[str, Any]) -> list[Part]:
             {"reason": row["reason"], "examples": row["examples"], "sources": _counted(row["by_source"])}
             for row in pool["left_out"]
         ]
-        parts.append(Part("Near-duplicates and leaks", rows, note="`gradsift marks` shows each beside its twin."))
+        parts.append(
+            Part("Near-duplicates and leaks", rows, note="The command gradsift marks shows each beside its twin.")
+        )
     if pool["quarantined"]:
         parts.append(
             Part("Rows that could not be used", [{"reason": k, "rows": v} for k, v in pool["quarantined"].items()])

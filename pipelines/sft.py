@@ -9,12 +9,15 @@ D-Adaptation: does an ordering of arms survive them?) and GradES (matrices whose
 after a share α of the steps; the released code monitors the ℓ1 change of weights, the paper's text gradients).
 """
 
+import re
 import resource
 import tempfile
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,6 +82,7 @@ def fit(
 
     trainer_class = _trainer_class()
     m.seed_all(seed)
+    _reset_peak()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -251,8 +255,20 @@ def _thinned(log: list[list[float]], most: int = 200) -> list[list[float]]:
     return kept if not log or kept[-1] is log[-1] else [*kept, log[-1]]
 
 
+def _reset_peak() -> None:
+    """Let the peak be that of what follows, where the system can (CUDA; Linux, which resets VmHWM)."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
+
+
 def _peak_bytes() -> int:
-    """Peak memory: of the GPU's allocator, or of this process so far."""
+    """Peak memory since the reset: of the GPU's allocator, or of the whole process (elsewhere than on Linux: ever)."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    with suppress(OSError):
+        found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text("ascii"), re.M)
+        if found:
+            return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -417,6 +418,43 @@ def test_an_arm_of_unlike_selections_takes_the_steps_of_each():
     found = [(arm.name, arm.targets, steps) for arm, steps in _with_steps(arms, {"a": 5, "b": 9, "c": 5})]
     assert found == [("base", ("a", "b", "c"), None), ("full", ("a", "c"), 5), ("full", ("b",), 9)]
     assert [steps for _, steps in _with_steps(arms, {})] == [None, None]
+
+
+def test_status_shows_what_each_run_measured(finished):
+    from datastore.overview import overview
+
+    with Store(finished[1]) as store:
+        lines = overview(store)["validation_arms"]
+        arms = selections.last_run(store)["summary"]["arms"]
+    selected = next(a for a in arms if a["arm"] == "selected")
+    first = next(x for x in lines if x["arm"] == "selected" and x["seed"] == 0)
+    assert first["test_losses"] == f"sql {round(selected['test_loss'][0], 4)}"
+    assert first["lr"] == selected["lr"]
+    assert first["examples"] == selected["examples"]
+
+
+def test_tables_keep_numbers_whole_and_fold_in_a_narrow_terminal(capsys, monkeypatch):
+    from gradsift import show
+
+    rows = [{"arm": "random_tokens", "label tokens": 1234, "test loss": 1.23456, "note": "a long remark " * 6}]
+    for width, whole in ((80, True), (24, False)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        show.table("T", rows)
+        out = capsys.readouterr().out
+        assert all(len(line) <= width for line in out.splitlines())
+        assert all((text in out) is whole for text in ("random_tokens", "1.2346"))
+        assert "".join(out.split()).count("1") >= 2, "folded, not cut off"
+
+
+def test_a_run_knows_its_own_peak():
+    """A large allocation before a run does not count as its peak."""
+    before = np.ones(600 << 20, np.uint8)
+    with_it = sft._peak_bytes()
+    assert with_it >= before.nbytes
+    del before
+    sft._reset_peak()
+    if Path("/proc/self/clear_refs").exists():
+        assert sft._peak_bytes() < with_it - (400 << 20)
 
 
 def test_a_card_names_what_was_not_beaten(finished):

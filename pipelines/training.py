@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from datastore.errors import InputError
 from pipelines import model as m
 from pipelines import recipe as r
 from pipelines.batches import by_length, collate, pad_id
@@ -76,6 +77,7 @@ def train(
     """Train the adapter in place; leaves the model in eval mode and returns the last epoch's mean loss.
 
     `prune` sees each batch before its step and gives the rows (with fewer labels, or fewer rows) to train on.
+    Raises InputError, before `at_epoch_end`, where training diverges.
     """
     parameters = list(m.lora_parameters(model).values())
     optimizer = optimizer or make_optimizer(model, training)
@@ -101,15 +103,26 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             losses.append(loss.item())
+            if not np.isfinite(losses[-1]):
+                raise _diverged(label, f"the loss of step {step + 1} of {total} is not finite", training.lr)
             rates.append(learning_rate(step + 1, total, training))
             progress(label, step + 1, total)
         mean_loss = float(np.mean(losses))
+        if not all(bool(torch.isfinite(p).all()) for p in parameters):
+            raise _diverged(label, f"a weight is not finite after epoch {epoch + 1}", training.lr)
         if at_epoch_end:
             model.eval()
             at_epoch_end(EpochEnd(epoch, (epoch + 1) * per_epoch, float(np.mean(rates)), mean_loss, model, optimizer))
             model.train()
     model.eval()
     return mean_loss
+
+
+def _diverged(label: str, what: str, lr: float) -> InputError:
+    return InputError(
+        f"{label} diverged: {what}. Lower the learning rate (lr {lr:g} here), or look for a damaged model; "
+        "checkpoints made before stay"
+    )
 
 
 @torch.no_grad()

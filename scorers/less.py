@@ -28,8 +28,11 @@ def subtask_means(query: F32, subtasks: Sequence[str]) -> tuple[F32, list[str]]:
 
 
 def checkpoint_weights(mean_lr: Sequence[float]) -> list[float]:
-    """Mean learning rates → weights that sum to one. Raises ValueError unless all are finite and one is positive."""
+    """Mean learning rates → weights that sum to one; a single checkpoint has weight 1, also at rate 0 (a warm-up of one
+    step ends there). Raises ValueError unless all are finite and, of several, one is positive."""
     rates = np.asarray(mean_lr, np.float64)
+    if len(rates) == 1 and rates[0] == 0:
+        return [1.0]
     if not (np.isfinite(rates).all() and (rates >= 0).all() and rates.sum() > 0):
         raise ValueError(f"checkpoint weights must be finite, not negative, and not all zero: {mean_lr}")
     return [float(w) for w in rates / rates.sum()]

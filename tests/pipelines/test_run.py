@@ -292,3 +292,20 @@ def test_test_rows_in_the_pool_are_left_out(recipe_data, store, tmp_path):
     held_out = {r["example_id"] for r in store.catalog.rows(
         "SELECT example_id FROM dataset_member JOIN dataset USING (dataset_id) WHERE role='test'")}  # fmt: skip
     assert not held_out & set(selections.get(store, "small-sql").example_ids)
+
+
+def test_a_warm_up_that_diverges_is_an_error_that_says_what_to_do(recipe_data, store):
+    wild = recipe_data["warmup"] | {"lr": 1e30, "max_grad_norm": 1e30}
+    data = {k: v for k, v in recipe_data.items() if k != "validate"} | {"warmup": wild}
+    with pytest.raises(InputError, match=r"warm-up diverged: .* not finite.*Lower the learning rate \(lr 1e\+30"):
+        curate(parse_recipe(data), store)
+    assert store.catalog.one("SELECT count(*) AS n FROM checkpoint")["n"] == 0
+
+
+def test_a_warm_up_of_one_step_is_enough(recipe_data, store):
+    """Its rate after the step is 0; the one checkpoint still counts whole."""
+    short = recipe_data["warmup"] | {"epochs": 1, "min_examples": 8, "fraction": 0.001, "batch_size": 8}
+    data = {k: v for k, v in recipe_data.items() if k != "validate"} | {"warmup": short}
+    result = curate(parse_recipe(data), store)
+    assert store.catalog.one("SELECT max(step) AS n FROM checkpoint")["n"] == 1
+    assert result.selections[0]["examples"] == 12

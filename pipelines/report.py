@@ -123,7 +123,7 @@ def cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         }[v["verdict"]]
         change = f"{v['difference']:+.4f} nats per token"
         interval = "" if v["low"] is None else f", 95 % [{v['low']:+.4f}, {v['high']:+.4f}]"
-        p = "" if v["p_adjusted"] is None else f", {p_value(v['p_adjusted'])} of {v['comparisons']}"
+        p = "" if v["p_adjusted"] is None else f", {p_value(v['p_adjusted'])} (corrected for {v['comparisons']})"
         text = f"{arm['target']}: {arm['arm']} − random = {change}{interval}{p}, n = {v['seeds']} seeds."
         others = [name for name, other in arm["versus"].items() if other["verdict"] != "better"]
         if v["verdict"] == "better" and others:

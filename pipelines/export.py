@@ -1,8 +1,9 @@
 """Stage: write a selection or mixture as a folder that `datasets`, TRL, axolotl and LLaMA-Factory read as it is.
 
-    <name>/README.md               dataset card (its YAML tells `load_dataset` where the data is) <name>/data/train-*
-    messages, example_id, source, licence, rank, score, copy, weight; of mixtures `part`, of
-                                   cluster methods `cluster`; with labels `input_ids`, `attention_mask`, `labels`
+    <name>/README.md               dataset card (its YAML tells `load_dataset` where the data is)
+    <name>/data/train-*            messages, example_id, source, licence, rank, score, copy, weight; of mixtures
+                                   `part`, of cluster methods `cluster`; with labels `input_ids`, `attention_mask`,
+                                   `labels`
     <name>/dataset_info.json       for LLaMA-Factory; trl.yaml and axolotl.yaml likewise
     <name>/composition.csv         what it consists of; of a mixture, requested against realised
     <name>/atlas.parquet           on request: x, y and neighbours for embedding-atlas
@@ -187,8 +188,7 @@ def _unlicensed(plan: Layout, rows: int) -> str:
     named = ", ".join(f"{source} ({count:,})" for source, count in bare.most_common(5))
     return (
         f"export.require_licence: {rows:,} rows have no licence, of sources {named}. Give these sources a `licence` in "
-        "the "
-        "recipe, or leave them out."
+        "the recipe, or leave them out."
     )
 
 

@@ -18,13 +18,13 @@ os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="
 import numpy as np
 from measure import machine
 
-from datastore import selections
-from datastore.store import Store
-from pipelines import attribution as a
-from pipelines import recipe as r
-from pipelines.model import open_model
-from pipelines.recipe import load_recipe
-from pipelines.reselect import evidence
+from gradsift.datastore import selections
+from gradsift.datastore.store import Store
+from gradsift.pipelines import attribution as a
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.model import open_model
+from gradsift.pipelines.recipe import load_recipe
+from gradsift.pipelines.reselect import evidence
 
 
 def interval(values: np.ndarray, seed: int = 0) -> list[float]:

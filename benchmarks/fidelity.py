@@ -22,17 +22,17 @@ import numpy as np
 import torch
 from measure import machine
 
-from datastore.examples import Example
-from datastore.rows import quantise, unpack_int4
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.batches import by_length, collate, pad_id
-from pipelines.capture import backward, contract, watched_layers
-from pipelines.encode import encode
-from pipelines.projectors import make_projector
-from pipelines.projectors.factors import Factors
-from pipelines.sources import read_source
-from pipelines.training import train
+from gradsift.datastore.examples import Example
+from gradsift.datastore.rows import quantise, unpack_int4
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.batches import by_length, collate, pad_id
+from gradsift.pipelines.capture import backward, contract, watched_layers
+from gradsift.pipelines.encode import encode
+from gradsift.pipelines.projectors import make_projector
+from gradsift.pipelines.projectors.factors import Factors
+from gradsift.pipelines.sources import read_source
+from gradsift.pipelines.training import train
 
 CPU = torch.device("cpu")
 

@@ -22,14 +22,14 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_DATASET
 import torch
 from measure import interleave, machine, peak_bytes, peak_in_child, ratio
 
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.batches import collate
-from pipelines.capture import backward, contract, watched_layers
-from pipelines.encode import Encoded
-from pipelines.projectors import make_projector
-from pipelines.projectors.factors import Factors
-from pipelines.transforms import make_transform
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.batches import collate
+from gradsift.pipelines.capture import backward, contract, watched_layers
+from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.projectors import make_projector
+from gradsift.pipelines.projectors.factors import Factors
+from gradsift.pipelines.transforms import make_transform
 
 FLOOR = "floor: LoRA forward+backward"
 
@@ -142,9 +142,9 @@ class Bench:
 
     def extractor(self) -> Callable[[], None]:
         """The whole product: rows with Adam, all signals, quantised, as they are written."""
-        from datastore.checkpoints import Checkpoint, CheckpointState
-        from pipelines.extract import Extractor
-        from pipelines.job import GradientJob
+        from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
+        from gradsift.pipelines.extract import Extractor
+        from gradsift.pipelines.job import GradientJob
 
         adapter = m.adapter_arrays(self.lora)
         moments = {n: abs(a) * 1e-3 for n, a in adapter.items()}
@@ -190,7 +190,7 @@ def random_model(vocabulary: int) -> str:
     """A Llama of 6 layers and width 256 with random weights, with a tokenizer that is never used."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pipelines.demo_model import make_demo_model
+    from gradsift.pipelines.demo_model import make_demo_model
 
     folder = Path(tempfile.gettempdir()) / f"gradsift-bench-{vocabulary}"
     if not (folder / "model.safetensors").exists():

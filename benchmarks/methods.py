@@ -12,11 +12,11 @@ import json
 import time
 from pathlib import Path
 
-from datastore.errors import GradsiftError
-from datastore.store import Store
-from pipelines.curate import curate
-from pipelines.methods import METHODS
-from pipelines.recipe import Recipe, load_recipe, parse_recipe
+from gradsift.datastore.errors import GradsiftError
+from gradsift.datastore.store import Store
+from gradsift.pipelines.curate import curate
+from gradsift.pipelines.methods import METHODS
+from gradsift.pipelines.recipe import Recipe, load_recipe, parse_recipe
 
 BASELINES = ("random", "random_tokens", "random_lengths")
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from measure import interleave, machine, ratio
 
-from scorers.coverage import facility_location
-from scorers.gio import Stop, gio_released, uniform_start
-from scorers.less import similarity
-from scorers.tagcos import omp
+from gradsift.scorers.coverage import facility_location
+from gradsift.scorers.gio import Stop, gio_released, uniform_start
+from gradsift.scorers.less import similarity
+from gradsift.scorers.tagcos import omp
 
 
 def unit(rows):
@@ -112,9 +112,9 @@ def less_scoring(rows=32_768, dims=4096, columns=8, folder=None):
     """Scores of int8 rows of a store through the catalog, against a plain f32 GEMM of the same mapped blocks."""
     import pyarrow as pa
 
-    from datastore import examples, features
-    from datastore.rows import make_block, read_block
-    from datastore.store import Store
+    from gradsift.datastore import examples, features
+    from gradsift.datastore.rows import make_block, read_block
+    from gradsift.datastore.store import Store
 
     rng = np.random.default_rng(0)
     store = Store(Path(folder) / "store")

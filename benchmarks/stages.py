@@ -19,15 +19,15 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
 import torch
 from measure import machine
 
-from datastore.checkpoints import Checkpoint, CheckpointState
-from datastore.examples import Example
-from datastore.rows import write_block
-from pipelines import extract
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.extract import Extractor
-from pipelines.job import GradientJob
-from pipelines.sources import read_source
+from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
+from gradsift.datastore.examples import Example
+from gradsift.datastore.rows import write_block
+from gradsift.pipelines import extract
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.extract import Extractor
+from gradsift.pipelines.job import GradientJob
+from gradsift.pipelines.sources import read_source
 
 
 def main() -> None:

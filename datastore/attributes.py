@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datastore.examples import Messages
-from datastore.identity import fingerprint
-from datastore.store import Store
+from gradsift.datastore.examples import Messages
+from gradsift.datastore.identity import fingerprint
+from gradsift.datastore.store import Store
 
 Compute = Callable[[Sequence[Messages]], Mapping[str, pa.Array]]
 Report = Callable[[int, int], None]

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import sql
-from datastore.errors import CatalogVersionError, InputError
-from datastore.files import disk_errors
-from datastore.identity import digest_text
+from gradsift import sql
+from gradsift.datastore.errors import CatalogVersionError, InputError
+from gradsift.datastore.files import disk_errors
+from gradsift.datastore.identity import digest_text
 
 BUSY_SECONDS = 60
 # A quota or size limit shows as a failed write, a full disk as SQLITE_FULL.

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from datastore.errors import CorruptionError, InputError
-from datastore.store import Store
+from gradsift.datastore.errors import CorruptionError, InputError
+from gradsift.datastore.store import Store
 
 Tensors = dict[str, NDArray[np.float32]]
 

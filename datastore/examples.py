@@ -9,9 +9,9 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datastore.errors import InputError
-from datastore.identity import digest_ids
-from datastore.store import Store
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.identity import digest_ids
+from gradsift.datastore.store import Store
 
 Messages = list[dict[str, str]]
 MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from datastore.errors import CorruptionError, InputError
-from datastore.identity import canonical_json, check_comparable, fingerprint
-from datastore.rows import FeatureBlock, join_blocks, read_block, write_block
-from datastore.store import Store
+from gradsift.datastore.errors import CorruptionError, InputError
+from gradsift.datastore.identity import canonical_json, check_comparable, fingerprint
+from gradsift.datastore.rows import FeatureBlock, join_blocks, read_block, write_block
+from gradsift.datastore.store import Store
 
 Spec = Mapping[str, Any]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from datastore.errors import CorruptionError, StoreFullError
-from datastore.identity import digest_file
+from gradsift.datastore.errors import CorruptionError, StoreFullError
+from gradsift.datastore.identity import digest_file
 
 TMP_PREFIX = ".tmp-"
 

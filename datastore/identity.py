@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datastore.errors import FeatureSpaceMismatch
+from gradsift.datastore.errors import FeatureSpaceMismatch
 
 ID_CHARS = 32  # 128 bits of sha256: no collision to fear below 10^18 examples
 CHUNK_BYTES = 1 << 20

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from datastore.catalog import Catalog
+from gradsift.datastore.catalog import Catalog
 
 TTL_SECONDS = 120.0
 

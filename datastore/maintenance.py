@@ -4,10 +4,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from datastore import files
-from datastore.errors import BusyError, CorruptionError
-from datastore.leases import holder_is_dead
-from datastore.store import Store
+from gradsift.datastore import files
+from gradsift.datastore.errors import BusyError, CorruptionError
+from gradsift.datastore.leases import holder_is_dead
+from gradsift.datastore.store import Store
 
 GRACE_SECONDS = 3600.0
 KINDS = ("examples", "features", "checkpoint", "scores")

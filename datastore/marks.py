@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from datastore.identity import canonical_json
-from datastore.store import Store
+from gradsift.datastore.identity import canonical_json
+from gradsift.datastore.store import Store
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import time
 from typing import Any
 
-from datastore.leases import holder_is_dead
-from datastore.store import Store
+from gradsift.datastore.leases import holder_is_dead
+from gradsift.datastore.store import Store
 
 Table = list[dict[str, Any]]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from datastore import features
-from datastore.store import Store
+from gradsift.datastore import features
+from gradsift.datastore.store import Store
 
 
 @dataclass(frozen=True)

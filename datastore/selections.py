@@ -9,9 +9,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datastore.errors import InputError
-from datastore.identity import canonical_json, digest_ids, fingerprint
-from datastore.store import Store
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.identity import canonical_json, digest_ids, fingerprint
+from gradsift.datastore.store import Store
 
 MASK = "loss_mask"
 MIXTURE = "mixture"  # method and target of a mixture

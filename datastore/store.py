@@ -6,9 +6,9 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import BinaryIO
 
-from datastore import files
-from datastore.catalog import Catalog
-from datastore.errors import CorruptionError, InputError
+from gradsift.datastore import files
+from gradsift.datastore.catalog import Catalog
+from gradsift.datastore.errors import CorruptionError, InputError
 
 
 class Store:

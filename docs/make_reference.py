@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from datastore import errors
-from pipelines.methods import METHODS
-from pipelines.recipe import Recipe, section_of
-from pipelines.row_rules import RULES
-from pipelines.scores import SCORES
+from gradsift.datastore import errors
+from gradsift.pipelines.methods import METHODS
+from gradsift.pipelines.recipe import Recipe, section_of
+from gradsift.pipelines.row_rules import RULES
+from gradsift.pipelines.scores import SCORES
 
 COMMANDS = (
     "run",

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from datastore.store import Store
-from flows.running import Runner, as_task, elsewhere, in_flow, publish
-from pipelines.curate import RunResult, curate
-from pipelines.progress import Progress, quiet
-from pipelines.recipe import Recipe
+from gradsift.datastore.store import Store
+from gradsift.flows.running import Runner, as_task, elsewhere, in_flow, publish
+from gradsift.pipelines.curate import RunResult, curate
+from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Recipe
 
 
 def curate_with_prefect(

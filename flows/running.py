@@ -22,10 +22,10 @@ from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
-from datastore.errors import GradsiftError
-from datastore.store import Store
-from pipelines.report import markdown, report
-from pipelines.validate import Elsewhere, Job, do
+from gradsift.datastore.errors import GradsiftError
+from gradsift.datastore.store import Store
+from gradsift.pipelines.report import markdown, report
+from gradsift.pipelines.validate import Elsewhere, Job, do
 
 T = TypeVar("T")
 Runner = TaskRunner[Any]

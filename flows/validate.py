@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datastore.store import Store
-from flows.running import Runner, as_task, elsewhere, in_flow, publish
-from pipelines.progress import Progress, quiet
-from pipelines.revalidate import revalidate
+from gradsift.datastore.store import Store
+from gradsift.flows.running import Runner, as_task, elsewhere, in_flow, publish
+from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.revalidate import revalidate
 
 
 def validate_with_prefect(

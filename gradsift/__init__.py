@@ -8,18 +8,18 @@ with Store("store") as store:
 
 from typing import Any
 
-from pipelines.version import VERSION
+from gradsift.pipelines.version import VERSION
 
 __version__ = VERSION
 
 _PUBLIC = {
-    "Store": "datastore.store",
-    "curate": "pipelines.curate",
-    "load_recipe": "pipelines.recipe",
-    "parse_recipe": "pipelines.recipe",
-    "neighbours": "datastore.search",
-    "verify": "datastore.maintenance",
-    "GradsiftError": "datastore.errors",
+    "Store": "gradsift.datastore.store",
+    "curate": "gradsift.pipelines.curate",
+    "load_recipe": "gradsift.pipelines.recipe",
+    "parse_recipe": "gradsift.pipelines.recipe",
+    "neighbours": "gradsift.datastore.search",
+    "verify": "gradsift.datastore.maintenance",
+    "GradsiftError": "gradsift.datastore.errors",
 }
 __all__ = ["GradsiftError", "Store", "__version__", "curate", "load_recipe", "neighbours", "parse_recipe", "verify"]
 

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 
-from datastore.errors import GradsiftError, StoreFullError
+from gradsift.datastore.errors import GradsiftError, StoreFullError
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from pipelines.version import VERSION
+from gradsift.pipelines.version import VERSION
 
 app = App(
     name="gradsift",

@@ -39,12 +39,12 @@ def run(
         Do this many validation runs at once, each in a process of its own.
     """
     from gradsift import show
-    from pipelines.recipe import load_recipe
+    from gradsift.pipelines.recipe import load_recipe
 
     loaded = load_recipe(recipe)
     quiet_libraries()
     if dry_run:
-        from pipelines.dryrun import plan_run
+        from gradsift.pipelines.dryrun import plan_run
 
         plan = asdict(plan_run(loaded, store))
         show.document(plan) if json else _show_plan(plan)
@@ -66,7 +66,7 @@ def demo(*, folder: Path = Path("demo"), no_prefect: Flag = False, json: Json = 
         Run the stages without Prefect.
     """
     from gradsift import show
-    from pipelines.demo import run_demo
+    from gradsift.pipelines.demo import run_demo
 
     quiet_libraries()
     with show.progress() as progress:
@@ -124,14 +124,14 @@ def query(
     checkpoint
         Which checkpoint's gradients; default: the last.
     """
-    from datastore.errors import InputError
-    from datastore.store import Store
     from gradsift import show
+    from gradsift.datastore.errors import InputError
+    from gradsift.datastore.store import Store
 
     if (text is None) == (id is None) or k < 1:
         raise InputError("give either a text or --id, and -k of at least 1")
     quiet_libraries()
-    from pipelines.query import query_by_id, query_by_text
+    from gradsift.pipelines.query import query_by_id, query_by_text
 
     with Store(store, create=False) as opened:
         if id is not None:
@@ -150,9 +150,9 @@ def query(
 @app.command
 def status(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
     """Show what a store holds: examples, quarantine, feature rows, selections, validation arms, live work."""
-    from datastore.overview import overview
-    from datastore.store import Store
     from gradsift import show
+    from gradsift.datastore.overview import overview
+    from gradsift.datastore.store import Store
 
     with Store(store, create=False) as opened:
         found = overview(opened)
@@ -166,8 +166,8 @@ def status(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
 @app.command
 def doctor(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
     """Check this installation and, if there is one, the store."""
-    from datastore.errors import GradsiftError
     from gradsift import show
+    from gradsift.datastore.errors import GradsiftError
     from gradsift.doctor import checks
 
     rows = checks(store)
@@ -185,10 +185,10 @@ def verify(*, store: StorePath = DEFAULT_STORE, drop: Flag = False, json: Json =
     drop
         Forget damaged files, so that the next run makes them again.
     """
-    from datastore import maintenance
-    from datastore.errors import CorruptionError
-    from datastore.store import Store
     from gradsift import show
+    from gradsift.datastore import maintenance
+    from gradsift.datastore.errors import CorruptionError
+    from gradsift.datastore.store import Store
 
     with Store(store, create=False) as opened:
         damage = maintenance.verify(opened)
@@ -211,9 +211,9 @@ def gc(
     dry_run
         Only list them.
     """
-    from datastore import maintenance
-    from datastore.store import Store
     from gradsift import show
+    from gradsift.datastore import maintenance
+    from gradsift.datastore.store import Store
 
     with Store(store, create=False) as opened:
         work = maintenance.garbage if dry_run else maintenance.collect
@@ -227,13 +227,13 @@ def _runner(no_prefect: bool, processes: int | None = None) -> Any:
 
     def run_it(recipe: Any, store: Path, export_root: Path | None, progress: Any) -> Any:
         if no_prefect:
-            from datastore.store import Store
-            from pipelines.curate import curate
+            from gradsift.datastore.store import Store
+            from gradsift.pipelines.curate import curate
 
             with Store(store) as opened:
                 return curate(recipe, opened, export_root=export_root, progress=progress)
-        from flows.curate import curate_with_prefect
-        from flows.running import processes as pool
+        from gradsift.flows.curate import curate_with_prefect
+        from gradsift.flows.running import processes as pool
 
         runner = pool(processes) if processes else None
         return curate_with_prefect(recipe, store, export_root=export_root, progress=progress, task_runner=runner)
@@ -243,7 +243,7 @@ def _runner(no_prefect: bool, processes: int | None = None) -> Any:
 
 def check_processes(no_prefect: bool, processes: int | None) -> None:
     """Raise InputError for a number of processes that cannot be."""
-    from datastore.errors import InputError
+    from gradsift.datastore.errors import InputError
 
     if processes is not None and processes < 2:
         raise InputError("--processes must be at least 2; without it validation does one run after the other")
@@ -319,7 +319,7 @@ def percent(share: float | None) -> str | None:
 
 def verdict_line(target: str, arm: str, baseline: str, versus: dict[str, Any]) -> str:
     """One comparison in words."""
-    from pipelines.report import p_value
+    from gradsift.pipelines.report import p_value
 
     interval = "" if versus["low"] is None else f" [{versus['low']:+.4f}, {versus['high']:+.4f}]"
     p = "" if versus["p_adjusted"] is None else f", {p_value(versus['p_adjusted'])} (of {versus['comparisons']})"

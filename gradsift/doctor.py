@@ -6,8 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from datastore.catalog import NETWORK_FILE_SYSTEMS, Catalog, file_system_type
-from datastore.errors import GradsiftError
+from gradsift.datastore.catalog import NETWORK_FILE_SYSTEMS, Catalog, file_system_type
+from gradsift.datastore.errors import GradsiftError
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "pyarrow", "prefect", "fastapi", "cyclopts")
 LOW_BYTES = 2 << 30

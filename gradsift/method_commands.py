@@ -12,7 +12,7 @@ from gradsift.app import DEFAULT_STORE, Json, Options, StorePath, app
 def methods(*, json: Json = False) -> None:
     """List the methods: what they do, what they need and cost, where they come from."""
     from gradsift import show
-    from pipelines.methods import as_rows
+    from gradsift.pipelines.methods import as_rows
 
     rows = as_rows()
     show.document(rows) if json else show.table("Methods", rows, ("method", "what", "needs", "cost", "source"))
@@ -65,16 +65,16 @@ def select(
     picture
         For `qtuning`: write the error-uncertainty plane to this SVG file.
     """
-    from datastore.store import Store
     from gradsift import show
-    from pipelines.reselect import reselect
+    from gradsift.datastore.store import Store
+    from gradsift.pipelines.reselect import reselect
 
     chosen = {**_select_section(method, rule, option, encoder), "examples": examples, "fraction": fraction,
               "label_tokens": label_tokens}  # fmt: skip
     with Store(store, create=False) as opened, show.progress() as progress:
         rows = reselect(opened, chosen, target=target, checkpoint=checkpoint, name=name, seed=seed, progress=progress)
         if picture is not None:
-            from pipelines.plane import draw_plane
+            from gradsift.pipelines.plane import draw_plane
 
             draw_plane(opened, rows[0]["name"], picture)
     shown = ("name", "examples", "source_precision", "source_share_of_pool", "by_source")
@@ -113,10 +113,10 @@ def score(
     k
         How many of the best to show.
     """
-    from datastore.errors import InputError
-    from datastore.store import Store
     from gradsift import show
-    from pipelines.reselect import score as score_pool
+    from gradsift.datastore.errors import InputError
+    from gradsift.datastore.store import Store
+    from gradsift.pipelines.reselect import score as score_pool
 
     with Store(store, create=False) as opened:
         found = score_pool(opened, _select_section(method, None, option, encoder), target, checkpoint)
@@ -152,9 +152,9 @@ def overlap(
     k
         Compare the first k of each instead of the whole (Jaccard index).
     """
-    from datastore.store import Store
     from gradsift import show
-    from pipelines.overlap import overlap as compare
+    from gradsift.datastore.store import Store
+    from gradsift.pipelines.overlap import overlap as compare
 
     with Store(store, create=False) as opened:
         found = compare(opened, names, target, k)
@@ -186,7 +186,7 @@ def _matrix(rows: list[dict[str, Any]], number: dict[str, str]) -> list[dict[str
 def _select_section(method: str, rule: str | None, option: tuple[str, ...], encoder: Path | None) -> dict[str, Any]:
     import yaml
 
-    from datastore.errors import InputError
+    from gradsift.datastore.errors import InputError
 
     pairs = [text.partition("=") for text in option]
     if bad := [name for name, sign, _ in pairs if not sign]:

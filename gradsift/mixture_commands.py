@@ -32,12 +32,12 @@ def mix(
     export_to
         Also write it to this folder.
     """
-    from datastore import selections
-    from datastore.store import Store
     from gradsift import show
+    from gradsift.datastore import selections
+    from gradsift.datastore.store import Store
+    from gradsift.pipelines.export import export as write
+    from gradsift.pipelines.reselect import remix
     from gradsift.settings import read_section
-    from pipelines.export import export as write
-    from pipelines.reselect import remix
 
     section = read_section(settings, "mix")
     with Store(store, create=False) as opened, show.progress() as progress:
@@ -106,11 +106,11 @@ def export(
     require_licence
         Refuse rows of unknown licence.
     """
-    from datastore import selections
-    from datastore.store import Store
     from gradsift import show
-    from pipelines.export import export as write
-    from pipelines.recipe import Export
+    from gradsift.datastore import selections
+    from gradsift.datastore.store import Store
+    from gradsift.pipelines.export import export as write
+    from gradsift.pipelines.recipe import Export
 
     given = {"format": format, "labels": labels or None, "atlas": atlas or None,
              "require_licence": require_licence or None}  # fmt: skip
@@ -148,9 +148,9 @@ def diff(
     examples
         How many examples to show of each side's own.
     """
-    from datastore.store import Store
     from gradsift import show
-    from pipelines.diff import diff as compare
+    from gradsift.datastore.store import Store
+    from gradsift.pipelines.diff import diff as compare
 
     folders = all((Path(side) / "manifest.json").is_file() for side in (one, other))
     if folders:
@@ -195,9 +195,9 @@ def marks(
     k
         How many pairs to show.
     """
-    from datastore.store import Store
     from gradsift import show
-    from pipelines.screen import marked
+    from gradsift.datastore.store import Store
+    from gradsift.pipelines.screen import marked
 
     with Store(store, create=False) as opened:
         found = marked(opened, reason, k)

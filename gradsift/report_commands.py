@@ -14,11 +14,11 @@ def report(*, out: Path | None = None, store: StorePath = DEFAULT_STORE, json: J
     out
         Where to write the page; default: reports/ in the store.
     """
-    from datastore.selections import last_run
-    from datastore.store import Store
     from gradsift import show
-    from pipelines.report import report as document
-    from pipelines.report import write_report
+    from gradsift.datastore.selections import last_run
+    from gradsift.datastore.store import Store
+    from gradsift.pipelines.report import report as document
+    from gradsift.pipelines.report import write_report
 
     with Store(store, create=False) as opened:
         run = last_run(opened)
@@ -53,9 +53,9 @@ def validate(
     processes
         Do this many runs at once, each in a process of its own.
     """
-    from datastore.store import Store
     from gradsift import show
     from gradsift.cli import check_processes, quiet_libraries, show_arms
+    from gradsift.datastore.store import Store
     from gradsift.settings import read_section
 
     check_processes(no_prefect, processes)
@@ -63,13 +63,13 @@ def validate(
     quiet_libraries()
     with show.progress() as progress:
         if no_prefect:
-            from pipelines.revalidate import revalidate
+            from gradsift.pipelines.revalidate import revalidate
 
             with Store(store, create=False) as opened:
                 made = revalidate(opened, section, out=out, progress=progress)
         else:
-            from flows.running import processes as pool
-            from flows.validate import validate_with_prefect
+            from gradsift.flows.running import processes as pool
+            from gradsift.flows.validate import validate_with_prefect
 
             Store(store, create=False).close()  # a folder that is no store should fail before Prefect starts
             runner = pool(processes) if processes else None

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from datastore.errors import InputError
+from gradsift.datastore.errors import InputError
 
 
 def read_section(path: Path, name: str) -> dict[str, Any]:

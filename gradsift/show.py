@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.progress import Progress
+from gradsift.pipelines.progress import Progress
 
 LINE_SECONDS = 5.0
 Row = Mapping[str, Any]

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from datastore.examples import Messages
-from pipelines import model as m
-from pipelines.batches import by_length, pad_id
-from pipelines.encode import chat_template
-from scorers.checkers import CHECKERS
+from gradsift.datastore.examples import Messages
+from gradsift.pipelines import model as m
+from gradsift.pipelines.batches import by_length, pad_id
+from gradsift.pipelines.encode import chat_template
+from gradsift.scorers.checkers import CHECKERS
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import recipe as r
-from pipelines.arms import BASE, Arm
-from scorers import statistics
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.arms import BASE, Arm
+from gradsift.scorers import statistics
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
 T95 = (

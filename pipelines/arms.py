@@ -23,20 +23,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from datastore import examples, selections
-from datastore.errors import InputError
-from datastore.examples import Dataset
-from datastore.selections import Selection
-from datastore.store import Store
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.encode import Encoded
-from pipelines.evidence import Evidence
-from pipelines.methods import METHODS
-from pipelines.selecting import choose
-from pipelines.warmup import usable_chats
-from scorers import budgets
-from scorers.select import random_k, random_lengths, random_tokens
+from gradsift.datastore import examples, selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Dataset
+from gradsift.datastore.selections import Selection
+from gradsift.datastore.store import Store
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.evidence import Evidence
+from gradsift.pipelines.methods import METHODS
+from gradsift.pipelines.selecting import choose
+from gradsift.pipelines.warmup import usable_chats
+from gradsift.scorers import budgets
+from gradsift.scorers.select import random_k, random_lengths, random_tokens
 
 QTUNING = "qtuning"
 BASE = "base"

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from datastore import examples, features
-from datastore.errors import InputError
-from datastore.selections import MIXTURE, Selection
-from datastore.store import Store
-from pipelines.progress import Progress
+from gradsift.datastore import examples, features
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.selections import MIXTURE, Selection
+from gradsift.datastore.store import Store
+from gradsift.pipelines.progress import Progress
 
 NEIGHBOURS = 15
 TEXT_CHARS = 2_000

@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datastore import checkpoints, features
-from datastore.errors import InputError
-from datastore.store import Store
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.arms import Chats
-from pipelines.encode import Encoded
-from pipelines.evidence import Evidence, unit_rows
-from pipelines.sft import fit
-from pipelines.training import make_optimizer
-from pipelines.validate import row_losses
-from pipelines.warmup import restore, usable_chats
-from scorers import lexical, statistics
+from gradsift.datastore import checkpoints, features
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.arms import Chats
+from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.evidence import Evidence, unit_rows
+from gradsift.pipelines.sft import fit
+from gradsift.pipelines.training import make_optimizer
+from gradsift.pipelines.validate import row_losses
+from gradsift.pipelines.warmup import restore, usable_chats
+from gradsift.scorers import lexical, statistics
 
 F64 = NDArray[np.float64]
 Train = Callable[[Sequence[int]], F64]
@@ -91,8 +91,8 @@ def _stepped(
     target: Sequence[Encoded],
 ) -> float:
     """The target's mean loss at the checkpoint, or one step on a chat after it."""
-    from pipelines.batches import collate, pad_id
-    from pipelines.head import example_losses
+    from gradsift.pipelines.batches import collate, pad_id
+    from gradsift.pipelines.head import example_losses
 
     optimizer = make_optimizer(model, recipe.warmup or r.Warmup())
     restore(model, optimizer, state, step)
@@ -172,8 +172,8 @@ def exact_dots(
 
     Memory 4·(N + V)·P bytes for P adapter weights: for small models.
     """
-    from pipelines.batches import collate, pad_id
-    from pipelines.head import example_losses
+    from gradsift.pipelines.batches import collate, pad_id
+    from gradsift.pipelines.head import example_losses
 
     pair = e.pairs[checkpoint]
     state = checkpoints.load(store, checkpoints.by_digest(store, features.space_spec(store, pair.train)["checkpoint"]))

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from huggingface_hub import DatasetCardData
 
-from pipelines.version import VERSION
+from gradsift.pipelines.version import VERSION
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 # Identifiers that the hub knows (huggingface.co/docs/hub/repositories-licenses) and data sets use; others are `other`.

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datastore import features
-from datastore.store import Store
-from pipelines import recipe as r
-from pipelines.model import open_model
+from gradsift.datastore import features
+from gradsift.datastore.store import Store
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.model import open_model
 
 
 @dataclass(frozen=True)

@@ -12,27 +12,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from datastore import examples, features, leases, selections
-from datastore.checkpoints import Checkpoint
-from datastore.errors import BusyError, InputError
-from datastore.examples import Dataset
-from datastore.selections import Selection
-from datastore.store import Store
-from pipelines import gradients, model, warmup
-from pipelines import recipe as r
-from pipelines.arm_table import as_dicts
-from pipelines.encoder import encoder_pairs
-from pipelines.evidence import Evidence, SpacePair
-from pipelines.export import export
-from pipelines.ingest import IngestReport, ingest
-from pipelines.job import GradientJob, make_job
-from pipelines.mixtures import describe_mixture, make_mixture
-from pipelines.progress import Progress, Step, directly, quiet
-from pipelines.report import write_report
-from pipelines.screen import Screened, screen, semantic, semantic_encoder
-from pipelines.selecting import select_for
-from pipelines.target_warmup import pool_losses
-from pipelines.validate import Elsewhere, validate
+from gradsift.datastore import examples, features, leases, selections
+from gradsift.datastore.checkpoints import Checkpoint
+from gradsift.datastore.errors import BusyError, InputError
+from gradsift.datastore.examples import Dataset
+from gradsift.datastore.selections import Selection
+from gradsift.datastore.store import Store
+from gradsift.pipelines import gradients, model, warmup
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.arm_table import as_dicts
+from gradsift.pipelines.encoder import encoder_pairs
+from gradsift.pipelines.evidence import Evidence, SpacePair
+from gradsift.pipelines.export import export
+from gradsift.pipelines.ingest import IngestReport, ingest
+from gradsift.pipelines.job import GradientJob, make_job
+from gradsift.pipelines.mixtures import describe_mixture, make_mixture
+from gradsift.pipelines.progress import Progress, Step, directly, quiet
+from gradsift.pipelines.report import write_report
+from gradsift.pipelines.screen import Screened, screen, semantic, semantic_encoder
+from gradsift.pipelines.selecting import select_for
+from gradsift.pipelines.target_warmup import pool_losses
+from gradsift.pipelines.validate import Elsewhere, validate
 
 T = TypeVar("T")
 RUN_LEASE = "run"

@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from datastore import examples, selections
-from datastore.store import Store
-from pipelines.curate import RunResult
-from pipelines.demo_data import LEAK, NEAR, TARGET, WRONG, write_demo_data
-from pipelines.demo_model import demo_recipe, make_demo_model
-from pipelines.progress import Progress, quiet
-from pipelines.recipe import Recipe, load_recipe
+from gradsift.datastore import examples, selections
+from gradsift.datastore.store import Store
+from gradsift.pipelines.curate import RunResult
+from gradsift.pipelines.demo_data import LEAK, NEAR, TARGET, WRONG, write_demo_data
+from gradsift.pipelines.demo_model import demo_recipe, make_demo_model
+from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Recipe, load_recipe
 
 Runner = Callable[[Recipe, Path, Path], RunResult]  # recipe, store folder, export folder
 

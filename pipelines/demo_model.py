@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from pipelines import recipe as r
-from pipelines.batches import collate, pad_id
-from pipelines.demo_data import general_text, sql
-from pipelines.encode import encode
-from pipelines.head import example_losses
-from pipelines.model import device, seed_all
-from pipelines.progress import Progress, quiet
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.batches import collate, pad_id
+from gradsift.pipelines.demo_data import general_text, sql
+from gradsift.pipelines.encode import encode
+from gradsift.pipelines.head import example_losses
+from gradsift.pipelines.model import device, seed_all
+from gradsift.pipelines.progress import Progress, quiet
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|start|>' + m['role'] + '\\n' + m['content'] + '<|end|>' + '\\n' }}{% endfor %}"

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow.dataset as ds
 
-from datastore import examples, selections
-from datastore.errors import InputError
-from datastore.store import Store
-from pipelines.export_rows import layout
+from gradsift.datastore import examples, selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
+from gradsift.pipelines.export_rows import layout
 
 SHOWN = 3
 TEXT_CHARS = 160

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from datastore.examples import BadRow, Example
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.batches import collate, pad_id
-from pipelines.capture import backward, watched_layers
-from pipelines.encode import encode
-from pipelines.sources import read_source
+from gradsift.datastore.examples import BadRow, Example
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.batches import collate, pad_id
+from gradsift.pipelines.capture import backward, watched_layers
+from gradsift.pipelines.encode import encode
+from gradsift.pipelines.sources import read_source
 
 SAMPLE = 256
 PROBE_ROWS = 8

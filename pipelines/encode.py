@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import jinja2
 
-from datastore.errors import InputError
-from datastore.identity import fingerprint
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.identity import fingerprint
 
 LABEL_POLICY = "assistant+eot/1"
 TRUNCATION = "keep-first"

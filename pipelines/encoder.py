@@ -13,15 +13,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from datastore import features
-from datastore.errors import InputError
-from datastore.examples import Dataset
-from datastore.identity import digest_file, fingerprint
-from datastore.rows import make_block
-from datastore.store import Store
-from pipelines import model as m
-from pipelines.evidence import SpacePair, texts_of
-from pipelines.progress import Progress
+from gradsift.datastore import features
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Dataset
+from gradsift.datastore.identity import digest_file, fingerprint
+from gradsift.datastore.rows import make_block
+from gradsift.datastore.store import Store
+from gradsift.pipelines import model as m
+from gradsift.pipelines.evidence import SpacePair, texts_of
+from gradsift.pipelines.progress import Progress
 
 VERSION = 1
 MAX_TOKENS = 512

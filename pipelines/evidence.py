@@ -21,12 +21,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datastore import examples, features
-from datastore.errors import InputError
-from datastore.examples import Dataset
-from datastore.rows import FeatureBlock
-from datastore.store import Store
-from scorers import less
+from gradsift.datastore import examples, features
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Dataset
+from gradsift.datastore.rows import FeatureBlock
+from gradsift.datastore.store import Store
+from gradsift.scorers import less
 
 Represent = Literal["gradients", "embedding", "encoder"]
 Per = Literal["subtask", "query", "all"]

@@ -27,19 +27,19 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from datastore import leases, selections
-from datastore.errors import BusyError, InputError
-from datastore.files import disk_errors, fsync_folder, fsync_path
-from datastore.identity import digest_file, fingerprint
-from datastore.selections import MIXTURE, Recipes, Selection
-from datastore.store import Store
-from pipelines import card
-from pipelines import recipe as r
-from pipelines.atlas import write_atlas
-from pipelines.export_rows import SPILL, Layout, labels_for, layout, spill, write_parts
-from pipelines.model import open_model
-from pipelines.progress import Progress, quiet
-from pipelines.version import VERSION
+from gradsift.datastore import leases, selections
+from gradsift.datastore.errors import BusyError, InputError
+from gradsift.datastore.files import disk_errors, fsync_folder, fsync_path
+from gradsift.datastore.identity import digest_file, fingerprint
+from gradsift.datastore.selections import MIXTURE, Recipes, Selection
+from gradsift.datastore.store import Store
+from gradsift.pipelines import card
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.atlas import write_atlas
+from gradsift.pipelines.export_rows import SPILL, Layout, labels_for, layout, spill, write_parts
+from gradsift.pipelines.model import open_model
+from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.version import VERSION
 
 EXPORT_VERSION = 2
 

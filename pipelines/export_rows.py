@@ -21,15 +21,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from datastore import selections
-from datastore.errors import CorruptionError
-from datastore.examples import MESSAGES_TYPE
-from datastore.files import fsync_folder, fsync_path
-from datastore.selections import MASK, MIXTURE, Selection
-from datastore.store import Store
-from pipelines.encode import encode
-from pipelines.progress import Progress
-from scorers.ngrams import mix as mix_bits
+from gradsift.datastore import selections
+from gradsift.datastore.errors import CorruptionError
+from gradsift.datastore.examples import MESSAGES_TYPE
+from gradsift.datastore.files import fsync_folder, fsync_path
+from gradsift.datastore.selections import MASK, MIXTURE, Selection
+from gradsift.datastore.store import Store
+from gradsift.pipelines.encode import encode
+from gradsift.pipelines.progress import Progress
+from gradsift.scorers.ngrams import mix as mix_bits
 
 PART_CHARS = 128 << 20  # text of a part: what the second pass holds, twice
 IGNORED = -100  # the label that losses skip, as torch and transformers have it

@@ -20,17 +20,17 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from datastore.errors import InputError
-from datastore.rows import FeatureBlock, make_block
-from pipelines import model as m
-from pipelines.batches import Batch, by_length, collate, pad_id
-from pipelines.capture import backward, contract, watched_layers
-from pipelines.encode import Encoded, encode
-from pipelines.head import TokenLosses, example_means, token_losses
-from pipelines.job import GradientJob
-from pipelines.projectors import make_projector
-from pipelines.projectors.factors import Factors
-from pipelines.transforms import Transform, make_transform
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.rows import FeatureBlock, make_block
+from gradsift.pipelines import model as m
+from gradsift.pipelines.batches import Batch, by_length, collate, pad_id
+from gradsift.pipelines.capture import backward, contract, watched_layers
+from gradsift.pipelines.encode import Encoded, encode
+from gradsift.pipelines.head import TokenLosses, example_means, token_losses
+from gradsift.pipelines.job import GradientJob
+from gradsift.pipelines.projectors import make_projector
+from gradsift.pipelines.projectors.factors import Factors
+from gradsift.pipelines.transforms import Transform, make_transform
 
 Columns = dict[str, torch.Tensor]  # of a batch, by name: [B, ...], or [L] for those of tokens
 

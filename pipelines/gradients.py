@@ -5,14 +5,14 @@ not fit into memory shows in the first minute. Rows do not depend on the unit or
 rounding).
 """
 
-from datastore import examples, features, leases
-from datastore.errors import BusyError, InputError
-from datastore.examples import Dataset
-from datastore.store import Store
-from pipelines.encode import encode
-from pipelines.extract import Extractor
-from pipelines.job import GradientJob
-from pipelines.progress import Progress, quiet
+from gradsift.datastore import examples, features, leases
+from gradsift.datastore.errors import BusyError, InputError
+from gradsift.datastore.examples import Dataset
+from gradsift.datastore.store import Store
+from gradsift.pipelines.encode import encode
+from gradsift.pipelines.extract import Extractor
+from gradsift.pipelines.job import GradientJob
+from gradsift.pipelines.progress import Progress, quiet
 
 
 def plan_rows(store: Store, job: GradientJob, dataset: Dataset) -> tuple[int, int]:

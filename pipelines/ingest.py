@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from datastore import examples
-from datastore.errors import InputError
-from datastore.examples import BadRow, Dataset, Example
-from datastore.store import Store
-from pipelines.progress import Progress, quiet
-from pipelines.recipe import Source
-from pipelines.sources import read_source
+from gradsift.datastore import examples
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import BadRow, Dataset, Example
+from gradsift.datastore.store import Store
+from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Source
+from gradsift.pipelines.sources import read_source
 
 BATCH_ROWS = 5_000
 

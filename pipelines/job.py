@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from datastore import checkpoints
-from datastore.checkpoints import Checkpoint, CheckpointState
-from datastore.store import Store
-from pipelines import encode as enc
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.projectors import projector_spec
+from gradsift.datastore import checkpoints
+from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
+from gradsift.datastore.store import Store
+from gradsift.pipelines import encode as enc
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.projectors import projector_spec
 
 EXTRACTOR_VERSION = 2
 

@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from datastore.attributes import attribute
-from datastore.examples import Dataset, Messages
-from datastore.store import Store
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.encode import LABEL_POLICY, TRUNCATION, encode
-from pipelines.progress import Progress, quiet
+from gradsift.datastore.attributes import attribute
+from gradsift.datastore.examples import Dataset, Messages
+from gradsift.datastore.store import Store
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.encode import LABEL_POLICY, TRUNCATION, encode
+from gradsift.pipelines.progress import Progress, quiet
 
 I64 = NDArray[np.int64]
 

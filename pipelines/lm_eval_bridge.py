@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datastore.errors import InputError
+from gradsift.datastore.errors import InputError
 
 
 def folder_digest(include_path: str | None) -> str | None:

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from pipelines.row_rules import RULES
-from pipelines.scores import SCORES
+from gradsift.pipelines.row_rules import RULES
+from gradsift.pipelines.scores import SCORES
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from datastore import examples, selections
-from datastore.errors import InputError
-from datastore.examples import Dataset
-from datastore.identity import digest_ids, fingerprint
-from datastore.store import Store
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.encode import Encoded
-from pipelines.lengths import lengths
-from pipelines.progress import Progress, quiet
-from pipelines.training import mean_token_loss, train
-from pipelines.warmup import training_spec, usable_chats
-from scorers import mixing_law
+from gradsift.datastore import examples, selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Dataset
+from gradsift.datastore.identity import digest_ids, fingerprint
+from gradsift.datastore.store import Store
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.lengths import lengths
+from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.training import mean_token_loss, train
+from gradsift.pipelines.warmup import training_spec, usable_chats
+from gradsift.scorers import mixing_law
 
 F64 = NDArray[np.float64]
 MILLION = 1e6

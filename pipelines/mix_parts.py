@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from datastore.errors import InputError
-from datastore.store import Store
-from pipelines import recipe as r
-from pipelines.evidence import Evidence
-from pipelines.mix_ranks import Pool, Ranked, Ranks
-from pipelines.mix_weights import Context, group_weights
-from scorers import budgets
-from scorers.filling import copies_for_examples, copies_for_tokens
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.evidence import Evidence
+from gradsift.pipelines.mix_ranks import Pool, Ranked, Ranks
+from gradsift.pipelines.mix_weights import Context, group_weights
+from gradsift.scorers import budgets
+from gradsift.scorers.filling import copies_for_examples, copies_for_tokens
 
 I64 = NDArray[np.int64]
 

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datastore import examples
-from datastore.examples import Dataset
-from datastore.identity import digest_text
-from datastore.store import Store
-from pipelines import recipe as r
-from pipelines.evidence import Evidence
-from pipelines.row_rules import PREFIX_RULES
-from pipelines.rules import Choice
-from pipelines.selecting import choose
-from scorers.filling import copies_for_tokens
-from scorers.ngrams import mix as mix_bits
+from gradsift.datastore import examples
+from gradsift.datastore.examples import Dataset
+from gradsift.datastore.identity import digest_text
+from gradsift.datastore.store import Store
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.evidence import Evidence
+from gradsift.pipelines.row_rules import PREFIX_RULES
+from gradsift.pipelines.rules import Choice
+from gradsift.pipelines.selecting import choose
+from gradsift.scorers.filling import copies_for_tokens
+from gradsift.scorers.ngrams import mix as mix_bits
 
 TOKEN_TRIES = 6
 I64 = NDArray[np.int64]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipelines.sections import Method, Name, Section, Share, Source, Training
+from gradsift.pipelines.sections import Method, Name, Section, Share, Source, Training
 
 BUDGETS = ("examples", "fraction", "label_tokens", "tokens")
 

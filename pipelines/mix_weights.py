@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datastore.errors import InputError
-from datastore.examples import Dataset
-from pipelines import recipe as r
-from pipelines.evidence import Evidence
-from scorers import budgets, prospect
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Dataset
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.evidence import Evidence
+from gradsift.scorers import budgets, prospect
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]

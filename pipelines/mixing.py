@@ -19,19 +19,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from datastore import examples, features, selections
-from datastore.errors import InputError
-from datastore.examples import Dataset
-from datastore.identity import digest_ids
-from datastore.selections import MASK, MIXTURE, PLAN, Selection
-from datastore.store import Store
-from pipelines import recipe as r
-from pipelines.evidence import Evidence
-from pipelines.mix_parts import Taken, fill_part
-from pipelines.mix_ranks import Pool
-from pipelines.mix_weights import Context
-from pipelines.progress import Progress, quiet
-from scorers import budgets
+from gradsift.datastore import examples, features, selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Dataset
+from gradsift.datastore.identity import digest_ids
+from gradsift.datastore.selections import MASK, MIXTURE, PLAN, Selection
+from gradsift.datastore.store import Store
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.evidence import Evidence
+from gradsift.pipelines.mix_parts import Taken, fill_part
+from gradsift.pipelines.mix_ranks import Pool
+from gradsift.pipelines.mix_weights import Context
+from gradsift.pipelines.progress import Progress, quiet
+from gradsift.scorers import budgets
 
 VERSION = 1
 TOKEN_TRIES = 6

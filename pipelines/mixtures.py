@@ -3,22 +3,22 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datastore import selections
-from datastore.errors import InputError
-from datastore.examples import Dataset
-from datastore.selections import Selection
-from datastore.store import Store
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.encoder import encoder_pairs
-from pipelines.evidence import Evidence, SpacePair
-from pipelines.lengths import lengths, spec_of
-from pipelines.mix_law import held_out, law_weights
-from pipelines.mix_ranks import default_method
-from pipelines.mix_weights import Context
-from pipelines.mixing import mixture
-from pipelines.progress import Progress, quiet
-from pipelines.target_warmup import pool_losses
+from gradsift.datastore import selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Dataset
+from gradsift.datastore.selections import Selection
+from gradsift.datastore.store import Store
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.encoder import encoder_pairs
+from gradsift.pipelines.evidence import Evidence, SpacePair
+from gradsift.pipelines.lengths import lengths, spec_of
+from gradsift.pipelines.mix_law import held_out, law_weights
+from gradsift.pipelines.mix_ranks import default_method
+from gradsift.pipelines.mix_weights import Context
+from gradsift.pipelines.mixing import mixture
+from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.target_warmup import pool_losses
 
 
 def make_mixture(

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datastore.errors import InputError
-from datastore.identity import digest_file, fingerprint
-from pipelines import recipe as r
-from pipelines.encode import tokenizer_digest
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.identity import digest_file, fingerprint
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.encode import tokenizer_digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]

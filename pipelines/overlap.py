@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datastore import features, selections
-from datastore.errors import InputError
-from datastore.selections import Selection
-from datastore.store import Store
-from scorers import compare
+from gradsift.datastore import features, selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.selections import Selection
+from gradsift.datastore.store import Store
+from gradsift.scorers import compare
 
 
 def overlap(store: Store, names: Sequence[str], target: str | None = None, k: int | None = None) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from datastore import selections
-from datastore.errors import InputError
-from datastore.store import Store
+from gradsift.datastore import selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 760, 560, 70, 60, 30, 60
 DOTS = 1500  # at most; the counts are of all

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.batches import collate, pad_id
-from pipelines.encode import Encoded
-from pipelines.head import token_losses
-from pipelines.training import Prune
-from scorers import qtuning
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.batches import collate, pad_id
+from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.head import token_losses
+from gradsift.pipelines.training import Prune
+from gradsift.scorers import qtuning
 
 
 def dynamic(settings: r.QTuning, tokenizer: Any) -> Prune:

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from datastore import checkpoints, examples, features
-from datastore.errors import InputError
-from datastore.identity import check_comparable, example_id
-from datastore.search import neighbours
-from datastore.selections import last_run
-from datastore.store import Store
-from pipelines import model as m
-from pipelines.extract import Extractor
-from pipelines.job import make_job
-from pipelines.recipe import parse_recipe
+from gradsift.datastore import checkpoints, examples, features
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.identity import check_comparable, example_id
+from gradsift.datastore.search import neighbours
+from gradsift.datastore.selections import last_run
+from gradsift.datastore.store import Store
+from gradsift.pipelines import model as m
+from gradsift.pipelines.extract import Extractor
+from gradsift.pipelines.job import make_job
+from gradsift.pipelines.recipe import parse_recipe
 
 ANSWER_TOKENS = 64
 EXCERPT_CHARS = 160
@@ -102,7 +102,7 @@ def _extractor(store: Store, space_id: int) -> Extractor:
 def _greedy(extractor: Extractor, user: str) -> str:
     import torch
 
-    from pipelines.encode import chat_template
+    from gradsift.pipelines.encode import chat_template
 
     tokenizer = extractor.job.loaded.tokenizer
     prompt = tokenizer.apply_chat_template(

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
-from datastore.errors import InputError
-from pipelines.methods import METHODS
-from pipelines.mix_sections import (
+from gradsift.datastore.errors import InputError
+from gradsift.pipelines.methods import METHODS
+from gradsift.pipelines.mix_sections import (
     Decontaminate,
     Dedup,
     Export,
@@ -25,7 +25,7 @@ from pipelines.mix_sections import (
     ScalingLaw,
     Semantic,
 )
-from pipelines.sections import (
+from gradsift.pipelines.sections import (
     Encoding,
     Features,
     Lora,
@@ -41,7 +41,7 @@ from pipelines.sections import (
     Training,
     Warmup,
 )
-from pipelines.validate_sections import GradES, QTuning, Sft, Validate
+from gradsift.pipelines.validate_sections import GradES, QTuning, Sft, Validate
 
 __all__ = [
     "Decontaminate",

@@ -12,12 +12,12 @@ from typing import Any
 
 import jinja2
 
-from datastore.files import disk_errors
-from datastore.selections import last_run
-from datastore.store import Store
-from pipelines import recipe as r
-from pipelines.report_sections import Section, sections
-from pipelines.version import VERSION
+from gradsift.datastore.files import disk_errors
+from gradsift.datastore.selections import last_run
+from gradsift.datastore.store import Store
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.report_sections import Section, sections
+from gradsift.pipelines.version import VERSION
 
 
 def report(store: Store, run: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def html(document: Mapping[str, Any]) -> str:
 
 def markdown(document: Mapping[str, Any]) -> str:
     """Cards and tables as Markdown, for places that show no HTML (Prefect's artifacts)."""
-    from pipelines.card import cell
+    from gradsift.pipelines.card import cell
 
     lines = [f"# {cell(document['name'])}", "", cell(document["what"]), ""]
     lines += [f"- **{cell(c['headline'])}**: {cell(c['text'])}" for c in document["cards"]]
@@ -69,7 +69,7 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 
 def _markdown_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    from pipelines.card import cell
+    from gradsift.pipelines.card import cell
 
     names = list(rows[0])
     shown = [

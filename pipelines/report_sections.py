@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from datastore import examples, features, selections
-from datastore.errors import InputError
-from datastore.selections import Selection
-from datastore.store import Store
-from pipelines import charts
-from pipelines import recipe as r
-from pipelines.atlas import components
-from pipelines.cost import costs
-from pipelines.overlap import overlap
-from pipelines.score_checks import correlates
-from pipelines.screen import text_of
-from scorers.kmeans import kmeans
+from gradsift.datastore import examples, features, selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.selections import Selection
+from gradsift.datastore.store import Store
+from gradsift.pipelines import charts
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.atlas import components
+from gradsift.pipelines.cost import costs
+from gradsift.pipelines.overlap import overlap
+from gradsift.pipelines.score_checks import correlates
+from gradsift.pipelines.screen import text_of
+from gradsift.scorers.kmeans import kmeans
 
 DOTS = 1500  # examples on a map, at most
 SAMPLES = 5

@@ -6,19 +6,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from datastore import checkpoints, examples, features, selections
-from datastore.errors import InputError
-from datastore.store import Store
-from pipelines import recipe as r
-from pipelines.curate import RunResult, describe
-from pipelines.encoder import encoder_pairs
-from pipelines.evidence import Evidence, SpacePair
-from pipelines.methods import checked_options, split_options
-from pipelines.mixtures import describe_mixture, make_mixture
-from pipelines.model import open_model
-from pipelines.progress import Progress, quiet
-from pipelines.scores import SCORES
-from pipelines.selecting import select_for
+from gradsift.datastore import checkpoints, examples, features, selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.curate import RunResult, describe
+from gradsift.pipelines.encoder import encoder_pairs
+from gradsift.pipelines.evidence import Evidence, SpacePair
+from gradsift.pipelines.methods import checked_options, split_options
+from gradsift.pipelines.mixtures import describe_mixture, make_mixture
+from gradsift.pipelines.model import open_model
+from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.scores import SCORES
+from gradsift.pipelines.selecting import select_for
 
 
 def changed(last: Mapping[str, Any], sections: Mapping[str, Any], name: str, seed: int | None) -> r.Recipe:

@@ -6,23 +6,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datastore import examples, selections
-from datastore.errors import InputError
-from datastore.examples import Dataset
-from datastore.selections import Selection
-from datastore.store import Store
-from pipelines import recipe as r
-from pipelines.arm_table import as_dicts
-from pipelines.curate import RunResult
-from pipelines.encoder import encoder_pairs
-from pipelines.evidence import Evidence
-from pipelines.ingest import ingest
-from pipelines.model import Loaded, open_model
-from pipelines.progress import Progress, Step, directly, quiet
-from pipelines.report import write_report
-from pipelines.reselect import evidence
-from pipelines.target_warmup import pool_losses
-from pipelines.validate import Elsewhere, validate
+from gradsift.datastore import examples, selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Dataset
+from gradsift.datastore.selections import Selection
+from gradsift.datastore.store import Store
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.arm_table import as_dicts
+from gradsift.pipelines.curate import RunResult
+from gradsift.pipelines.encoder import encoder_pairs
+from gradsift.pipelines.evidence import Evidence
+from gradsift.pipelines.ingest import ingest
+from gradsift.pipelines.model import Loaded, open_model
+from gradsift.pipelines.progress import Progress, Step, directly, quiet
+from gradsift.pipelines.report import write_report
+from gradsift.pipelines.reselect import evidence
+from gradsift.pipelines.target_warmup import pool_losses
+from gradsift.pipelines.validate import Elsewhere, validate
 
 
 def revalidate(

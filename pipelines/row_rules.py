@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import rules
-from pipelines.evidence import Evidence, Represent, unit_rows
-from pipelines.rules import Choice, Rule, best, matrix
-from scorers import budgets, coverage, gio, qtuning, select, trajectories, transport
-from scorers.kmeans import kmeans
-from scorers.tagcos import tagcos
+from gradsift.pipelines import rules
+from gradsift.pipelines.evidence import Evidence, Represent, unit_rows
+from gradsift.pipelines.rules import Choice, Rule, best, matrix
+from gradsift.scorers import budgets, coverage, gio, qtuning, select, trajectories, transport
+from gradsift.scorers.kmeans import kmeans
+from gradsift.scorers.tagcos import tagcos
 
 F64 = NDArray[np.float64]
 COVERED = 4096  # pool rows that facility location covers, at most

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evidence import Evidence, unit_rows
-from scorers import budgets, select
+from gradsift.pipelines.evidence import Evidence, unit_rows
+from gradsift.scorers import budgets, select
 
 F64 = NDArray[np.float64]
 Order = NDArray[np.int64]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datastore import features
-from datastore.store import Store
-from scorers.statistics import ranks
+from gradsift.datastore import features
+from gradsift.datastore.store import Store
+from gradsift.scorers.statistics import ranks
 
 F64 = NDArray[np.float64]
 LOOKED_AT = {

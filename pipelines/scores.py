@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evidence import Evidence, Per, Represent, unit_rows
-from scorers import difficulty, gio, lexical, preconditioned
-from scorers.less import subtask_means
+from gradsift.pipelines.evidence import Evidence, Per, Represent, unit_rows
+from gradsift.scorers import difficulty, gio, lexical, preconditioned
+from gradsift.scorers.less import subtask_means
 
 F64 = NDArray[np.float64]
 Score = Callable[..., F64]

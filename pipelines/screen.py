@@ -27,21 +27,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from datastore import examples, features, marks
-from datastore.attributes import attribute
-from datastore.errors import InputError
-from datastore.examples import Dataset, Messages
-from datastore.identity import fingerprint
-from datastore.marks import Mark
-from datastore.selections import last_run
-from datastore.store import Store
-from pipelines import recipe as r
-from pipelines.encoder import encoder_pairs
-from pipelines.evidence import Evidence, unit_rows
-from pipelines.progress import Progress, quiet
-from scorers import contamination, dedup
-from scorers.kmeans import kmeans
-from scorers.ngrams import grams, word_hashes
+from gradsift.datastore import examples, features, marks
+from gradsift.datastore.attributes import attribute
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Dataset, Messages
+from gradsift.datastore.identity import fingerprint
+from gradsift.datastore.marks import Mark
+from gradsift.datastore.selections import last_run
+from gradsift.datastore.store import Store
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.encoder import encoder_pairs
+from gradsift.pipelines.evidence import Evidence, unit_rows
+from gradsift.pipelines.progress import Progress, quiet
+from gradsift.scorers import contamination, dedup
+from gradsift.scorers.kmeans import kmeans
+from gradsift.scorers.ngrams import grams, word_hashes
 
 VERSION = 1
 SHOWN_CHARS = 240

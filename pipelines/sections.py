@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipelines.methods import METHODS, checked_options, options_of
-from pipelines.row_rules import RULES
-from pipelines.scores import SCORES
+from gradsift.pipelines.methods import METHODS, checked_options, options_of
+from gradsift.pipelines.row_rules import RULES
+from gradsift.pipelines.scores import SCORES
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9_-]{0,47}$")]
 Share = Annotated[float, Field(gt=0, le=1)]

@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from datastore import examples, features, selections
-from datastore.errors import InputError
-from datastore.identity import digest_ids
-from datastore.selections import MASK, Selection
-from datastore.store import Store
-from pipelines import recipe as r
-from pipelines.evidence import Evidence
-from pipelines.methods import checked_options, split_options
-from pipelines.row_rules import PREFIX_RULES, RULES
-from pipelines.rules import Choice, best
-from pipelines.scores import SCORES
-from scorers.select import within_tokens
+from gradsift.datastore import examples, features, selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.identity import digest_ids
+from gradsift.datastore.selections import MASK, Selection
+from gradsift.datastore.store import Store
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.evidence import Evidence
+from gradsift.pipelines.methods import checked_options, split_options
+from gradsift.pipelines.row_rules import PREFIX_RULES, RULES
+from gradsift.pipelines.rules import Choice, best
+from gradsift.pipelines.scores import SCORES
+from gradsift.scorers.select import within_tokens
 
 VERSION = 1  # of all methods: raise it when one chooses otherwise from the same rows
 TOKEN_TRIES = 6  # sizes tried for a budget of tokens, where a longer order is another order

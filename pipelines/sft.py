@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.batches import collate, pad_id
-from pipelines.encode import Encoded
-from pipelines.head import example_means, token_losses, weighted
-from pipelines.training import BETAS, EPS, Prune
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.batches import collate, pad_id
+from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.head import example_means, token_losses, weighted
+from gradsift.pipelines.training import BETAS, EPS, Prune
 
 SFT_VERSION = 1
 EARLY_STEPS = 100

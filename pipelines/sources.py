@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from datastore.errors import InputError
-from datastore.examples import BadRow, Example
-from datastore.identity import example_id
-from pipelines.canonical import RowError, canonical_messages
-from pipelines.recipe import Source
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import BadRow, Example
+from gradsift.datastore.identity import example_id
+from gradsift.pipelines.canonical import RowError, canonical_messages
+from gradsift.pipelines.recipe import Source
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 PACKED = (".gz", ".zst")

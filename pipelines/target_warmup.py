@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datastore.errors import InputError
-from datastore.examples import Dataset
-from datastore.store import Store
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.batches import by_length, collate, pad_id
-from pipelines.encode import Encoded
-from pipelines.head import example_losses
-from pipelines.progress import Progress
-from pipelines.training import train
-from pipelines.warmup import usable_chats
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Dataset
+from gradsift.datastore.store import Store
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.batches import by_length, collate, pad_id
+from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.head import example_losses
+from gradsift.pipelines.progress import Progress
+from gradsift.pipelines.training import train
+from gradsift.pipelines.warmup import usable_chats
 
 F64 = NDArray[np.float64]
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from datastore.errors import InputError
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.batches import by_length, collate, pad_id
-from pipelines.encode import Encoded
-from pipelines.head import example_losses, token_losses
-from pipelines.progress import Progress, quiet
+from gradsift.datastore.errors import InputError
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.batches import by_length, collate, pad_id
+from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.head import example_losses, token_losses
+from gradsift.pipelines.progress import Progress, quiet
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 Prune = Callable[[Any, list[Encoded]], list[Encoded]]

@@ -17,26 +17,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from datastore import examples, selections
-from datastore.errors import InputError
-from datastore.examples import Dataset, Messages
-from datastore.identity import digest_ids, fingerprint
-from datastore.selections import Selection
-from datastore.store import Store
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.answers import answer
-from pipelines.arm_table import ArmRow, Run, table
-from pipelines.arms import BASE, QTUNING, Arm, Chats, draw_arms
-from pipelines.batches import by_length, collate, pad_id
-from pipelines.encode import Encoded
-from pipelines.evidence import Evidence
-from pipelines.head import example_losses
-from pipelines.lm_eval_bridge import folder_digest, scores
-from pipelines.progress import Progress, Step, directly, quiet
-from pipelines.qtuning import dynamic
-from pipelines.sft import SFT_VERSION, fit
-from pipelines.warmup import training_spec, usable_chats
+from gradsift.datastore import examples, selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Dataset, Messages
+from gradsift.datastore.identity import digest_ids, fingerprint
+from gradsift.datastore.selections import Selection
+from gradsift.datastore.store import Store
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.answers import answer
+from gradsift.pipelines.arm_table import ArmRow, Run, table
+from gradsift.pipelines.arms import BASE, QTUNING, Arm, Chats, draw_arms
+from gradsift.pipelines.batches import by_length, collate, pad_id
+from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.evidence import Evidence
+from gradsift.pipelines.head import example_losses
+from gradsift.pipelines.lm_eval_bridge import folder_digest, scores
+from gradsift.pipelines.progress import Progress, Step, directly, quiet
+from gradsift.pipelines.qtuning import dynamic
+from gradsift.pipelines.sft import SFT_VERSION, fit
+from gradsift.pipelines.warmup import training_spec, usable_chats
 
 
 @dataclass(frozen=True)

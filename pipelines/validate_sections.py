@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipelines.methods import METHODS
-from pipelines.mix_sections import Mixing
-from pipelines.sections import Section, Training
+from gradsift.pipelines.methods import METHODS
+from gradsift.pipelines.mix_sections import Mixing
+from gradsift.pipelines.sections import Section, Training
 
 RANDOM_ARMS = ("random", "random_balanced", "random_tokens", "random_lengths")
 ARMS = ("selected", "mixture", "full", "human", *RANDOM_ARMS)

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from datastore import checkpoints, examples
-from datastore.checkpoints import Checkpoint, CheckpointState
-from datastore.errors import InputError
-from datastore.examples import Dataset
-from datastore.identity import fingerprint
-from datastore.store import Store
-from pipelines import encode as enc
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines.encode import Encoded, encode
-from pipelines.progress import Progress, quiet
-from pipelines.training import EpochEnd, make_optimizer, train
+from gradsift.datastore import checkpoints, examples
+from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Dataset
+from gradsift.datastore.identity import fingerprint
+from gradsift.datastore.store import Store
+from gradsift.pipelines import encode as enc
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.encode import Encoded, encode
+from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.training import EpochEnd, make_optimizer, train
 
 TRAINER_VERSION = 1
 

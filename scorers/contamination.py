@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scorers.ngrams import U64, grams
+from gradsift.scorers.ngrams import U64, grams
 
 I64 = NDArray[np.int64]
 

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scorers.kmeans import Clusters
-from scorers.ngrams import U64, mix
+from gradsift.scorers.kmeans import Clusters
+from gradsift.scorers.ngrams import U64, mix
 
 U32 = NDArray[np.uint32]
 RECALL = 0.99  # of pairs exactly at the threshold that become candidates

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from scorers.products import int8_products
+from gradsift.scorers.products import int8_products
 
 F32 = NDArray[np.float32]
 

@@ -29,7 +29,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from scorers.kmeans import Clusters
+from gradsift.scorers.kmeans import Clusters
 
 Rows = NDArray[np.floating[Any]]
 F64 = NDArray[np.float64]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scorers.budgets import even
-from scorers.kmeans import kmeans
+from gradsift.scorers.budgets import even
+from gradsift.scorers.kmeans import kmeans
 
 
 def s2l(

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from datastore import files
-from datastore.store import Store
-from pipelines.curate import curate
-from pipelines.demo_data import write_demo_data
-from pipelines.demo_model import make_demo_model
-from pipelines.recipe import parse_recipe
+from gradsift.datastore import files
+from gradsift.datastore.store import Store
+from gradsift.pipelines.curate import curate
+from gradsift.pipelines.demo_data import write_demo_data
+from gradsift.pipelines.demo_model import make_demo_model
+from gradsift.pipelines.recipe import parse_recipe
 
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("default")

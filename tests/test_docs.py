@@ -155,7 +155,7 @@ def test_promises_of_the_readme_have_tests():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda p: p.name)
 def test_examples_are_valid_recipes(path):
-    from pipelines.recipe import load_recipe
+    from gradsift.pipelines.recipe import load_recipe
 
     assert load_recipe(path).name
     assert yaml.safe_load(path.read_text("utf-8"))

@@ -1,7 +1,8 @@
-"""The house rules: imports run one way, the core knows no Prefect, help is light, modules stay small."""
+"""The house rules: one import name, imports run one way, the core knows no Prefect, help is light, modules stay small."""
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,23 +10,51 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("sql", "datastore", "scorers", "pipelines", "flows", "gradsift")
-MODULES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+FLOORS = ("sql", "datastore", "scorers", "pipelines", "flows", "gradsift")
+LINKED = FLOORS[:-1]  # top-level folders, imported as gradsift.<name> through links
 
 
-def imported_rooms(path):
-    tree = ast.parse(path.read_text("utf-8"))
-    for node in ast.walk(tree):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        yield from (name.split(".")[0] for name in names)
+def modules_of(floor):
+    found = (ROOT / floor).rglob("*.py") if floor != "gradsift" else (ROOT / "gradsift").glob("*.py")
+    return sorted(found)
+
+
+MODULES = [path for floor in FLOORS for path in modules_of(floor)]
+
+
+def imported(path):
+    """Dotted names of the modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def floors_imported(path):
+    """Floors of the house that a file imports."""
+    for name in imported(path):
+        top, _, rest = name.partition(".")
+        if top == "gradsift":
+            inner = rest.split(".")[0]
+            yield inner if inner in LINKED else "gradsift"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_run_one_way(path):
-    room = path.relative_to(ROOT).parts[0]
-    later = set(ROOMS[ROOMS.index(room) + 1 :])
-    assert not later & set(imported_rooms(path)), "a room may import only rooms to its left"
+    floor = path.relative_to(ROOT).parts[0]
+    later = set(FLOORS[FLOORS.index(floor) + 1 :])
+    assert not later & set(floors_imported(path)), "a floor may import only floors to its left"
+
+
+def test_there_is_one_import_name():
+    """From the repository's root, `pipelines` could be imported under a second name: nothing may."""
+    bare = re.compile(rf"^\s*(?:from|import) (?:{'|'.join(LINKED)})\b", re.M)
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    for folder in (*FLOORS, "tests", "benchmarks", "docs", "examples"):
+        pages += [p for p in (ROOT / folder).rglob("*.py") if not any(q.is_symlink() for q in p.parents)]
+    for page in pages:
+        assert not bare.search(page.read_text("utf-8")), f"a bare import in {page.relative_to(ROOT)}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -42,13 +71,18 @@ def loaded_after(code):
     return set(json.loads(out.stdout.splitlines()[-1]))
 
 
-def test_the_core_never_imports_prefect():
-    code = "import pipelines.curate, pipelines.demo, pipelines.query, pipelines.dryrun, scorers.less"
-    assert "prefect" not in loaded_after(code)
+def test_the_core_never_imports_prefect_and_no_module_is_loaded_twice():
+    code = (
+        "import gradsift.pipelines.curate, gradsift.pipelines.demo, gradsift.pipelines.query, "
+        "gradsift.pipelines.dryrun, gradsift.scorers.less"
+    )
+    loaded = loaded_after(code)
+    assert "prefect" not in loaded
+    assert not {name.split(".")[0] for name in loaded} & set(LINKED)
 
 
 def test_the_datastore_knows_no_models():
-    names = [f"datastore.{p.stem}" for p in (ROOT / "datastore").glob("*.py") if p.stem != "__init__"]
+    names = [f"gradsift.datastore.{p.stem}" for p in (ROOT / "datastore").glob("*.py") if p.stem != "__init__"]
     assert not {"torch", "transformers", "prefect"} & loaded_after(f"import {', '.join(names)}")
 
 
@@ -68,7 +102,7 @@ def test_no_pickle_and_no_remote_code():
 def test_version_is_one():
     import tomllib
 
-    from pipelines.version import VERSION
+    from gradsift.pipelines.version import VERSION
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert project["version"] == VERSION
@@ -77,6 +111,6 @@ def test_version_is_one():
 @pytest.mark.parametrize("path", sorted((ROOT / "scorers").glob("*.py")), ids=lambda p: p.name)
 def test_scorers_touch_no_file_and_no_model(path):
     text = path.read_text("utf-8")
-    assert "datastore" not in set(imported_rooms(path))
+    assert "datastore" not in set(floors_imported(path))
     for word in ("open(", "Path(", "read_text", "from_pretrained", "import transformers", "requests"):
         assert word not in text, f"{word} in {path.name}"

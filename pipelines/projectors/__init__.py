@@ -18,11 +18,11 @@ any batch, in any order of parameters.
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pipelines.projectors.base import VERSION, PerModule, Projector, SketchProjector
-from pipelines.projectors.dense import DenseProjector
-from pipelines.projectors.fold import FoldProjector
-from pipelines.projectors.mixing import MixingProjector
-from pipelines.projectors.trak import TrakProjector
+from gradsift.pipelines.projectors.base import VERSION, PerModule, Projector, SketchProjector
+from gradsift.pipelines.projectors.dense import DenseProjector
+from gradsift.pipelines.projectors.fold import FoldProjector
+from gradsift.pipelines.projectors.mixing import MixingProjector
+from gradsift.pipelines.projectors.trak import TrakProjector
 
 Family = Literal["fold", "rademacher", "gaussian", "srht", "dct", "traker", "traker_cuda"]
 

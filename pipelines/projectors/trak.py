@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from datastore.errors import InputError
+from gradsift.datastore.errors import InputError
 
 BLOCK_SIZE = 128
 CUDA_BATCH = 16

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from datastore import examples, features, files, leases, maintenance
-from datastore.catalog import Catalog
-from datastore.errors import (
+from gradsift.datastore import examples, features, files, leases, maintenance
+from gradsift.datastore.catalog import Catalog
+from gradsift.datastore.errors import (
     BusyError,
     CatalogVersionError,
     CorruptionError,
@@ -23,10 +23,10 @@ from datastore.errors import (
     InputError,
     StoreFullError,
 )
-from datastore.examples import Example
-from datastore.identity import example_id
-from datastore.rows import make_block
-from datastore.store import Store
+from gradsift.datastore.examples import Example
+from gradsift.datastore.identity import example_id
+from gradsift.datastore.rows import make_block
+from gradsift.datastore.store import Store
 
 SPEC = {"model": "m", "transform": "sgd", "projector": {"dim": 64, "seed": 0}}
 
@@ -67,8 +67,8 @@ def committed_ids(store, space):
 CRASH = """
 import os, sys
 sys.path[:0] = {paths!r}
-from datastore import files
-from datastore.store import Store
+from gradsift.datastore import files
+from gradsift.datastore.store import Store
 import test_commit_helper as t
 store = Store({root!r})
 space, pool, units = t.fill(store)
@@ -218,7 +218,7 @@ def test_a_really_full_disk(store, tmp_path):
     code = (
         f"import resource, signal, sys\nsys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from datastore import files\nfrom pathlib import Path\nfrom datastore.errors import StoreFullError\n"
+        "from gradsift.datastore import files\nfrom pathlib import Path\nfrom gradsift.datastore.errors import StoreFullError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
         f"try:\n files.write_file(Path({str(store.root)!r}), 'features', '.arrow', lambda h: h.write(bytes(200000)))\n"
         "except StoreFullError as e:\n print('full:', e)\n"
@@ -292,7 +292,7 @@ def test_not_a_store(tmp_path):
 
 
 def test_every_stored_query_runs(store):
-    import sql
+    from gradsift import sql
 
     for name in sql.query_names():
         parameters = {"example_id": "x"} if ":example_id" in sql.query(name) else {}
@@ -305,8 +305,8 @@ def test_exit_codes_are_distinct():
 
 
 def test_a_damaged_checkpoint_takes_the_later_ones_with_it(store):
-    from datastore import checkpoints
-    from datastore.checkpoints import CheckpointState
+    from gradsift.datastore import checkpoints
+    from gradsift.datastore.checkpoints import CheckpointState
 
     for ordinal in range(3):
         tensor = {"w": np.full((2, 2), ordinal, np.float32)}

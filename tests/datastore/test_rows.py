@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datastore.rows import make_block, read_block, write_block
+from gradsift.datastore.rows import make_block, read_block, write_block
 
 
 def rows(seed, size=20, dim=512):

@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 
-from datastore.errors import InputError
-from datastore.store import Store
-from flows.running import in_flow, processes, submitted
-from flows.validate import validate_with_prefect
-from pipelines.arms import Arm
-from pipelines.revalidate import revalidate
-from pipelines.validate import Benches, Job
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
+from gradsift.flows.running import in_flow, processes, submitted
+from gradsift.flows.validate import validate_with_prefect
+from gradsift.pipelines.arms import Arm
+from gradsift.pipelines.revalidate import revalidate
+from gradsift.pipelines.validate import Benches, Job
 
 SETTINGS = {"seeds": [0], "epochs": 1, "test_rows": 6, "arms": ["random", "less"]}
 
@@ -27,7 +27,7 @@ def test_processes_do_the_runs_and_agree_with_one_process(copy, tmp_path, monkey
     def here(*_args, **_settings):
         raise AssertionError("the flow's own process should train nothing")
 
-    monkeypatch.setattr("pipelines.validate.fit", here)
+    monkeypatch.setattr("gradsift.pipelines.validate.fit", here)
     made = validate_with_prefect(root, SETTINGS, out=tmp_path / "many.html", task_runner=processes(2))
     found = losses(made["arms"])
     assert set(found) == set(expected)

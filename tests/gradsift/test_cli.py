@@ -156,8 +156,8 @@ def test_a_full_disk_has_its_own_code(recipe_file, tmp_path):
 
 
 def test_busy_is_told(copied, recipe_file):
-    from datastore import leases
-    from datastore.store import Store
+    from gradsift.datastore import leases
+    from gradsift.datastore.store import Store
 
     store, _ = copied
     with Store(store) as opened, leases.held(opened.catalog, "run"):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from scorers.gio import Stop, divergence, gio_exact, gio_knn, gio_released, phi, phi_gradient, uniform_start
-from scorers.less import similarity
+from gradsift.scorers.gio import Stop, divergence, gio_exact, gio_knn, gio_released, phi, phi_gradient, uniform_start
+from gradsift.scorers.less import similarity
 
 
 def plane(seed, size, place=(3, 4)):
@@ -115,7 +115,7 @@ def test_resets_end():
 
 
 def test_knn_with_one_neighbour_is_facility_location():
-    from scorers.coverage import facility_location
+    from gradsift.scorers.coverage import facility_location
 
     rng = np.random.default_rng(0)
     x, pool = rng.normal(size=(40, 4)), rng.normal(size=(100, 4))

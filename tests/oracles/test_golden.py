@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import recipe as r
-from pipelines.training import learning_rate
-from pipelines.transforms import adam_code, adam_exact
-from scorers.less import checkpoint_weights, less_scores, similarity, subtask_means
-from scorers.select import round_robin, top_k
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines.training import learning_rate
+from gradsift.pipelines.transforms import adam_code, adam_exact
+from gradsift.scorers.less import checkpoint_weights, less_scores, similarity, subtask_means
+from gradsift.scorers.select import round_robin, top_k
 
 
 def gamma(function, g, m, v, *more):

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorers import mixing_law
-from scorers.budgets import bounded, largest_remainder, temperature
-from scorers.filling import copies_for_examples, copies_for_tokens, fill_tokens, subset_sum
-from scorers.prospect import spectral_weights, spectrum
+from gradsift.scorers import mixing_law
+from gradsift.scorers.budgets import bounded, largest_remainder, temperature
+from gradsift.scorers.filling import copies_for_examples, copies_for_tokens, fill_tokens, subset_sum
+from gradsift.scorers.prospect import spectral_weights, spectrum
 
 # llama-3.2-3b of the paper's repository; tokens in millions.
 LAW = mixing_law.Law(

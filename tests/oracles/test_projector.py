@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from datastore.identity import fingerprint
-from pipelines.projectors import make_projector, projector_spec
-from pipelines.projectors.fold import draws
-from pipelines.projectors.mixing import dct, hadamard
+from gradsift.datastore.identity import fingerprint
+from gradsift.pipelines.projectors import make_projector, projector_spec
+from gradsift.pipelines.projectors.fold import draws
+from gradsift.pipelines.projectors.mixing import dct, hadamard
 
 CPU = torch.device("cpu")
 SHAPES = {"layers.0.q.lora_A": (8, 300), "layers.0.q.lora_B": (200, 8), "layers.1.q.lora_A": (8, 77)}

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorers.qtuning import CAP, bisect, choose, critical_alpha, draft_tokens, keep_tokens, quadrant, token_scores
+from gradsift.scorers.qtuning import (
+    CAP,
+    bisect,
+    choose,
+    critical_alpha,
+    draft_tokens,
+    keep_tokens,
+    quadrant,
+    token_scores,
+)
 
 PPL, ENT = np.arange(1.0, 9.0), np.arange(8.0, 0.0, -1.0)
 

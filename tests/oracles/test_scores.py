@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorers import compare, difficulty, lexical, preconditioned, select, trajectories, transport
-from scorers.budgets import even, largest_remainder, tive
-from scorers.coverage import facility_location, k_center
+from gradsift.scorers import compare, difficulty, lexical, preconditioned, select, trajectories, transport
+from gradsift.scorers.budgets import even, largest_remainder, tive
+from gradsift.scorers.coverage import facility_location, k_center
 
 IDS = [f"{k:04d}" for k in range(2000)]
 
@@ -314,7 +314,7 @@ def test_overlap_and_correlations():
 def test_bm25_says_nothing_where_logging_is_set_up(caplog):
     import logging
 
-    from scorers.lexical import bm25
+    from gradsift.scorers.lexical import bm25
 
     with caplog.at_level(logging.INFO):
         logging.getLogger().setLevel(logging.DEBUG)

@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from scorers.budgets import floors, largest_remainder
-from scorers.kmeans import Clusters, kmeans
-from scorers.tagcos import omp, pursue, tagcos
+from gradsift.scorers.budgets import floors, largest_remainder
+from gradsift.scorers.kmeans import Clusters, kmeans
+from gradsift.scorers.tagcos import omp, pursue, tagcos
 
 
 def rounds_of(atoms, target, size, **options):

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from datasets import load_dataset
 
-from datastore import selections
-from datastore.store import Store
-from pipelines import reselect
-from pipelines.export import export
-from pipelines.recipe import Export
+from gradsift.datastore import selections
+from gradsift.datastore.store import Store
+from gradsift.pipelines import reselect
+from gradsift.pipelines.export import export
+from gradsift.pipelines.recipe import Export
 
 LLAMA_FACTORY_KEYS = {
     "file_name",

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from datastore.errors import InputError
-from datastore.store import Store
-from pipelines.curate import curate
-from pipelines.diff import diff
-from pipelines.recipe import parse_recipe
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
+from gradsift.pipelines.curate import curate
+from gradsift.pipelines.diff import diff
+from gradsift.pipelines.recipe import parse_recipe
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_mixture_does_not_differ_from_itself(two):
 def test_scores_are_compared(finished, tmp_path):
     import shutil
 
-    from pipelines import reselect
+    from gradsift.pipelines import reselect
 
     shutil.copytree(finished[1], tmp_path / "copy")
     with Store(tmp_path / "copy") as store:

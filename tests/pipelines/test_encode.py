@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 from trl.chat_template_utils import get_training_chat_template
 
-from datastore.errors import InputError
-from pipelines.encode import encode
+from gradsift.datastore.errors import InputError
+from gradsift.pipelines.encode import encode
 
 CHAT = [
     {"role": "user", "content": "What is 3 plus 4?"},

@@ -15,15 +15,15 @@ import pytest
 import yaml
 from datasets import load_dataset
 
-from datastore import selections
-from datastore.errors import BusyError, InputError
-from datastore.store import Store
-from pipelines import card, export_rows, ingest, reselect
-from pipelines import export as exporting
-from pipelines.atlas import components, neighbours
-from pipelines.curate import curate
-from pipelines.export import damaged, export
-from pipelines.recipe import Export, load_recipe, parse_recipe
+from gradsift.datastore import selections
+from gradsift.datastore.errors import BusyError, InputError
+from gradsift.datastore.store import Store
+from gradsift.pipelines import card, export_rows, ingest, reselect
+from gradsift.pipelines import export as exporting
+from gradsift.pipelines.atlas import components, neighbours
+from gradsift.pipelines.curate import curate
+from gradsift.pipelines.export import damaged, export
+from gradsift.pipelines.recipe import Export, load_recipe, parse_recipe
 
 ROOT = Path(__file__).parents[2]
 EVIL = '=HYPERLINK("http://x","y")|<script>alert(1)</script>`a`\n## injected'
@@ -168,8 +168,8 @@ def test_an_export_survives_kill_9_at_any_time(mixture, tmp_path, monkeypatch):
     target = tmp_path / "killed" / "mixed"
     code = (
         "import sys; from pathlib import Path\n"
-        "from pipelines import export_rows; export_rows.PART_CHARS = 2000\n"
-        "from pipelines import export as e; from datastore import selections; from datastore.store import Store\n"
+        "from gradsift.pipelines import export_rows; export_rows.PART_CHARS = 2000\n"
+        "from gradsift.pipelines import export as e; from gradsift.datastore import selections; from gradsift.datastore.store import Store\n"
         "s = Store(sys.argv[1]); c = selections.get(s, 'mixed'); print('go', flush=True)\n"
         "e.export(s, c, selections.recipe_of(s, c), Path(sys.argv[2]))\n"
     )

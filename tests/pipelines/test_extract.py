@@ -7,19 +7,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from datastore.checkpoints import Checkpoint, CheckpointState
-from datastore.errors import InputError
-from datastore.identity import check_comparable
-from pipelines import model as m
-from pipelines.batches import collate
-from pipelines.capture import backward, contract, watched_layers
-from pipelines.curate import curate
-from pipelines.demo_data import general_text
-from pipelines.encode import Encoded, encode
-from pipelines.extract import Extractor
-from pipelines.job import GradientJob
-from pipelines.projectors.factors import Factors
-from pipelines.recipe import Encoding, Features, Lora, Model, parse_recipe
+from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.identity import check_comparable
+from gradsift.pipelines import model as m
+from gradsift.pipelines.batches import collate
+from gradsift.pipelines.capture import backward, contract, watched_layers
+from gradsift.pipelines.curate import curate
+from gradsift.pipelines.demo_data import general_text
+from gradsift.pipelines.encode import Encoded, encode
+from gradsift.pipelines.extract import Extractor
+from gradsift.pipelines.job import GradientJob
+from gradsift.pipelines.projectors.factors import Factors
+from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, parse_recipe
 
 ALL_SIGNALS = {"tokens": True, "embedding": True, "module_norms": True, "answer_loss": True}
 
@@ -349,8 +349,8 @@ def test_threads_and_order_do_not_matter(loaded, model_dir, adapter, chats):
 
 def test_the_dry_run_knows_what_rows_weigh(finished, tmp_path):
     """Estimated bytes against the shards of a finished run of the same recipe; and a plan without warm-up."""
-    from datastore.store import Store
-    from pipelines.dryrun import plan_run
+    from gradsift.datastore.store import Store
+    from gradsift.pipelines.dryrun import plan_run
 
     data, root, _ = finished
     with Store(root, create=False) as opened:

@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from datastore import checkpoints
-from datastore.checkpoints import Checkpoint, CheckpointState
-from datastore.errors import InputError
-from pipelines import model as m
-from pipelines.batches import by_length, collate
-from pipelines.capture import backward, capturing, contract, watched_layers
-from pipelines.curate import curate
-from pipelines.demo_data import general_text
-from pipelines.encode import encode
-from pipelines.extract import Extractor
-from pipelines.head import example_losses, token_losses
-from pipelines.job import GradientJob
-from pipelines.recipe import Lora, Model
-from pipelines.training import BETAS, EPS, make_optimizer, train
-from pipelines.transforms import adam_exact
-from scorers.less import similarity
+from gradsift.datastore import checkpoints
+from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
+from gradsift.datastore.errors import InputError
+from gradsift.pipelines import model as m
+from gradsift.pipelines.batches import by_length, collate
+from gradsift.pipelines.capture import backward, capturing, contract, watched_layers
+from gradsift.pipelines.curate import curate
+from gradsift.pipelines.demo_data import general_text
+from gradsift.pipelines.encode import encode
+from gradsift.pipelines.extract import Extractor
+from gradsift.pipelines.head import example_losses, token_losses
+from gradsift.pipelines.job import GradientJob
+from gradsift.pipelines.recipe import Lora, Model
+from gradsift.pipelines.training import BETAS, EPS, make_optimizer, train
+from gradsift.pipelines.transforms import adam_exact
+from gradsift.scorers.less import similarity
 
 PAD = 2
 
@@ -198,13 +198,13 @@ def test_first_order_truth(lora_model, chats, loaded):
 
 
 def _training(rate):
-    from pipelines.recipe import Training
+    from gradsift.pipelines.recipe import Training
 
     return Training(lr=rate)
 
 
 def job_for(loaded, model_dir, lora_model, transform="sgd", **features):
-    from pipelines.recipe import Encoding, Features
+    from gradsift.pipelines.recipe import Encoding, Features
 
     adapter = m.adapter_arrays(lora_model)
     moments = {n: np.full_like(a, 1e-4) for n, a in adapter.items()}
@@ -275,8 +275,8 @@ def test_by_length_covers_all_within_the_budget():
 
 def test_warm_up_goes_on_where_it_was_killed(loaded, model_dir, chats):
     """Epoch 1 after epoch 0 restored from its checkpoint equals two epochs in one go."""
-    from pipelines.recipe import Training
-    from pipelines.warmup import _state, restore
+    from gradsift.pipelines.recipe import Training
+    from gradsift.pipelines.warmup import _state, restore
 
     training, ends = Training(epochs=2, batch_size=4, lr=1e-3), []
     lora = Lora(r=4, dropout=0.1)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig
 
-from pipelines import head as h
-from pipelines.batches import collate
-from pipelines.encode import Encoded
-from pipelines.trunk import narrowable
+from gradsift.pipelines import head as h
+from gradsift.pipelines.batches import collate
+from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.trunk import narrowable
 
 SMALL = {
     "vocab_size": 300,

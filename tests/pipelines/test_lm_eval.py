@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from datastore.errors import InputError
-from pipelines import model as m
-from pipelines.lm_eval_bridge import folder_digest, scores
-from pipelines.recipe import parse_recipe
+from gradsift.datastore.errors import InputError
+from gradsift.pipelines import model as m
+from gradsift.pipelines.lm_eval_bridge import folder_digest, scores
+from gradsift.pipelines.recipe import parse_recipe
 
 THERE = importlib.util.find_spec("lm_eval") is not None
 

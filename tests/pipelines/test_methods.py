@@ -6,20 +6,20 @@ import shutil
 import numpy as np
 import pytest
 
-from datastore import selections
-from datastore.errors import InputError
-from datastore.store import Store
-from pipelines import overlap as overlap_module
-from pipelines import reselect
-from pipelines.curate import curate
-from pipelines.evidence import unit_rows
-from pipelines.export import export
-from pipelines.methods import METHODS, as_rows, checked_options, options_of
-from pipelines.overlap import overlap
-from pipelines.recipe import parse_recipe
-from pipelines.row_rules import RULES
-from pipelines.scores import SCORES
-from scorers import less
+from gradsift.datastore import selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
+from gradsift.pipelines import overlap as overlap_module
+from gradsift.pipelines import reselect
+from gradsift.pipelines.curate import curate
+from gradsift.pipelines.evidence import unit_rows
+from gradsift.pipelines.export import export
+from gradsift.pipelines.methods import METHODS, as_rows, checked_options, options_of
+from gradsift.pipelines.overlap import overlap
+from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.row_rules import RULES
+from gradsift.pipelines.scores import SCORES
+from gradsift.scorers import less
 
 STORE_ONLY = [m for m in METHODS if m not in ("embed", "ifd", "loss_drop", "tagcos_released")]
 
@@ -96,7 +96,7 @@ def test_gio_on_gradients_ranks_as_the_mean_cosine(seen):
     """core-methods §7, on real rows of one checkpoint."""
     from scipy.stats import spearmanr
 
-    from scorers.gio import phi
+    from gradsift.scorers.gio import phi
 
     one = type(seen)(seen.store, seen.pool, seen.target, seen.pairs[-1:], seen.seed)
     rows, target = one.rows(), one.queries()[0]
@@ -140,8 +140,8 @@ def test_the_whole_pool_and_one_target_row(seen, method):
     """The smallest target there is, and a budget of everything: a whole answer or an error that says what is missing."""
     from dataclasses import replace
 
-    from pipelines.recipe import Select
-    from pipelines.selecting import choose
+    from gradsift.pipelines.recipe import Select
+    from gradsift.pipelines.selecting import choose
 
     one = replace(seen.target, example_ids=seen.target.example_ids[:1], subtasks=seen.target.subtasks[:1])
     alone = type(seen)(seen.store, seen.pool, one, seen.pairs, seen.seed)
@@ -227,7 +227,7 @@ def test_the_table_of_methods_is_whole():
 
 def test_every_rule_takes_every_score(seen):
     """The axes are independent: any rule runs on any score."""
-    from pipelines.methods import split_options
+    from gradsift.pipelines.methods import split_options
 
     names = [n for n in SCORES if n not in ("influence", "phi", "loss_drop")]
     for rule, run in RULES.items():
@@ -262,10 +262,10 @@ def test_masks_reach_the_export_and_the_trainer(copy, tmp_path):
 def test_a_masked_loss_is_the_mean_over_kept_tokens(recipe):
     import torch
 
-    from pipelines import model as m
-    from pipelines.batches import collate, pad_id
-    from pipelines.encode import encode
-    from pipelines.head import example_losses, token_losses
+    from gradsift.pipelines import model as m
+    from gradsift.pipelines.batches import collate, pad_id
+    from gradsift.pipelines.encode import encode
+    from gradsift.pipelines.head import example_losses, token_losses
 
     loaded = m.open_model(recipe.model)
     model = m.load_lora(loaded, recipe.model, recipe.lora, 0).eval()
@@ -292,11 +292,11 @@ def test_dynamic_pruning_in_training(recipe_data, copy):
 
 
 def test_the_callback_prunes_as_the_formulas_say(recipe):
-    from pipelines import model as m
-    from pipelines import recipe as r
-    from pipelines.encode import encode
-    from pipelines.qtuning import dynamic, score
-    from scorers import qtuning
+    from gradsift.pipelines import model as m
+    from gradsift.pipelines import recipe as r
+    from gradsift.pipelines.encode import encode
+    from gradsift.pipelines.qtuning import dynamic, score
+    from gradsift.scorers import qtuning
 
     loaded = m.open_model(recipe.model)
     model = m.load_lora(loaded, recipe.model, recipe.lora, 0).train()
@@ -328,7 +328,7 @@ def test_the_callback_prunes_as_the_formulas_say(recipe):
 
 
 def test_the_plane_shows_the_whole_pool(copy, tmp_path):
-    from pipelines.plane import draw_plane
+    from gradsift.pipelines.plane import draw_plane
 
     found = chosen(copy, "qtuning", budget={"fraction": 0.3})
     draw_plane(copy, found.name, tmp_path / "plane.svg")

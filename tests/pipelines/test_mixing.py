@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datastore import selections
-from datastore.errors import InputError
-from datastore.store import Store
-from pipelines import ingest, reselect
-from pipelines.curate import curate
-from pipelines.recipe import parse_recipe
+from gradsift.datastore import selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
+from gradsift.pipelines import ingest, reselect
+from gradsift.pipelines.curate import curate
+from gradsift.pipelines.recipe import parse_recipe
 
 SIZES = {"alpha": 60, "beta": 30, "gamma": 10}
 
@@ -286,7 +286,7 @@ def test_masks_of_a_part_stay_with_their_examples(copy):
 
 def test_the_fitted_law_mixes_and_is_not_fitted_twice(copy, monkeypatch):
     """The real thing, small: nine runs of a tiny model; a second call trains nothing."""
-    from pipelines import mix_law
+    from gradsift.pipelines import mix_law
 
     trained, real = [], mix_law.train
     monkeypatch.setattr(mix_law, "train", lambda *a, **k: trained.append(1) or real(*a, **k))

@@ -10,14 +10,14 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datastore.errors import InputError
-from datastore.examples import Example
-from datastore.identity import example_id
-from pipelines.canonical import RowError, canonical_messages
-from pipelines.demo_data import write_demo_data
-from pipelines.ingest import ingest
-from pipelines.recipe import Source
-from pipelines.sources import read_source
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Example
+from gradsift.datastore.identity import example_id
+from gradsift.pipelines.canonical import RowError, canonical_messages
+from gradsift.pipelines.demo_data import write_demo_data
+from gradsift.pipelines.ingest import ingest
+from gradsift.pipelines.recipe import Source
+from gradsift.pipelines.sources import read_source
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 SHAPES = {

@@ -5,8 +5,8 @@ import copy
 import pytest
 import yaml
 
-from datastore.errors import InputError
-from pipelines.recipe import load_recipe, parse_recipe
+from gradsift.datastore.errors import InputError
+from gradsift.pipelines.recipe import load_recipe, parse_recipe
 
 MINIMAL = {
     "name": "x",

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import yaml
 
-from datastore import examples, features, leases, maintenance, selections
-from datastore.errors import BusyError, FeatureSpaceMismatch, InputError
-from datastore.store import Store
-from pipelines.arm_table import mean_ci95
-from pipelines.curate import RUN_LEASE, curate
-from pipelines.export import damaged, export
-from pipelines.query import query_by_id, query_by_text
-from pipelines.recipe import load_recipe, parse_recipe
+from gradsift.datastore import examples, features, leases, maintenance, selections
+from gradsift.datastore.errors import BusyError, FeatureSpaceMismatch, InputError
+from gradsift.datastore.store import Store
+from gradsift.pipelines.arm_table import mean_ci95
+from gradsift.pipelines.curate import RUN_LEASE, curate
+from gradsift.pipelines.export import damaged, export
+from gradsift.pipelines.query import query_by_id, query_by_text
+from gradsift.pipelines.recipe import load_recipe, parse_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,14 +70,14 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
     with Store(tmp_path / "store") as store:
         space = store.catalog.one("SELECT max(space_id) AS n FROM feature_space")["n"]
         before = {i for block in features.read(store, space) for i in block.example_ids}
-        from pipelines import gradients, model
-        from pipelines import job as jobs
-        from pipelines.ingest import ingest
-        from pipelines.recipe import Source
+        from gradsift.pipelines import gradients, model
+        from gradsift.pipelines import job as jobs
+        from gradsift.pipelines.ingest import ingest
+        from gradsift.pipelines.recipe import Source
 
         recipe = parse_recipe(data)
         pool, _ = ingest(store, "pool", "small", [Source(path=str(grown))])
-        from datastore import checkpoints
+        from gradsift.datastore import checkpoints
 
         point = checkpoints.by_digest(store, features.space_spec(store, space)["checkpoint"])
         job = jobs.make_job(recipe, model.open_model(recipe.model), store, point)
@@ -227,7 +227,7 @@ def test_query_by_id_and_by_text(finished):
 
 def test_promise_4_a_query_with_another_model_is_refused(finished, tmp_path):
     """The model of the last run was replaced on disk: its rows may not meet the stored ones."""
-    from pipelines.demo_model import make_demo_model
+    from gradsift.pipelines.demo_model import make_demo_model
 
     data, root, _ = finished
     shutil.copytree(root, tmp_path / "store")
@@ -241,7 +241,7 @@ def test_promise_4_a_query_with_another_model_is_refused(finished, tmp_path):
 
 
 def test_a_query_equals_exact_search(finished):
-    from datastore.search import neighbours
+    from gradsift.datastore.search import neighbours
 
     _, root, result = finished
     with Store(root) as store:

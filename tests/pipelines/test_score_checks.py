@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from datastore import features, selections
-from pipelines.score_checks import correlates
+from gradsift.datastore import features, selections
+from gradsift.pipelines.score_checks import correlates
 
 
 def signals(store):

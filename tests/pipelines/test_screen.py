@@ -2,12 +2,12 @@
 
 import pytest
 
-from datastore import examples, marks
-from datastore.errors import InputError
-from datastore.store import Store
-from pipelines import screen as screening
-from pipelines.curate import curate
-from pipelines.recipe import parse_recipe
+from gradsift.datastore import examples, marks
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
+from gradsift.pipelines import screen as screening
+from gradsift.pipelines.curate import curate
+from gradsift.pipelines.recipe import parse_recipe
 
 LONG = "Explain to a new colleague in plain words why the sky over the harbour looks so red on some summer evenings"
 ANSWER = (
@@ -172,7 +172,7 @@ def test_the_order_of_rows_and_earlier_contents_change_nothing(make):
 
 def test_a_killed_screening_goes_on(make, monkeypatch):
     """Signatures of shards that were done are not computed again."""
-    from pipelines import ingest
+    from gradsift.pipelines import ingest
 
     monkeypatch.setattr(ingest, "BATCH_ROWS", 5)
     rows = [*fillers(), chat(LONG, ANSWER), chat(LONG.upper(), ANSWER)]

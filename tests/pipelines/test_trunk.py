@@ -13,10 +13,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from pipelines import trunk
-from pipelines.batches import collate
-from pipelines.capture import backward, contract, watched_layers
-from pipelines.encode import Encoded
+from gradsift.pipelines import trunk
+from gradsift.pipelines.batches import collate
+from gradsift.pipelines.capture import backward, contract, watched_layers
+from gradsift.pipelines.encode import Encoded
 
 SMALL = {
     "vocab_size": 97,

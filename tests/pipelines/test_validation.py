@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from datastore import selections
-from datastore.errors import InputError
-from datastore.store import Store
-from pipelines import attribution, charts, reselect, sft
-from pipelines import model as m
-from pipelines import recipe as r
-from pipelines import validate as validation
-from pipelines.answers import answer
-from pipelines.arm_table import mean_ci95
-from pipelines.arms import BASE, Chats, draw_arms
-from pipelines.encode import encode
-from pipelines.recipe import parse_recipe
-from pipelines.report import html, markdown, report, write_report
-from pipelines.revalidate import revalidate
-from scorers import checkers
+from gradsift.datastore import selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
+from gradsift.pipelines import attribution, charts, reselect, sft
+from gradsift.pipelines import model as m
+from gradsift.pipelines import recipe as r
+from gradsift.pipelines import validate as validation
+from gradsift.pipelines.answers import answer
+from gradsift.pipelines.arm_table import mean_ci95
+from gradsift.pipelines.arms import BASE, Chats, draw_arms
+from gradsift.pipelines.encode import encode
+from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.report import html, markdown, report, write_report
+from gradsift.pipelines.revalidate import revalidate
+from gradsift.scorers import checkers
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_arms_are_what_their_names_say(copy, recipe_data, loaded):
     assert abs(tokens["random_tokens", 0] - tokens["selected", 0]) < 40
     assert abs(tokens["random_lengths", 1] - tokens["selected", 0]) < 20
     assert tokens["length", 0] == max(tokens[k] for k in tokens if k[0] != "full")
-    from datastore import examples
+    from gradsift.datastore import examples
 
     sources = examples.sources_of(copy, by_name["human", 0].example_ids)
     counts = {s: [v[0] for v in sources.values()].count(s) for s in ("sql", "dates")}
@@ -411,8 +411,8 @@ def test_hostile_text_stays_text(copy, recipe_data):
 
 def test_an_arm_of_unlike_selections_takes_the_steps_of_each():
     """`full` is one arm for all targets; matched to their selections it is as many runs as they have lengths."""
-    from pipelines.arms import Arm
-    from pipelines.validate import _with_steps
+    from gradsift.pipelines.arms import Arm
+    from gradsift.pipelines.validate import _with_steps
 
     arms = [Arm("base", 0, (), ("a", "b", "c")), Arm("full", 0, ("x", "y"), ("a", "b", "c"))]
     found = [(arm.name, arm.targets, steps) for arm, steps in _with_steps(arms, {"a": 5, "b": 9, "c": 5})]
@@ -421,7 +421,7 @@ def test_an_arm_of_unlike_selections_takes_the_steps_of_each():
 
 
 def test_status_shows_what_each_run_measured(finished):
-    from datastore.overview import overview
+    from gradsift.datastore.overview import overview
 
     with Store(finished[1]) as store:
         lines = overview(store)["validation_arms"]
@@ -458,7 +458,7 @@ def test_a_run_knows_its_own_peak():
 
 
 def test_a_card_names_what_was_not_beaten(finished):
-    from pipelines.report import cards
+    from gradsift.pipelines.report import cards
 
     with Store(finished[1]) as store:
         summary = selections.last_run(store)["summary"]
@@ -471,7 +471,7 @@ def test_a_card_names_what_was_not_beaten(finished):
 
 
 def test_seconds_of_work_that_another_call_did_are_not_claimed(finished):
-    from pipelines.cost import costs
+    from gradsift.pipelines.cost import costs
 
     with Store(finished[1]) as store:
         run = selections.last_run(store)
@@ -529,7 +529,7 @@ def test_the_commands(copy, tmp_path):
 
 
 def test_a_report_without_validation_or_gradients(tmp_path, write_jsonl):
-    from pipelines.curate import curate
+    from gradsift.pipelines.curate import curate
 
     rows_ = [{"prompt": f"q {k}", "completion": f"a {k}", "source": "s"} for k in range(9)]
     data = {"name": "plain", "pool": [{"path": str(write_jsonl(*rows_))}], "mix": {"examples": 4}}

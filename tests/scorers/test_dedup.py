@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorers import contamination, dedup
-from scorers.kmeans import Clusters
-from scorers.ngrams import grams, word_hashes, words
+from gradsift.scorers import contamination, dedup
+from gradsift.scorers.kmeans import Clusters
+from gradsift.scorers.ngrams import grams, word_hashes, words
 
 WORDS = [f"word{k}" for k in range(5_000)]
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from datastore.rows import quantise
-from scorers import products
-from scorers.less import similarity
+from gradsift.datastore.rows import quantise
+from gradsift.scorers import products
+from gradsift.scorers.less import similarity
 
 
 def rows_and_queries(size, dims, queries, seed=0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scorers import statistics as s
+from gradsift.scorers import statistics as s
 
 
 def test_a_comparison_by_hand():

@@ -20,10 +20,19 @@ from measure import machine
 
 from gradsift.datastore import selections
 from gradsift.datastore.store import Store
-from gradsift.pipelines import attribution as a
-from gradsift.pipelines import recipe as r
+from gradsift.pipelines.attribution import (
+    attributions,
+    exact_dots,
+    halves,
+    lds,
+    measure_halves,
+    one_step,
+    removal,
+    removal_at_random,
+    trainer,
+)
 from gradsift.pipelines.model import open_model
-from gradsift.pipelines.recipe import load_recipe
+from gradsift.pipelines.recipe import Sft, load_recipe
 from gradsift.pipelines.reselect import evidence
 
 
@@ -52,22 +61,22 @@ def main() -> None:
     start = time.perf_counter()
     with Store(chosen.store, create=False) as store:
         e = evidence(store, recipe, selections.last_run(store, computed=True)["summary"])[chosen.target]
-        step = a.one_step(store, recipe, loaded, e, chosen.steps)
+        step = one_step(store, recipe, loaded, e, chosen.steps)
         print(f"one step: rank correlation {step.spearman:.3f}, same sign {step.same_sign:.3f}", flush=True)
         order = np.random.default_rng([e.seed, 6]).permutation(len(e.ids))[: chosen.rows]
         ids = [e.ids[k] for k in np.sort(order)]
-        scores = dict(a.attributions(store, e, ids))
-        scores["exact_dot"] = a.exact_dots(store, recipe, loaded, e, ids)
-        training = r.Sft(epochs=chosen.epochs, batch_size=8, lr=chosen.lr)
-        train = a.trainer(store, recipe, loaded, e, ids, training)
-        parts = a.halves(len(ids), chosen.runs, e.seed)
-        losses = a.measure_halves(train, parts, lambda n: print(f"{n} of {chosen.runs}", flush=True))
-        found = {name: interval(a.lds(s, parts, losses)) for name, s in scores.items()}
+        scores = dict(attributions(store, e, ids))
+        scores["exact_dot"] = exact_dots(store, recipe, loaded, e, ids)
+        training = Sft(epochs=chosen.epochs, batch_size=8, lr=chosen.lr)
+        train = trainer(store, recipe, loaded, e, ids, training)
+        parts = halves(len(ids), chosen.runs, e.seed)
+        losses = measure_halves(train, parts, lambda n: print(f"{n} of {chosen.runs}", flush=True))
+        found = {name: interval(lds(s, parts, losses)) for name, s in scores.items()}
         removed: dict[str, list[dict]] = {name: [] for name in scores}
         for fraction in (0.1, 0.3):
-            at_random = a.removal_at_random(train, len(ids), fraction, 3, e.seed)
+            at_random = removal_at_random(train, len(ids), fraction, 3, e.seed)
             for name, s in scores.items():
-                removed[name].append(a.removal(train, s, fraction, at_random))
+                removed[name].append(removal(train, s, fraction, at_random))
     document = {
         "machine": machine(),
         "recipe": chosen.recipe.name,

@@ -24,22 +24,22 @@ from measure import machine
 
 from gradsift.datastore.examples import Example
 from gradsift.datastore.rows import quantise, unpack_int4
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.batches import by_length, collate, pad_id
 from gradsift.pipelines.capture import backward, contract, watched_layers
 from gradsift.pipelines.encode import encode
+from gradsift.pipelines.model import Loaded, load_base, load_lora, open_model
 from gradsift.pipelines.projectors import make_projector
 from gradsift.pipelines.projectors.factors import Factors
+from gradsift.pipelines.recipe import Lora, Model, Source, Training
 from gradsift.pipelines.sources import read_source
 from gradsift.pipelines.training import train
 
 CPU = torch.device("cpu")
 
 
-def read_chats(loaded: m.Loaded, path: str, count: int, max_length: int) -> list[Any]:
+def read_chats(loaded: Loaded, path: str, count: int, max_length: int) -> list[Any]:
     """The first usable chats of a seeded sample."""
-    rows = [e for e in read_source(r.Source(path=path, rows=4 * count), 0) if isinstance(e, Example)]
+    rows = [e for e in read_source(Source(path=path, rows=4 * count), 0) if isinstance(e, Example)]
     chats = [encode(loaded.tokenizer, e.messages, max_length) for e in rows]
     return [c for c in chats if c.usable][:count]
 
@@ -131,13 +131,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    section = r.Model(path=args.model, dtype="float32")
-    loaded = m.open_model(section)
+    section = Model(path=args.model, dtype="float32")
+    loaded = open_model(section)
     chats = read_chats(loaded, args.pool, args.rows, args.max_length)
     chats += (targets := read_chats(loaded, args.target, args.targets, args.max_length))
-    model = m.load_lora(loaded, section, r.Lora(r=8), 0) if args.parameters == "lora" else m.load_base(loaded, section)
+    model = load_lora(loaded, section, Lora(r=8), 0) if args.parameters == "lora" else load_base(loaded, section)
     if args.parameters == "lora":
-        training = r.Training(epochs=1, batch_size=8, lr=5e-4)
+        training = Training(epochs=1, batch_size=8, lr=5e-4)
         train(model, loaded.tokenizer, chats[: 8 * args.steps], training, 0)
     layers = watched_layers(model, args.parameters)
     held = collect(model, layers, chats, pad_id(loaded.tokenizer), args)

@@ -22,13 +22,13 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_DATASET
 import torch
 from measure import interleave, machine, peak_bytes, peak_in_child, ratio
 
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.batches import collate
 from gradsift.pipelines.capture import backward, contract, watched_layers
 from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.model import adapter_arrays, load_base, load_lora, lora_parameters, open_model
 from gradsift.pipelines.projectors import make_projector
 from gradsift.pipelines.projectors.factors import Factors
+from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, Projector
 from gradsift.pipelines.transforms import make_transform
 
 FLOOR = "floor: LoRA forward+backward"
@@ -38,12 +38,12 @@ class Bench:
     """A model with and without adapter, and one batch."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.section = r.Model(path=args.model, dtype=args.dtype)
-        self.loaded = m.open_model(self.section)
-        self.lora = m.load_lora(self.loaded, self.section, r.Lora(r=8), 0)
-        self.base = m.load_base(self.loaded, self.section)
+        self.section = Model(path=args.model, dtype=args.dtype)
+        self.loaded = open_model(self.section)
+        self.lora = load_lora(self.loaded, self.section, Lora(r=8), 0)
+        self.base = load_base(self.loaded, self.section)
         generator = torch.Generator().manual_seed(0)
-        for parameter in m.lora_parameters(self.lora).values():  # B ≠ 0, as after a warm-up
+        for parameter in lora_parameters(self.lora).values():  # B ≠ 0, as after a warm-up
             parameter.data.add_(0.01 * torch.randn(parameter.shape, generator=generator))
         vocabulary = self.base.config.get_text_config().vocab_size
         ids = torch.randint(5, vocabulary, (args.batch, args.tokens), generator=generator)
@@ -56,7 +56,7 @@ class Bench:
         self.adam = make_transform("adam_exact", moments, moments, 10, torch.device("cpu"))
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        return m.lora_parameters(self.lora)
+        return lora_parameters(self.lora)
 
     def plain(self, model: Any, rows: slice = slice(None)) -> torch.Tensor:
         """transformers' own loss."""
@@ -146,12 +146,12 @@ class Bench:
         from gradsift.pipelines.extract import Extractor
         from gradsift.pipelines.job import GradientJob
 
-        adapter = m.adapter_arrays(self.lora)
+        adapter = adapter_arrays(self.lora)
         moments = {n: abs(a) * 1e-3 for n, a in adapter.items()}
         size = len(self.chats) * len(self.chats[0].input_ids)
         job = GradientJob(
-            self.loaded, self.section, r.Lora(r=8), r.Encoding(max_length=4096),
-            r.Features(projector=r.Projector(dim=8192), batch_tokens=size), 0,
+            self.loaded, self.section, Lora(r=8), Encoding(max_length=4096),
+            Features(projector=Projector(dim=8192), batch_tokens=size), 0,
             Checkpoint(1, 0, 10, 1e-3, "", 1), CheckpointState(adapter, moments, moments), "adam_exact",
         )  # fmt: skip
         extractor = Extractor(job)

@@ -23,10 +23,10 @@ from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.examples import Example
 from gradsift.datastore.rows import write_block
 from gradsift.pipelines import extract
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.extract import Extractor
 from gradsift.pipelines.job import GradientJob
+from gradsift.pipelines.model import adapter_arrays, load_lora, open_model
+from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, Projector, Source
 from gradsift.pipelines.sources import read_source
 
 
@@ -42,17 +42,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    section = r.Model(path=args.model, dtype=args.dtype)
-    loaded = m.open_model(section)
-    adapter = m.adapter_arrays(m.load_lora(loaded, section, r.Lora(r=8), 0))
+    section = Model(path=args.model, dtype=args.dtype)
+    loaded = open_model(section)
+    adapter = adapter_arrays(load_lora(loaded, section, Lora(r=8), 0))
     moments = {n: abs(a) * 1e-3 + 1e-6 for n, a in adapter.items()}
     job = GradientJob(
-        loaded, section, r.Lora(r=8), r.Encoding(max_length=args.max_length),
-        r.Features(projector=r.Projector(dim=args.dim)), 0,
+        loaded, section, Lora(r=8), Encoding(max_length=args.max_length),
+        Features(projector=Projector(dim=args.dim)), 0,
         Checkpoint(1, 0, 10, 1e-3, "", 1), CheckpointState(adapter, moments, moments), "adam_exact",
     )  # fmt: skip
     extractor = Extractor(job)
-    pool = [e for e in read_source(r.Source(path=args.pool, rows=2 * args.rows), 0) if isinstance(e, Example)]
+    pool = [e for e in read_source(Source(path=args.pool, rows=2 * args.rows), 0) if isinstance(e, Example)]
     seconds: dict[str, float] = defaultdict(float)
 
     def clocked(name, call):

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from gradsift.datastore.examples import Messages
-from gradsift.pipelines import model as m
 from gradsift.pipelines.batches import by_length, pad_id
 from gradsift.pipelines.encode import chat_template
+from gradsift.pipelines.model import best_device
 from gradsift.scorers.checkers import CHECKERS
 
 
@@ -43,7 +43,7 @@ def answer(
         for chat in chats
     ]
     scores, lengths = [0.0] * len(chats), [0] * len(chats)
-    device, pad = m.device(), pad_id(tokenizer)
+    device, pad = best_device(), pad_id(tokenizer)
     stop = tokenizer.eos_token_id
     for part in by_length([len(p) + max_new_tokens for p in prompts], batch_tokens):
         width = max(len(prompts[k]) for k in part)

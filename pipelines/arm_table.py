@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.arms import BASE, Arm
+from gradsift.pipelines.recipe import Recipe
 from gradsift.scorers import statistics
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
@@ -72,9 +72,7 @@ def mean_ci95(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, (T95[n - 2] if n - 2 < len(T95) else 1.96) * spread / math.sqrt(n)
 
 
-def table(
-    recipe: r.Recipe, runs: Sequence[Run], metrics: Mapping[str, str], sources: Mapping[str, str]
-) -> list[ArmRow]:
+def table(recipe: Recipe, runs: Sequence[Run], metrics: Mapping[str, str], sources: Mapping[str, str]) -> list[ArmRow]:
     """All rows, targets in recipe order. Compared: each of our arms with every other, and every arm with `random`."""
     best = {(name, t): _best_rate(runs, name, t) for t in metrics for name in _names(runs, t)}
     kept = {
@@ -144,7 +142,7 @@ def _compare(one: Sequence[Run], other: Sequence[Run], target: str) -> statistic
 
 
 def _row(
-    recipe: r.Recipe,
+    recipe: Recipe,
     name: str,
     target: str,
     lr: float,

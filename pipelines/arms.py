@@ -28,11 +28,11 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.encode import Encoded
 from gradsift.pipelines.evidence import Evidence
 from gradsift.pipelines.methods import METHODS
+from gradsift.pipelines.model import Loaded
+from gradsift.pipelines.recipe import Mixing, Recipe, Select, Validate
 from gradsift.pipelines.selecting import choose
 from gradsift.pipelines.warmup import usable_chats
 from gradsift.scorers import budgets
@@ -58,7 +58,7 @@ class Arm:
 class Chats:
     """Encoded usable chats of the pool, encoded on demand and kept."""
 
-    def __init__(self, store: Store, recipe: r.Recipe, loaded: m.Loaded) -> None:
+    def __init__(self, store: Store, recipe: Recipe, loaded: Loaded) -> None:
         self._store, self._recipe, self._loaded = store, recipe, loaded
         self._known: dict[str, Encoded] = {}
         self._asked: set[str] = set()
@@ -81,7 +81,7 @@ class Chats:
 
 def draw_arms(
     store: Store,
-    recipe: r.Recipe,
+    recipe: Recipe,
     pool: Dataset,
     chats: Chats,
     targets: Sequence[str],
@@ -90,7 +90,7 @@ def draw_arms(
     evidence: Callable[[str], Evidence],
 ) -> list[Arm]:
     """All arms but `base`, each draw once, in the order of the table. Raises InputError for an arm that cannot be."""
-    settings = recipe.validate_ or r.Validate()
+    settings = recipe.validate_ or Validate()
     ids = chats.usable(pool.example_ids)
     if not ids:
         raise InputError(f"pool {pool.name!r} has no example with a label token to validate on")
@@ -137,7 +137,7 @@ def _repeated(selection: Selection) -> list[str]:
 
 
 def _rows(
-    recipe: r.Recipe,
+    recipe: Recipe,
     name: str,
     seed: int,
     size: int,
@@ -147,7 +147,7 @@ def _rows(
     lengths: Sequence[int],
     evidence: Callable[[], Evidence],
 ) -> list[str]:
-    settings = recipe.validate_ or r.Validate()
+    settings = recipe.validate_ or Validate()
     draw = DRAW + seed
     if name == "full":
         return list(ids)
@@ -164,12 +164,12 @@ def _rows(
         raise InputError(f"no arm {name!r}")
     e = evidence()
     usable = set(ids)
-    select = r.Select(method=name, examples=min(size, len(e.ids)), encoder=settings.encoder)
+    select = Select(method=name, examples=min(size, len(e.ids)), encoder=settings.encoder)
     choice, _ = choose(e, select)
     return [i for i in (e.ids[int(k)] for k in choice.order) if i in usable]
 
 
-def _by_source(ids: Sequence[str], sources: Sequence[str], size: int, seed: int, human: r.Mixing | None) -> list[str]:
+def _by_source(ids: Sequence[str], sources: Sequence[str], size: int, seed: int, human: Mixing | None) -> list[str]:
     """As many ids in shares of sources (equal ones without `human`), at random within each."""
     names = sorted(set(sources))
     given = human.weights if human else None

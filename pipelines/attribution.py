@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from gradsift.datastore import checkpoints, features
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.arms import Chats
 from gradsift.pipelines.encode import Encoded
 from gradsift.pipelines.evidence import Evidence, unit_rows
+from gradsift.pipelines.model import Loaded, best_device, load_lora, lora_parameters, set_adapter
+from gradsift.pipelines.recipe import Recipe, Sft, Warmup
 from gradsift.pipelines.sft import fit
 from gradsift.pipelines.training import make_optimizer
 from gradsift.pipelines.validate import row_losses
@@ -48,8 +48,8 @@ class OneStep:
 
 def one_step(
     store: Store,
-    recipe: r.Recipe,
-    loaded: m.Loaded,
+    recipe: Recipe,
+    loaded: Loaded,
     e: Evidence,
     count: int,
     lr: float = 1e-4,
@@ -71,7 +71,7 @@ def one_step(
     predicted = -lr * (rows.unit() * rows.norm[:, None]) @ mean
     _, target = usable_chats(store, loaded, recipe, sorted(e.target.example_ids))
     _, chats = usable_chats(store, loaded, recipe, ids)
-    model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+    model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
     before = _stepped(model, recipe, state, point.step, None, lr, loaded, target)
     actual = [_stepped(model, recipe, state, point.step, chat, lr, loaded, target) - before for chat in chats]
     p, a = np.asarray(predicted, np.float64), np.array(actual)
@@ -82,22 +82,22 @@ def one_step(
 
 def _stepped(
     model: Any,
-    recipe: r.Recipe,
+    recipe: Recipe,
     state: Any,
     step: int,
     chat: Encoded | None,
     lr: float,
-    loaded: m.Loaded,
+    loaded: Loaded,
     target: Sequence[Encoded],
 ) -> float:
     """The target's mean loss at the checkpoint, or one step on a chat after it."""
     from gradsift.pipelines.batches import collate, pad_id
     from gradsift.pipelines.head import example_losses
 
-    optimizer = make_optimizer(model, recipe.warmup or r.Warmup())
+    optimizer = make_optimizer(model, recipe.warmup or Warmup())
     restore(model, optimizer, state, step)
     if chat is not None:
-        loss = example_losses(model, collate([chat], pad_id(loaded.tokenizer)).to(m.device())).mean()
+        loss = example_losses(model, collate([chat], pad_id(loaded.tokenizer)).to(best_device())).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         for group in optimizer.param_groups:
             group["lr"], group["weight_decay"] = lr, 0.0
@@ -106,16 +106,14 @@ def _stepped(
     return float(np.mean(row_losses(model, loaded.tokenizer, target, recipe.features.batch_tokens)))
 
 
-def trainer(
-    store: Store, recipe: r.Recipe, loaded: m.Loaded, e: Evidence, ids: Sequence[str], training: r.Sft
-) -> Train:
+def trainer(store: Store, recipe: Recipe, loaded: Loaded, e: Evidence, ids: Sequence[str], training: Sft) -> Train:
     """A function of positions in `ids` that trains on them from the base and gives [V] losses of the target's rows."""
     chats = Chats(store, recipe, loaded)
     rows = chats(ids)
     _, target = usable_chats(store, loaded, recipe, sorted(e.target.example_ids))
 
     def train(positions: Sequence[int]) -> F64:
-        model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+        model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
         fit(model, loaded.tokenizer, [rows[k] for k in positions], training, recipe.seed)
         return np.array(row_losses(model, loaded.tokenizer, target, recipe.features.batch_tokens))
 
@@ -166,7 +164,7 @@ def removal(train: Train, scores: F64, fraction: float, at_random: Sequence[floa
 
 
 def exact_dots(
-    store: Store, recipe: r.Recipe, loaded: m.Loaded, e: Evidence, ids: Sequence[str], checkpoint: int = -1
+    store: Store, recipe: Recipe, loaded: Loaded, e: Evidence, ids: Sequence[str], checkpoint: int = -1
 ) -> F64:
     """[N, V] products of whole gradients (no projection, no optimizer) at one checkpoint, by a loop of backward passes.
 
@@ -177,15 +175,15 @@ def exact_dots(
 
     pair = e.pairs[checkpoint]
     state = checkpoints.load(store, checkpoints.by_digest(store, features.space_spec(store, pair.train)["checkpoint"]))
-    model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
-    m.set_adapter(model, state.adapter)
-    parameters = list(m.lora_parameters(model).values())
+    model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+    set_adapter(model, state.adapter)
+    parameters = list(lora_parameters(model).values())
 
     def gradients(names: Sequence[str]) -> NDArray[np.float32]:
         _, chats = usable_chats(store, loaded, recipe, list(names))
         out = []
         for chat in chats:
-            loss = example_losses(model, collate([chat], pad_id(loaded.tokenizer)).to(m.device())).mean()
+            loss = example_losses(model, collate([chat], pad_id(loaded.tokenizer)).to(best_device())).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             out.append(np.concatenate([p.grad.float().cpu().numpy().ravel() for p in parameters if p.grad is not None]))
             model.zero_grad(set_to_none=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 from gradsift.datastore import features
 from gradsift.datastore.store import Store
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.model import open_model
+from gradsift.pipelines.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Cost:
     share_of_training: float | None
 
 
-def weights_outside_embeddings(recipe: r.Recipe) -> int:
+def weights_outside_embeddings(recipe: Recipe) -> int:
     """N, from the shapes in the weight files; 0 for a GGUF model."""
     from safetensors import safe_open
 
@@ -43,7 +43,7 @@ def weights_outside_embeddings(recipe: r.Recipe) -> int:
     return total
 
 
-def costs(store: Store, recipe: r.Recipe, summary: Mapping[str, Any]) -> list[Cost]:
+def costs(store: Store, recipe: Recipe, summary: Mapping[str, Any]) -> list[Cost]:
     """Selection (warm-up, rows of pool and targets) and the training that it is for, by arm."""
     n = weights_outside_embeddings(recipe)
     seconds: dict[str, float] = {}

@@ -18,8 +18,7 @@ from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines import gradients, model, warmup
-from gradsift.pipelines import recipe as r
+from gradsift.pipelines import gradients, warmup
 from gradsift.pipelines.arm_table import as_dicts
 from gradsift.pipelines.encoder import encoder_pairs
 from gradsift.pipelines.evidence import Evidence, SpacePair
@@ -27,7 +26,9 @@ from gradsift.pipelines.export import export
 from gradsift.pipelines.ingest import IngestReport, ingest
 from gradsift.pipelines.job import GradientJob, make_job
 from gradsift.pipelines.mixtures import describe_mixture, make_mixture
+from gradsift.pipelines.model import Loaded, open_model
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
+from gradsift.pipelines.recipe import Recipe, Source
 from gradsift.pipelines.report import write_report
 from gradsift.pipelines.screen import Screened, screen, semantic, semantic_encoder
 from gradsift.pipelines.selecting import select_for
@@ -63,7 +64,7 @@ class Data:
 
 
 def curate(
-    recipe: r.Recipe,
+    recipe: Recipe,
     store: Store,
     *,
     export_root: Path | None = None,
@@ -82,7 +83,7 @@ def curate(
 
 
 def _curate(
-    recipe: r.Recipe, store: Store, export_root: Path, step: Step, progress: Progress, elsewhere: Elsewhere | None
+    recipe: Recipe, store: Store, export_root: Path, step: Step, progress: Progress, elsewhere: Elsewhere | None
 ) -> RunResult:
     result = RunResult(recipe.name)
     resolved = recipe.model_dump(mode="json", by_alias=True)
@@ -94,7 +95,7 @@ def _curate(
         result.stages.append({"stage": name, "seconds": round(time.perf_counter() - start, 2)})
         return value
 
-    loaded = timed("model", lambda: model.open_model(recipe.model)) if recipe.lm else None
+    loaded = timed("model", lambda: open_model(recipe.model)) if recipe.lm else None
     data = timed("ingest", lambda: _ingest(store, recipe, result, progress))
     pairs: list[SpacePair] = []
     if loaded is not None and recipe.needs_rows:
@@ -137,7 +138,7 @@ def _curate(
     return result
 
 
-def _ingest(store: Store, recipe: r.Recipe, result: RunResult, progress: Progress) -> Data:
+def _ingest(store: Store, recipe: Recipe, result: RunResult, progress: Progress) -> Data:
     pool, report = ingest(store, "pool", recipe.name, recipe.pool, recipe.seed, progress)
     result.ingest = {"pool": _summary(pool, report), "targets": {}, "tests": {}}
     targets, tests = {}, {}
@@ -158,7 +159,7 @@ def _ingest(store: Store, recipe: r.Recipe, result: RunResult, progress: Progres
     return Data(pool, targets, tests)
 
 
-def _sets(recipe: r.Recipe) -> list[tuple[str, r.Source]]:
+def _sets(recipe: Recipe) -> list[tuple[str, Source]]:
     return list(recipe.decontaminate.sets.items()) if recipe.decontaminate else []
 
 
@@ -175,7 +176,7 @@ def _note_screened(store: Store, result: RunResult, found: Screened) -> Dataset:
     return found.pool
 
 
-def _semantic(store: Store, recipe: r.Recipe, data: Data, pairs: Sequence[SpacePair], result: RunResult) -> Data:
+def _semantic(store: Store, recipe: Recipe, data: Data, pairs: Sequence[SpacePair], result: RunResult) -> Data:
     target = next(iter(data.targets.values()))
     found = semantic(store, recipe, Evidence(store, data.pool, target, pairs, recipe.seed))
     return Data(_note_screened(store, result, found), data.targets, data.tests)
@@ -216,8 +217,8 @@ def _summary(dataset: Dataset, report: IngestReport) -> dict[str, Any]:
 
 def _rows(
     store: Store,
-    recipe: r.Recipe,
-    loaded: model.Loaded,
+    recipe: Recipe,
+    loaded: Loaded,
     data: Data,
     point: Checkpoint,
     result: RunResult,
@@ -271,8 +272,8 @@ def _dataset_rows(
 
 def _select(
     store: Store,
-    recipe: r.Recipe,
-    loaded: model.Loaded,
+    recipe: Recipe,
+    loaded: Loaded,
     data: Data,
     pairs: Sequence[SpacePair],
     result: RunResult,
@@ -290,8 +291,8 @@ def _select(
 
 def _validation_evidence(
     store: Store,
-    recipe: r.Recipe,
-    loaded: model.Loaded,
+    recipe: Recipe,
+    loaded: Loaded,
     data: Data,
     pairs: Sequence[SpacePair],
     progress: Progress,
@@ -304,7 +305,7 @@ def _validation_evidence(
     return Evidence(store, data.pool, data.targets[target], pairs, recipe.seed, encoder.get(target), losses)
 
 
-def describe(store: Store, recipe: r.Recipe, name: str, chosen: Selection, pool: Dataset) -> dict[str, Any]:
+def describe(store: Store, recipe: Recipe, name: str, chosen: Selection, pool: Dataset) -> dict[str, Any]:
     """What a run reports of a selection: size, sources, and the share of the target's own ones in it and the pool."""
     found = _sources(store, chosen.example_ids)
     own = set(recipe.targets[name].own_sources)
@@ -329,8 +330,8 @@ def _sources(store: Store, ids: Sequence[str]) -> list[str]:
 
 def _mix(
     store: Store,
-    recipe: r.Recipe,
-    loaded: model.Loaded | None,
+    recipe: Recipe,
+    loaded: Loaded | None,
     data: Data,
     pairs: Sequence[SpacePair],
     result: RunResult,

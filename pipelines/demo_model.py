@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.batches import collate, pad_id
 from gradsift.pipelines.demo_data import general_text, sql
 from gradsift.pipelines.encode import encode
 from gradsift.pipelines.head import example_losses
-from gradsift.pipelines.model import device, seed_all
+from gradsift.pipelines.model import best_device, seed_all
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Recipe
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|start|>' + m['role'] + '\\n' + m['content'] + '<|end|>' + '\\n' }}{% endfor %}"
@@ -42,12 +42,12 @@ def make_demo_model(folder: Path, progress: Progress = quiet, steps: int = STEPS
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = LlamaForCausalLM(config).to(device())
+    model = LlamaForCausalLM(config).to(best_device())
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.01)
     model.train()
     for step in range(steps):
         chats = [encode(tokenizer, chat, 256) for chat in general_text(rng, BATCH)]
-        loss = example_losses(model, collate(chats, pad_id(tokenizer)).to(device())).mean()
+        loss = example_losses(model, collate(chats, pad_id(tokenizer)).to(best_device())).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
@@ -87,7 +87,7 @@ def _tokenizer(rng: random.Random) -> Any:
 
 def demo_recipe() -> dict[str, Any]:
     """The demo's recipe, with paths relative to its folder."""
-    return r.Recipe.model_validate(
+    return Recipe.model_validate(
         {
             "name": "demo",
             "pool": [{"path": "data/pool.jsonl"}],

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from gradsift.datastore.examples import BadRow, Example
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.batches import collate, pad_id
 from gradsift.pipelines.capture import backward, watched_layers
 from gradsift.pipelines.encode import encode
+from gradsift.pipelines.model import Loaded, best_device, load_base, load_lora, open_model
+from gradsift.pipelines.recipe import Features, Recipe
 from gradsift.pipelines.sources import read_source
 
 SAMPLE = 256
@@ -48,14 +48,14 @@ class Probe:
     hidden: int
 
 
-def plan_run(recipe: r.Recipe, store: Path) -> Plan:
+def plan_run(recipe: Recipe, store: Path) -> Plan:
     """Read the sources, encode a sample and time one forward and backward. Writes nothing."""
     good, bad = _read(recipe)
     free = shutil.disk_usage(_existing(store)).free
     if not recipe.needs_rows:
         text = sum(len(turn["content"]) for e in good for turn in e.messages)
         return Plan(len(good), len(bad), 1.0, 0.0, 0, 0, 3 * text, free, 0.0, {})
-    loaded = m.open_model(recipe.model)
+    loaded = open_model(recipe.model)
     step = max(1, len(good) // SAMPLE)
     chats = [encode(loaded.tokenizer, e.messages, recipe.encoding.max_length) for e in good[::step]]
     usable = [c for c in chats if c.usable] or chats
@@ -91,7 +91,7 @@ def plan_run(recipe: r.Recipe, store: Path) -> Plan:
     )
 
 
-def _read(recipe: r.Recipe) -> tuple[list[Example], list[BadRow]]:
+def _read(recipe: Recipe) -> tuple[list[Example], list[BadRow]]:
     rows = [row for source in recipe.pool for row in read_source(source, recipe.seed)]
     good = list({x.example_id: x for x in rows if isinstance(x, Example)}.values())
     return good, [x for x in rows if isinstance(x, BadRow)]
@@ -108,7 +108,7 @@ def _existing(path: Path) -> Path:
     return Path(tempfile.gettempdir())
 
 
-def row_bytes(features: r.Features, probe: Probe, label_tokens: float) -> float:
+def row_bytes(features: Features, probe: Probe, label_tokens: float) -> float:
     """Mean bytes of a stored row with its signals."""
     dims = features.projector.dim * (probe.layers if features.projector.per_module else 1)
     return (
@@ -120,15 +120,15 @@ def row_bytes(features: r.Features, probe: Probe, label_tokens: float) -> float:
     )
 
 
-def _probe(recipe: r.Recipe, loaded: m.Loaded, chats: list[Any]) -> Probe:
+def _probe(recipe: Recipe, loaded: Loaded, chats: list[Any]) -> Probe:
     """Speed of one forward and backward, the second time (the first warms up)."""
     features = recipe.features
     if recipe.warmup is None and features.parameters == "linear":
-        model = m.load_base(loaded, recipe.model)
+        model = load_base(loaded, recipe.model)
     else:
-        model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+        model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
     layers = watched_layers(model, features.parameters, features.layers)
-    batch = collate(chats, pad_id(loaded.tokenizer)).to(m.device())
+    batch = collate(chats, pad_id(loaded.tokenizer)).to(best_device())
     seconds = 1.0
     for _ in range(2):
         start = time.perf_counter()

@@ -19,8 +19,8 @@ from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import digest_file, fingerprint
 from gradsift.datastore.rows import make_block
 from gradsift.datastore.store import Store
-from gradsift.pipelines import model as m
 from gradsift.pipelines.evidence import SpacePair, texts_of
+from gradsift.pipelines.model import best_device
 from gradsift.pipelines.progress import Progress
 
 VERSION = 1
@@ -79,7 +79,7 @@ def _encoder(folder: Path) -> Any:
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().to(m.device())
+    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().to(best_device())
     longest = min(MAX_TOKENS, int(getattr(model.config, "max_position_embeddings", MAX_TOKENS)))
 
     @torch.no_grad()
@@ -91,7 +91,7 @@ def _encoder(folder: Path) -> Any:
             part = order[start : start + BATCH_ROWS]
             batch = tokenizer(
                 [texts[k] for k in part], padding=True, truncation=True, max_length=longest, return_tensors="pt"
-            ).to(m.device())
+            ).to(best_device())
             hidden = model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"][..., None].float()
             out[part] = ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy()

@@ -34,11 +34,11 @@ from gradsift.datastore.identity import digest_file, fingerprint
 from gradsift.datastore.selections import MIXTURE, Recipes, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines import card
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.atlas import write_atlas
 from gradsift.pipelines.export_rows import SPILL, Layout, labels_for, layout, spill, write_parts
 from gradsift.pipelines.model import open_model
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Export, parse_recipe
 from gradsift.pipelines.version import VERSION
 
 EXPORT_VERSION = 2
@@ -49,7 +49,7 @@ def export(
     selection: Selection,
     recipes: Recipes,
     folder: Path,
-    options: r.Export | None = None,
+    options: Export | None = None,
     progress: Progress = quiet,
 ) -> Path:
     """Write the selection to `folder` and return it. Replaces an older export there; refuses anything else.
@@ -57,9 +57,9 @@ def export(
     `options` default to the recipe's. Raises InputError for a folder that is not an export and for rows without the
     licence that is asked for, BusyError while another process writes the same, StoreFullError when the disk is full.
     """
-    options = options or r.Export.model_validate(recipes.resolved.get("export", {}))
+    options = options or Export.model_validate(recipes.resolved.get("export", {}))
     # In the recipe's own order, whether it comes from a file or from the catalog.
-    recipes = Recipes(recipes.resolved, r.parse_recipe(recipes.written, "the recipe of this selection").written)
+    recipes = Recipes(recipes.resolved, parse_recipe(recipes.written, "the recipe of this selection").written)
     key = fingerprint(
         [
             EXPORT_VERSION,
@@ -111,7 +111,7 @@ def _write(
     store: Store,
     selection: Selection,
     recipes: Recipes,
-    options: r.Export,
+    options: Export,
     key: str,
     folder: Path,
     progress: Progress,
@@ -167,7 +167,7 @@ def _write(
 
 
 def _tokenizer(recipe: dict[str, Any]) -> tuple[Any, int]:
-    settings = r.parse_recipe(recipe, "the recipe of this selection")
+    settings = parse_recipe(recipe, "the recipe of this selection")
     return open_model(settings.model).tokenizer, settings.encoding.max_length
 
 
@@ -198,7 +198,7 @@ def _texts(
     plan: Layout,
     licences: Mapping[str | None, int],
     asked: Mapping[str, Any] | None,
-    options: r.Export,
+    options: Export,
     digest: str,
     *,
     labelled: bool,

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.rows import FeatureBlock, make_block
-from gradsift.pipelines import model as m
 from gradsift.pipelines.batches import Batch, by_length, collate, pad_id
 from gradsift.pipelines.capture import backward, contract, watched_layers
 from gradsift.pipelines.encode import Encoded, encode
 from gradsift.pipelines.head import TokenLosses, example_means, token_losses
 from gradsift.pipelines.job import GradientJob
+from gradsift.pipelines.model import best_device, load_base, load_lora, set_adapter
 from gradsift.pipelines.projectors import make_projector
 from gradsift.pipelines.projectors.factors import Factors
 from gradsift.pipelines.transforms import Transform, make_transform
@@ -40,12 +40,12 @@ class Extractor:
 
     def __init__(self, job: GradientJob) -> None:
         self.job = job
-        self.device = m.device()
+        self.device = best_device()
         if job.state.adapter:
-            self.model = m.load_lora(job.loaded, job.model, job.lora, job.seed)
-            m.set_adapter(self.model, job.state.adapter)
+            self.model = load_lora(job.loaded, job.model, job.lora, job.seed)
+            set_adapter(self.model, job.state.adapter)
         else:
-            self.model = m.load_base(job.loaded, job.model)
+            self.model = load_base(job.loaded, job.model)
         features = job.features
         self.layers = watched_layers(self.model, features.parameters, features.layers)
         p = features.projector

@@ -6,10 +6,10 @@ from typing import Any
 from gradsift.datastore import checkpoints
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.store import Store
-from gradsift.pipelines import encode as enc
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
+from gradsift.pipelines.encode import LABEL_POLICY, TRUNCATION
+from gradsift.pipelines.model import Loaded, best_device
 from gradsift.pipelines.projectors import projector_spec
+from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, Recipe
 
 EXTRACTOR_VERSION = 2
 
@@ -18,11 +18,11 @@ EXTRACTOR_VERSION = 2
 class GradientJob:
     """All that decides rows: model, adapter, encoding and features of a recipe, at one checkpoint."""
 
-    loaded: m.Loaded
-    model: r.Model
-    lora: r.Lora
-    encoding: r.Encoding
-    features: r.Features
+    loaded: Loaded
+    model: Model
+    lora: Lora
+    encoding: Encoding
+    features: Features
     seed: int
     checkpoint: Checkpoint
     state: CheckpointState
@@ -44,19 +44,19 @@ class GradientJob:
             "adapter": self.lora.model_dump() if self.state.adapter else None,
             "checkpoint": self.checkpoint.digest,
             "loss": f"{self.loss}-mean-over-label-tokens",
-            "labels": enc.LABEL_POLICY,
+            "labels": LABEL_POLICY,
             "max_length": self.encoding.max_length,
-            "truncation": enc.TRUNCATION,
+            "truncation": TRUNCATION,
             "parameters": {"kind": f.parameters, "layers": f.layers, "factor_dim": f.factor_dim},
             "transform": self.transform,
-            "projector": projector_spec(p.family, p.dim, p.seed, m.device().type, p.per_module),
+            "projector": projector_spec(p.family, p.dim, p.seed, best_device().type, p.per_module),
             "row_dtype": f.row_dtype,
             "signals": f.signals.model_dump(),
             "extractor": EXTRACTOR_VERSION,
         }
 
 
-def make_job(recipe: r.Recipe, loaded: m.Loaded, store: Store, checkpoint: Checkpoint) -> GradientJob:
+def make_job(recipe: Recipe, loaded: Loaded, store: Store, checkpoint: Checkpoint) -> GradientJob:
     """The job of a recipe's pool rows at one checkpoint."""
     return GradientJob(
         loaded,

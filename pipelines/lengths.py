@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from gradsift.datastore.attributes import attribute
 from gradsift.datastore.examples import Dataset, Messages
 from gradsift.datastore.store import Store
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.encode import LABEL_POLICY, TRUNCATION, encode
+from gradsift.pipelines.model import Loaded
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Recipe
 
 I64 = NDArray[np.int64]
 
 
-def spec_of(recipe: r.Recipe, loaded: m.Loaded) -> dict[str, object]:
+def spec_of(recipe: Recipe, loaded: Loaded) -> dict[str, object]:
     """Everything that decides the counts."""
     return {
         "kind": "lengths",
@@ -29,7 +29,7 @@ def spec_of(recipe: r.Recipe, loaded: m.Loaded) -> dict[str, object]:
 
 
 def lengths(
-    store: Store, recipe: r.Recipe, loaded: m.Loaded, dataset: Dataset, progress: Progress = quiet
+    store: Store, recipe: Recipe, loaded: Loaded, dataset: Dataset, progress: Progress = quiet
 ) -> Mapping[str, I64]:
     """[N] `n_tokens` and `n_label_tokens` of a dataset's members in the order of their ids; both 0 of an example
     without a label token. Counted once and kept. Cost: one render and tokenisation each (0.3 ms for 200 words)."""

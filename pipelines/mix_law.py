@@ -16,11 +16,11 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import digest_ids, fingerprint
 from gradsift.datastore.store import Store
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.encode import Encoded
 from gradsift.pipelines.lengths import lengths
+from gradsift.pipelines.model import Loaded, load_lora
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Part, Recipe, ScalingLaw, Training
 from gradsift.pipelines.training import mean_token_loss, train
 from gradsift.pipelines.warmup import training_spec, usable_chats
 from gradsift.scorers import mixing_law
@@ -38,7 +38,7 @@ class _Rows:
     mean_length: float
 
 
-def held_out(store: Store, recipe: r.Recipe, part: r.Part, pool: Dataset) -> NDArray[np.int64]:
+def held_out(store: Store, recipe: Recipe, part: Part, pool: Dataset) -> NDArray[np.int64]:
     """Positions in the pool of the rows that the law measures on."""
     place = {i: k for k, i in enumerate(pool.example_ids)}
     draws = _draws(store, recipe, part, pool)
@@ -51,7 +51,7 @@ def held_out(store: Store, recipe: r.Recipe, part: r.Part, pool: Dataset) -> NDA
     return np.array(sorted(place[i] for ids in draws.values() for i in ids[: part.scaling_law.held_out]), np.int64)
 
 
-def _draws(store: Store, recipe: r.Recipe, part: r.Part, pool: Dataset) -> dict[str, list[str]]:
+def _draws(store: Store, recipe: Recipe, part: Part, pool: Dataset) -> dict[str, list[str]]:
     """{source: ids in a seeded order}."""
     by_source: dict[str, list[str]] = {}
     for name, source in zip(pool.example_ids, examples.source_column(store, pool), strict=True):
@@ -63,9 +63,9 @@ def _draws(store: Store, recipe: r.Recipe, part: r.Part, pool: Dataset) -> dict[
 
 def law_weights(
     store: Store,
-    recipe: r.Recipe,
-    loaded: m.Loaded,
-    part: r.Part,
+    recipe: Recipe,
+    loaded: Loaded,
+    part: Part,
     pool: Dataset,
     names: Sequence[str],
     budget: int,
@@ -98,7 +98,7 @@ def law_weights(
 
 
 def _rows(
-    store: Store, recipe: r.Recipe, loaded: m.Loaded, part: r.Part, pool: Dataset, names: Sequence[str]
+    store: Store, recipe: Recipe, loaded: Loaded, part: Part, pool: Dataset, names: Sequence[str]
 ) -> dict[str, _Rows]:
     settings = part.scaling_law
     most = max(round(settings.rows_each * scale) for scale in mixing_law.SCALES)
@@ -123,16 +123,16 @@ def _rows(
 
 def _run(
     store: Store,
-    recipe: r.Recipe,
-    loaded: m.Loaded,
-    settings: r.ScalingLaw,
+    recipe: Recipe,
+    loaded: Loaded,
+    settings: ScalingLaw,
     rows: dict[str, _Rows],
     names: Sequence[str],
     design: Sequence[int],
 ) -> tuple[list[float], list[int]]:
     """([K] losses, [K] label tokens trained on) of one design, from the store if it has been run."""
     chosen = [rows[name].train[:count] for name, count in zip(names, design, strict=True)]
-    training = r.Training(**settings.model_dump(include=set(r.Training.model_fields)))
+    training = Training(**settings.model_dump(include=set(Training.model_fields)))
     tokens = [sum(row.n_label_tokens for row in part) * training.epochs for part in chosen]
     spec = training_spec(recipe, loaded) | {
         "kind": "mixing_law",
@@ -143,7 +143,7 @@ def _run(
     }
     known = selections.arm_result(store, fingerprint(spec))
     if known is None:
-        model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+        model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
         train(model, loaded.tokenizer, [row for part in chosen for row in part], training, recipe.seed)
         found = [mean_token_loss(model, loaded.tokenizer, rows[name].held_out) for name in names]
         known = {"losses": found, "sources": list(names), "examples": sum(design)}

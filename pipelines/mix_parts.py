@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.evidence import Evidence
 from gradsift.pipelines.mix_ranks import Pool, Ranked, Ranks
 from gradsift.pipelines.mix_weights import Context, group_weights
+from gradsift.pipelines.recipe import Part, Recipe
 from gradsift.scorers import budgets
 from gradsift.scorers.filling import copies_for_examples, copies_for_tokens
 
@@ -55,8 +55,8 @@ class Taken:
 
 def fill_part(
     store: Store,
-    recipe: r.Recipe,
-    part: r.Part,
+    recipe: Recipe,
+    part: Part,
     budget: int,
     pool: Pool,
     free: NDArray[np.bool_],
@@ -107,7 +107,7 @@ def fill_part(
     _add(part, filled, ranks, picked, taken)
 
 
-def _add(part: r.Part, filled: Sequence["_Source"], ranks: Ranks, picked: Ranked | None, taken: Taken) -> None:
+def _add(part: Part, filled: Sequence["_Source"], ranks: Ranks, picked: Ranked | None, taken: Taken) -> None:
     """Note what a part takes, in the order of its ranking where there is one for all sources."""
     positions = np.concatenate([f.order for f in filled])
     copies = np.concatenate([f.copies for f in filled])
@@ -130,7 +130,7 @@ def _add(part: r.Part, filled: Sequence["_Source"], ranks: Ranks, picked: Ranked
         taken.masks |= {at: source.masks[at] for at in positions[order].tolist() if at in source.masks}
 
 
-def _within(part: r.Part, names: Sequence[str], taken: NDArray[np.float64], budget: int) -> bool:
+def _within(part: Part, names: Sequence[str], taken: NDArray[np.float64], budget: int) -> bool:
     """Whether what the ranking takes of each source keeps caps and floors."""
     return all(
         part.floors.get(name, 0.0) * budget <= amount + 1e-9 and amount <= part.caps.get(name, 1.0) * budget + 1e-9
@@ -153,7 +153,7 @@ class _Source:
     copies: I64
 
 
-def _fill(part: r.Part, g: int, name: str, amount: int, ranks: Ranks, pool: Pool) -> _Source:
+def _fill(part: Part, g: int, name: str, amount: int, ranks: Ranks, pool: Pool) -> _Source:
     if not amount:
         return _Source(np.zeros(0, np.int64), np.zeros(0), {}, np.zeros(0, np.int64))
     order, scores, masks = ranks.of_source(g, amount)
@@ -170,7 +170,7 @@ def _fill(part: r.Part, g: int, name: str, amount: int, ranks: Ranks, pool: Pool
 
 
 def _close(
-    part: r.Part, budget: int, filled: Sequence[_Source], room: Sequence[int], names: Sequence[str], lengths: I64
+    part: Part, budget: int, filled: Sequence[_Source], room: Sequence[int], names: Sequence[str], lengths: I64
 ) -> None:
     """Let one source take the few tokens that lengths left over in all of them, where its own lengths allow it."""
     spent = [int((lengths[f.order] * f.copies).sum()) for f in filled]
@@ -183,7 +183,7 @@ def _close(
                 filled[k].copies, spent[k] = copies, got
 
 
-def _allowed(part: r.Part, pool: Pool) -> NDArray[np.bool_]:
+def _allowed(part: Part, pool: Pool) -> NDArray[np.bool_]:
     wanted = part.sources
     if wanted is None and isinstance(part.weights, dict):
         wanted = [name for name, weight in part.weights.items() if weight > 0]
@@ -196,14 +196,14 @@ def _allowed(part: r.Part, pool: Pool) -> NDArray[np.bool_]:
     return np.isin(pool.code, [pool.names.index(name) for name in wanted])
 
 
-def _unknown(part: r.Part, name: str, pool: Pool) -> str:
+def _unknown(part: Part, name: str, pool: Pool) -> str:
     return (
         f"mix, part {part.name!r}: the pool has no source {name!r} (after screening; `gradsift marks` shows what that "
         f"left out); there are: {', '.join(pool.names)}"
     )
 
 
-def _check_names(part: r.Part, names: Sequence[str], pool: Pool) -> None:
+def _check_names(part: Part, names: Sequence[str], pool: Pool) -> None:
     given = part.weights if isinstance(part.weights, dict) else {}
     for name in (*given, *part.caps, *part.floors):
         if name not in pool.names:
@@ -216,7 +216,7 @@ def _check_names(part: r.Part, names: Sequence[str], pool: Pool) -> None:
             )
 
 
-def _too_large(part: r.Part, budget: int, room: int, pool: Pool) -> str:
+def _too_large(part: Part, budget: int, room: int, pool: Pool) -> str:
     unit = "rows" if pool.lengths is None else "tokens"
     copies = f" in {part.repeat} copies" if part.repeat > 1 else ""
     return (
@@ -225,12 +225,12 @@ def _too_large(part: r.Part, budget: int, room: int, pool: Pool) -> str:
     )
 
 
-def _by_ranking(part: r.Part) -> bool:
+def _by_ranking(part: Part) -> bool:
     return part.weights == "ranking" or (part.weights is None and part.target is not None)
 
 
 def _group_budgets(
-    part: r.Part, names: Sequence[str], weights: NDArray[np.float64], budget: int, room: Sequence[int]
+    part: Part, names: Sequence[str], weights: NDArray[np.float64], budget: int, room: Sequence[int]
 ) -> I64:
     caps = [int(part.caps.get(n, 1.0) * budget + 1e-9) for n in names]
     least = [int(np.ceil(part.floors.get(n, 0.0) * budget - 1e-9)) for n in names]
@@ -257,7 +257,7 @@ def _group_budgets(
 
 
 def _line(
-    part: r.Part,
+    part: Part,
     name: str,
     k: int,
     weights: NDArray[np.float64],

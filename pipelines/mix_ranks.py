@@ -14,8 +14,8 @@ from gradsift.datastore import examples
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import digest_text
 from gradsift.datastore.store import Store
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.evidence import Evidence
+from gradsift.pipelines.recipe import Method, Part, Recipe, Select
 from gradsift.pipelines.row_rules import PREFIX_RULES
 from gradsift.pipelines.rules import Choice
 from gradsift.pipelines.selecting import choose
@@ -47,8 +47,8 @@ class Ranks:
     def __init__(
         self,
         store: Store,
-        recipe: r.Recipe,
-        part: r.Part,
+        recipe: Recipe,
+        part: Part,
         pool: Pool,
         open_: NDArray[np.bool_],
         evidence: Mapping[str, Evidence],
@@ -94,7 +94,7 @@ class Ranks:
         e = base if part is base.pool else base.over(part)
         size = len(ids) if amount is None else self._first_size(among, amount)
         for _ in range(TOKEN_TRIES):
-            choice, scores = choose(e, r.Select(**self.method.model_dump(exclude_unset=True), examples=size))
+            choice, scores = choose(e, Select(**self.method.model_dump(exclude_unset=True), examples=size))
             found, values, masks = _by_position(choice, scores, e, self.pool)
             if amount is None or size == len(ids) or self.pool.size(found) >= amount:
                 break
@@ -125,11 +125,11 @@ class Ranks:
         return order[kept], scores[kept], masks
 
 
-def default_method(recipe: r.Recipe) -> r.Method:
+def default_method(recipe: Recipe) -> Method:
     """The method of parts that name none: that of the recipe's `select`, else LESS."""
     if recipe.selecting is None:
-        return r.Method()
-    return r.Method(**recipe.selecting.model_dump(include=set(r.Method.model_fields), exclude_unset=True))
+        return Method()
+    return Method(**recipe.selecting.model_dump(include=set(Method.model_fields), exclude_unset=True))
 
 
 def _by_position(choice: Choice, scores: NDArray[np.float64], e: Evidence, pool: Pool) -> Ranked:

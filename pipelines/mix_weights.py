@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.evidence import Evidence
+from gradsift.pipelines.recipe import Mix, Part
 from gradsift.scorers import budgets, prospect
 
 F64 = NDArray[np.float64]
@@ -27,22 +27,22 @@ class Context:
 
     lengths: Callable[[Dataset], Mapping[str, I64]]
     evidence: Evidence | None = None
-    law: Callable[[r.Part, Dataset, Sequence[str], float], F64] | None = None
-    hold_out: Callable[[r.Part, Dataset], I64] | None = None
+    law: Callable[[Part, Dataset, Sequence[str], float], F64] | None = None
+    hold_out: Callable[[Part, Dataset], I64] | None = None
     identity: dict[str, Any] = field(default_factory=dict)  # of tokenizer and model
 
-    def spec(self, mix: r.Mix) -> dict[str, Any]:
+    def spec(self, mix: Mix) -> dict[str, Any]:
         """What of it decides a mixture."""
         fitted = any(p.weights == "scaling_law" for p in mix.all_parts())
         return self.identity if mix.tokens or mix.label_tokens or fitted else {}
 
-    def held_out(self, part: r.Part, pool: Dataset) -> I64:
+    def held_out(self, part: Part, pool: Dataset) -> I64:
         """Positions that a fitted law measures on."""
         return self.hold_out(part, pool) if self.hold_out else np.zeros(0, np.int64)
 
 
 def group_weights(
-    part: r.Part,
+    part: Part,
     names: Sequence[str],
     sizes: Sequence[int],
     members: Sequence[I64],

@@ -25,12 +25,12 @@ from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import digest_ids
 from gradsift.datastore.selections import MASK, MIXTURE, PLAN, Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.evidence import Evidence
 from gradsift.pipelines.mix_parts import Taken, fill_part
 from gradsift.pipelines.mix_ranks import Pool
 from gradsift.pipelines.mix_weights import Context
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Mix, Recipe
 from gradsift.scorers import budgets
 
 VERSION = 1
@@ -40,7 +40,7 @@ I64 = NDArray[np.int64]
 
 def mixture(
     store: Store,
-    recipe: r.Recipe,
+    recipe: Recipe,
     pool: Dataset,
     evidence: Mapping[str, Evidence],
     context: Context,
@@ -68,7 +68,7 @@ def mixture(
 
 
 def _spec(
-    store: Store, recipe: r.Recipe, mix: r.Mix, pool: Dataset, evidence: Mapping[str, Evidence], context: Context
+    store: Store, recipe: Recipe, mix: Mix, pool: Dataset, evidence: Mapping[str, Evidence], context: Context
 ) -> dict[str, Any]:
     plain = mix.model_dump(mode="json", exclude_none=True)
     for part in plain["parts"]:
@@ -96,7 +96,7 @@ def _spec(
     }
 
 
-def _pool(store: Store, mix: r.Mix, pool: Dataset, context: Context) -> Pool:
+def _pool(store: Store, mix: Mix, pool: Dataset, context: Context) -> Pool:
     names: dict[str, int] = {}
     code = np.array([names.setdefault(s, len(names)) for s in examples.source_column(store, pool)], np.int64)
     ranked = sorted(names)
@@ -107,14 +107,14 @@ def _pool(store: Store, mix: r.Mix, pool: Dataset, context: Context) -> Pool:
     return Pool(pool, ranked, places[code], lengths)
 
 
-def _total(mix: r.Mix, size: int) -> int:
+def _total(mix: Mix, size: int) -> int:
     if mix.fraction is not None:
         return max(1, round(mix.fraction * size))
     return int(mix.examples or mix.label_tokens or mix.tokens or 0)
 
 
 def _record(
-    store: Store, recipe: r.Recipe, spec: dict[str, Any], mix: r.Mix, total: int, pool: Pool, taken: Taken
+    store: Store, recipe: Recipe, spec: dict[str, Any], mix: Mix, total: int, pool: Pool, taken: Taken
 ) -> Selection:
     positions = np.concatenate(taken.positions)
     copies = np.concatenate(taken.copies)

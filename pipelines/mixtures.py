@@ -8,8 +8,6 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.encoder import encoder_pairs
 from gradsift.pipelines.evidence import Evidence, SpacePair
 from gradsift.pipelines.lengths import lengths, spec_of
@@ -17,21 +15,23 @@ from gradsift.pipelines.mix_law import held_out, law_weights
 from gradsift.pipelines.mix_ranks import default_method
 from gradsift.pipelines.mix_weights import Context
 from gradsift.pipelines.mixing import mixture
+from gradsift.pipelines.model import Loaded
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Mix, Recipe
 from gradsift.pipelines.target_warmup import pool_losses
 
 
 def make_mixture(
     store: Store,
-    recipe: r.Recipe,
-    loaded: m.Loaded | None,
+    recipe: Recipe,
+    loaded: Loaded | None,
     pool: Dataset,
     targets: Mapping[str, Dataset],
     pairs: Mapping[str, Sequence[SpacePair]],
     progress: Progress = quiet,
 ) -> Selection:
     """Make the recipe's mixture. `pairs` are the gradient spaces of each target, empty without gradients."""
-    mix = recipe.mix or r.Mix(examples=1)
+    mix = recipe.mix or Mix(examples=1)
     evidence = {}
     for part in mix.all_parts():
         if part.target is not None and part.name is not None:
@@ -47,14 +47,14 @@ def make_mixture(
 
 def _context(
     store: Store,
-    recipe: r.Recipe,
-    loaded: m.Loaded | None,
+    recipe: Recipe,
+    loaded: Loaded | None,
     pool: Dataset,
     targets: Mapping[str, Dataset],
     pairs: Mapping[str, Sequence[SpacePair]],
     progress: Progress,
 ) -> Context:
-    def needed() -> m.Loaded:
+    def needed() -> Loaded:
         if loaded is None:
             raise InputError(f"recipe {recipe.name!r} has no `model`, which a budget in tokens needs")
         return loaded

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import digest_file, fingerprint
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.encode import tokenizer_digest
+from gradsift.pipelines.recipe import Lora, Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
@@ -35,7 +35,7 @@ class Loaded:
     tokenizer_digest: str
 
 
-def open_model(model: r.Model) -> Loaded:
+def open_model(model: Model) -> Loaded:
     """Find a model, load its tokenizer and digest its weights. Raises InputError when it is not a model."""
     folder = _hub_folder(model) if model.hub else Path(model.path or "")
     if not (folder / "config.json").is_file() and not model.gguf_file:
@@ -57,14 +57,14 @@ def open_model(model: r.Model) -> Loaded:
     return Loaded(folder, tokenizer, resolved_dtype(model), digest, tokenizer_digest(tokenizer))
 
 
-def resolved_dtype(model: r.Model) -> str:
+def resolved_dtype(model: Model) -> str:
     """`auto` settled: bfloat16 on a GPU that has it. On a CPU it is slower than float32 unless the CPU has it too."""
     if model.dtype != "auto":
         return model.dtype
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
-def _hub_folder(model: r.Model) -> Path:
+def _hub_folder(model: Model) -> Path:
     from huggingface_hub import snapshot_download
 
     files = [*HUB_FILES, model.gguf_file] if model.gguf_file else HUB_FILES
@@ -76,7 +76,7 @@ def _hub_folder(model: r.Model) -> Path:
         ) from error
 
 
-def _from_pretrained(kind: str, folder: Path, model: r.Model, **options: Any) -> Any:
+def _from_pretrained(kind: str, folder: Path, model: Model, **options: Any) -> Any:
     import transformers
 
     if model.gguf_file:
@@ -90,7 +90,7 @@ def _from_pretrained(kind: str, folder: Path, model: r.Model, **options: Any) ->
         raise InputError(f"cannot load {kind} from {folder}: {type(error).__name__}: {reason}") from error
 
 
-def device() -> torch.device:
+def best_device() -> torch.device:
     """The accelerator where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -102,7 +102,7 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def load_lora(loaded: Loaded, model: r.Model, lora: r.Lora, seed: int) -> Any:
+def load_lora(loaded: Loaded, model: Model, lora: Lora, seed: int) -> Any:
     """A fresh peft LoRA model in eval mode: base frozen, adapter f32, initial values decided by the seed.
 
     Raises InputError when the weights do not cover the model, or the LoRA targets do not fit it.
@@ -127,7 +127,7 @@ def load_lora(loaded: Loaded, model: r.Model, lora: r.Lora, seed: int) -> Any:
     return peft_model.eval()
 
 
-def load_trainable(loaded: Loaded, model: r.Model, lora: r.Lora, seed: int, mode: str) -> Any:
+def load_trainable(loaded: Loaded, model: Model, lora: Lora, seed: int, mode: str) -> Any:
     """A model to train: with a fresh adapter (`lora`), or with all weights trainable, in f32 (`full`)."""
     if mode == "lora":
         return load_lora(loaded, model, lora, seed)
@@ -135,14 +135,14 @@ def load_trainable(loaded: Loaded, model: r.Model, lora: r.Lora, seed: int, mode
     return load_base(loaded, model).float().requires_grad_(True)
 
 
-def load_base(loaded: Loaded, model: r.Model) -> Any:
+def load_base(loaded: Loaded, model: Model) -> Any:
     """The model without an adapter, frozen, in eval mode. Raises InputError when weights are missing."""
     with _BUILDING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _load_base(loaded, model).eval().requires_grad_(False)
 
 
-def _load_base(loaded: Loaded, model: r.Model) -> Any:
+def _load_base(loaded: Loaded, model: Model) -> Any:
     options: dict[str, Any] = {} if model.gguf_file else {"use_safetensors": True}
     options |= {"dtype": DTYPES[loaded.dtype], "attn_implementation": model.attention, "output_loading_info": True}
     base, info = _from_pretrained("AutoModelForCausalLM", loaded.folder, model, **options)
@@ -150,7 +150,7 @@ def _load_base(loaded: Loaded, model: r.Model) -> Any:
         raise InputError(
             f"{loaded.folder} lacks {len(missing)} weights of its model, e.g. {missing[0]}; is it complete?"
         )
-    return base.to(device())
+    return base.to(best_device())
 
 
 def lora_parameters(model: Any) -> dict[str, torch.nn.Parameter]:

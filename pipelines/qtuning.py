@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.batches import collate, pad_id
 from gradsift.pipelines.encode import Encoded
 from gradsift.pipelines.head import token_losses
+from gradsift.pipelines.model import best_device
+from gradsift.pipelines.recipe import QTuning
 from gradsift.pipelines.training import Prune
 from gradsift.scorers import qtuning
 
 
-def dynamic(settings: r.QTuning, tokenizer: Any) -> Prune:
+def dynamic(settings: QTuning, tokenizer: Any) -> Prune:
     """The callback for `training.train`. A batch of one example is kept, with its tokens pruned if it is of Q2."""
 
     def prune(model: Any, rows: list[Encoded]) -> list[Encoded]:
@@ -57,7 +57,7 @@ def score(model: Any, tokenizer: Any, rows: list[Encoded]) -> tuple[list[Any], l
     """([B] NLL and [B] entropy of each row's label tokens, float64), without gradients and without dropout."""
     training = model.training
     model.eval()
-    tokens = token_losses(model, collate(rows, pad_id(tokenizer)).to(m.device()))
+    tokens = token_losses(model, collate(rows, pad_id(tokenizer)).to(best_device()))
     model.train(training)
     cuts = np.cumsum([row.n_label_tokens for row in rows])[:-1]
     nll, entropy = (v.double().cpu().numpy() for v in (tokens.nll, tokens.entropy))

@@ -8,9 +8,9 @@ from gradsift.datastore.identity import check_comparable, example_id
 from gradsift.datastore.search import neighbours
 from gradsift.datastore.selections import last_run
 from gradsift.datastore.store import Store
-from gradsift.pipelines import model as m
 from gradsift.pipelines.extract import Extractor
 from gradsift.pipelines.job import make_job
+from gradsift.pipelines.model import open_model
 from gradsift.pipelines.recipe import parse_recipe
 
 ANSWER_TOKENS = 64
@@ -95,7 +95,7 @@ def _space(store: Store, checkpoint: int | None) -> tuple[int, int]:
 def _extractor(store: Store, space_id: int) -> Extractor:
     recipe = parse_recipe(last_run(store)["recipe"], "the recipe of the store's last run")
     point = checkpoints.by_digest(store, features.space_spec(store, space_id)["checkpoint"])
-    job = make_job(recipe, m.open_model(recipe.model), store, point)
+    job = make_job(recipe, open_model(recipe.model), store, point)
     return Extractor(job)
 
 

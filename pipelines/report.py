@@ -15,7 +15,7 @@ import jinja2
 from gradsift.datastore.files import disk_errors
 from gradsift.datastore.selections import last_run
 from gradsift.datastore.store import Store
-from gradsift.pipelines import recipe as r
+from gradsift.pipelines.recipe import Recipe, parse_recipe
 from gradsift.pipelines.report_sections import Section, sections
 from gradsift.pipelines.version import VERSION
 
@@ -23,7 +23,7 @@ from gradsift.pipelines.version import VERSION
 def report(store: Store, run: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The report as data: name, what, cards, sections (each with parts: title, note, svg, table)."""
     run = run or last_run(store)
-    recipe = r.parse_recipe(run["recipe"], "the recipe of the store's last run")
+    recipe = parse_recipe(run["recipe"], "the recipe of the store's last run")
     run = {**run, "summary": {"mixtures": []} | run["summary"]}  # runs of older versions have none
     summary = run["summary"]
     return {
@@ -92,7 +92,7 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _what(recipe: r.Recipe, summary: Mapping[str, Any]) -> str:
+def _what(recipe: Recipe, summary: Mapping[str, Any]) -> str:
     pool = summary["ingest"]["pool"]
     parts = [f"{pool.get('used', pool['examples']):,} of {pool['rows_read']:,} pool rows used"]
     if recipe.lm is not None:

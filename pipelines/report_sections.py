@@ -12,10 +12,10 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines import charts
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.atlas import components
 from gradsift.pipelines.cost import costs
 from gradsift.pipelines.overlap import overlap
+from gradsift.pipelines.recipe import Recipe
 from gradsift.pipelines.score_checks import correlates
 from gradsift.pipelines.screen import text_of
 from gradsift.scorers.kmeans import kmeans
@@ -47,7 +47,7 @@ class Section:
     text: str = ""
 
 
-def sections(store: Store, recipe: r.Recipe, run: Mapping[str, Any]) -> list[Section]:
+def sections(store: Store, recipe: Recipe, run: Mapping[str, Any]) -> list[Section]:
     """All sections that have something to show."""
     summary = run["summary"]
     chosen = [selections.get(store, s["name"], s["target"]) for s in summary["selections"]]
@@ -412,7 +412,7 @@ def _cut(text: str) -> str:
     return plain if len(plain) <= TEXT_CHARS else f"{plain[: TEXT_CHARS - 1]}…"
 
 
-def _costs(store: Store, recipe: r.Recipe, summary: Mapping[str, Any]) -> list[Part]:
+def _costs(store: Store, recipe: Recipe, summary: Mapping[str, Any]) -> list[Part]:
     parts = []
     if recipe.lm is not None and (summary["rows"] or summary["arms"]):
         try:

@@ -9,7 +9,6 @@ import pyarrow as pa
 from gradsift.datastore import checkpoints, examples, features, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.curate import RunResult, describe
 from gradsift.pipelines.encoder import encoder_pairs
 from gradsift.pipelines.evidence import Evidence, SpacePair
@@ -17,21 +16,22 @@ from gradsift.pipelines.methods import checked_options, split_options
 from gradsift.pipelines.mixtures import describe_mixture, make_mixture
 from gradsift.pipelines.model import open_model
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Recipe, parse_recipe
 from gradsift.pipelines.scores import SCORES
 from gradsift.pipelines.selecting import select_for
 
 
-def changed(last: Mapping[str, Any], sections: Mapping[str, Any], name: str, seed: int | None) -> r.Recipe:
+def changed(last: Mapping[str, Any], sections: Mapping[str, Any], name: str, seed: int | None) -> Recipe:
     """The last run's recipe with other sections `select` and `mix`, under another name and without validation."""
     more = {"select": None, "mix": None, **sections, "name": name[:64], "validate": None}
     if seed is not None:
         more["seed"] = seed
-    return r.parse_recipe({**last["recipe"], **more}, "this selection").written_as({**last["written"], **more})
+    return parse_recipe({**last["recipe"], **more}, "this selection").written_as({**last["written"], **more})
 
 
 def evidence(
     store: Store,
-    recipe: r.Recipe,
+    recipe: Recipe,
     summary: Mapping[str, Any],
     checkpoint: int | None = None,
     progress: Progress = quiet,

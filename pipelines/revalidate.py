@@ -11,7 +11,6 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.arm_table import as_dicts
 from gradsift.pipelines.curate import RunResult
 from gradsift.pipelines.encoder import encoder_pairs
@@ -19,6 +18,7 @@ from gradsift.pipelines.evidence import Evidence
 from gradsift.pipelines.ingest import ingest
 from gradsift.pipelines.model import Loaded, open_model
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
+from gradsift.pipelines.recipe import Recipe, parse_recipe
 from gradsift.pipelines.report import write_report
 from gradsift.pipelines.reselect import evidence
 from gradsift.pipelines.target_warmup import pool_losses
@@ -44,7 +44,7 @@ def revalidate(
     section = (
         dict(settings) if settings is not None else last["recipe"].get("validate") or base["recipe"].get("validate")
     )
-    recipe = r.parse_recipe({**last["recipe"], "validate": section or {}}, "this validation")
+    recipe = parse_recipe({**last["recipe"], "validate": section or {}}, "this validation")
     if recipe.lm is None:
         raise InputError(f"recipe {recipe.name!r} has no `model` to train")
     summary = last["summary"]
@@ -75,19 +75,19 @@ def revalidate(
     return {"arms": result.arms, "report": str(path)}
 
 
-def _test(store: Store, recipe: r.Recipe, name: str) -> Dataset:
+def _test(store: Store, recipe: Recipe, name: str) -> Dataset:
     test = recipe.targets[name].test
     if test is None:
         raise InputError(f"targets.{name} has no `test`, which validation measures on; add it and run the recipe again")
     return ingest(store, "test", name, [test], recipe.seed)[0]
 
 
-def _val(store: Store, recipe: r.Recipe, name: str) -> Dataset:
+def _val(store: Store, recipe: Recipe, name: str) -> Dataset:
     return ingest(store, "target", name, [recipe.targets[name].val], recipe.seed)[0]
 
 
 def _evidence(
-    store: Store, recipe: r.Recipe, loaded: Loaded, found: Mapping[str, Evidence], progress: Progress, target: str
+    store: Store, recipe: Recipe, loaded: Loaded, found: Mapping[str, Evidence], progress: Progress, target: str
 ) -> Evidence:
     if target not in found:
         raise InputError("this store has no gradient rows for an arm that chooses by a method; use `gradsift run`")

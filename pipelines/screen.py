@@ -35,10 +35,10 @@ from gradsift.datastore.identity import fingerprint
 from gradsift.datastore.marks import Mark
 from gradsift.datastore.selections import last_run
 from gradsift.datastore.store import Store
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.encoder import encoder_pairs
 from gradsift.pipelines.evidence import Evidence, unit_rows
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Decontaminate, Dedup, MinHash, Recipe
 from gradsift.scorers import contamination, dedup
 from gradsift.scorers.kmeans import kmeans
 from gradsift.scorers.ngrams import grams, word_hashes
@@ -64,7 +64,7 @@ def text_of(messages: Messages) -> str:
 
 def screen(
     store: Store,
-    recipe: r.Recipe,
+    recipe: Recipe,
     pool: Dataset,
     references: Sequence[Dataset],
     progress: Progress = quiet,
@@ -156,7 +156,7 @@ def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _references(settings: r.Decontaminate | None, references: Sequence[Dataset]) -> list[Dataset]:
+def _references(settings: Decontaminate | None, references: Sequence[Dataset]) -> list[Dataset]:
     if settings is None:
         return []
     extra = set(settings.sets)
@@ -164,7 +164,7 @@ def _references(settings: r.Decontaminate | None, references: Sequence[Dataset])
 
 
 def _marks(
-    store: Store, recipe: r.Recipe, pool: Dataset, references: Sequence[Dataset], progress: Progress
+    store: Store, recipe: Recipe, pool: Dataset, references: Sequence[Dataset], progress: Progress
 ) -> list[Mark]:
     leaks, twins = recipe.decontaminate, recipe.dedup
     ids = np.array(pool.example_ids)
@@ -195,7 +195,7 @@ def _marks(
             hit = np.flatnonzero(like.twin >= 0)
             take(hit, "leak_near_duplicate", [names[k] for k in like.twin[hit]], like.similarity[hit].tolist())
     if twins and (twins.exact or twins.minhash):
-        signature, whole = _signatures(store, pool, twins.minhash or r.MinHash(), progress)
+        signature, whole = _signatures(store, pool, twins.minhash or MinHash(), progress)
         order = _preference(store, pool, twins)
         if twins.exact:
             left = order[~gone[order]]
@@ -217,7 +217,7 @@ def _repeats(values: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.
     return repeated, source[repeated]
 
 
-def _preference(store: Store, pool: Dataset, settings: r.Dedup) -> NDArray[np.int64]:
+def _preference(store: Store, pool: Dataset, settings: Dedup) -> NDArray[np.int64]:
     """Positions in the pool, the preferred first: kept ids, preferred sources, smaller ids."""
     rank = {source: k for k, source in enumerate(settings.prefer)}
     group = np.full(len(pool.example_ids), len(rank))
@@ -230,7 +230,7 @@ def _preference(store: Store, pool: Dataset, settings: r.Dedup) -> NDArray[np.in
     return np.lexsort((np.arange(len(group)), group, ~held)).astype(np.int64)
 
 
-def _signatures(store: Store, pool: Dataset, settings: r.MinHash, progress: Progress) -> tuple[U32, NDArray[np.uint64]]:
+def _signatures(store: Store, pool: Dataset, settings: MinHash, progress: Progress) -> tuple[U32, NDArray[np.uint64]]:
     """([N, P] MinHash signatures, [N] hash of the whole text) of the pool, in its order."""
     spec = {"kind": "minhash", "version": VERSION, "permutations": settings.permutations, "ngram": settings.ngram}
 
@@ -259,7 +259,7 @@ def _words(text: str) -> NDArray[np.uint64]:
     return word_hashes(text, signs=True)
 
 
-def _sign(texts: Sequence[NDArray[np.uint64]], settings: r.MinHash) -> U32:
+def _sign(texts: Sequence[NDArray[np.uint64]], settings: MinHash) -> U32:
     """[N, P] signatures of texts given as word hashes."""
     return dedup.signatures((grams(hashes, settings.ngram) for hashes in texts), settings.permutations)
 
@@ -269,7 +269,7 @@ def _questions(chat: Messages) -> list[str]:
 
 
 def _covered(
-    store: Store, settings: r.Decontaminate, pool: Dataset, chats: Mapping[str, Messages], progress: Progress
+    store: Store, settings: Decontaminate, pool: Dataset, chats: Mapping[str, Messages], progress: Progress
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """([N] number of the turn that a row covers most, [N] share of it)."""
     turns = [text for i in sorted(chats) for text in _questions(chats[i])]
@@ -294,7 +294,7 @@ def _covered(
     return contamination.most_covered(known, found, counts)
 
 
-def semantic_encoder(store: Store, recipe: r.Recipe, pool: Dataset, progress: Progress) -> Screened:
+def semantic_encoder(store: Store, recipe: Recipe, pool: Dataset, progress: Progress) -> Screened:
     """SemDeDup by a sentence encoder, before any gradient is computed."""
     settings = recipe.dedup.semantic if recipe.dedup else None
     if settings is None or settings.represent != "encoder":
@@ -303,7 +303,7 @@ def semantic_encoder(store: Store, recipe: r.Recipe, pool: Dataset, progress: Pr
     return semantic(store, recipe, Evidence(store, pool, pool, [pair], recipe.seed))
 
 
-def semantic(store: Store, recipe: r.Recipe, e: Evidence) -> Screened:
+def semantic(store: Store, recipe: Recipe, e: Evidence) -> Screened:
     """SemDeDup over the rows that the evidence holds."""
     settings = recipe.dedup.semantic if recipe.dedup else None
     if settings is None:

@@ -11,9 +11,9 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import digest_ids
 from gradsift.datastore.selections import MASK, Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.evidence import Evidence
 from gradsift.pipelines.methods import checked_options, split_options
+from gradsift.pipelines.recipe import Recipe, Select
 from gradsift.pipelines.row_rules import PREFIX_RULES, RULES
 from gradsift.pipelines.rules import Choice, best
 from gradsift.pipelines.scores import SCORES
@@ -23,7 +23,7 @@ VERSION = 1  # of all methods: raise it when one chooses otherwise from the same
 TOKEN_TRIES = 6  # sizes tried for a budget of tokens, where a longer order is another order
 
 
-def budget(select: r.Select, usable: int) -> int:
+def budget(select: Select, usable: int) -> int:
     """Number of examples to choose; raises InputError when there are not as many."""
     size = select.examples or max(1, int((select.fraction or 0.0) * usable))
     if size > usable:
@@ -31,7 +31,7 @@ def budget(select: r.Select, usable: int) -> int:
     return size
 
 
-def choose(e: Evidence, select: r.Select) -> tuple[Choice, np.ndarray[Any, np.dtype[np.float64]]]:
+def choose(e: Evidence, select: Select) -> tuple[Choice, np.ndarray[Any, np.dtype[np.float64]]]:
     """(what the rule chooses, [N] scores: the best column's). Raises InputError for a method that cannot work here."""
     score, rule, given = select.parts()
     for_score, for_rule = split_options(score, rule, checked_options(score, rule, given))
@@ -46,7 +46,7 @@ def choose(e: Evidence, select: r.Select) -> tuple[Choice, np.ndarray[Any, np.dt
     return choice, one
 
 
-def _within(e: Evidence, select: r.Select, run: Any, rule: str) -> Choice:
+def _within(e: Evidence, select: Select, run: Any, rule: str) -> Choice:
     if select.label_tokens is None:
         found: Choice = run(budget(select, len(e.ids)))
         return found
@@ -70,7 +70,7 @@ def _within(e: Evidence, select: r.Select, run: Any, rule: str) -> Choice:
 
 def select_for(
     store: Store,
-    recipe: r.Recipe,
+    recipe: Recipe,
     evidence: Evidence,
     target_name: str,
 ) -> Selection:

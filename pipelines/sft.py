@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.batches import collate, pad_id
 from gradsift.pipelines.encode import Encoded
 from gradsift.pipelines.head import example_means, token_losses, weighted
+from gradsift.pipelines.model import best_device, seed_all
+from gradsift.pipelines.recipe import GradES, Sft
 from gradsift.pipelines.training import BETAS, EPS, Prune
 
 SFT_VERSION = 1
@@ -54,7 +54,7 @@ def fit(
     model: Any,
     tokenizer: Any,
     rows: Sequence[Encoded],
-    training: r.Sft,
+    training: Sft,
     seed: int,
     *,
     steps: int | None = None,
@@ -81,7 +81,7 @@ def fit(
                 control.should_training_stop = True
 
     trainer_class = _trainer_class()
-    m.seed_all(seed)
+    seed_all(seed)
     _reset_peak()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -129,7 +129,7 @@ class _Own:
     def __call__(self, model: Any, rows: list[Encoded]) -> torch.Tensor:
         if self.prune is not None:
             rows = self.prune(model, rows)
-        batch = collate(rows, pad_id(self.tokenizer)).to(m.device())
+        batch = collate(rows, pad_id(self.tokenizer)).to(best_device())
         nll = token_losses(model, batch).nll
         self.seen[0] += int(batch.counts.sum())
         self.seen[1] += sum(len(row.input_ids) for row in rows)
@@ -158,7 +158,7 @@ def _printer() -> Any:
     return PrinterCallback
 
 
-def _arguments(training: r.Sft, seed: int, steps: int | None, folder: str) -> Any:
+def _arguments(training: Sft, seed: int, steps: int | None, folder: str) -> Any:
     from transformers import TrainingArguments
 
     micro = min(training.micro_batch_size or training.batch_size, training.batch_size)
@@ -185,12 +185,12 @@ def _arguments(training: r.Sft, seed: int, steps: int | None, folder: str) -> An
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        use_cpu=m.device().type == "cpu",
+        use_cpu=best_device().type == "cpu",
         dataloader_pin_memory=False,
     )
 
 
-def _optimizer(model: Any, training: r.Sft) -> Any:
+def _optimizer(model: Any, training: Sft) -> Any:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if training.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=training.lr, betas=BETAS, eps=EPS, weight_decay=training.weight_decay)
@@ -203,7 +203,7 @@ def _optimizer(model: Any, training: r.Sft) -> Any:
     return DAdaptAdam(parameters, lr=1.0, betas=BETAS, eps=EPS, weight_decay=training.weight_decay, decouple=True)
 
 
-def _averager(model: Any, training: r.Sft) -> Any:
+def _averager(model: Any, training: Sft) -> Any:
     """DoG's guarantees are for the average of its iterates: polynomial decay averaging (γ = 8) of trainable weights."""
     if training.optimizer != "dog":
         return None
@@ -230,7 +230,7 @@ def _averager(model: Any, training: r.Sft) -> Any:
 class _Freezer:
     """GradES: after a share of the steps, freeze matrices whose summed absolute change in a step is below τ."""
 
-    def __init__(self, model: Any, settings: r.GradES) -> None:
+    def __init__(self, model: Any, settings: GradES) -> None:
         self.settings, self.frozen = settings, 0
         self._live = {n: p for n, p in model.named_parameters() if p.requires_grad and p.ndim == 2}
         self._last = {n: p.detach().clone() for n, p in self._live.items()}

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.store import Store
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.batches import by_length, collate, pad_id
 from gradsift.pipelines.encode import Encoded
 from gradsift.pipelines.head import example_losses
+from gradsift.pipelines.model import Loaded, best_device, load_lora
 from gradsift.pipelines.progress import Progress
+from gradsift.pipelines.recipe import Recipe, Training
 from gradsift.pipelines.training import train
 from gradsift.pipelines.warmup import usable_chats
 
@@ -28,7 +28,7 @@ F64 = NDArray[np.float64]
 
 
 def pool_losses(
-    store: Store, recipe: r.Recipe, loaded: m.Loaded, target: Dataset, progress: Progress
+    store: Store, recipe: Recipe, loaded: Loaded, target: Dataset, progress: Progress
 ) -> Callable[[Sequence[str]], tuple[F64, F64]]:
     """A function of [N] pool ids that gives their [N] losses before and after; nothing is done before it is called."""
 
@@ -37,10 +37,10 @@ def pool_losses(
         kept, pool = usable_chats(store, loaded, recipe, list(ids))
         if not rows or len(kept) != len(ids):
             raise InputError(f"target {target.name!r} or the pool has rows without a label token")
-        model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+        model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
         before = _losses(model, loaded.tokenizer, pool, recipe.features.batch_tokens)
         label = f"training on {target.name} alone"
-        train(model, loaded.tokenizer, rows, recipe.warmup or r.Training(), recipe.seed, progress=progress, label=label)
+        train(model, loaded.tokenizer, rows, recipe.warmup or Training(), recipe.seed, progress=progress, label=label)
         return before, _losses(model, loaded.tokenizer, pool, recipe.features.batch_tokens)
 
     return measure
@@ -51,6 +51,6 @@ def _losses(model: Any, tokenizer: Any, rows: Sequence[Encoded], batch_tokens: i
     model.eval()
     out = np.zeros(len(rows))
     for part in by_length([len(row.input_ids) for row in rows], batch_tokens):
-        batch = collate([rows[k] for k in part], pad_id(tokenizer)).to(m.device())
+        batch = collate([rows[k] for k in part], pad_id(tokenizer)).to(best_device())
         out[part] = example_losses(model, batch).double().cpu().numpy()
     return out

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.batches import by_length, collate, pad_id
 from gradsift.pipelines.encode import Encoded
 from gradsift.pipelines.head import example_losses, token_losses
+from gradsift.pipelines.model import best_device, lora_parameters, seed_all
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Training
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 Prune = Callable[[Any, list[Encoded]], list[Encoded]]
@@ -36,7 +36,7 @@ class EpochEnd:
     optimizer: torch.optim.AdamW
 
 
-def learning_rate(step: int, steps: int, training: r.Training) -> float:
+def learning_rate(step: int, steps: int, training: Training) -> float:
     """Learning rate after `step` updates of `steps` (transformers' linear schedule: the first update has 0)."""
     ramp = int(np.ceil(training.warmup_ratio * steps))
     if step < ramp:
@@ -44,15 +44,15 @@ def learning_rate(step: int, steps: int, training: r.Training) -> float:
     return training.lr * max(0.0, (steps - step) / max(1, steps - ramp))
 
 
-def steps_per_epoch(examples: int, training: r.Training) -> int:
+def steps_per_epoch(examples: int, training: Training) -> int:
     """Optimizer steps in one pass over the examples."""
     return -(-examples // training.batch_size)
 
 
-def make_optimizer(model: Any, training: r.Training) -> torch.optim.AdamW:
+def make_optimizer(model: Any, training: Training) -> torch.optim.AdamW:
     """AdamW over the adapter."""
     return torch.optim.AdamW(
-        m.lora_parameters(model).values(),
+        lora_parameters(model).values(),
         lr=training.lr,
         betas=BETAS,
         eps=EPS,
@@ -64,7 +64,7 @@ def train(
     model: Any,
     tokenizer: Any,
     rows: Sequence[Encoded],
-    training: r.Training,
+    training: Training,
     seed: int,
     *,
     optimizer: torch.optim.AdamW | None = None,
@@ -79,10 +79,10 @@ def train(
     `prune` sees each batch before its step and gives the rows (with fewer labels, or fewer rows) to train on.
     Raises InputError, before `at_epoch_end`, where training diverges.
     """
-    parameters = list(m.lora_parameters(model).values())
+    parameters = list(lora_parameters(model).values())
     optimizer = optimizer or make_optimizer(model, training)
     per_epoch = steps_per_epoch(len(rows), training)
-    total, device, pad = per_epoch * training.epochs, m.device(), pad_id(tokenizer)
+    total, device, pad = per_epoch * training.epochs, best_device(), pad_id(tokenizer)
     mean_loss = float("nan")
     model.train()
     for epoch in range(first_epoch, training.epochs):
@@ -90,7 +90,7 @@ def train(
         losses, rates = [], []
         for number in range(per_epoch):
             step = epoch * per_epoch + number
-            m.seed_all(seed * 1_000_003 + step)
+            seed_all(seed * 1_000_003 + step)
             chosen = order[number * training.batch_size : (number + 1) * training.batch_size]
             members = [rows[k] for k in chosen]
             if prune is not None:
@@ -128,7 +128,7 @@ def _diverged(label: str, what: str, lr: float) -> InputError:
 @torch.no_grad()
 def mean_token_loss(model: Any, tokenizer: Any, rows: Sequence[Encoded], batch_tokens: int = 4096) -> float:
     """Mean loss over all label tokens of the rows, in nats per token."""
-    device, pad, total, count = m.device(), pad_id(tokenizer), 0.0, 0
+    device, pad, total, count = best_device(), pad_id(tokenizer), 0.0, 0
     for batch in by_length([len(row.input_ids) for row in rows], batch_tokens):
         nll = token_losses(model, collate([rows[k] for k in batch], pad).to(device)).nll
         total += float(nll.double().sum())

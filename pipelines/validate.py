@@ -23,8 +23,6 @@ from gradsift.datastore.examples import Dataset, Messages
 from gradsift.datastore.identity import digest_ids, fingerprint
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines.answers import answer
 from gradsift.pipelines.arm_table import ArmRow, Run, table
 from gradsift.pipelines.arms import BASE, QTUNING, Arm, Chats, draw_arms
@@ -33,8 +31,10 @@ from gradsift.pipelines.encode import Encoded
 from gradsift.pipelines.evidence import Evidence
 from gradsift.pipelines.head import example_losses
 from gradsift.pipelines.lm_eval_bridge import folder_digest, scores
+from gradsift.pipelines.model import Loaded, best_device, load_trainable, open_model
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.qtuning import dynamic
+from gradsift.pipelines.recipe import Recipe, Sft, Validate
 from gradsift.pipelines.sft import SFT_VERSION, fit
 from gradsift.pipelines.warmup import training_spec, usable_chats
 
@@ -65,7 +65,7 @@ class Job:
 
     name: str
     store_root: Path
-    recipe: r.Recipe
+    recipe: Recipe
     arm: Arm
     lr: float
     steps: int | None
@@ -77,8 +77,8 @@ Elsewhere = Callable[[Sequence[Job]], None]
 
 def validate(
     store: Store,
-    recipe: r.Recipe,
-    loaded: m.Loaded,
+    recipe: Recipe,
+    loaded: Loaded,
     pool: Dataset,
     chosen: Mapping[str, Selection],
     mixture: Selection | None,
@@ -123,7 +123,7 @@ def validate(
     return table(recipe, runs, {t: b.metric for t, b in benches.tests.items()}, sources)
 
 
-def _steps(settings: r.Validate, arms: Sequence[Arm]) -> dict[str, int]:
+def _steps(settings: Validate, arms: Sequence[Arm]) -> dict[str, int]:
     """{target: steps that its selection (or the mixture) takes in the epochs}."""
     out: dict[str, int] = {}
     for arm in arms:
@@ -145,9 +145,9 @@ def _with_steps(arms: Sequence[Arm], steps: Mapping[str, int]) -> list[tuple[Arm
 
 
 def _bench(
-    store: Store, recipe: r.Recipe, loaded: m.Loaded, data: Dataset, target: str, metric: str | None = None
+    store: Store, recipe: Recipe, loaded: Loaded, data: Dataset, target: str, metric: str | None = None
 ) -> Bench:
-    settings = recipe.validate_ or r.Validate()
+    settings = recipe.validate_ or Validate()
     ids = data.example_ids
     if data.role == "test" and settings.test_rows and settings.test_rows < len(ids):
         order = np.random.default_rng([recipe.seed, 1]).permutation(len(ids))[: settings.test_rows]
@@ -165,18 +165,18 @@ def _bench(
 def do(job: Job) -> None:
     """Do a job in this process and record it in its store, unless that has been done."""
     with Store(job.store_root, create=False) as store:
-        loaded = m.open_model(job.recipe.model)
+        loaded = open_model(job.recipe.model)
         _run(store, loaded, job, Chats(store, job.recipe, loaded))
 
 
-def _training(job: Job) -> r.Sft:
-    settings = job.recipe.validate_ or r.Validate()
-    return r.Sft(**(settings.model_dump(include=set(r.Sft.model_fields), exclude={"preset"}) | {"lr": job.lr}))
+def _training(job: Job) -> Sft:
+    settings = job.recipe.validate_ or Validate()
+    return Sft(**(settings.model_dump(include=set(Sft.model_fields), exclude={"preset"}) | {"lr": job.lr}))
 
 
-def _spec(job: Job, loaded: m.Loaded) -> dict[str, Any]:
+def _spec(job: Job, loaded: Loaded) -> dict[str, Any]:
     """All that a job's result depends on."""
-    settings, arm, training = job.recipe.validate_ or r.Validate(), job.arm, _training(job)
+    settings, arm, training = job.recipe.validate_ or Validate(), job.arm, _training(job)
     spec = training_spec(job.recipe, loaded) | {
         "sft": SFT_VERSION,
         "training": training.model_dump() if arm.example_ids else {"mode": training.mode},
@@ -194,20 +194,20 @@ def _spec(job: Job, loaded: m.Loaded) -> dict[str, Any]:
     return spec
 
 
-def _key(job: Job, loaded: m.Loaded) -> str:
+def _key(job: Job, loaded: Loaded) -> str:
     return fingerprint(_spec(job, loaded))
 
 
-def _run(store: Store, loaded: m.Loaded, job: Job, chats: Chats) -> dict[str, Any]:
+def _run(store: Store, loaded: Loaded, job: Job, chats: Chats) -> dict[str, Any]:
     """The recorded result of a job, made if it is not there."""
     recipe, arm = job.recipe, job.arm
-    settings = recipe.validate_ or r.Validate()
+    settings = recipe.validate_ or Validate()
     spec = _spec(job, loaded)
     known = selections.arm_result(store, fingerprint(spec))
     if known is not None:
         return known
     rows = _masked(arm, chats)
-    model = m.load_trainable(loaded, recipe.model, recipe.lora, arm.seed, settings.mode)
+    model = load_trainable(loaded, recipe.model, recipe.lora, arm.seed, settings.mode)
     result: dict[str, Any] = {
         "examples": len(rows),
         "label_tokens": sum(row.n_label_tokens for row in rows),
@@ -232,7 +232,7 @@ def _masked(arm: Arm, chats: Chats) -> list[Encoded]:
     return [row.masked(arm.masks[i]) if i in arm.masks else row for i, row in zip(usable, chats(usable), strict=True)]
 
 
-def _measures(model: Any, tokenizer: Any, recipe: r.Recipe, benches: Benches) -> dict[str, Any]:
+def _measures(model: Any, tokenizer: Any, recipe: Recipe, benches: Benches) -> dict[str, Any]:
     tests = {}
     for name, bench in benches.tests.items():
         items = row_losses(model, tokenizer, bench.rows, recipe.features.batch_tokens)
@@ -259,7 +259,7 @@ def row_losses(model: Any, tokenizer: Any, rows: Sequence[Encoded], batch_tokens
     """[I] mean loss of each row over its label tokens, in nats."""
     out = np.zeros(len(rows))
     for part in by_length([len(row.input_ids) for row in rows], batch_tokens):
-        batch = collate([rows[k] for k in part], pad_id(tokenizer)).to(m.device())
+        batch = collate([rows[k] for k in part], pad_id(tokenizer)).to(best_device())
         out[part] = example_losses(model, batch).double().cpu().numpy()
     return [float(v) for v in out]
 

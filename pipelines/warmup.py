@@ -14,38 +14,37 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import fingerprint
 from gradsift.datastore.store import Store
-from gradsift.pipelines import encode as enc
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
-from gradsift.pipelines.encode import Encoded, encode
+from gradsift.pipelines.encode import LABEL_POLICY, TRUNCATION, Encoded, encode
+from gradsift.pipelines.model import Loaded, adapter_arrays, load_lora, lora_parameters, set_adapter
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Recipe, Warmup
 from gradsift.pipelines.training import EpochEnd, make_optimizer, train
 
 TRAINER_VERSION = 1
 
 
-def training_spec(recipe: r.Recipe, loaded: m.Loaded) -> dict[str, Any]:
+def training_spec(recipe: Recipe, loaded: Loaded) -> dict[str, Any]:
     """Fields that decide any training run of a recipe, apart from its data, seed and hyper-parameters."""
     return {
         "model": loaded.model_digest,
         "model_dtype": loaded.dtype,
         "tokenizer": loaded.tokenizer_digest,
         "adapter": recipe.lora.model_dump(),
-        "labels": enc.LABEL_POLICY,
+        "labels": LABEL_POLICY,
         "max_length": recipe.encoding.max_length,
-        "truncation": enc.TRUNCATION,
+        "truncation": TRUNCATION,
         "trainer": TRAINER_VERSION,
     }
 
 
-def warmup_fingerprint(recipe: r.Recipe, warmup: r.Warmup, loaded: m.Loaded, pool: Dataset) -> str:
+def warmup_fingerprint(recipe: Recipe, warmup: Warmup, loaded: Loaded, pool: Dataset) -> str:
     """Identity of a warm-up run."""
     return fingerprint(
         training_spec(recipe, loaded) | {"training": warmup.model_dump(), "pool": pool.digest, "seed": recipe.seed}
     )
 
 
-def untrained(store: Store, recipe: r.Recipe, loaded: m.Loaded) -> list[Checkpoint]:
+def untrained(store: Store, recipe: Recipe, loaded: Loaded) -> list[Checkpoint]:
     """One checkpoint of the model as it is, for `warmup: null`: a fresh adapter (B = 0), or none where the rows are
     gradients of the model's own weights."""
     with_adapter = recipe.features.parameters != "linear"
@@ -53,12 +52,12 @@ def untrained(store: Store, recipe: r.Recipe, loaded: m.Loaded) -> list[Checkpoi
     if not checkpoints.listed(store, run):
         adapter = {}
         if with_adapter:
-            adapter = m.adapter_arrays(m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed))
+            adapter = adapter_arrays(load_lora(loaded, recipe.model, recipe.lora, recipe.seed))
         checkpoints.commit(store, run, 0, 0, 1.0, CheckpointState(adapter, {}, {}))
     return checkpoints.listed(store, run)
 
 
-def usable_chats(store: Store, loaded: m.Loaded, recipe: r.Recipe, ids: list[str]) -> tuple[list[str], list[Encoded]]:
+def usable_chats(store: Store, loaded: Loaded, recipe: Recipe, ids: list[str]) -> tuple[list[str], list[Encoded]]:
     """Ids and encodings of the examples that have a label, in the given order."""
     messages = examples.get_messages(store, ids)
     chats = [encode(loaded.tokenizer, messages[i], recipe.encoding.max_length) for i in ids]
@@ -67,7 +66,7 @@ def usable_chats(store: Store, loaded: m.Loaded, recipe: r.Recipe, ids: list[str
 
 
 def warm_up(
-    store: Store, recipe: r.Recipe, loaded: m.Loaded, pool: Dataset, progress: Progress = quiet
+    store: Store, recipe: Recipe, loaded: Loaded, pool: Dataset, progress: Progress = quiet
 ) -> list[Checkpoint]:
     """Train, or finish training, and return the checkpoints, oldest first."""
     warmup = recipe.warmup
@@ -82,7 +81,7 @@ def warm_up(
     _, chats = usable_chats(store, loaded, recipe, [pool.example_ids[k] for k in order])
     if not chats:
         raise InputError("no example of the warm-up sample has a label token; raise encoding.max_length")
-    model = m.load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+    model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
     optimizer = make_optimizer(model, warmup)
     if done:
         restore(model, optimizer, checkpoints.load(store, done[-1]), done[-1].step)
@@ -102,20 +101,20 @@ def warm_up(
 
 
 def _state(end: EpochEnd) -> CheckpointState:
-    parameters = m.lora_parameters(end.model)
+    parameters = lora_parameters(end.model)
 
     def moment(key: str) -> dict[str, Any]:
         return {n: end.optimizer.state[p][key].float().cpu().numpy().copy() for n, p in parameters.items()}
 
-    return CheckpointState(m.adapter_arrays(end.model), moment("exp_avg"), moment("exp_avg_sq"))
+    return CheckpointState(adapter_arrays(end.model), moment("exp_avg"), moment("exp_avg_sq"))
 
 
 def restore(model: Any, optimizer: Any, state: CheckpointState, step: int) -> None:
     """Put a checkpoint's adapter and Adam state into a model and its optimizer."""
     import torch
 
-    m.set_adapter(model, state.adapter)
-    for name, parameter in m.lora_parameters(model).items():
+    set_adapter(model, state.adapter)
+    for name, parameter in lora_parameters(model).items():
         optimizer.state[parameter] = {
             "step": torch.tensor(float(step)),
             "exp_avg": torch.from_numpy(state.exp_avg[name].copy()).to(parameter.device),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradsift.pipelines import recipe as r
+from gradsift.pipelines.recipe import Training
 from gradsift.pipelines.training import learning_rate
 from gradsift.pipelines.transforms import adam_code, adam_exact
 from gradsift.scorers.less import checkpoint_weights, less_scores, similarity, subtask_means
@@ -51,7 +51,7 @@ def test_less_scores_mean_in_the_subtask_then_max():
 
 def test_less_checkpoint_rates_of_the_paper():
     """420 steps, 13 of warm-up, mean of the rates after each step of an epoch: within 2.3 % of the README's."""
-    training = r.Training(epochs=4, lr=2e-5, warmup_ratio=0.03)
+    training = Training(epochs=4, lr=2e-5, warmup_ratio=0.03)
     ends = (0, 105, 211, 317, 420)
     means = [np.mean([learning_rate(s, 420, training) for s in range(a + 1, b + 1)]) for a, b in pairwise(ends)]
     np.testing.assert_allclose(means, [1.6855e-5, 1.2850e-5, 7.641e-6, 2.506e-6], rtol=1e-3)

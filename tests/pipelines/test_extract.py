@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, GPT2Config
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import check_comparable
-from gradsift.pipelines import model as m
 from gradsift.pipelines.batches import collate
 from gradsift.pipelines.capture import backward, contract, watched_layers
 from gradsift.pipelines.curate import curate
@@ -18,6 +17,7 @@ from gradsift.pipelines.demo_data import general_text
 from gradsift.pipelines.encode import Encoded, encode
 from gradsift.pipelines.extract import Extractor
 from gradsift.pipelines.job import GradientJob
+from gradsift.pipelines.model import adapter_arrays, load_lora, lora_parameters, open_model
 from gradsift.pipelines.projectors.factors import Factors
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, parse_recipe
 
@@ -26,7 +26,7 @@ ALL_SIGNALS = {"tokens": True, "embedding": True, "module_norms": True, "answer_
 
 @pytest.fixture(scope="module")
 def loaded(model_dir):
-    return m.open_model(Model(path=str(model_dir)))
+    return open_model(Model(path=str(model_dir)))
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +36,9 @@ def chats(loaded):
 
 @pytest.fixture(scope="module")
 def adapter(loaded, model_dir):
-    model = m.load_lora(loaded, Model(path=str(model_dir)), Lora(r=4), 0)
+    model = load_lora(loaded, Model(path=str(model_dir)), Lora(r=4), 0)
     rng = np.random.default_rng(5)
-    return {n: a + 0.05 * rng.normal(size=a.shape).astype(np.float32) for n, a in m.adapter_arrays(model).items()}
+    return {n: a + 0.05 * rng.normal(size=a.shape).astype(np.float32) for n, a in adapter_arrays(model).items()}
 
 
 def extractor_for(loaded, model_dir, adapter, dtype="float32", **features):
@@ -46,7 +46,7 @@ def extractor_for(loaded, model_dir, adapter, dtype="float32", **features):
     settings = {"projector": {"dim": 1024}, "transform": "sgd", **features}
     return Extractor(
         GradientJob(
-            m.open_model(section), section, Lora(r=4), Encoding(max_length=128), Features(**settings), 0,
+            open_model(section), section, Lora(r=4), Encoding(max_length=128), Features(**settings), 0,
             Checkpoint(1, 0, 5, 1e-3, "digest", 1), CheckpointState(adapter, {}, {}), "sgd", features.get("loss", "ce"),
         )
     )  # fmt: skip
@@ -81,7 +81,7 @@ def test_rows_of_dft_are_gradients_of_its_loss(loaded, model_dir, adapter, chats
         logits = model(input_ids=ids).logits[0, [k - 1 for k in places]]
         log_p = torch.log_softmax(logits, 1).gather(1, ids[0, places][:, None])[:, 0]
         (-(log_p.exp().detach() * log_p).mean()).backward()
-        gradients = {n: p.grad for n, p in m.lora_parameters(model).items()}
+        gradients = {n: p.grad for n, p in lora_parameters(model).items()}
         expected.append(torch.cat([gradients[n].flatten() for n in extractor.layers]))
     found = rows_of(extractor, chats[:4])
     norms = torch.stack(expected).norm(dim=1).numpy()

@@ -9,7 +9,6 @@ import torch
 from gradsift.datastore import checkpoints
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines import model as m
 from gradsift.pipelines.batches import by_length, collate
 from gradsift.pipelines.capture import backward, capturing, contract, watched_layers
 from gradsift.pipelines.curate import curate
@@ -18,6 +17,7 @@ from gradsift.pipelines.encode import encode
 from gradsift.pipelines.extract import Extractor
 from gradsift.pipelines.head import example_losses, token_losses
 from gradsift.pipelines.job import GradientJob
+from gradsift.pipelines.model import adapter_arrays, load_lora, lora_parameters, open_model
 from gradsift.pipelines.recipe import Lora, Model
 from gradsift.pipelines.training import BETAS, EPS, make_optimizer, train
 from gradsift.pipelines.transforms import adam_exact
@@ -28,7 +28,7 @@ PAD = 2
 
 @pytest.fixture(scope="module")
 def loaded(model_dir):
-    return m.open_model(Model(path=str(model_dir)))
+    return open_model(Model(path=str(model_dir)))
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,10 @@ def chats(loaded):
 @pytest.fixture
 def lora_model(loaded, model_dir):
     """LoRA with A and B both moved away from their start."""
-    model = m.load_lora(loaded, Model(path=str(model_dir)), Lora(r=4), 0)
+    model = load_lora(loaded, Model(path=str(model_dir)), Lora(r=4), 0)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for parameter in m.lora_parameters(model).values():
+        for parameter in lora_parameters(model).values():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     return model
 
@@ -62,7 +62,7 @@ def captured(model, rows, side="right", parameters="lora"):
 
 def backward_loop(model, rows):
     """The definition: one example, transformers' own loss, autograd's own gradient."""
-    parameters = m.lora_parameters(model)
+    parameters = lora_parameters(model)
     losses, grads = [], {name: [] for name in parameters}
     for row in rows:
         model.zero_grad()
@@ -95,7 +95,7 @@ def test_batched_equals_a_loop_of_backward(lora_model, chats, side):
 
 def test_every_lora_matrix_is_captured(lora_model, chats):
     _, found = captured(lora_model, chats[:2])
-    assert set(found) == set(m.lora_parameters(lora_model)) == set(watched_layers(lora_model))
+    assert set(found) == set(lora_parameters(lora_model)) == set(watched_layers(lora_model))
     assert all(g.flatten(1).norm(dim=1).min() > 0 for g in found.values())
 
 
@@ -110,13 +110,13 @@ def test_the_mean_is_the_trainers_gradient(lora_model, chats):
     _, found = captured(lora_model, chats)
     lora_model.zero_grad()
     example_losses(lora_model, collate(chats, PAD)).mean().backward()
-    trainer = {n: p.grad.clone()[None] for n, p in m.lora_parameters(lora_model).items()}
+    trainer = {n: p.grad.clone()[None] for n, p in lora_parameters(lora_model).items()}
     lora_model.zero_grad()
     assert_same({n: g.mean(0, keepdim=True) for n, g in found.items()}, trainer)
 
 
 def test_a_fresh_adapter_has_no_gradient_in_a(loaded, model_dir, chats):
-    model = m.load_lora(loaded, Model(path=str(model_dir)), Lora(r=4), 0)
+    model = load_lora(loaded, Model(path=str(model_dir)), Lora(r=4), 0)
     _, found = captured(model, chats[:3])
     for name, gradient in found.items():
         assert (gradient.abs().max() == 0) == (".lora_A." in name)
@@ -128,7 +128,7 @@ def test_capture_needs_eval_mode_and_leaves_the_model_as_it_was(lora_model, chat
         pass
     lora_model.eval()
     captured(lora_model, chats[:2])
-    assert all(p.requires_grad for p in m.lora_parameters(lora_model).values())
+    assert all(p.requires_grad for p in lora_parameters(lora_model).values())
     assert all(p.grad is None for p in lora_model.parameters())
 
 
@@ -145,14 +145,12 @@ def test_losses_are_those_of_labelled_tokens_only(lora_model, chats):
 
 def test_adam_exact_equals_a_real_adamw_step(lora_model, chats):
     rate = 1e-3
-    optimizer = torch.optim.AdamW(
-        m.lora_parameters(lora_model).values(), lr=rate, betas=BETAS, eps=EPS, weight_decay=0.0
-    )
+    optimizer = torch.optim.AdamW(lora_parameters(lora_model).values(), lr=rate, betas=BETAS, eps=EPS, weight_decay=0.0)
     for _ in range(3):
         example_losses(lora_model, collate(chats, PAD)).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    parameters = m.lora_parameters(lora_model)
+    parameters = lora_parameters(lora_model)
     before = {n: (p.detach().clone(), copy.deepcopy(optimizer.state[p])) for n, p in parameters.items()}
     _, found = captured(lora_model, chats[:1])
     example_losses(lora_model, collate(chats[:1], PAD)).sum().backward()
@@ -173,7 +171,7 @@ def test_first_order_truth(lora_model, chats, loaded):
         optimizer.step()
         optimizer.zero_grad()
     val = collate(chats[6:8], PAD)
-    parameters = m.lora_parameters(lora_model)
+    parameters = lora_parameters(lora_model)
     state = {n: copy.deepcopy(optimizer.state[p]) for n, p in parameters.items()}
     start = {n: p.detach().clone() for n, p in parameters.items()}
     _, val_rows = captured(lora_model, chats[6:8])
@@ -206,7 +204,7 @@ def _training(rate):
 def job_for(loaded, model_dir, lora_model, transform="sgd", **features):
     from gradsift.pipelines.recipe import Encoding, Features
 
-    adapter = m.adapter_arrays(lora_model)
+    adapter = adapter_arrays(lora_model)
     moments = {n: np.full_like(a, 1e-4) for n, a in adapter.items()}
     return GradientJob(
         loaded, Model(path=str(model_dir)), Lora(r=4), Encoding(max_length=128),
@@ -280,9 +278,9 @@ def test_warm_up_goes_on_where_it_was_killed(loaded, model_dir, chats):
 
     training, ends = Training(epochs=2, batch_size=4, lr=1e-3), []
     lora = Lora(r=4, dropout=0.1)
-    model = m.load_lora(loaded, Model(path=str(model_dir)), lora, 0)
+    model = load_lora(loaded, Model(path=str(model_dir)), lora, 0)
     train(model, loaded.tokenizer, chats, training, 0, at_epoch_end=lambda e: ends.append((_state(e), e.step)))
-    again = m.load_lora(loaded, Model(path=str(model_dir)), lora, 0)
+    again = load_lora(loaded, Model(path=str(model_dir)), lora, 0)
     optimizer = make_optimizer(again, training)
     restore(again, optimizer, *ends[0])
     train(again, loaded.tokenizer, chats, training, 0, optimizer=optimizer, first_epoch=1,
@@ -328,8 +326,8 @@ def test_gguf_weights_give_the_same_model(model_dir, tmp_path, chats):
                                "model.norm.weight": "output_norm.weight"}[name], array)  # fmt: skip
     writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
     section = Model(path=str(tmp_path), gguf_file="tiny.gguf")
-    opened = m.open_model(section)
-    peft_model = m.load_lora(opened, section, Lora(r=4), 0)
+    opened = open_model(section)
+    peft_model = load_lora(opened, section, Lora(r=4), 0)
     with torch.no_grad():
         found = example_losses(peft_model, collate(chats, PAD))
         expected = example_losses(model.eval(), collate(chats, PAD))
@@ -365,12 +363,12 @@ def test_a_path_that_is_not_a_model_is_one_clear_error(model_dir, tmp_path, chan
     path = str(tmp_path / "m") if change["path"] in ("EMPTY", "NO_WEIGHTS", "BROKEN") else path
     section = Model(**(change | {"path": path}))
     with pytest.raises(InputError, match=words):
-        m.load_lora(m.open_model(section), section, Lora(r=4), 0)
+        load_lora(open_model(section), section, Lora(r=4), 0)
 
 
 def test_lora_targets_that_do_not_fit(loaded, model_dir):
     with pytest.raises(InputError, match=r"lora\.targets"):
-        m.load_lora(loaded, Model(path=str(model_dir)), Lora(r=4, targets=["nope"]), 0)
+        load_lora(loaded, Model(path=str(model_dir)), Lora(r=4, targets=["nope"]), 0)
 
 
 def test_target_without_labels_is_refused_before_the_long_part(recipe, store, write_jsonl):
@@ -395,14 +393,14 @@ def test_a_model_that_lacks_weights_is_refused(model_dir, tmp_path):
     save_file(tensors, tmp_path / "m" / "model.safetensors", {"format": "pt"})
     section = Model(path=str(tmp_path / "m"))
     with pytest.raises(InputError, match=r"lacks 1 weights of its model, e\.g\. model\.norm\.weight"):
-        m.load_lora(m.open_model(section), section, Lora(r=4), 0)
+        load_lora(open_model(section), section, Lora(r=4), 0)
 
 
 def test_threads_load_the_same_model(loaded, model_dir):
     from concurrent.futures import ThreadPoolExecutor
 
     def load(_number):
-        return m.load_lora(loaded, Model(path=str(model_dir)), Lora(r=4), 0).state_dict()
+        return load_lora(loaded, Model(path=str(model_dir)), Lora(r=4), 0).state_dict()
 
     with ThreadPoolExecutor(4) as pool:
         first, *others = pool.map(load, range(8))
@@ -412,6 +410,6 @@ def test_threads_load_the_same_model(loaded, model_dir):
 
 def test_lora_on_the_head_is_refused(loaded, model_dir, chats):
     """The head is called with the picked positions of all rows at once: its rows would be the batch's sum."""
-    model = m.load_lora(loaded, Model(path=str(model_dir)), Lora(r=4, targets=["q_proj", "lm_head"]), 0)
+    model = load_lora(loaded, Model(path=str(model_dir)), Lora(r=4, targets=["q_proj", "lm_head"]), 0)
     with pytest.raises(InputError, match="output head"):
         captured(model, chats[:2])

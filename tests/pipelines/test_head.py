@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig
 
-from gradsift.pipelines import head as h
 from gradsift.pipelines.batches import collate
 from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.head import CHUNK_BYTES, head_of, token_losses
 from gradsift.pipelines.trunk import narrowable
 
 SMALL = {
@@ -69,7 +69,7 @@ def closed_form(model, batch):
         return kept[0]
 
     handle = model.get_input_embeddings().register_forward_hook(keep)
-    found = h.token_losses(model, batch)
+    found = token_losses(model, batch)
     handle.remove()
     (found.nll * torch.arange(len(found.nll))).sum().backward()
     return found, kept[0].grad
@@ -78,9 +78,9 @@ def closed_form(model, batch):
 @pytest.mark.parametrize("chunk_bytes", [1, 32 << 20])
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_closed_form_equals_autograd(kind, chunk_bytes, monkeypatch):
-    monkeypatch.setitem(h.CHUNK_BYTES, "cpu", chunk_bytes)
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", chunk_bytes)
     model, batch = make(kind), batch_of((70, 80, 66) if chunk_bytes == 1 else (9, 14, 5))
-    assert h.head_of(model) is not None
+    assert head_of(model) is not None
     found, gradient = closed_form(model, batch)
     nll, entropy, el2n, expected = by_autograd(model, batch)
     torch.testing.assert_close(found.nll.detach(), nll, rtol=1e-5, atol=1e-5)
@@ -91,11 +91,11 @@ def test_closed_form_equals_autograd(kind, chunk_bytes, monkeypatch):
 
 def test_the_head_is_never_run_on_the_batch():
     model, batch = make("plain"), batch_of()
-    h.head_of(model)
+    head_of(model)
     narrowable(model)  # both probe the model once
     seen = []
     model.get_output_embeddings().register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].shape[1]))
-    h.token_losses(model, batch)
+    token_losses(model, batch)
     assert seen == [0]
 
 
@@ -103,7 +103,7 @@ def test_a_head_that_is_not_as_the_configuration_says_goes_through_autograd():
     """A model that scales its logits in its own way: the probe notices, and the figures are still the model's."""
     model, batch = make("plain"), batch_of()
     model.get_output_embeddings().register_forward_hook(lambda _m, _i, out: out * 0.5)
-    assert h.head_of(model) is None
+    assert head_of(model) is None
     found, gradient = closed_form(model, batch)
     nll, entropy, el2n, expected = by_autograd(model, batch)
     torch.testing.assert_close(found.nll.detach(), nll, rtol=1e-5, atol=1e-5)
@@ -115,7 +115,7 @@ def test_a_head_that_is_not_as_the_configuration_says_goes_through_autograd():
 def test_el2n_of_uniform_logits():
     model, batch = make("plain"), batch_of()
     torch.nn.init.zeros_(model.get_output_embeddings().weight)
-    found = h.token_losses(model, batch)
+    found = token_losses(model, batch)
     torch.testing.assert_close(found.el2n, torch.full_like(found.el2n, (1 - 1 / 300) ** 0.5))
     torch.testing.assert_close(found.entropy, torch.full_like(found.entropy, 300.0).log())
 
@@ -124,7 +124,7 @@ def test_grand_of_the_last_layer_is_el2n_times_hidden():
     """‖∂NLL/∂W‖ of one token is ‖p − y‖·‖h‖ exactly."""
     model = make("plain")
     batch = collate([Encoded((5, 6, 7), (False, False, True), "ok")], 0)
-    found = h.token_losses(model, batch, everywhere=True)
+    found = token_losses(model, batch, everywhere=True)
     weight = model.get_output_embeddings().weight.requires_grad_()
     logits = model(input_ids=batch.input_ids).logits[0, 1].log_softmax(0)
     (-logits[7]).backward()

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines import model as m
 from gradsift.pipelines.lm_eval_bridge import folder_digest, scores
+from gradsift.pipelines.model import load_lora, open_model
 from gradsift.pipelines.recipe import parse_recipe
 
 THERE = importlib.util.find_spec("lm_eval") is not None
@@ -43,8 +43,8 @@ def test_a_local_task_is_scored(recipe_data, tmp_path):
         "doc_to_target: gold\nmetric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
     )
     recipe = parse_recipe(recipe_data)
-    loaded = m.open_model(recipe.model)
-    model = m.load_lora(loaded, recipe.model, recipe.lora, 0)
+    loaded = open_model(recipe.model)
+    model = load_lora(loaded, recipe.model, recipe.lora, 0)
     found = scores(model, loaded.tokenizer, ["mine"], str(tmp_path), 3)
     assert set(found) == {"mine acc,none"}
     assert 0.0 <= found["mine acc,none"] <= 1.0

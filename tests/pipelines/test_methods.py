@@ -262,13 +262,13 @@ def test_masks_reach_the_export_and_the_trainer(copy, tmp_path):
 def test_a_masked_loss_is_the_mean_over_kept_tokens(recipe):
     import torch
 
-    from gradsift.pipelines import model as m
     from gradsift.pipelines.batches import collate, pad_id
     from gradsift.pipelines.encode import encode
     from gradsift.pipelines.head import example_losses, token_losses
+    from gradsift.pipelines.model import load_lora, open_model
 
-    loaded = m.open_model(recipe.model)
-    model = m.load_lora(loaded, recipe.model, recipe.lora, 0).eval()
+    loaded = open_model(recipe.model)
+    model = load_lora(loaded, recipe.model, recipe.lora, 0).eval()
     chat = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "a rather longer answer"}]
     row = encode(loaded.tokenizer, chat, 64)
     keep = [k % 3 != 1 for k in range(row.n_label_tokens)]
@@ -292,14 +292,14 @@ def test_dynamic_pruning_in_training(recipe_data, copy):
 
 
 def test_the_callback_prunes_as_the_formulas_say(recipe):
-    from gradsift.pipelines import model as m
-    from gradsift.pipelines import recipe as r
     from gradsift.pipelines.encode import encode
+    from gradsift.pipelines.model import load_lora, open_model
     from gradsift.pipelines.qtuning import dynamic, score
+    from gradsift.pipelines.recipe import QTuning
     from gradsift.scorers import qtuning
 
-    loaded = m.open_model(recipe.model)
-    model = m.load_lora(loaded, recipe.model, recipe.lora, 0).train()
+    loaded = open_model(recipe.model)
+    model = load_lora(loaded, recipe.model, recipe.lora, 0).train()
     texts = [
         "one two three four",
         "a b c d e f",
@@ -312,7 +312,7 @@ def test_the_callback_prunes_as_the_formulas_say(recipe):
         encode(loaded.tokenizer, [{"role": "user", "content": "say"}, {"role": "assistant", "content": t}], 64)
         for t in texts
     ]
-    kept = dynamic(r.QTuning(sample_ratio=0.5, token_ratio=0.5), loaded.tokenizer)(model, rows)
+    kept = dynamic(QTuning(sample_ratio=0.5, token_ratio=0.5), loaded.tokenizer)(model, rows)
     assert model.training
     nll, entropy = score(model, loaded.tokenizer, rows)
     plan = qtuning.choose(np.array([np.exp(v.mean()) for v in nll]), np.array([v.mean() for v in entropy]), 0.5)
@@ -323,7 +323,7 @@ def test_the_callback_prunes_as_the_formulas_say(recipe):
         if keep
     ]
     assert [row.n_label_tokens for row in kept] == expected
-    draft = dynamic(r.QTuning(draft_budget=True), loaded.tokenizer)(model, rows)
+    draft = dynamic(QTuning(draft_budget=True), loaded.tokenizer)(model, rows)
     assert 1 <= len(draft) <= 3
 
 

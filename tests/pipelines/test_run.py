@@ -70,9 +70,10 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
     with Store(tmp_path / "store") as store:
         space = store.catalog.one("SELECT max(space_id) AS n FROM feature_space")["n"]
         before = {i for block in features.read(store, space) for i in block.example_ids}
-        from gradsift.pipelines import gradients, model
-        from gradsift.pipelines import job as jobs
+        from gradsift.pipelines import gradients
         from gradsift.pipelines.ingest import ingest
+        from gradsift.pipelines.job import make_job
+        from gradsift.pipelines.model import open_model
         from gradsift.pipelines.recipe import Source
 
         recipe = parse_recipe(data)
@@ -80,7 +81,7 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
         from gradsift.datastore import checkpoints
 
         point = checkpoints.by_digest(store, features.space_spec(store, space)["checkpoint"])
-        job = jobs.make_job(recipe, model.open_model(recipe.model), store, point)
+        job = make_job(recipe, open_model(recipe.model), store, point)
         space, planned = gradients.plan_rows(store, job, pool)
         assert planned == 1 + left_out
         assert gradients.work(store, job, space, pool) == 1 + left_out

@@ -16,14 +16,13 @@ from gradsift.datastore import selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines import attribution, charts, reselect, sft
-from gradsift.pipelines import model as m
-from gradsift.pipelines import recipe as r
 from gradsift.pipelines import validate as validation
 from gradsift.pipelines.answers import answer
 from gradsift.pipelines.arm_table import mean_ci95
 from gradsift.pipelines.arms import BASE, Chats, draw_arms
 from gradsift.pipelines.encode import encode
-from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.model import load_trainable, open_model
+from gradsift.pipelines.recipe import Sft, parse_recipe
 from gradsift.pipelines.report import html, markdown, report, write_report
 from gradsift.pipelines.revalidate import revalidate
 from gradsift.scorers import checkers
@@ -31,7 +30,7 @@ from gradsift.scorers import checkers
 
 @pytest.fixture(scope="module")
 def loaded(recipe_data):
-    return m.open_model(parse_recipe(recipe_data).model)
+    return open_model(parse_recipe(recipe_data).model)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def rows(loaded, data_dir):
 
 def model_of(recipe_data, loaded, mode="lora"):
     recipe = parse_recipe(recipe_data)
-    return m.load_trainable(loaded, recipe.model, recipe.lora, 0, mode)
+    return load_trainable(loaded, recipe.model, recipe.lora, 0, mode)
 
 
 def weights(model):
@@ -56,7 +55,7 @@ def weights(model):
 def test_training_lowers_the_loss_of_its_rows(recipe_data, loaded, rows, mode):
     model = model_of(recipe_data, loaded, mode)
     before = np.mean(validation.row_losses(model, loaded.tokenizer, rows, 2048))
-    log = sft.fit(model, loaded.tokenizer, rows, r.Sft(epochs=4, batch_size=4, lr=5e-3, mode=mode), 0)
+    log = sft.fit(model, loaded.tokenizer, rows, Sft(epochs=4, batch_size=4, lr=5e-3, mode=mode), 0)
     after = np.mean(validation.row_losses(model, loaded.tokenizer, rows, 2048))
     assert after < before - 0.2
     assert log.steps == 16
@@ -72,7 +71,7 @@ def test_two_trainings_agree_to_the_last_digit(recipe_data, loaded, rows):
     found = []
     for _ in range(2):
         model = model_of(recipe_data, loaded)
-        sft.fit(model, loaded.tokenizer, rows, r.Sft(epochs=2, batch_size=4, lr=1e-3), 7)
+        sft.fit(model, loaded.tokenizer, rows, Sft(epochs=2, batch_size=4, lr=1e-3), 7)
         found.append(validation.row_losses(model, loaded.tokenizer, rows, 2048))
     assert found[0] == found[1]
 
@@ -81,13 +80,13 @@ def test_accumulated_batches_are_the_same_step(recipe_data, loaded, rows):
     found = []
     for micro in (None, 2):
         model = model_of(recipe_data, loaded)
-        sft.fit(model, loaded.tokenizer, rows, r.Sft(epochs=1, batch_size=8, lr=1e-3, micro_batch_size=micro), 0)
+        sft.fit(model, loaded.tokenizer, rows, Sft(epochs=1, batch_size=8, lr=1e-3, micro_batch_size=micro), 0)
         found.append(validation.row_losses(model, loaded.tokenizer, rows, 2048))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 
 
 def test_steps_replace_epochs(recipe_data, loaded, rows):
-    log = sft.fit(model_of(recipe_data, loaded), loaded.tokenizer, rows, r.Sft(batch_size=4), 0, steps=3)
+    log = sft.fit(model_of(recipe_data, loaded), loaded.tokenizer, rows, Sft(batch_size=4), 0, steps=3)
     assert log.steps == 3
     assert log.curve[-1][3] < 2e-4
 
@@ -108,12 +107,12 @@ def test_grades_at_its_ends(recipe_data, loaded, rows):
     """τ = 0 is training without it; τ = ∞ freezes everything after its share of the steps."""
     plain, zero, all_frozen = (model_of(recipe_data, loaded) for _ in range(3))
     settings = {"epochs": 2, "batch_size": 4, "lr": 1e-3}
-    sft.fit(plain, loaded.tokenizer, rows, r.Sft(**settings), 0)
-    log = sft.fit(zero, loaded.tokenizer, rows, r.Sft(**settings, grades={"tau": 0.0}), 0)
+    sft.fit(plain, loaded.tokenizer, rows, Sft(**settings), 0)
+    log = sft.fit(zero, loaded.tokenizer, rows, Sft(**settings, grades={"tau": 0.0}), 0)
     assert log.frozen == 0
     for name, value in weights(plain).items():
         torch.testing.assert_close(value, weights(zero)[name], rtol=0, atol=0)
-    log = sft.fit(all_frozen, loaded.tokenizer, rows, r.Sft(**settings, grades={"tau": 1e30, "alpha": 0.5}), 0)
+    log = sft.fit(all_frozen, loaded.tokenizer, rows, Sft(**settings, grades={"tau": 1e30, "alpha": 0.5}), 0)
     assert log.steps == 4
     assert log.frozen == len([1 for n in weights(all_frozen) if "lora_" in n])
 
@@ -122,17 +121,17 @@ def test_grades_at_its_ends(recipe_data, loaded, rows):
 def test_optimizers_without_a_rate_train(recipe_data, loaded, rows, optimizer):
     model = model_of(recipe_data, loaded)
     before = np.mean(validation.row_losses(model, loaded.tokenizer, rows, 2048))
-    sft.fit(model, loaded.tokenizer, rows, r.Sft(epochs=12, batch_size=4, optimizer=optimizer), 0)
+    sft.fit(model, loaded.tokenizer, rows, Sft(epochs=12, batch_size=4, optimizer=optimizer), 0)
     after = np.mean(validation.row_losses(model, loaded.tokenizer, rows, 2048))
     assert np.isfinite(after)
     assert after < before
 
 
 def test_presets_fill_what_is_not_given():
-    assert (r.Sft(preset="tulu2").mode, r.Sft(preset="tulu2").batch_size) == ("full", 128)
-    assert r.Sft(preset="tulu2", lr=1e-3).lr == 1e-3
-    assert r.Sft(preset="secret_recipe").warmup_ratio == 0.0
-    assert r.Sft(preset="less").epochs == 4
+    assert (Sft(preset="tulu2").mode, Sft(preset="tulu2").batch_size) == ("full", 128)
+    assert Sft(preset="tulu2", lr=1e-3).lr == 1e-3
+    assert Sft(preset="secret_recipe").warmup_ratio == 0.0
+    assert Sft(preset="less").epochs == 4
 
 
 # --- answers -------------------------------------------------------------------------------------------------------
@@ -328,7 +327,7 @@ def test_lds_and_removal_on_a_small_model(copy, loaded):
     scores = dict(attribution.attributions(copy, e, ids)) | {
         "exact": attribution.exact_dots(copy, recipe, loaded, e, ids)
     }
-    train = attribution.trainer(copy, recipe, loaded, e, ids, r.Sft(epochs=1, batch_size=8, lr=2e-3))
+    train = attribution.trainer(copy, recipe, loaded, e, ids, Sft(epochs=1, batch_size=8, lr=2e-3))
     parts = attribution.halves(len(ids), 24, 0)
     assert all(len(p) == 24 for p in parts)
     losses = attribution.measure_halves(train, parts)

@@ -4,61 +4,61 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gradsift.scorers import statistics as s
+from gradsift.scorers.statistics import compare, holm, interval, lds, t_test, verdict
 
 
 def test_a_comparison_by_hand():
     arm = np.array([[1.0, 2.0], [1.0, 3.0], [2.0, 2.0]])
     base = np.array([[2.0, 2.0], [2.0, 4.0], [2.5, 2.5]])
-    found = s.compare(arm, base)
+    found = compare(arm, base)
     assert found.difference == pytest.approx(np.mean([-0.5, -1.0, -0.5]))
     assert (found.wins, found.seeds) == (3, 3)
     assert found.p == pytest.approx(stats.ttest_rel(arm.mean(axis=1), base.mean(axis=1)).pvalue)
     assert found.noise == pytest.approx(np.std([2.0, 3.0, 2.5], ddof=1))
     assert found.effect == pytest.approx(found.difference / found.noise)
     assert found.low <= found.difference <= found.high
-    weighted = s.compare(arm, base, np.array([3.0, 1.0]))
+    weighted = compare(arm, base, np.array([3.0, 1.0]))
     assert weighted.difference == pytest.approx(np.mean([-0.75, -1.0, -0.5]))
 
 
 def test_one_seed_has_an_interval_of_items_and_no_verdict():
     rng = np.random.default_rng(0)
-    found = s.compare(rng.normal(1, 0.1, (1, 50)), rng.normal(2, 0.1, (1, 50)))
+    found = compare(rng.normal(1, 0.1, (1, 50)), rng.normal(2, 0.1, (1, 50)))
     assert found.p is None
     assert found.high < 0
-    assert s.verdict(found, None) == "one seed"
-    assert s.compare(np.ones((1, 1)), np.ones((1, 1))).low is None
+    assert verdict(found, None) == "one seed"
+    assert compare(np.ones((1, 1)), np.ones((1, 1))).low is None
 
 
 def test_shapes_and_values_are_checked():
     with pytest.raises(ValueError, match="one shape"):
-        s.compare(np.ones((2, 3)), np.ones((3, 3)))
+        compare(np.ones((2, 3)), np.ones((3, 3)))
     with pytest.raises(ValueError, match="not finite"):
-        s.compare(np.array([[np.nan]]), np.ones((1, 1)))
+        compare(np.array([[np.nan]]), np.ones((1, 1)))
 
 
 def test_t_test_edges():
-    assert s.t_test(np.array([1.0])) is None
-    assert s.t_test(np.zeros(3)) == 1.0
-    assert s.t_test(np.full(3, 2.0)) == 0.0
+    assert t_test(np.array([1.0])) is None
+    assert t_test(np.zeros(3)) == 1.0
+    assert t_test(np.full(3, 2.0)) == 0.0
 
 
 def test_holm_by_hand():
-    assert s.holm([0.01, 0.04, 0.03, None]) == [0.03, 0.06, 0.06, None]
-    assert s.holm([0.5, 0.9]) == [1.0, 1.0]
-    assert s.holm([]) == []
+    assert holm([0.01, 0.04, 0.03, None]) == [0.03, 0.06, 0.06, None]
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 def test_verdicts():
     rng = np.random.default_rng(1)
     base = rng.normal(2, 0.05, (5, 40))
-    better = s.compare(base - 0.5 + rng.normal(0, 0.01, (5, 40)), base)
-    worse = s.compare(base + 0.5 + rng.normal(0, 0.01, (5, 40)), base)
-    same = s.compare(base + rng.normal(0, 0.05, (5, 40)), base)
-    assert s.verdict(better, better.p) == "better"
-    assert s.verdict(worse, worse.p) == "worse"
-    assert s.verdict(same, 0.9) == "no evidence"
-    assert s.verdict(better, 0.2) == "no evidence", "the correction decides"
+    better = compare(base - 0.5 + rng.normal(0, 0.01, (5, 40)), base)
+    worse = compare(base + 0.5 + rng.normal(0, 0.01, (5, 40)), base)
+    same = compare(base + rng.normal(0, 0.05, (5, 40)), base)
+    assert verdict(better, better.p) == "better"
+    assert verdict(worse, worse.p) == "worse"
+    assert verdict(same, 0.9) == "no evidence"
+    assert verdict(better, 0.2) == "no evidence", "the correction decides"
 
 
 def test_intervals_cover_about_as_often_as_they_say():
@@ -69,7 +69,7 @@ def test_intervals_cover_about_as_often_as_they_say():
     for k in range(120):
         seeds, items = rng.normal(0, 0.1, (10, 1)), rng.normal(0, 0.3, (1, 60))
         differences = -0.2 + seeds + items + rng.normal(0, 0.1, (10, 60))
-        low, high = s.interval(differences, np.ones(60), draws=800, seed=k)
+        low, high = interval(differences, np.ones(60), draws=800, seed=k)
         hits += low <= -0.2 <= high
     assert 0.86 <= hits / 120 <= 1.0
 
@@ -79,8 +79,8 @@ def test_no_difference_is_rarely_called_one():
     called = 0
     for k in range(200):
         base, arm = rng.normal(0, 1, (4, 30)), rng.normal(0, 1, (4, 30))
-        found = s.compare(arm, base, draws=300, seed=k)
-        called += s.verdict(found, found.p) != "no evidence"
+        found = compare(arm, base, draws=300, seed=k)
+        called += verdict(found, found.p) != "no evidence"
     assert called <= 20
 
 
@@ -89,7 +89,7 @@ def test_lds_of_a_linear_model_is_one():
     scores = rng.normal(size=(50, 3))
     chosen = rng.random((40, 50)) < 0.5
     predicted = chosen @ scores
-    np.testing.assert_allclose(s.lds(predicted, np.exp(predicted)), 1.0)
-    np.testing.assert_allclose(s.lds(predicted, -predicted), -1.0)
-    assert abs(s.lds(predicted, rng.normal(size=(40, 3)))).max() < 0.5
-    assert s.lds(predicted, np.zeros((40, 3))).tolist() == [0, 0, 0]
+    np.testing.assert_allclose(lds(predicted, np.exp(predicted)), 1.0)
+    np.testing.assert_allclose(lds(predicted, -predicted), -1.0)
+    assert abs(lds(predicted, rng.normal(size=(40, 3)))).max() < 0.5
+    assert lds(predicted, np.zeros((40, 3))).tolist() == [0, 0, 0]

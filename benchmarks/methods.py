@@ -15,7 +15,7 @@ from pathlib import Path
 from gradsift.datastore.errors import GradsiftError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.curate import curate
-from gradsift.pipelines.methods import METHODS
+from gradsift.pipelines.methods.registry import methods
 from gradsift.pipelines.recipe import Recipe, load_recipe, parse_recipe
 
 BASELINES = ("random", "random_tokens", "random_lengths")
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--methods", nargs="*", default=[m for m in METHODS if m != "random"])
+    parser.add_argument("--methods", nargs="*", default=[m for m in methods() if m != "random"])
     parser.add_argument("--encoder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -89,7 +89,7 @@ def show(rows):
     print(f"| {' | '.join(columns)} |")
     print("|" + "---|" * len(columns))
     for row in rows:
-        if row["method"] not in METHODS or row["method"] in BASELINES:
+        if row["method"] not in methods() or row["method"] in BASELINES:
             continue
         cells = [difference(row["versus"].get(name)) for name in BASELINES[::2]]
         precision = "" if row["source_precision"] is None else f"{row['source_precision']:.2f}"

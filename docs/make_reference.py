@@ -9,10 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from gradsift.datastore import errors
-from gradsift.pipelines.methods import METHODS
+from gradsift.pipelines.methods.registry import in_words, methods, rules, scores
 from gradsift.pipelines.recipe import Recipe, section_of
-from gradsift.pipelines.row_rules import RULES
-from gradsift.pipelines.scores import SCORES
 
 COMMANDS = (
     "run",
@@ -72,25 +70,25 @@ def default(field: Any) -> str:
     return "" if value is None or value == {} else f"`{value}`"
 
 
-def methods() -> list[str]:
+def methods_section() -> list[str]:
     """The table of methods, and the options of every score and rule."""
     out = ["## Methods", "", "[What they are](methods.md). A name sets score, rule and options.", ""]
     out += ["| method | what | score → rule | needs | cost | source |", "|---|---|---|---|---|---|"]
     out += [
-        f"| `{name}` | {m.line} | `{m.score}` → `{m.rule}` | {m.needs} | {m.cost} | {m.source} |"
-        for name, m in METHODS.items()
+        f"| `{name}` | {m.what} | `{m.score}` → `{m.rule}` | {in_words(m)} | {m.cost} | {m.source} |"
+        for name, m in methods().items()
     ]
     out += [
         "",
         "Cost comes on top of the pass: N pool rows, V target rows, J subtasks, D or H dims, K clusters, k picks.",
         "",
     ]
-    for title, parts in (("Scores", SCORES), ("Rules", RULES)):
+    for title, parts in (("Scores", scores()), ("Rules", rules())):
         out += [f"### {title}", "", "| name | what | options and defaults |", "|---|---|---|"]
-        for name, function in parts.items():
-            given = inspect.signature(function).parameters.values()
+        for name, part in parts.items():
+            given = inspect.signature(part.run).parameters.values()
             options = ", ".join(f"`{p.name}={p.default}`" for p in given if p.kind is p.KEYWORD_ONLY)
-            what = " ".join((function.__doc__ or "").split("\n\n")[0].split())
+            what = " ".join((part.run.__doc__ or "").split("\n\n")[0].split())
             out.append(f"| `{name}` | {what} | {options} |")
         out.append("")
     return out
@@ -111,7 +109,15 @@ def page() -> str:
     out += [f"| {code} | {text} |" for code, text in sorted(codes.items(), key=lambda item: int(item[0]))]
     out += ["", "## Why a row is quarantined", "", QUARANTINE, "## Recipe", ""]
     out += ["Relative paths are taken from the recipe's folder. Unknown keys are refused.", ""]
-    out += ["| field | default | meaning |", "|---|---|---|", *fields(Recipe), "", *methods(), "## Commands", ""]
+    out += [
+        "| field | default | meaning |",
+        "|---|---|---|",
+        *fields(Recipe),
+        "",
+        *methods_section(),
+        "## Commands",
+        "",
+    ]
     for command in COMMANDS:
         text = subprocess.run(
             [sys.executable, "-m", "gradsift", command, "--help"], capture_output=True, text=True, check=True,

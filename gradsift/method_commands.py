@@ -1,5 +1,6 @@
 """Commands about methods: list them, select and score by another one, compare selections."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +13,9 @@ from gradsift.app import DEFAULT_STORE, Json, Options, StorePath, app
 def methods(*, json: Json = False) -> None:
     """List the methods: what they do, what they need and cost, where they come from."""
     from gradsift import show
-    from gradsift.pipelines.methods import as_rows
+    from gradsift.pipelines.methods.registry import table
 
-    rows = as_rows()
+    rows = [asdict(row) for row in table()]
     show.document(rows) if json else show.table("Methods", rows, ("method", "what", "needs", "cost", "source"))
 
 

@@ -29,8 +29,8 @@ from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.encode import Encoded
-from gradsift.pipelines.evidence import Evidence
-from gradsift.pipelines.methods import METHODS
+from gradsift.pipelines.methods.evidence import Evidence
+from gradsift.pipelines.methods.registry import methods
 from gradsift.pipelines.model import Loaded
 from gradsift.pipelines.recipe import Mixing, Recipe, Select, Validate
 from gradsift.pipelines.selecting import choose
@@ -160,7 +160,7 @@ def _rows(
     if name in ("random_balanced", "human"):
         human = settings.human if name == "human" else None
         return _by_source(ids, sources, size, draw, human)
-    if name not in METHODS:
+    if name not in methods():
         raise InputError(f"no arm {name!r}")
     e = evidence()
     usable = set(ids)

@@ -22,7 +22,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.arms import Chats
 from gradsift.pipelines.encode import Encoded
-from gradsift.pipelines.evidence import Evidence, unit_rows
+from gradsift.pipelines.methods.evidence import Evidence, unit_rows
 from gradsift.pipelines.model import Loaded, best_device, load_lora, lora_parameters, set_adapter
 from gradsift.pipelines.recipe import Recipe, Sft, Warmup
 from gradsift.pipelines.sft import fit

@@ -21,10 +21,10 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines import gradients, warmup
 from gradsift.pipelines.arm_table import as_dicts
 from gradsift.pipelines.encoder import encoder_pairs
-from gradsift.pipelines.evidence import Evidence, SpacePair
 from gradsift.pipelines.export import export
 from gradsift.pipelines.ingest import IngestReport, ingest
 from gradsift.pipelines.job import GradientJob, make_job
+from gradsift.pipelines.methods.evidence import Evidence, SpacePair
 from gradsift.pipelines.mixtures import describe_mixture, make_mixture
 from gradsift.pipelines.model import Loaded, open_model
 from gradsift.pipelines.progress import Progress, Step, directly, quiet

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.evidence import Evidence
+from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.mix_ranks import Pool, Ranked, Ranks
 from gradsift.pipelines.mix_weights import Context, group_weights
 from gradsift.pipelines.recipe import Part, Recipe

@@ -14,10 +14,9 @@ from gradsift.datastore import examples
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import digest_text
 from gradsift.datastore.store import Store
-from gradsift.pipelines.evidence import Evidence
+from gradsift.pipelines.methods.evidence import Evidence
+from gradsift.pipelines.methods.registry import Choice, rules
 from gradsift.pipelines.recipe import Method, Part, Recipe, Select
-from gradsift.pipelines.row_rules import PREFIX_RULES
-from gradsift.pipelines.rules import Choice
 from gradsift.pipelines.selecting import choose
 from gradsift.scorers.filling import copies_for_tokens
 from gradsift.scorers.ngrams import mix as mix_bits
@@ -67,7 +66,7 @@ class Ranks:
     @property
     def full(self) -> bool:
         """Whether one ranking serves every budget."""
-        return self.evidence is None or self.method.parts()[1] in PREFIX_RULES
+        return self.evidence is None or rules()[self.method.parts()[1]].prefix
 
     def ranking(self) -> Ranked:
         """All open positions in order, their scores, and masks by position."""

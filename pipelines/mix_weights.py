@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
-from gradsift.pipelines.evidence import Evidence
+from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.recipe import Mix, Part
 from gradsift.scorers import budgets, prospect
 

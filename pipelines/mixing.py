@@ -25,7 +25,7 @@ from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import digest_ids
 from gradsift.datastore.selections import MASK, MIXTURE, PLAN, Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.evidence import Evidence
+from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.mix_parts import Taken, fill_part
 from gradsift.pipelines.mix_ranks import Pool
 from gradsift.pipelines.mix_weights import Context

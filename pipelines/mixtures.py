@@ -9,8 +9,8 @@ from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.encoder import encoder_pairs
-from gradsift.pipelines.evidence import Evidence, SpacePair
 from gradsift.pipelines.lengths import lengths, spec_of
+from gradsift.pipelines.methods.evidence import Evidence, SpacePair
 from gradsift.pipelines.mix_law import held_out, law_weights
 from gradsift.pipelines.mix_ranks import default_method
 from gradsift.pipelines.mix_weights import Context

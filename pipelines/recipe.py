@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.methods import METHODS
+from gradsift.pipelines.methods.registry import methods
 from gradsift.pipelines.mix_sections import (
     Decontaminate,
     Dedup,
@@ -173,7 +173,7 @@ class Recipe(Section):
             self.selecting is not None
             or any(p.target is not None or p.weights in ("tive", "prospect") for p in parts)
             or self.export.atlas
-            or any(arm in METHODS for arm in arms)
+            or any(arm in methods() for arm in arms)
             or (semantic is not None and semantic.represent != "encoder")
         )
 

@@ -11,13 +11,12 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.curate import RunResult, describe
 from gradsift.pipelines.encoder import encoder_pairs
-from gradsift.pipelines.evidence import Evidence, SpacePair
-from gradsift.pipelines.methods import checked_options, split_options
+from gradsift.pipelines.methods.evidence import Evidence, SpacePair
+from gradsift.pipelines.methods.registry import checked_options, scores, split_options
 from gradsift.pipelines.mixtures import describe_mixture, make_mixture
 from gradsift.pipelines.model import open_model
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe, parse_recipe
-from gradsift.pipelines.scores import SCORES
 from gradsift.pipelines.selecting import select_for
 
 
@@ -147,7 +146,7 @@ def score(
         raise InputError(f"method {recipe.select.method!r} chooses sets and scores no example; use `gradsift select`")
     of_score, _ = split_options(name, rule, checked_options(name, rule, options))
     found = evidence(store, recipe, last["summary"], checkpoint)
-    return {key: _score_table(found[key], SCORES[name](found[key], **of_score)) for key in _wanted(found, target)}
+    return {key: _score_table(found[key], scores()[name].run(found[key], **of_score)) for key in _wanted(found, target)}
 
 
 def _score_table(e: Evidence, scores: Any) -> pa.Table:

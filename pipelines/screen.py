@@ -36,7 +36,7 @@ from gradsift.datastore.marks import Mark
 from gradsift.datastore.selections import last_run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.encoder import encoder_pairs
-from gradsift.pipelines.evidence import Evidence, unit_rows
+from gradsift.pipelines.methods.evidence import Evidence, unit_rows
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Decontaminate, Dedup, MinHash, Recipe
 from gradsift.scorers import contamination, dedup

@@ -8,9 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gradsift.pipelines.methods import METHODS, checked_options, options_of
-from gradsift.pipelines.row_rules import RULES
-from gradsift.pipelines.scores import SCORES
+from gradsift.pipelines.methods.registry import checked_options, methods, options_of, rules, scores
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9_-]{0,47}$")]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -224,9 +222,9 @@ class Method(Section):
     @model_validator(mode="after")
     def _known_parts(self) -> "Method":
         for what, name, known in (
-            ("method", self.method, METHODS),
-            ("score", self.score, SCORES),
-            ("rule", self.rule, RULES),
+            ("method", self.method, methods()),
+            ("score", self.score, scores()),
+            ("rule", self.rule, rules()),
         ):
             if name is not None and name not in known:
                 close = difflib.get_close_matches(name, known, 1)
@@ -241,7 +239,7 @@ class Method(Section):
     def parts(self) -> tuple[str, str, dict[str, Any]]:
         """(score, rule, options): the method's, with what is given here instead. The method's options go where neither
         the score nor the rule chosen here takes them."""
-        method = METHODS[self.method]
+        method = methods()[self.method]
         score, rule = self.score or method.score, self.rule or method.rule
         known = options_of(score, rule)
         return score, rule, {n: v for n, v in method.options.items() if n in known} | self.options

@@ -11,12 +11,10 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import digest_ids
 from gradsift.datastore.selections import MASK, Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.evidence import Evidence
-from gradsift.pipelines.methods import checked_options, split_options
+from gradsift.pipelines.methods.evidence import Evidence
+from gradsift.pipelines.methods.registry import Choice, checked_options, rules, scores, split_options
+from gradsift.pipelines.methods.rules import best
 from gradsift.pipelines.recipe import Recipe, Select
-from gradsift.pipelines.row_rules import PREFIX_RULES, RULES
-from gradsift.pipelines.rules import Choice, best
-from gradsift.pipelines.scores import SCORES
 from gradsift.scorers.select import within_tokens
 
 VERSION = 1  # of all methods: raise it when one chooses otherwise from the same rows
@@ -36,11 +34,11 @@ def choose(e: Evidence, select: Select) -> tuple[Choice, np.ndarray[Any, np.dtyp
     score, rule, given = select.parts()
     for_score, for_rule = split_options(score, rule, checked_options(score, rule, given))
     try:
-        scores = SCORES[score](e, **for_score)
-        choice = _within(e, select, lambda size: RULES[rule](e, scores, size, **for_rule), rule)
+        values = scores()[score].run(e, **for_score)
+        choice = _within(e, select, lambda size: rules()[rule].run(e, values, size, **for_rule), rule)
     except (ValueError, ImportError) as error:
         raise InputError(f"method {select.method!r}: {error}") from error
-    one = best(scores)
+    one = best(values)
     if not np.isfinite(one).all():
         raise InputError(f"method {select.method!r} gave a score that is not finite")
     return choice, one
@@ -51,7 +49,7 @@ def _within(e: Evidence, select: Select, run: Any, rule: str) -> Choice:
         found: Choice = run(budget(select, len(e.ids)))
         return found
     tokens = e.label_tokens()
-    if rule in PREFIX_RULES:
+    if rules()[rule].prefix:
         choice: Choice = run(len(tokens))
         return Choice(within_tokens(choice.order, tokens, select.label_tokens), choice.columns, choice.masks)
     # A rule that plans for its size: nearest from below by a secant on (size, tokens), the excess cut at the end.

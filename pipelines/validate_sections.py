@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gradsift.pipelines.methods import METHODS
+from gradsift.pipelines.methods.registry import methods
 from gradsift.pipelines.mix_sections import Mixing
 from gradsift.pipelines.sections import Section, Training
 
@@ -118,8 +118,8 @@ class Validate(Sft):
     @model_validator(mode="after")
     def _known_arms(self) -> "Validate":
         for name in self.arms:
-            if name not in ARMS and name not in METHODS:
-                close = difflib.get_close_matches(name, [*ARMS, *METHODS], 1)
+            if name not in ARMS and name not in methods():
+                close = difflib.get_close_matches(name, [*ARMS, *methods()], 1)
                 hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(ARMS)}, and every method"
                 raise ValueError(f"no arm `{name}`; {hint}")
         if "human" in self.arms and self.human is None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -12,16 +13,14 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines import overlap as overlap_module
 from gradsift.pipelines import reselect
 from gradsift.pipelines.curate import curate
-from gradsift.pipelines.evidence import unit_rows
 from gradsift.pipelines.export import export
-from gradsift.pipelines.methods import METHODS, as_rows, checked_options, options_of
+from gradsift.pipelines.methods.evidence import unit_rows
+from gradsift.pipelines.methods.registry import checked_options, methods, options_of, rules, scores, table
 from gradsift.pipelines.overlap import overlap
 from gradsift.pipelines.recipe import parse_recipe
-from gradsift.pipelines.row_rules import RULES
-from gradsift.pipelines.scores import SCORES
 from gradsift.scorers import less
 
-STORE_ONLY = [m for m in METHODS if m not in ("embed", "ifd", "loss_drop", "tagcos_released")]
+STORE_ONLY = [m for m in methods() if m not in ("embed", "ifd", "loss_drop", "tagcos_released")]
 
 
 @pytest.fixture
@@ -107,7 +106,7 @@ def test_gio_on_gradients_ranks_as_the_mean_cosine(seen):
 def test_gio_over_checkpoints_follows_the_cosine_and_not_the_length(seen):
     from scipy.stats import spearmanr
 
-    found = SCORES["phi"](seen)
+    found = scores()["phi"].run(seen)
     cosine = unit_rows(seen.rows()) @ unit_rows(seen.queries()[0]).mean(axis=0)
     assert spearmanr(found, cosine).statistic > 0.99
     assert spearmanr(found, seen.similarity(per="all")[:, 0]).statistic > 0.8
@@ -135,7 +134,7 @@ def test_checkpoints_and_seeds_can_be_chosen(copy):
         chosen(copy, "less", checkpoint=9)
 
 
-@pytest.mark.parametrize("method", [m for m in STORE_ONLY if not METHODS[m].options.get("low")])
+@pytest.mark.parametrize("method", [m for m in STORE_ONLY if not methods()[m].options.get("low")])
 def test_the_whole_pool_and_one_target_row(seen, method):
     """The smallest target there is, and a budget of everything: a whole answer or an error that says what is missing."""
     from dataclasses import replace
@@ -215,25 +214,25 @@ def test_ifd_needs_and_uses_the_answers_own_loss(recipe_data, tmp_path):
 
 
 def test_the_table_of_methods_is_whole():
-    rows = as_rows()
-    assert {row["method"] for row in rows} == set(METHODS)
-    for name, method in METHODS.items():
-        assert method.score in SCORES
-        assert method.rule in RULES
+    rows = table()
+    assert {row.method for row in rows} == set(methods())
+    for name, method in methods().items():
+        assert method.score in scores()
+        assert method.rule in rules()
         assert checked_options(method.score, method.rule, method.options) == dict(method.options), name
     assert options_of("similarity", "softmax")["temperature"][1] == 1.0
-    json.dumps(rows)
+    json.dumps([asdict(row) for row in rows])
 
 
 def test_every_rule_takes_every_score(seen):
     """The axes are independent: any rule runs on any score."""
-    from gradsift.pipelines.methods import split_options
+    from gradsift.pipelines.methods.registry import split_options
 
-    names = [n for n in SCORES if n not in ("influence", "phi", "loss_drop")]
-    for rule, run in RULES.items():
+    names = [n for n in scores() if n not in ("influence", "phi", "loss_drop")]
+    for rule in rules():
         for name in names:
             of_score, of_rule = split_options(name, rule, {})
-            found = run(seen, SCORES[name](seen, **of_score), 6, **of_rule)
+            found = rules()[rule].run(seen, scores()[name].run(seen, **of_score), 6, **of_rule)
             assert len(set(found.order.tolist())) == 6, (name, rule)
 
 

@@ -5,25 +5,26 @@ annotations) and gives [N], or [N, J] with a column for each subtask or query. T
 Legend: N pool examples, J columns.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradsift.pipelines.evidence import Evidence, Per, Represent, unit_rows
+from gradsift.pipelines.methods.evidence import Evidence, Per, Represent, unit_rows
+from gradsift.pipelines.methods.registry import Needs, Options, represented, score
 from gradsift.scorers import difficulty, gio, lexical, preconditioned
 from gradsift.scorers.less import subtask_means
 
 F64 = NDArray[np.float64]
-Score = Callable[..., F64]
 
 
+@score("none")
 def no_score(e: Evidence) -> F64:
     """Zero for all: the rule looks at rows instead."""
     return np.zeros(len(e.ids))
 
 
+@score("similarity", represented("target"))
 def similarity(
     e: Evidence, *, represent: Represent = "gradients", per: Per = "subtask", renorm_subtask_mean: bool = False
 ) -> F64:
@@ -31,6 +32,7 @@ def similarity(
     return e.similarity(represent, per, renorm_subtask_mean)
 
 
+@score("influence", ("gradients", "target"))
 def influence(
     e: Evidence, *, precondition: Literal["gram", "datainf", "gist"] = "gram", ridge: float = 0.1, rank: int = 150
 ) -> F64:
@@ -56,14 +58,20 @@ def influence(
     return total
 
 
+@score("phi", represented("target"))
 def phi(e: Evidence, *, represent: Represent = "gradients") -> F64:
     """GIO's −φ: how near an example is to the whole target, in mean log distance."""
     return -gio.phi(unit_rows(e.queries(represent)[0]), unit_rows(e.rows(represent)))
 
 
+def _signal_needs(options: Options) -> Needs:
+    return frozenset({"signals", "answer_loss"} if options["signal"] == "ifd" else {"signals"})
+
+
 Signal = Literal["grand", "el2n", "loss", "perplexity", "entropy", "length", "ifd"]
 
 
+@score("signal", _signal_needs)
 def signal(e: Evidence, *, signal: Signal = "loss", checkpoint: int = -1, residual: bool = False) -> F64:
     """One number of the example alone. `residual` takes out what the log of its length explains."""
     column = {"grand": "grad_norm", "perplexity": "loss", "length": "n_label_tokens", "ifd": "loss"}.get(signal, signal)
@@ -75,28 +83,19 @@ def signal(e: Evidence, *, signal: Signal = "loss", checkpoint: int = -1, residu
     return difficulty.residual(found, np.array(e.label_tokens())) if residual else found
 
 
+@score("loss_drop", ("target", "training"))
 def loss_drop(e: Evidence) -> F64:
     """Relative fall of the loss after training on the target alone."""
     return difficulty.loss_drop(*e.losses())
 
 
+@score("bm25", ("texts", "target"))
 def bm25(e: Evidence) -> F64:
     """BM25 of each pool text for each text of the target."""
     return lexical.bm25(e.texts(), e.target_texts()).astype(np.float64)
 
 
+@score("dsir", ("texts", "target"))
 def dsir(e: Evidence, *, buckets: int = 10_000) -> F64:
     """Log importance of hashed words and word pairs, target against pool."""
     return lexical.dsir(e.texts(), e.target_texts(), buckets)
-
-
-SCORES: dict[str, Score] = {
-    "none": no_score,
-    "similarity": similarity,
-    "influence": influence,
-    "phi": phi,
-    "signal": signal,
-    "loss_drop": loss_drop,
-    "bm25": bm25,
-    "dsir": dsir,
-}

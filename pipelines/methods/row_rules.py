@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradsift.pipelines import rules
-from gradsift.pipelines.evidence import Evidence, Represent, unit_rows
-from gradsift.pipelines.rules import Choice, Rule, best, matrix
+from gradsift.pipelines.methods.evidence import Evidence, Represent, unit_rows
+from gradsift.pipelines.methods.registry import Choice, represented, rule
+from gradsift.pipelines.methods.rules import best, matrix
 from gradsift.scorers import budgets, coverage, gio, qtuning, select, trajectories, transport
 from gradsift.scorers.kmeans import kmeans
 from gradsift.scorers.tagcos import tagcos
@@ -20,6 +20,7 @@ F64 = NDArray[np.float64]
 COVERED = 4096  # pool rows that facility location covers, at most
 
 
+@rule("kmeans_quota", represented())
 def kmeans_quota(
     e: Evidence, scores: F64, size: int, *, represent: Represent = "gradients", clusters: int = 100
 ) -> Choice:
@@ -31,6 +32,7 @@ def kmeans_quota(
     return Choice(chosen, {"cluster": found.labels})
 
 
+@rule("omp", represented())
 def omp(
     e: Evidence,
     scores: F64,
@@ -56,6 +58,7 @@ def omp(
     return Choice(order, {"cluster": found.labels})
 
 
+@rule("gio", represented("target"))
 def gio_rule(
     e: Evidence,
     scores: F64,
@@ -103,6 +106,7 @@ def gio_rule(
     return Choice(gio.explode(trace.picks, found.members(), rows, pool, size), {"cluster": found.labels})
 
 
+@rule("facility_location", represented(), prefix=True)
 def facility_location(
     e: Evidence, scores: F64, size: int, *, represent: Represent = "gradients", points: int = COVERED
 ) -> Choice:
@@ -112,11 +116,13 @@ def facility_location(
     return Choice(coverage.facility_location(rows @ rows[sample].T, size))
 
 
+@rule("k_center", represented(), prefix=True)
 def k_center(e: Evidence, scores: F64, size: int, *, represent: Represent = "gradients") -> Choice:
     """Farthest first."""
     return Choice(coverage.k_center(unit_rows(e.rows(represent)), size))
 
 
+@rule("tsds", represented("target"), prefix=True)
 def tsds(
     e: Evidence,
     scores: F64,
@@ -144,6 +150,7 @@ def tsds(
     return Choice(select.softmax_sample(logs, e.ids, size, 1.0, e.seed))
 
 
+@rule("uot", prefix=True)
 def uot(e: Evidence, scores: F64, size: int, *, reg: float = 0.01, reg_pool: float = 1e-4) -> Choice:
     """Unbalanced optimal transport from the columns to the pool; the examples that receive most mass. Scores beyond
     [−1, 1] are scaled down by the largest."""
@@ -153,6 +160,7 @@ def uot(e: Evidence, scores: F64, size: int, *, reg: float = 0.01, reg_pool: flo
     return Choice(select.top_k(mass, e.ids, size))
 
 
+@rule("s2l", ("signals",))
 def s2l(e: Evidence, scores: F64, size: int, *, clusters: int = 100, by_source: bool = True) -> Choice:
     """Equal shares of clusters of loss trajectories over the checkpoints."""
     losses = np.stack([e.signal("loss", c) for c in range(len(e.pairs))], axis=1)
@@ -160,6 +168,7 @@ def s2l(e: Evidence, scores: F64, size: int, *, clusters: int = 100, by_source: 
     return Choice(trajectories.s2l(losses, groups, size, e.seed, clusters))
 
 
+@rule("quadrants", ("tokens",))
 def quadrants(
     e: Evidence,
     scores: F64,
@@ -212,14 +221,3 @@ def _parts(e: Evidence, group: str, batch: int) -> list[NDArray[np.int64]]:
         shuffled = np.random.default_rng(e.seed).permutation(len(e.ids))
         return [np.sort(part) for part in np.array_split(shuffled, max(1, len(shuffled) // batch))]
     return [everything]
-
-
-RULES: dict[str, Rule] = {
-    "top_k": rules.top_k, "round_robin": rules.round_robin, "bids": rules.bids, "quota": rules.quota,
-    "softmax": rules.softmax, "window": rules.window, "stratified": rules.stratified, "random": rules.random,
-    "tive": rules.tive, "kmeans_quota": kmeans_quota, "omp": omp, "gio": gio_rule,
-    "facility_location": facility_location, "k_center": k_center, "tsds": tsds, "uot": uot, "s2l": s2l,
-    "quadrants": quadrants,
-}  # fmt: skip
-# More of these is a longer order with the same start, so a budget of tokens may cut them anywhere.
-PREFIX_RULES = ("top_k", "round_robin", "bids", "softmax", "random", "facility_location", "k_center", "uot", "tsds")

@@ -4,28 +4,16 @@ A rule takes the evidence, the scores ([N] or [N, J]), a size and its options (k
 annotations) and gives positions in order. The mathematics is in `scorers`. Legend: N pool examples, J columns.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradsift.pipelines.evidence import Evidence, unit_rows
+from gradsift.pipelines.methods.evidence import Evidence, unit_rows
+from gradsift.pipelines.methods.registry import Choice, rule
 from gradsift.scorers import budgets, select
 
 F64 = NDArray[np.float64]
-Order = NDArray[np.int64]
-Rule = Callable[..., "Choice"]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Chosen positions in order, and where the rule makes them, columns for every example and masks of label tokens."""
-
-    order: Order
-    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    masks: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def best(scores: F64, lowest: bool = False) -> F64:
@@ -34,6 +22,7 @@ def best(scores: F64, lowest: bool = False) -> F64:
     return -one if lowest else one
 
 
+@rule("top_k", prefix=True)
 def top_k(
     e: Evidence, scores: F64, size: int, *, reduce: Literal["max", "mean"] = "max", lowest: bool = False
 ) -> Choice:
@@ -42,16 +31,19 @@ def top_k(
     return Choice(select.top_k(best(one, lowest), e.ids, size))
 
 
+@rule("round_robin", prefix=True)
 def round_robin(e: Evidence, scores: F64, size: int) -> Choice:
     """Columns take turns."""
     return Choice(select.round_robin(matrix(scores), e.ids, size))
 
 
+@rule("bids", prefix=True)
 def bids(e: Evidence, scores: F64, size: int) -> Choice:
     """The poorest column takes its best."""
     return Choice(select.bids(matrix(scores), e.ids, size))
 
 
+@rule("quota")
 def quota(
     e: Evidence,
     scores: F64,
@@ -68,26 +60,31 @@ def quota(
     return Choice(select.quota(best(scores), e.ids, groups, dict(zip(names, given.tolist(), strict=True))))
 
 
+@rule("softmax", prefix=True)
 def softmax(e: Evidence, scores: F64, size: int, *, temperature: float = 1.0) -> Choice:
     """Sampling without replacement, weights exp(score/temperature)."""
     return Choice(select.softmax_sample(best(scores), e.ids, size, temperature, e.seed))
 
 
+@rule("window")
 def window(e: Evidence, scores: F64, size: int, *, low: float = 0.5, high: float = 0.5) -> Choice:
     """The ranks nearest the middle of a window of quantiles: 0 and 0 the lowest, 0.5 and 0.5 the median."""
     return Choice(select.window(best(scores), e.ids, low, high, size))
 
 
+@rule("stratified")
 def stratified(e: Evidence, scores: F64, size: int, *, bins: int = 50, low: float = 5.0, high: float = 95.0) -> Choice:
     """CCS: bins of equal width between two percentiles, from high to low, at random inside."""
     return Choice(select.stratified(best(scores), e.ids, size, e.seed, bins, (low, high)))
 
 
+@rule("random", prefix=True)
 def random(e: Evidence, scores: F64, size: int) -> Choice:
     """Seeded random order."""
     return Choice(select.random_k(len(e.ids), size, e.seed))
 
 
+@rule("tive", ("gradients", "signals"))
 def tive(
     e: Evidence, scores: F64, size: int, *, temperature: float = 1.0, legacy_tive_q: float | None = None
 ) -> Choice:

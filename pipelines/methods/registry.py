@@ -1,0 +1,269 @@
+"""The tables of scores, rules and methods, and the decorators that fill them.
+
+A *score* gives every pool example a number (or one for each column of a target), a *rule* chooses from scores, a
+*method* is a name for one of each with options. Options are keyword arguments; recipes and the command line check them
+against the annotations. Every score and rule says in data what it needs (`Need`), so that a run computes that and
+nothing else: `random` and `bm25` need no model, `embed` a sentence encoder alone.
+
+Another package adds its own by an entry point of the group `gradsift.methods` that names a module; importing it runs
+the decorators (examples/method-package). The same name twice is an error.
+"""
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from gradsift.datastore.errors import InputError
+
+GROUP = "gradsift.methods"
+BUILT_IN = ("scores", "rules", "row_rules", "presets")
+
+Need = Literal["gradients", "signals", "embedding", "tokens", "answer_loss", "encoder", "texts", "target", "training"]
+"""`gradients` are projected rows; `signals`, `embedding`, `tokens` and `answer_loss` what the same pass keeps beside
+them (the last three can be switched off); `encoder` rows of a sentence encoder; `texts` the chats themselves; `target`
+rows or texts of a target; `training` a model that the score trains."""
+Needs = frozenset[Need]
+ORDER: tuple[Need, ...] = typing.get_args(Need)
+ROWS: Needs = frozenset({"gradients", "signals", "embedding", "tokens", "answer_loss"})  # made by the gradient pass
+
+Options = Mapping[str, Any]
+F64 = NDArray[np.float64]
+NeedsOf = Callable[[Options], Needs]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a rule chooses: positions in order, and where it makes them, columns for every example and masks of label
+    tokens by position."""
+
+    order: NDArray[np.int64]
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    masks: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score: `run(evidence, **options)` gives [N], or [N, J] with a column for each subtask or query."""
+
+    name: str
+    run: Callable[..., F64]
+    needs: NeedsOf
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule: `run(evidence, scores, size, **options)`. `prefix`: choosing more only makes the order longer, so that a
+    budget of tokens may cut it anywhere."""
+
+    name: str
+    run: Callable[..., Choice]
+    needs: NeedsOf
+    prefix: bool
+
+
+@dataclass(frozen=True)
+class Method:
+    """A preset. `cost` comes on top of the pass: N pool rows, V target rows, D dims, k picks. `extra` is the optional
+    dependency that it needs."""
+
+    what: str
+    score: str
+    rule: str
+    cost: str
+    source: str
+    options: Options = field(default_factory=dict)
+    extra: str = ""
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs with its own options."""
+        return needs_of(self.score, self.rule, self.options)
+
+
+_SCORES: dict[str, Score] = {}
+_RULES: dict[str, Rule] = {}
+_METHODS: dict[str, Method] = {}
+
+
+def _needs(given: NeedsOf | Needs | set[Need] | tuple[Need, ...]) -> NeedsOf:
+    if callable(given):
+        return given
+    fixed = frozenset(given)
+    return lambda _options: fixed
+
+
+def represented(*others: Need) -> NeedsOf:
+    """Needs of a part that looks at the rows that its option `represent` names, and at others."""
+    return lambda options: frozenset({options["represent"], *others})
+
+
+def score(name: str, needs: NeedsOf | tuple[Need, ...] = ()) -> Callable[[Function], Function]:
+    """Register a function of the evidence and its options as a score."""
+
+    def register(function: Function) -> Function:
+        _add(_SCORES, "score", name, Score(name, function, _needs(needs)))
+        return function
+
+    return register
+
+
+def rule(name: str, needs: NeedsOf | tuple[Need, ...] = (), *, prefix: bool = False) -> Callable[[Function], Function]:
+    """Register a function of the evidence, the scores, a size and its options as a rule."""
+
+    def register(function: Function) -> Function:
+        _add(_RULES, "rule", name, Rule(name, function, _needs(needs), prefix))
+        return function
+
+    return register
+
+
+def preset(name: str, method: Method) -> None:
+    """Register a method made of a score and a rule that are registered."""
+    _add(_METHODS, "method", name, method)
+
+
+def method(
+    name: str, what: str, *, needs: tuple[Need, ...] = (), rule: str = "top_k", cost: str = "N", source: str = ""
+) -> Callable[[Function], Function]:
+    """Register a score and a method of the same name that chooses by it: all that a new method takes."""
+
+    def register(function: Function) -> Function:
+        score(name, needs)(function)
+        preset(name, Method(what, name, rule, cost, source))
+        return function
+
+    return register
+
+
+def _add(table: dict[str, Any], kind: str, name: str, part: Any) -> None:
+    if name in table:
+        raise ValueError(f"there is a {kind} {name!r} already; choose another name")
+    table[name] = part
+
+
+def scores() -> Mapping[str, Score]:
+    """All scores by name."""
+    _load()
+    return _SCORES
+
+
+def rules() -> Mapping[str, Rule]:
+    """All rules by name."""
+    _load()
+    return _RULES
+
+
+def methods() -> Mapping[str, Method]:
+    """All methods by name."""
+    _load()
+    return _METHODS
+
+
+@cache
+def _load() -> None:
+    """Import what registers: this project's modules, then those of other packages. Raises InputError for one of those
+    that cannot be imported."""
+    for module in BUILT_IN:
+        import_module(f"gradsift.pipelines.methods.{module}")
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            point.load()
+        except Exception as error:
+            package = point.dist.name if point.dist else point.value
+            raise InputError(
+                f"the methods of package {package!r} cannot be loaded ({type(error).__name__}: {error}). Mend the "
+                "package or uninstall it."
+            ) from error
+
+
+class UnknownOption(ValueError):
+    """An option that neither the score nor the rule takes, or a value of the wrong kind."""
+
+
+def _takes(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    return {n: p for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def options_of(score: str, rule: str) -> dict[str, tuple[Any, Any]]:
+    """{option: (annotation, default)} of a score and a rule together; what both take means the same in both."""
+    known: dict[str, tuple[Any, Any]] = {}
+    for function in (rules()[rule].run, scores()[score].run):
+        hints = typing.get_type_hints(function)
+        known |= {n: (hints[n], p.default) for n, p in _takes(function).items()}
+    return known
+
+
+def needs_of(score: str, rule: str, options: Options) -> Needs:
+    """What a score and a rule need together, with these options and the defaults of the others."""
+    whole = {name: default for name, (_, default) in options_of(score, rule).items()} | dict(options)
+    return scores()[score].needs(whole) | rules()[rule].needs(whole)
+
+
+def checked_options(score: str, rule: str, given: Options) -> dict[str, Any]:
+    """The given options in the types of their annotations. Raises UnknownOption with a suggestion."""
+    known = options_of(score, rule)
+    out = {}
+    for name, value in given.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(sorted(known)) or 'none'}"
+            raise UnknownOption(f"score `{score}` and rule `{rule}` take no option `{name}`; {hint}")
+        try:
+            out[name] = TypeAdapter(known[name][0], config=ConfigDict(strict=False)).validate_python(value)
+        except ValidationError as error:
+            raise UnknownOption(f"option `{name}`: {error.errors()[0]['msg']}") from None
+    return out
+
+
+def split_options(score: str, rule: str, options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(those of the score, those of the rule)."""
+    of_score, of_rule = _takes(scores()[score].run), _takes(rules()[rule].run)
+    return {n: v for n, v in options.items() if n in of_score}, {n: v for n, v in options.items() if n in of_rule}
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A line of the table of methods."""
+
+    method: str
+    what: str
+    score: str
+    rule: str
+    needs: str
+    cost: str
+    source: str
+    options: dict[str, Any]
+
+
+def table() -> list[MethodRow]:
+    """All methods, each with its needs in words and every option at the value it has."""
+    return [
+        MethodRow(
+            name,
+            m.what,
+            m.score,
+            m.rule,
+            in_words(m),
+            m.cost,
+            m.source,
+            {n: m.options.get(n, default) for n, (_, default) in options_of(m.score, m.rule).items()},
+        )
+        for name, m in methods().items()
+    ]
+
+
+def in_words(method: Method) -> str:
+    """A method's needs, and the extra of this package that it takes."""
+    needs: list[str] = [need for need in ORDER if need in method.needs]
+    return ", ".join([*needs, f"extra `{method.extra}`"] if method.extra else needs)

@@ -9,7 +9,6 @@ Another package adds its own by an entry point of the group `gradsift.methods` t
 the decorators (examples/method-package). The same name twice is an error.
 """
 
-import difflib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gradsift.datastore.errors import InputError
+from gradsift.pipelines.suggest import suggestion
 
 GROUP = "gradsift.methods"
 BUILT_IN = ("scores", "rules", "row_rules", "presets")
@@ -216,8 +216,7 @@ def checked_options(score: str, rule: str, given: Options) -> dict[str, Any]:
     out = {}
     for name, value in given.items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(sorted(known)) or 'none'}"
+            hint = suggestion(name, known, f"known here: {', '.join(sorted(known)) or 'none'}")
             raise UnknownOption(f"score `{score}` and rule `{rule}` take no option `{name}`; {hint}")
         try:
             out[name] = TypeAdapter(known[name][0], config=ConfigDict(strict=False)).validate_python(value)

@@ -1,13 +1,14 @@
 """Sections of a recipe about validation: the trainer, its presets, and the arms."""
 
-import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from gradsift.pipelines.methods.registry import methods
-from gradsift.pipelines.mix_sections import Mixing
-from gradsift.pipelines.sections import Section, Training
+from gradsift.pipelines.recipe.mix import Mixing
+from gradsift.pipelines.recipe.model import Training
+from gradsift.pipelines.recipe.section import Section
+from gradsift.pipelines.suggest import suggestion
 
 RANDOM_ARMS = ("random", "random_balanced", "random_tokens", "random_lengths")
 ARMS = ("selected", "mixture", "full", "human", *RANDOM_ARMS)
@@ -119,8 +120,7 @@ class Validate(Sft):
     def _known_arms(self) -> "Validate":
         for name in self.arms:
             if name not in ARMS and name not in methods():
-                close = difflib.get_close_matches(name, [*ARMS, *methods()], 1)
-                hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(ARMS)}, and every method"
+                hint = suggestion(name, [*ARMS, *methods()], f"known: {', '.join(ARMS)}, and every method")
                 raise ValueError(f"no arm `{name}`; {hint}")
         if "human" in self.arms and self.human is None:
             raise ValueError("the arm `human` needs `human`, the shares of its sources")

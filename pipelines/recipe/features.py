@@ -1,0 +1,72 @@
+"""Sections about gradient rows: parameters, transform, projection, and the signals kept beside them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from gradsift.pipelines.recipe.section import Section
+
+
+class Projector(Section):
+    """The random projection of gradients."""
+
+    family: Literal["fold", "rademacher", "gaussian", "srht", "dct", "traker", "traker_cuda"] = "fold"
+    """`fold` is as faithful as the others and nearly free; the rest are for comparison and parity."""
+    dim: Annotated[int, Field(ge=64, multiple_of=8)] = 4096
+    """Dims of a row. The error of a cosine is 1/√dim at most."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    per_module: bool = False
+    """A sketch of `dim` dims for each layer, side by side, instead of one for all."""
+
+    @model_validator(mode="after")
+    def _sketches_only(self) -> "Projector":
+        if self.per_module and self.family.startswith("traker"):
+            raise ValueError("`per_module` needs another family than traker's")
+        return self
+
+
+class Signals(Section):
+    """What the same pass keeps beside each row. Loss, entropy, EL2N, gradient norm and token counts are always kept."""
+
+    tokens: bool = True
+    """NLL and entropy of each label token, float16."""
+    embedding: bool = True
+    """Position-weighted mean of the last hidden states (RDS+), float16."""
+    module_norms: bool = False
+    """Gradient norm of each layer."""
+    answer_loss: bool = False
+    """Loss of the answer without its prompt, for IFD: one more forward over the label tokens."""
+
+
+class Features(Section):
+    """What a gradient row is."""
+
+    parameters: Literal["lora", "lora_b", "linear"] = "lora"
+    """LoRA's A and B, B alone, or the frozen weights of all linear layers (which needs no adapter)."""
+    layers: list[str] | None = None
+    """Shell patterns of weight names to keep, such as `*.layers.2[0-9].*`; default: all."""
+    factor_dim: Annotated[int, Field(ge=8)] | None = None
+    """Sketch each side of a layer's gradient to this many dims first; faster for `linear`, less exact. 128 is good."""
+    transform: Literal["sgd", "adam_code", "adam_exact"] = "adam_exact"
+    """Transform of pool gradients (LESS's released code is `adam_code`)."""
+    query_transform: Literal["sgd"] = "sgd"
+    """Transform of target gradients; LESS compares with plain gradients."""
+    loss: Literal["ce", "dft"] = "ce"
+    """Loss of pool gradients: the one that training will use (`validate.loss`). `dft`: Dynamic Fine-Tuning's."""
+    query_loss: Literal["ce", "dft"] = "ce"
+    """Loss of target gradients: the one that should fall."""
+    projector: Projector = Projector()
+    row_dtype: Literal["int8", "int4", "f16"] = "int8"
+    """Stored dtype of a row: dim, dim/2 or 2·dim bytes."""
+    signals: Signals = Signals()
+    batch_tokens: Annotated[int, Field(gt=0)] = 2048
+    """Tokens (with padding) of a batch; does not change the rows beyond rounding. Halved where memory runs out."""
+    unit_rows: Annotated[int, Field(gt=0)] = 256
+    """Rows of one unit of work: what a crash can cost."""
+
+    @model_validator(mode="after")
+    def _moments_exist(self) -> "Features":
+        if self.transform != "sgd" and (self.parameters == "linear" or self.factor_dim):
+            what = "`parameters: linear`" if self.parameters == "linear" else "`factor_dim`"
+            raise ValueError(f"{what} needs `transform: sgd`: Adam's moments are known for whole LoRA matrices only")
+        return self

@@ -1,0 +1,97 @@
+"""Reading a recipe: unknown keys are refused with a suggestion, relative paths taken from the recipe's own folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from gradsift.datastore.errors import InputError
+from gradsift.pipelines.recipe.recipe import Recipe
+from gradsift.pipelines.recipe.section import Section
+from gradsift.pipelines.suggest import suggestion
+
+PATH_FIELDS = ("path", "encoder", "include_path")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe file. Raises InputError naming the file, the field and a suggestion."""
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no recipe {path}; see examples/ for some to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path} must hold a mapping of recipe fields, not a {type(data).__name__}")
+    return parse_recipe(data, str(path), path.parent)
+
+
+def parse_recipe(data: dict[str, Any], where: str = "recipe", folder: Path | None = None) -> Recipe:
+    """Check recipe data; relative paths are resolved against `folder`."""
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"{where}:\n" + "\n".join(_explain(error))) from None
+    if folder is None:
+        return recipe
+    return _resolve(recipe, folder).written_as(recipe.written)
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for item in error.errors(include_url=False):
+        place = ".".join(str(p) for p in item["loc"])
+        if item["type"] == "extra_forbidden":
+            key, known = str(item["loc"][-1]), _known_keys(item["loc"][:-1])
+            hint = suggestion(key, known, f"known here: {', '.join(known)}")
+            yield f"  {place}: unknown key; {hint}"
+        else:
+            yield f"  {place or 'recipe'}: {item['msg']}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
+        if field is None:
+            continue  # a list index or a target's name
+        inner = section_of(field.annotation)
+        if inner is None:
+            return []
+        model = inner
+    return [f.alias or n for n, f in model.model_fields.items()]
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, alone or in a list or mapping; None for a plain field."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in reversed(getattr(annotation, "__args__", ())):
+        if (found := section_of(part)) is not None:
+            return found
+    return None
+
+
+def _resolve(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with absolute paths: of every `path` and every `encoder` in it."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, Section):
+            names = {n: walk(getattr(value, n)) for n in type(value).model_fields}
+            names |= {n: _absolute(v, folder) for n, v in names.items() if n in PATH_FIELDS}
+            return value.model_copy(update=names)
+        if isinstance(value, list):
+            return [walk(item) for item in value]
+        if isinstance(value, dict):
+            return {key: walk(item) for key, item in value.items()}
+        return value
+
+    resolved: Recipe = walk(recipe)
+    return resolved
+
+
+def _absolute(path: str | None, folder: Path) -> str | None:
+    return None if path is None else str((folder / Path(path).expanduser()).resolve())

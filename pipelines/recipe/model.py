@@ -1,0 +1,68 @@
+"""Sections about the model: what it is, how chats become tokens, its adapter and its training."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from gradsift.pipelines.recipe.section import Section, exactly_one
+
+
+class Model(Section):
+    """The language model to fine-tune."""
+
+    path: str | None = None
+    """Local folder of a Hugging Face causal language model."""
+    hub: str | None = None
+    """Hub id of one."""
+    revision: str | None = None
+    """Hub revision."""
+    gguf_file: str | None = None
+    """GGUF file inside `path` (or the hub repository) to read the weights from."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Dtype of the frozen weights and activations; `auto` is bfloat16 on a GPU that has it, else float32. Stored rows
+    have a dtype of their own."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention as transformers names it; `flash_attention_2` needs its package and a GPU."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Model":
+        exactly_one(self, "path", "hub")
+        return self
+
+
+class Encoding(Section):
+    """How a chat becomes tokens and labels."""
+
+    max_length: Annotated[int, Field(ge=8)] = 1024
+    """Tokens kept of each row, from the start; a row that keeps no label token is flagged, not used."""
+
+
+class Lora(Section):
+    """The adapter, for warm-up, gradients and validation alike."""
+
+    r: Annotated[int, Field(gt=0)] = 8
+    alpha: Annotated[float, Field(gt=0)] = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout during training; gradients are taken without."""
+    targets: str | list[str] = "all-linear"
+    """`all-linear` or module names as peft takes them."""
+
+
+class Training(Section):
+    """One AdamW training run: linear warm-up, then linear decay to zero."""
+
+    epochs: Annotated[int, Field(gt=0)] = 2
+    batch_size: Annotated[int, Field(gt=0)] = 8
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Warmup(Training):
+    """Training on a random part of the pool that yields the checkpoints: one at the end of each epoch."""
+
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Share of the pool to train on, drawn with the recipe's seed."""
+    min_examples: Annotated[int, Field(gt=0)] = 64
+    """Train on at least this many, if the pool has them."""

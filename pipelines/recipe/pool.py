@@ -1,0 +1,56 @@
+"""Sections about the pool: where rows come from, the targets, what screening leaves out."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from gradsift.pipelines.recipe.section import Section, exactly_one
+
+Metric = Literal["loss", "exact", "number", "choice", "f1"]
+
+
+class Source(Section):
+    """Where examples are read from."""
+
+    path: str | None = None
+    """A file (.jsonl, .json, .parquet, also .gz and .zst), a folder of such files, or a saved `datasets` folder."""
+    hub: str | None = None
+    """A Hugging Face dataset name (needs network, or the local cache)."""
+    config: str | None = None
+    """Configuration of the Hugging Face dataset."""
+    split: str = "train"
+    """Split of the Hugging Face dataset."""
+    name: str | None = None
+    """Source name of its rows; default: the `source_field` of each row, else the file's or dataset's name."""
+    source_field: str | None = "source"
+    """Row field that holds the source name."""
+    licence: str | None = None
+    """Licence of its rows; default: the `licence` or `license` field of each row."""
+    shape: Literal["auto", "messages", "conversations", "prompt_completion", "alpaca"] = "auto"
+    """How a row holds its chat; `auto` looks at the keys."""
+    mapping: dict[str, str] = Field(default_factory=dict)
+    """Rename row fields first: {our field: their field}, e.g. {instruction: question, output: answer}."""
+    subtask_field: str | None = "subtask"
+    """Row field that names the subtask (targets only)."""
+    rows: Annotated[int, Field(gt=0)] | None = None
+    """Read at most this many good rows, a seeded random sample of them."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Source":
+        exactly_one(self, "path", "hub")
+        return self
+
+
+class Target(Section):
+    """A capability, embodied by a few examples."""
+
+    val: Source
+    """What a selection may look at."""
+    test: Source | None = None
+    """Held-out rows for validation only."""
+    metric: Metric = "loss"
+    """Checks generated answers of test rows too: `exact` text, last `number`, `choice` letter, or word `f1`."""
+    max_new_tokens: Annotated[int, Field(gt=0)] = 128
+    """Of an answer that is generated for the metric."""
+    own_sources: list[str] = Field(default_factory=list)
+    """Pool sources known to teach it: reports give their share in each selection. Never used to select."""

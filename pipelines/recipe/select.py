@@ -1,0 +1,64 @@
+"""Sections about choosing: the method, and how much."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from gradsift.pipelines.methods.registry import checked_options, methods, options_of, rules, scores
+from gradsift.pipelines.recipe.section import Section, exactly_one
+from gradsift.pipelines.suggest import suggestion
+
+
+class Method(Section):
+    """How to choose."""
+
+    method: str = "less"
+    """A method by name; `gradsift methods` lists them. It sets score, rule and their options."""
+    score: str | None = None
+    """Another score than the method's: none, similarity, influence, phi, signal, loss_drop, bm25, dsir."""
+    rule: str | None = None
+    """Another rule than the method's: top_k, round_robin, bids, quota, softmax, window, stratified, random, …"""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of score and rule, over the method's own; `gradsift methods --json` lists them with their defaults."""
+    encoder: str | None = None
+    """Local folder of a sentence encoder, for `represent: encoder` and the method `embed`."""
+
+    @model_validator(mode="after")
+    def _known_parts(self) -> "Method":
+        for what, name, known in (
+            ("method", self.method, methods()),
+            ("score", self.score, scores()),
+            ("rule", self.rule, rules()),
+        ):
+            if name is not None and name not in known:
+                hint = suggestion(name, known, f"known: {', '.join(known)}")
+                raise ValueError(f"no {what} `{name}`; {hint}")
+        score, rule, options = self.parts()
+        checked_options(score, rule, options)
+        if options.get("represent") == "encoder" and self.encoder is None:
+            raise ValueError("`represent: encoder` needs `encoder`, the folder of a sentence encoder")
+        return self
+
+    def parts(self) -> tuple[str, str, dict[str, Any]]:
+        """(score, rule, options): the method's, with what is given here instead. The method's options go where neither
+        the score nor the rule chosen here takes them."""
+        method = methods()[self.method]
+        score, rule = self.score or method.score, self.rule or method.rule
+        known = options_of(score, rule)
+        return score, rule, {n: v for n, v in method.options.items() if n in known} | self.options
+
+
+class Select(Method):
+    """How much to choose, and how."""
+
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the pool's usable examples."""
+    examples: Annotated[int, Field(gt=0)] | None = None
+    """Or a number of examples."""
+    label_tokens: Annotated[int, Field(gt=0)] | None = None
+    """Or a number of label tokens, not to be exceeded."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "Select":
+        exactly_one(self, "fraction", "examples", "label_tokens")
+        return self

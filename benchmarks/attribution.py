@@ -31,7 +31,7 @@ from gradsift.pipelines.attribution import (
     removal_at_random,
     trainer,
 )
-from gradsift.pipelines.model import open_model
+from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.recipe import Sft, load_recipe
 from gradsift.pipelines.reselect import evidence
 

@@ -22,10 +22,10 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_DATASET
 import torch
 from measure import interleave, machine, peak_bytes, peak_in_child, ratio
 
-from gradsift.pipelines.batches import collate
 from gradsift.pipelines.capture import backward, contract, watched_layers
-from gradsift.pipelines.encode import Encoded
-from gradsift.pipelines.model import adapter_arrays, load_base, load_lora, lora_parameters, open_model
+from gradsift.pipelines.model.batches import collate
+from gradsift.pipelines.model.encode import Encoded
+from gradsift.pipelines.model.load import adapter_arrays, load_base, load_lora, lora_parameters, open_model
 from gradsift.pipelines.projectors import make_projector
 from gradsift.pipelines.projectors.factors import Factors
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, Projector

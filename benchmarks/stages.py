@@ -25,7 +25,7 @@ from gradsift.datastore.rows import write_block
 from gradsift.pipelines import extract
 from gradsift.pipelines.extract import Extractor
 from gradsift.pipelines.job import GradientJob
-from gradsift.pipelines.model import adapter_arrays, load_lora, open_model
+from gradsift.pipelines.model.load import adapter_arrays, load_lora, open_model
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, Projector, Source
 from gradsift.pipelines.sources import read_source
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from gradsift.datastore.examples import Messages
-from gradsift.pipelines.batches import by_length, pad_id
-from gradsift.pipelines.encode import chat_template
-from gradsift.pipelines.model import best_device
+from gradsift.pipelines.model.batches import by_length, pad_id
+from gradsift.pipelines.model.encode import chat_template
+from gradsift.pipelines.model.load import best_device
 from gradsift.scorers.checkers import CHECKERS
 
 

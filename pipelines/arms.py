@@ -28,10 +28,10 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.encode import Encoded
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.methods.registry import methods
-from gradsift.pipelines.model import Loaded
+from gradsift.pipelines.model.encode import Encoded
+from gradsift.pipelines.model.load import Loaded
 from gradsift.pipelines.recipe import Mixing, Recipe, Select, Validate
 from gradsift.pipelines.selecting import choose
 from gradsift.pipelines.warmup import usable_chats

@@ -21,9 +21,9 @@ from gradsift.datastore import checkpoints, features
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.arms import Chats
-from gradsift.pipelines.encode import Encoded
 from gradsift.pipelines.methods.evidence import Evidence, unit_rows
-from gradsift.pipelines.model import Loaded, best_device, load_lora, lora_parameters, set_adapter
+from gradsift.pipelines.model.encode import Encoded
+from gradsift.pipelines.model.load import Loaded, best_device, load_lora, lora_parameters, set_adapter
 from gradsift.pipelines.recipe import Recipe, Sft, Warmup
 from gradsift.pipelines.sft import fit
 from gradsift.pipelines.training import make_optimizer
@@ -91,8 +91,8 @@ def _stepped(
     target: Sequence[Encoded],
 ) -> float:
     """The target's mean loss at the checkpoint, or one step on a chat after it."""
-    from gradsift.pipelines.batches import collate, pad_id
-    from gradsift.pipelines.head import example_losses
+    from gradsift.pipelines.model.batches import collate, pad_id
+    from gradsift.pipelines.model.head import example_losses
 
     optimizer = make_optimizer(model, recipe.warmup or Warmup())
     restore(model, optimizer, state, step)
@@ -170,8 +170,8 @@ def exact_dots(
 
     Memory 4·(N + V)·P bytes for P adapter weights: for small models.
     """
-    from gradsift.pipelines.batches import collate, pad_id
-    from gradsift.pipelines.head import example_losses
+    from gradsift.pipelines.model.batches import collate, pad_id
+    from gradsift.pipelines.model.head import example_losses
 
     pair = e.pairs[checkpoint]
     state = checkpoints.load(store, checkpoints.by_digest(store, features.space_spec(store, pair.train)["checkpoint"]))

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import torch
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.batches import Batch
 from gradsift.pipelines.fused_lora import fuse, fusible
-from gradsift.pipelines.head import TokenLosses, example_means, token_losses, weighted
+from gradsift.pipelines.model.batches import Batch
+from gradsift.pipelines.model.head import TokenLosses, example_means, token_losses, weighted
 
 Parameters = Literal["lora", "lora_b", "linear"]
 Consume = Callable[[str, torch.Tensor, torch.Tensor], None]  # (parameter name, δ [B, T, O], x [B, T, I])

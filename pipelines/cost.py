@@ -12,7 +12,7 @@ from typing import Any
 
 from gradsift.datastore import features
 from gradsift.datastore.store import Store
-from gradsift.pipelines.model import open_model
+from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.recipe import Recipe
 
 

@@ -26,7 +26,7 @@ from gradsift.pipelines.ingest import IngestReport, ingest
 from gradsift.pipelines.job import GradientJob, make_job
 from gradsift.pipelines.methods.evidence import Evidence, SpacePair
 from gradsift.pipelines.mixtures import describe_mixture, make_mixture
-from gradsift.pipelines.model import Loaded, open_model
+from gradsift.pipelines.model.load import Loaded, open_model
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe, Source
 from gradsift.pipelines.report import write_report

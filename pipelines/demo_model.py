@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from gradsift.pipelines.batches import collate, pad_id
 from gradsift.pipelines.demo_data import general_text, sql
-from gradsift.pipelines.encode import encode
-from gradsift.pipelines.head import example_losses
-from gradsift.pipelines.model import best_device, seed_all
+from gradsift.pipelines.model.batches import collate, pad_id
+from gradsift.pipelines.model.encode import encode
+from gradsift.pipelines.model.head import example_losses
+from gradsift.pipelines.model.load import best_device, seed_all
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe
 

@@ -20,7 +20,7 @@ from gradsift.datastore.identity import digest_file, fingerprint
 from gradsift.datastore.rows import make_block
 from gradsift.datastore.store import Store
 from gradsift.pipelines.methods.evidence import SpacePair, texts_of
-from gradsift.pipelines.model import best_device
+from gradsift.pipelines.model.load import best_device
 from gradsift.pipelines.progress import Progress
 
 VERSION = 1

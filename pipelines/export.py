@@ -36,7 +36,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines import card
 from gradsift.pipelines.atlas import write_atlas
 from gradsift.pipelines.export_rows import SPILL, Layout, labels_for, layout, spill, write_parts
-from gradsift.pipelines.model import open_model
+from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Export, parse_recipe
 from gradsift.pipelines.version import VERSION

@@ -27,7 +27,7 @@ from gradsift.datastore.examples import MESSAGES_TYPE
 from gradsift.datastore.files import fsync_folder, fsync_path
 from gradsift.datastore.selections import MASK, MIXTURE, Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.encode import encode
+from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.progress import Progress
 from gradsift.scorers.ngrams import mix as mix_bits
 

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.rows import FeatureBlock, make_block
-from gradsift.pipelines.batches import Batch, by_length, collate, pad_id
 from gradsift.pipelines.capture import backward, contract, watched_layers
-from gradsift.pipelines.encode import Encoded, encode
-from gradsift.pipelines.head import TokenLosses, example_means, token_losses
 from gradsift.pipelines.job import GradientJob
-from gradsift.pipelines.model import best_device, load_base, load_lora, set_adapter
+from gradsift.pipelines.model.batches import Batch, by_length, collate, pad_id
+from gradsift.pipelines.model.encode import Encoded, encode
+from gradsift.pipelines.model.head import TokenLosses, example_means, token_losses
+from gradsift.pipelines.model.load import best_device, load_base, load_lora, set_adapter
 from gradsift.pipelines.projectors import make_projector
 from gradsift.pipelines.projectors.factors import Factors
 from gradsift.pipelines.transforms import Transform, make_transform

@@ -6,8 +6,8 @@ from typing import Any
 from gradsift.datastore import checkpoints
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.store import Store
-from gradsift.pipelines.encode import LABEL_POLICY, TRUNCATION
-from gradsift.pipelines.model import Loaded, best_device
+from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION
+from gradsift.pipelines.model.load import Loaded, best_device
 from gradsift.pipelines.projectors import projector_spec
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, Recipe
 

@@ -16,9 +16,9 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import digest_ids, fingerprint
 from gradsift.datastore.store import Store
-from gradsift.pipelines.encode import Encoded
-from gradsift.pipelines.lengths import lengths
-from gradsift.pipelines.model import Loaded, load_lora
+from gradsift.pipelines.model.encode import Encoded
+from gradsift.pipelines.model.lengths import lengths
+from gradsift.pipelines.model.load import Loaded, load_lora
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Part, Recipe, ScalingLaw, Training
 from gradsift.pipelines.training import mean_token_loss, train

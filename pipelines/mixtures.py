@@ -9,13 +9,13 @@ from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.encoder import encoder_pairs
-from gradsift.pipelines.lengths import lengths, spec_of
 from gradsift.pipelines.methods.evidence import Evidence, SpacePair
 from gradsift.pipelines.mix_law import held_out, law_weights
 from gradsift.pipelines.mix_ranks import default_method
 from gradsift.pipelines.mix_weights import Context
 from gradsift.pipelines.mixing import mixture
-from gradsift.pipelines.model import Loaded
+from gradsift.pipelines.model.lengths import lengths, spec_of
+from gradsift.pipelines.model.load import Loaded
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Mix, Recipe
 from gradsift.pipelines.target_warmup import pool_losses

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradsift.pipelines.batches import collate, pad_id
-from gradsift.pipelines.encode import Encoded
-from gradsift.pipelines.head import token_losses
-from gradsift.pipelines.model import best_device
+from gradsift.pipelines.model.batches import collate, pad_id
+from gradsift.pipelines.model.encode import Encoded
+from gradsift.pipelines.model.head import token_losses
+from gradsift.pipelines.model.load import best_device
 from gradsift.pipelines.recipe import QTuning
 from gradsift.pipelines.training import Prune
 from gradsift.scorers import qtuning

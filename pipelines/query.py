@@ -10,7 +10,7 @@ from gradsift.datastore.selections import last_run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.extract import Extractor
 from gradsift.pipelines.job import make_job
-from gradsift.pipelines.model import open_model
+from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.recipe import parse_recipe
 
 ANSWER_TOKENS = 64
@@ -102,7 +102,7 @@ def _extractor(store: Store, space_id: int) -> Extractor:
 def _greedy(extractor: Extractor, user: str) -> str:
     import torch
 
-    from gradsift.pipelines.encode import chat_template
+    from gradsift.pipelines.model.encode import chat_template
 
     tokenizer = extractor.job.loaded.tokenizer
     prompt = tokenizer.apply_chat_template(

@@ -14,7 +14,7 @@ from gradsift.pipelines.encoder import encoder_pairs
 from gradsift.pipelines.methods.evidence import Evidence, SpacePair
 from gradsift.pipelines.methods.registry import checked_options, scores, split_options
 from gradsift.pipelines.mixtures import describe_mixture, make_mixture
-from gradsift.pipelines.model import open_model
+from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe, parse_recipe
 from gradsift.pipelines.selecting import select_for

@@ -16,7 +16,7 @@ from gradsift.pipelines.curate import RunResult
 from gradsift.pipelines.encoder import encoder_pairs
 from gradsift.pipelines.ingest import ingest
 from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.model import Loaded, open_model
+from gradsift.pipelines.model.load import Loaded, open_model
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe, parse_recipe
 from gradsift.pipelines.report import write_report

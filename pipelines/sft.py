@@ -2,7 +2,7 @@
 
 The loss of a batch is the mean over examples of each one's mean over label tokens (`loss: ce`), the quantity whose
 gradients the store holds; `dft` weighs each token by its own probability, not differentiated: −Σ sg[p]·log p (Dynamic
-Fine-Tuning, Wu et al. 2025, arXiv 2508.05629). Head and loss run on label tokens only (pipelines/head.py).
+Fine-Tuning, Wu et al. 2025, arXiv 2508.05629). Head and loss run on label tokens only (pipelines/model/head.py).
 
 Off by default, and the same for all arms when on: optimizers without a learning rate (DoG with iterate averaging,
 D-Adaptation: does an ordering of arms survive them?) and GradES (matrices whose weights have stopped moving are frozen
@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
-from gradsift.pipelines.batches import collate, pad_id
-from gradsift.pipelines.encode import Encoded
-from gradsift.pipelines.head import example_means, token_losses, weighted
-from gradsift.pipelines.model import best_device, seed_all
+from gradsift.pipelines.model.batches import collate, pad_id
+from gradsift.pipelines.model.encode import Encoded
+from gradsift.pipelines.model.head import example_means, token_losses, weighted
+from gradsift.pipelines.model.load import best_device, seed_all
 from gradsift.pipelines.recipe import GradES, Sft
 from gradsift.pipelines.training import BETAS, EPS, Prune
 

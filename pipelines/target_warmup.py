@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.store import Store
-from gradsift.pipelines.batches import by_length, collate, pad_id
-from gradsift.pipelines.encode import Encoded
-from gradsift.pipelines.head import example_losses
-from gradsift.pipelines.model import Loaded, best_device, load_lora
+from gradsift.pipelines.model.batches import by_length, collate, pad_id
+from gradsift.pipelines.model.encode import Encoded
+from gradsift.pipelines.model.head import example_losses
+from gradsift.pipelines.model.load import Loaded, best_device, load_lora
 from gradsift.pipelines.progress import Progress
 from gradsift.pipelines.recipe import Recipe, Training
 from gradsift.pipelines.training import train

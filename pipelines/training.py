@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.batches import by_length, collate, pad_id
-from gradsift.pipelines.encode import Encoded
-from gradsift.pipelines.head import example_losses, token_losses
-from gradsift.pipelines.model import best_device, lora_parameters, seed_all
+from gradsift.pipelines.model.batches import by_length, collate, pad_id
+from gradsift.pipelines.model.encode import Encoded
+from gradsift.pipelines.model.head import example_losses, token_losses
+from gradsift.pipelines.model.load import best_device, lora_parameters, seed_all
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Training
 

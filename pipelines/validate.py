@@ -26,12 +26,12 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.answers import answer
 from gradsift.pipelines.arm_table import ArmRow, Run, table
 from gradsift.pipelines.arms import BASE, QTUNING, Arm, Chats, draw_arms
-from gradsift.pipelines.batches import by_length, collate, pad_id
-from gradsift.pipelines.encode import Encoded
-from gradsift.pipelines.head import example_losses
 from gradsift.pipelines.lm_eval_bridge import folder_digest, scores
 from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.model import Loaded, best_device, load_trainable, open_model
+from gradsift.pipelines.model.batches import by_length, collate, pad_id
+from gradsift.pipelines.model.encode import Encoded
+from gradsift.pipelines.model.head import example_losses
+from gradsift.pipelines.model.load import Loaded, best_device, load_trainable, open_model
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.qtuning import dynamic
 from gradsift.pipelines.recipe import Recipe, Sft, Validate

@@ -14,8 +14,8 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import fingerprint
 from gradsift.datastore.store import Store
-from gradsift.pipelines.encode import LABEL_POLICY, TRUNCATION, Encoded, encode
-from gradsift.pipelines.model import Loaded, adapter_arrays, load_lora, lora_parameters, set_adapter
+from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION, Encoded, encode
+from gradsift.pipelines.model.load import Loaded, adapter_arrays, load_lora, lora_parameters, set_adapter
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe, Warmup
 from gradsift.pipelines.training import EpochEnd, make_optimizer, train

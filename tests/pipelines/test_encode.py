@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 from trl.chat_template_utils import get_training_chat_template
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.encode import encode
+from gradsift.pipelines.model.encode import encode
 
 CHAT = [
     {"role": "user", "content": "What is 3 plus 4?"},

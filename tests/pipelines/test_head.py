@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig
 
-from gradsift.pipelines.batches import collate
-from gradsift.pipelines.encode import Encoded
-from gradsift.pipelines.head import CHUNK_BYTES, head_of, token_losses
-from gradsift.pipelines.trunk import narrowable
+from gradsift.pipelines.model.batches import collate
+from gradsift.pipelines.model.encode import Encoded
+from gradsift.pipelines.model.head import CHUNK_BYTES, head_of, token_losses
+from gradsift.pipelines.model.trunk import narrowable
 
 SMALL = {
     "vocab_size": 300,

@@ -8,7 +8,7 @@ import pytest
 
 from gradsift.datastore.errors import InputError
 from gradsift.pipelines.lm_eval_bridge import folder_digest, scores
-from gradsift.pipelines.model import load_lora, open_model
+from gradsift.pipelines.model.load import load_lora, open_model
 from gradsift.pipelines.recipe import parse_recipe
 
 THERE = importlib.util.find_spec("lm_eval") is not None

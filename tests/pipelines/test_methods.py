@@ -261,10 +261,10 @@ def test_masks_reach_the_export_and_the_trainer(copy, tmp_path):
 def test_a_masked_loss_is_the_mean_over_kept_tokens(recipe):
     import torch
 
-    from gradsift.pipelines.batches import collate, pad_id
-    from gradsift.pipelines.encode import encode
-    from gradsift.pipelines.head import example_losses, token_losses
-    from gradsift.pipelines.model import load_lora, open_model
+    from gradsift.pipelines.model.batches import collate, pad_id
+    from gradsift.pipelines.model.encode import encode
+    from gradsift.pipelines.model.head import example_losses, token_losses
+    from gradsift.pipelines.model.load import load_lora, open_model
 
     loaded = open_model(recipe.model)
     model = load_lora(loaded, recipe.model, recipe.lora, 0).eval()
@@ -291,8 +291,8 @@ def test_dynamic_pruning_in_training(recipe_data, copy):
 
 
 def test_the_callback_prunes_as_the_formulas_say(recipe):
-    from gradsift.pipelines.encode import encode
-    from gradsift.pipelines.model import load_lora, open_model
+    from gradsift.pipelines.model.encode import encode
+    from gradsift.pipelines.model.load import load_lora, open_model
     from gradsift.pipelines.qtuning import dynamic, score
     from gradsift.pipelines.recipe import QTuning
     from gradsift.scorers import qtuning

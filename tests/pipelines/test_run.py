@@ -73,7 +73,7 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
         from gradsift.pipelines import gradients
         from gradsift.pipelines.ingest import ingest
         from gradsift.pipelines.job import make_job
-        from gradsift.pipelines.model import open_model
+        from gradsift.pipelines.model.load import open_model
         from gradsift.pipelines.recipe import Source
 
         recipe = parse_recipe(data)

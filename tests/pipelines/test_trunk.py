@@ -13,10 +13,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from gradsift.pipelines import trunk
-from gradsift.pipelines.batches import collate
 from gradsift.pipelines.capture import backward, contract, watched_layers
-from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.model import trunk
+from gradsift.pipelines.model.batches import collate
+from gradsift.pipelines.model.encode import Encoded
 
 SMALL = {
     "vocab_size": 97,

@@ -20,8 +20,8 @@ from gradsift.pipelines import validate as validation
 from gradsift.pipelines.answers import answer
 from gradsift.pipelines.arm_table import mean_ci95
 from gradsift.pipelines.arms import BASE, Chats, draw_arms
-from gradsift.pipelines.encode import encode
-from gradsift.pipelines.model import load_trainable, open_model
+from gradsift.pipelines.model.encode import encode
+from gradsift.pipelines.model.load import load_trainable, open_model
 from gradsift.pipelines.recipe import Sft, parse_recipe
 from gradsift.pipelines.report import html, markdown, report, write_report
 from gradsift.pipelines.revalidate import revalidate

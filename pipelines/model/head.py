@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from gradsift.pipelines.batches import Batch
-from gradsift.pipelines.trunk import evaluating, hidden_states, probe_batch, run
+from gradsift.pipelines.model.batches import Batch
+from gradsift.pipelines.model.trunk import evaluating, hidden_states, probe_batch, run
 
 CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}  # of f32 logits: near the caches on one, wide products on the other
 

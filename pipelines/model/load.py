@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import digest_file, fingerprint
-from gradsift.pipelines.encode import tokenizer_digest
+from gradsift.pipelines.model.encode import tokenizer_digest
 from gradsift.pipelines.recipe import Lora, Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.model.encode import Encoded
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from gradsift.datastore.attributes import attribute
 from gradsift.datastore.examples import Dataset, Messages
 from gradsift.datastore.store import Store
-from gradsift.pipelines.encode import LABEL_POLICY, TRUNCATION, encode
-from gradsift.pipelines.model import Loaded
+from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION, encode
+from gradsift.pipelines.model.load import Loaded
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe
 

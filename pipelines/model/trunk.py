@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from gradsift.pipelines.batches import Batch, collate
-from gradsift.pipelines.encode import Encoded
+from gradsift.pipelines.model.batches import Batch, collate
+from gradsift.pipelines.model.encode import Encoded
 
 BY_POSITION = ("q_proj", "o_proj", "c_proj", "mlp")  # as Llama and its many relatives, and GPT-2, call them
 _CLOSE = {torch.float32: 1e-4}  # of the largest hidden state; coarser types round otherwise in another shape

@@ -1,0 +1,1 @@
+"""One batch through one model: loading, encoding, hidden states, losses, generated answers."""

@@ -32,7 +32,7 @@ from gradsift.pipelines.projectors import make_projector
 from gradsift.pipelines.projectors.factors import Factors
 from gradsift.pipelines.recipe import Lora, Model, Source, Training
 from gradsift.pipelines.sources import read_source
-from gradsift.pipelines.training import train
+from gradsift.pipelines.training.loop import train
 
 CPU = torch.device("cpu")
 

@@ -34,7 +34,7 @@ from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.load import Loaded
 from gradsift.pipelines.recipe import Mixing, Recipe, Select, Validate
 from gradsift.pipelines.selecting import choose
-from gradsift.pipelines.warmup import usable_chats
+from gradsift.pipelines.training.warmup import usable_chats
 from gradsift.scorers import budgets
 from gradsift.scorers.select import random_k, random_lengths, random_tokens
 

@@ -25,10 +25,10 @@ from gradsift.pipelines.methods.evidence import Evidence, unit_rows
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.load import Loaded, best_device, load_lora, lora_parameters, set_adapter
 from gradsift.pipelines.recipe import Recipe, Sft, Warmup
-from gradsift.pipelines.sft import fit
-from gradsift.pipelines.training import make_optimizer
+from gradsift.pipelines.training.loop import make_optimizer
+from gradsift.pipelines.training.sft import fit
+from gradsift.pipelines.training.warmup import restore, usable_chats
 from gradsift.pipelines.validate import row_losses
-from gradsift.pipelines.warmup import restore, usable_chats
 from gradsift.scorers import lexical, statistics
 
 F64 = NDArray[np.float64]

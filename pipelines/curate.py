@@ -18,7 +18,7 @@ from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines import gradients, warmup
+from gradsift.pipelines import gradients
 from gradsift.pipelines.arm_table import as_dicts
 from gradsift.pipelines.encoder import encoder_pairs
 from gradsift.pipelines.export import export
@@ -32,7 +32,8 @@ from gradsift.pipelines.recipe import Recipe, Source
 from gradsift.pipelines.report import write_report
 from gradsift.pipelines.screen import Screened, screen, semantic, semantic_encoder
 from gradsift.pipelines.selecting import select_for
-from gradsift.pipelines.target_warmup import pool_losses
+from gradsift.pipelines.training import warmup
+from gradsift.pipelines.training.loss_drop import pool_losses
 from gradsift.pipelines.validate import Elsewhere, validate
 
 T = TypeVar("T")

@@ -21,8 +21,8 @@ from gradsift.pipelines.model.lengths import lengths
 from gradsift.pipelines.model.load import Loaded, load_lora
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Part, Recipe, ScalingLaw, Training
-from gradsift.pipelines.training import mean_token_loss, train
-from gradsift.pipelines.warmup import training_spec, usable_chats
+from gradsift.pipelines.training.loop import mean_token_loss, train
+from gradsift.pipelines.training.warmup import training_spec, usable_chats
 from gradsift.scorers import mixing_law
 
 F64 = NDArray[np.float64]

@@ -18,7 +18,7 @@ from gradsift.pipelines.model.lengths import lengths, spec_of
 from gradsift.pipelines.model.load import Loaded
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Mix, Recipe
-from gradsift.pipelines.target_warmup import pool_losses
+from gradsift.pipelines.training.loss_drop import pool_losses
 
 
 def make_mixture(

@@ -21,7 +21,7 @@ from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe, parse_recipe
 from gradsift.pipelines.report import write_report
 from gradsift.pipelines.reselect import evidence
-from gradsift.pipelines.target_warmup import pool_losses
+from gradsift.pipelines.training.loss_drop import pool_losses
 from gradsift.pipelines.validate import Elsewhere, validate
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradsift.pipelines.training import BETAS, EPS
+from gradsift.pipelines.training.loop import BETAS, EPS
 
 Transform = Callable[[str, torch.Tensor], torch.Tensor]  # (parameter name, g [B, ...]) → Γ [B, ...]
 

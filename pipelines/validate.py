@@ -33,10 +33,10 @@ from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.head import example_losses
 from gradsift.pipelines.model.load import Loaded, best_device, load_trainable, open_model
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
-from gradsift.pipelines.qtuning import dynamic
 from gradsift.pipelines.recipe import Recipe, Sft, Validate
-from gradsift.pipelines.sft import SFT_VERSION, fit
-from gradsift.pipelines.warmup import training_spec, usable_chats
+from gradsift.pipelines.training.prune import dynamic
+from gradsift.pipelines.training.sft import SFT_VERSION, fit
+from gradsift.pipelines.training.warmup import training_spec, usable_chats
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class SpacePair:
 
 class Evidence:
     """Lazily read arrays about a pool and a target. `encoder` is the pair of spaces of a sentence encoder, if any;
-    `losses` measures the pool before and after training on the target (pipelines/target_warmup.py)."""
+    `losses` measures the pool before and after training on the target (pipelines/training/loss_drop.py)."""
 
     def __init__(
         self,

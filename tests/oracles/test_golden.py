@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradsift.pipelines.recipe import Training
-from gradsift.pipelines.training import learning_rate
+from gradsift.pipelines.training.loop import learning_rate
 from gradsift.pipelines.transforms import adam_code, adam_exact
 from gradsift.scorers.less import checkpoint_weights, less_scores, similarity, subtask_means
 from gradsift.scorers.select import round_robin, top_k

@@ -19,7 +19,7 @@ from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.head import example_losses, token_losses
 from gradsift.pipelines.model.load import adapter_arrays, load_lora, lora_parameters, open_model
 from gradsift.pipelines.recipe import Lora, Model
-from gradsift.pipelines.training import BETAS, EPS, make_optimizer, train
+from gradsift.pipelines.training.loop import BETAS, EPS, make_optimizer, train
 from gradsift.pipelines.transforms import adam_exact
 from gradsift.scorers.less import similarity
 
@@ -274,7 +274,7 @@ def test_by_length_covers_all_within_the_budget():
 def test_warm_up_goes_on_where_it_was_killed(loaded, model_dir, chats):
     """Epoch 1 after epoch 0 restored from its checkpoint equals two epochs in one go."""
     from gradsift.pipelines.recipe import Training
-    from gradsift.pipelines.warmup import _state, restore
+    from gradsift.pipelines.training.warmup import _state, restore
 
     training, ends = Training(epochs=2, batch_size=4, lr=1e-3), []
     lora = Lora(r=4, dropout=0.1)

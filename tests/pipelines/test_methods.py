@@ -293,8 +293,8 @@ def test_dynamic_pruning_in_training(recipe_data, copy):
 def test_the_callback_prunes_as_the_formulas_say(recipe):
     from gradsift.pipelines.model.encode import encode
     from gradsift.pipelines.model.load import load_lora, open_model
-    from gradsift.pipelines.qtuning import dynamic, score
     from gradsift.pipelines.recipe import QTuning
+    from gradsift.pipelines.training.prune import dynamic, score
     from gradsift.scorers import qtuning
 
     loaded = open_model(recipe.model)

@@ -15,7 +15,7 @@ import torch
 from gradsift.datastore import selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines import attribution, charts, reselect, sft
+from gradsift.pipelines import attribution, charts, reselect
 from gradsift.pipelines import validate as validation
 from gradsift.pipelines.answers import answer
 from gradsift.pipelines.arm_table import mean_ci95
@@ -25,6 +25,7 @@ from gradsift.pipelines.model.load import load_trainable, open_model
 from gradsift.pipelines.recipe import Sft, parse_recipe
 from gradsift.pipelines.report import html, markdown, report, write_report
 from gradsift.pipelines.revalidate import revalidate
+from gradsift.pipelines.training import sft
 from gradsift.scorers import checkers
 
 

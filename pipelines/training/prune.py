@@ -17,7 +17,7 @@ from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.head import token_losses
 from gradsift.pipelines.model.load import best_device
 from gradsift.pipelines.recipe import QTuning
-from gradsift.pipelines.training import Prune
+from gradsift.pipelines.training.loop import Prune
 from gradsift.scorers import qtuning
 
 

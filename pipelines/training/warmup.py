@@ -18,7 +18,7 @@ from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION, Encoded, e
 from gradsift.pipelines.model.load import Loaded, adapter_arrays, load_lora, lora_parameters, set_adapter
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe, Warmup
-from gradsift.pipelines.training import EpochEnd, make_optimizer, train
+from gradsift.pipelines.training.loop import EpochEnd, make_optimizer, train
 
 TRAINER_VERSION = 1
 

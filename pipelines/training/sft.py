@@ -27,7 +27,7 @@ from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.head import example_means, token_losses, weighted
 from gradsift.pipelines.model.load import best_device, seed_all
 from gradsift.pipelines.recipe import GradES, Sft
-from gradsift.pipelines.training import BETAS, EPS, Prune
+from gradsift.pipelines.training.loop import BETAS, EPS, Prune
 
 SFT_VERSION = 1
 EARLY_STEPS = 100

@@ -21,8 +21,8 @@ from gradsift.pipelines.model.head import example_losses
 from gradsift.pipelines.model.load import Loaded, best_device, load_lora
 from gradsift.pipelines.progress import Progress
 from gradsift.pipelines.recipe import Recipe, Training
-from gradsift.pipelines.training import train
-from gradsift.pipelines.warmup import usable_chats
+from gradsift.pipelines.training.loop import train
+from gradsift.pipelines.training.warmup import usable_chats
 
 F64 = NDArray[np.float64]
 

@@ -24,12 +24,12 @@ from measure import machine
 
 from gradsift.datastore.examples import Example
 from gradsift.datastore.rows import quantise, unpack_int4
-from gradsift.pipelines.capture import backward, contract, watched_layers
+from gradsift.pipelines.features.capture import backward, contract, watched_layers
+from gradsift.pipelines.features.projectors import make_projector
+from gradsift.pipelines.features.projectors.factors import Factors
 from gradsift.pipelines.model.batches import by_length, collate, pad_id
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.load import Loaded, load_base, load_lora, open_model
-from gradsift.pipelines.projectors import make_projector
-from gradsift.pipelines.projectors.factors import Factors
 from gradsift.pipelines.recipe import Lora, Model, Source, Training
 from gradsift.pipelines.sources import read_source
 from gradsift.pipelines.training.loop import train

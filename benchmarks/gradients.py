@@ -22,14 +22,14 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_DATASET
 import torch
 from measure import interleave, machine, peak_bytes, peak_in_child, ratio
 
-from gradsift.pipelines.capture import backward, contract, watched_layers
+from gradsift.pipelines.features.capture import backward, contract, watched_layers
+from gradsift.pipelines.features.projectors import make_projector
+from gradsift.pipelines.features.projectors.factors import Factors
+from gradsift.pipelines.features.transforms import make_transform
 from gradsift.pipelines.model.batches import collate
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.load import adapter_arrays, load_base, load_lora, lora_parameters, open_model
-from gradsift.pipelines.projectors import make_projector
-from gradsift.pipelines.projectors.factors import Factors
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, Projector
-from gradsift.pipelines.transforms import make_transform
 
 FLOOR = "floor: LoRA forward+backward"
 
@@ -143,8 +143,8 @@ class Bench:
     def extractor(self) -> Callable[[], None]:
         """The whole product: rows with Adam, all signals, quantised, as they are written."""
         from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
-        from gradsift.pipelines.extract import Extractor
-        from gradsift.pipelines.job import GradientJob
+        from gradsift.pipelines.features.extract import Extractor
+        from gradsift.pipelines.features.space import GradientJob
 
         adapter = adapter_arrays(self.lora)
         moments = {n: abs(a) * 1e-3 for n, a in adapter.items()}

@@ -22,9 +22,9 @@ from measure import machine
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.examples import Example
 from gradsift.datastore.rows import write_block
-from gradsift.pipelines import extract
-from gradsift.pipelines.extract import Extractor
-from gradsift.pipelines.job import GradientJob
+from gradsift.pipelines.features import extract
+from gradsift.pipelines.features.extract import Extractor
+from gradsift.pipelines.features.space import GradientJob
 from gradsift.pipelines.model.load import adapter_arrays, load_lora, open_model
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, Projector, Source
 from gradsift.pipelines.sources import read_source

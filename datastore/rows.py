@@ -36,7 +36,7 @@ class FeatureBlock:
     vectors: Array  # [N, D] int8 or float16, or [N, D/2] uint8 for int4
     scale: NDArray[np.float32]  # [N]
     norm: NDArray[np.float32]  # [N] length of the projected gradient before normalisation
-    signals: pa.Table  # one row each, no ids; columns as pipelines/extract.py lists them
+    signals: pa.Table  # one row each, no ids; columns as pipelines/features/extract.py lists them
 
     @property
     def dtype(self) -> RowDtype:

@@ -18,12 +18,12 @@ from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines import gradients
 from gradsift.pipelines.arm_table import as_dicts
-from gradsift.pipelines.encoder import encoder_pairs
 from gradsift.pipelines.export import export
+from gradsift.pipelines.features import gradients
+from gradsift.pipelines.features.encoder import encoder_pairs
+from gradsift.pipelines.features.space import GradientJob, make_job
 from gradsift.pipelines.ingest import IngestReport, ingest
-from gradsift.pipelines.job import GradientJob, make_job
 from gradsift.pipelines.methods.evidence import Evidence, SpacePair
 from gradsift.pipelines.mixtures import describe_mixture, make_mixture
 from gradsift.pipelines.model.load import Loaded, open_model

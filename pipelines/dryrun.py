@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gradsift.datastore.examples import BadRow, Example
-from gradsift.pipelines.capture import backward, watched_layers
+from gradsift.pipelines.features.capture import backward, watched_layers
 from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.load import Loaded, best_device, load_base, load_lora, open_model

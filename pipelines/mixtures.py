@@ -8,7 +8,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.encoder import encoder_pairs
+from gradsift.pipelines.features.encoder import encoder_pairs
 from gradsift.pipelines.methods.evidence import Evidence, SpacePair
 from gradsift.pipelines.mix_law import held_out, law_weights
 from gradsift.pipelines.mix_ranks import default_method

@@ -8,8 +8,8 @@ from gradsift.datastore.identity import check_comparable, example_id
 from gradsift.datastore.search import neighbours
 from gradsift.datastore.selections import last_run
 from gradsift.datastore.store import Store
-from gradsift.pipelines.extract import Extractor
-from gradsift.pipelines.job import make_job
+from gradsift.pipelines.features.extract import Extractor
+from gradsift.pipelines.features.space import make_job
 from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.recipe import parse_recipe
 

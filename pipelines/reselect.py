@@ -10,7 +10,7 @@ from gradsift.datastore import checkpoints, examples, features, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.curate import RunResult, describe
-from gradsift.pipelines.encoder import encoder_pairs
+from gradsift.pipelines.features.encoder import encoder_pairs
 from gradsift.pipelines.methods.evidence import Evidence, SpacePair
 from gradsift.pipelines.methods.registry import checked_options, scores, split_options
 from gradsift.pipelines.mixtures import describe_mixture, make_mixture

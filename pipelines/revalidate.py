@@ -13,7 +13,7 @@ from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.arm_table import as_dicts
 from gradsift.pipelines.curate import RunResult
-from gradsift.pipelines.encoder import encoder_pairs
+from gradsift.pipelines.features.encoder import encoder_pairs
 from gradsift.pipelines.ingest import ingest
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.model.load import Loaded, open_model

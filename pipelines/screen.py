@@ -35,7 +35,7 @@ from gradsift.datastore.identity import fingerprint
 from gradsift.datastore.marks import Mark
 from gradsift.datastore.selections import last_run
 from gradsift.datastore.store import Store
-from gradsift.pipelines.encoder import encoder_pairs
+from gradsift.pipelines.features.encoder import encoder_pairs
 from gradsift.pipelines.methods.evidence import Evidence, unit_rows
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Decontaminate, Dedup, MinHash, Recipe

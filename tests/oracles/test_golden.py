@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from gradsift.pipelines.features.transforms import adam_code, adam_exact
 from gradsift.pipelines.recipe import Training
 from gradsift.pipelines.training.loop import learning_rate
-from gradsift.pipelines.transforms import adam_code, adam_exact
 from gradsift.scorers.less import checkpoint_weights, less_scores, similarity, subtask_means
 from gradsift.scorers.select import round_robin, top_k
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from gradsift.datastore.identity import fingerprint
-from gradsift.pipelines.projectors import make_projector, projector_spec
-from gradsift.pipelines.projectors.fold import draws
-from gradsift.pipelines.projectors.mixing import dct, hadamard
+from gradsift.pipelines.features.projectors import make_projector, projector_spec
+from gradsift.pipelines.features.projectors.fold import draws
+from gradsift.pipelines.features.projectors.hadamard import dct, hadamard
 
 CPU = torch.device("cpu")
 SHAPES = {"layers.0.q.lora_A": (8, 300), "layers.0.q.lora_B": (200, 8), "layers.1.q.lora_A": (8, 77)}

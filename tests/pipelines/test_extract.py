@@ -10,15 +10,15 @@ from transformers import AutoModelForCausalLM, GPT2Config
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import check_comparable
-from gradsift.pipelines.capture import backward, contract, watched_layers
 from gradsift.pipelines.curate import curate
 from gradsift.pipelines.demo_data import general_text
-from gradsift.pipelines.extract import Extractor
-from gradsift.pipelines.job import GradientJob
+from gradsift.pipelines.features.capture import backward, contract, watched_layers
+from gradsift.pipelines.features.extract import Extractor
+from gradsift.pipelines.features.projectors.factors import Factors
+from gradsift.pipelines.features.space import GradientJob
 from gradsift.pipelines.model.batches import collate
 from gradsift.pipelines.model.encode import Encoded, encode
 from gradsift.pipelines.model.load import adapter_arrays, load_lora, lora_parameters, open_model
-from gradsift.pipelines.projectors.factors import Factors
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, parse_recipe
 
 ALL_SIGNALS = {"tokens": True, "embedding": True, "module_norms": True, "answer_loss": True}

@@ -70,9 +70,9 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
     with Store(tmp_path / "store") as store:
         space = store.catalog.one("SELECT max(space_id) AS n FROM feature_space")["n"]
         before = {i for block in features.read(store, space) for i in block.example_ids}
-        from gradsift.pipelines import gradients
+        from gradsift.pipelines.features import gradients
+        from gradsift.pipelines.features.space import make_job
         from gradsift.pipelines.ingest import ingest
-        from gradsift.pipelines.job import make_job
         from gradsift.pipelines.model.load import open_model
         from gradsift.pipelines.recipe import Source
 

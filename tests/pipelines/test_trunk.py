@@ -13,7 +13,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from gradsift.pipelines.capture import backward, contract, watched_layers
+from gradsift.pipelines.features.capture import backward, contract, watched_layers
 from gradsift.pipelines.model import trunk
 from gradsift.pipelines.model.batches import collate
 from gradsift.pipelines.model.encode import Encoded

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.fused_lora import fuse, fusible
+from gradsift.pipelines.features.fused_lora import fuse, fusible
 from gradsift.pipelines.model.batches import Batch
 from gradsift.pipelines.model.head import TokenLosses, example_means, token_losses, weighted
 

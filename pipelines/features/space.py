@@ -6,9 +6,9 @@ from typing import Any
 from gradsift.datastore import checkpoints
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.store import Store
+from gradsift.pipelines.features.projectors import projector_spec
 from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION
 from gradsift.pipelines.model.load import Loaded, best_device
-from gradsift.pipelines.projectors import projector_spec
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, Recipe
 
 EXTRACTOR_VERSION = 2

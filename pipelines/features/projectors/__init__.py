@@ -18,11 +18,11 @@ any batch, in any order of parameters.
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from gradsift.pipelines.projectors.base import VERSION, PerModule, Projector, SketchProjector
-from gradsift.pipelines.projectors.dense import DenseProjector
-from gradsift.pipelines.projectors.fold import FoldProjector
-from gradsift.pipelines.projectors.mixing import MixingProjector
-from gradsift.pipelines.projectors.trak import TrakProjector
+from gradsift.pipelines.features.projectors.base import VERSION, PerModule, Projector, SketchProjector
+from gradsift.pipelines.features.projectors.dense import DenseProjector
+from gradsift.pipelines.features.projectors.fold import FoldProjector
+from gradsift.pipelines.features.projectors.hadamard import MixingProjector
+from gradsift.pipelines.features.projectors.trak import TrakProjector
 
 Family = Literal["fold", "rademacher", "gaussian", "srht", "dct", "traker", "traker_cuda"]
 

@@ -9,8 +9,8 @@ from gradsift.datastore import examples, features, leases
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.store import Store
-from gradsift.pipelines.extract import Extractor
-from gradsift.pipelines.job import GradientJob
+from gradsift.pipelines.features.extract import Extractor
+from gradsift.pipelines.features.space import GradientJob
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.progress import Progress, quiet
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from gradsift.pipelines.projectors.base import SketchProjector, generator, random_signs
+from gradsift.pipelines.features.projectors.base import SketchProjector, generator, random_signs
 
 BLOCK = 1024
 KEEP_BYTES = 1 << 30

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from gradsift.pipelines.projectors.base import SketchProjector, generator, random_signs
+from gradsift.pipelines.features.projectors.base import SketchProjector, generator, random_signs
 
 
 class MixingProjector(SketchProjector):

@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.rows import FeatureBlock, make_block
-from gradsift.pipelines.capture import backward, contract, watched_layers
-from gradsift.pipelines.job import GradientJob
+from gradsift.pipelines.features.capture import backward, contract, watched_layers
+from gradsift.pipelines.features.projectors import make_projector
+from gradsift.pipelines.features.projectors.factors import Factors
+from gradsift.pipelines.features.space import GradientJob
+from gradsift.pipelines.features.transforms import Transform, make_transform
 from gradsift.pipelines.model.batches import Batch, by_length, collate, pad_id
 from gradsift.pipelines.model.encode import Encoded, encode
 from gradsift.pipelines.model.head import TokenLosses, example_means, token_losses
 from gradsift.pipelines.model.load import best_device, load_base, load_lora, set_adapter
-from gradsift.pipelines.projectors import make_projector
-from gradsift.pipelines.projectors.factors import Factors
-from gradsift.pipelines.transforms import Transform, make_transform
 
 Columns = dict[str, torch.Tensor]  # of a batch, by name: [B, ...], or [L] for those of tokens
 

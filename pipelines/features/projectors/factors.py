@@ -14,7 +14,7 @@ Legend: B examples, T tokens, O outputs, I inputs, k factor.
 
 import torch
 
-from gradsift.pipelines.projectors.base import generator, random_signs
+from gradsift.pipelines.features.projectors.base import generator, random_signs
 
 
 class Factors:

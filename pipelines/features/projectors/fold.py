@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradsift.pipelines.projectors.base import VERSION, SketchProjector, generator, random_signs
+from gradsift.pipelines.features.projectors.base import VERSION, SketchProjector, generator, random_signs
 
 FEW_WRAPS = 8  # up to here a pass for each wrap beats a product that is summed afterwards
 

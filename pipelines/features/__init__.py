@@ -1,0 +1,1 @@
+"""A chat becomes a stored row: gradients, projections, signals, sentence embeddings."""

@@ -197,7 +197,7 @@ def marks(
     """
     from gradsift import show
     from gradsift.datastore.store import Store
-    from gradsift.pipelines.screen import marked
+    from gradsift.pipelines.pool.screen import marked
 
     with Store(store, create=False) as opened:
         found = marked(opened, reason, k)

@@ -23,14 +23,14 @@ from gradsift.pipelines.export import export
 from gradsift.pipelines.features import gradients
 from gradsift.pipelines.features.encoder import encoder_pairs
 from gradsift.pipelines.features.space import GradientJob, make_job
-from gradsift.pipelines.ingest import IngestReport, ingest
 from gradsift.pipelines.methods.evidence import Evidence, SpacePair
 from gradsift.pipelines.mixtures import describe_mixture, make_mixture
 from gradsift.pipelines.model.load import Loaded, open_model
+from gradsift.pipelines.pool.ingest import IngestReport, ingest
+from gradsift.pipelines.pool.screen import Screened, screen, semantic, semantic_encoder
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe, Source
 from gradsift.pipelines.report import write_report
-from gradsift.pipelines.screen import Screened, screen, semantic, semantic_encoder
 from gradsift.pipelines.selecting import select_for
 from gradsift.pipelines.training import warmup
 from gradsift.pipelines.training.loss_drop import pool_losses

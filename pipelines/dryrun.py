@@ -14,8 +14,8 @@ from gradsift.pipelines.features.capture import backward, watched_layers
 from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.load import Loaded, best_device, load_base, load_lora, open_model
+from gradsift.pipelines.pool.sources import read_source
 from gradsift.pipelines.recipe import Features, Recipe
-from gradsift.pipelines.sources import read_source
 
 SAMPLE = 256
 PROBE_ROWS = 8

@@ -14,9 +14,9 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.arm_table import as_dicts
 from gradsift.pipelines.curate import RunResult
 from gradsift.pipelines.features.encoder import encoder_pairs
-from gradsift.pipelines.ingest import ingest
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.model.load import Loaded, open_model
+from gradsift.pipelines.pool.ingest import ingest
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe, parse_recipe
 from gradsift.pipelines.report import write_report

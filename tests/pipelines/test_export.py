@@ -18,11 +18,12 @@ from datasets import load_dataset
 from gradsift.datastore import selections
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines import card, export_rows, ingest, reselect
+from gradsift.pipelines import card, export_rows, reselect
 from gradsift.pipelines import export as exporting
 from gradsift.pipelines.atlas import components, neighbours
 from gradsift.pipelines.curate import curate
 from gradsift.pipelines.export import damaged, export
+from gradsift.pipelines.pool import ingest
 from gradsift.pipelines.recipe import Export, load_recipe, parse_recipe
 
 ROOT = Path(__file__).parents[2]

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Example
 from gradsift.datastore.identity import example_id
-from gradsift.pipelines.canonical import RowError, canonical_messages
 from gradsift.pipelines.demo_data import write_demo_data
-from gradsift.pipelines.ingest import ingest
+from gradsift.pipelines.pool.canonical import RowError, canonical_messages
+from gradsift.pipelines.pool.ingest import ingest
+from gradsift.pipelines.pool.sources import read_source
 from gradsift.pipelines.recipe import Source
-from gradsift.pipelines.sources import read_source
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 SHAPES = {

@@ -72,8 +72,8 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
         before = {i for block in features.read(store, space) for i in block.example_ids}
         from gradsift.pipelines.features import gradients
         from gradsift.pipelines.features.space import make_job
-        from gradsift.pipelines.ingest import ingest
         from gradsift.pipelines.model.load import open_model
+        from gradsift.pipelines.pool.ingest import ingest
         from gradsift.pipelines.recipe import Source
 
         recipe = parse_recipe(data)

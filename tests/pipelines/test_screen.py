@@ -5,8 +5,8 @@ import pytest
 from gradsift.datastore import examples, marks
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines import screen as screening
 from gradsift.pipelines.curate import curate
+from gradsift.pipelines.pool import screen as screening
 from gradsift.pipelines.recipe import parse_recipe
 
 LONG = "Explain to a new colleague in plain words why the sky over the harbour looks so red on some summer evenings"
@@ -172,7 +172,7 @@ def test_the_order_of_rows_and_earlier_contents_change_nothing(make):
 
 def test_a_killed_screening_goes_on(make, monkeypatch):
     """Signatures of shards that were done are not computed again."""
-    from gradsift.pipelines import ingest
+    from gradsift.pipelines.pool import ingest
 
     monkeypatch.setattr(ingest, "BATCH_ROWS", 5)
     rows = [*fillers(), chat(LONG, ANSWER), chat(LONG.upper(), ANSWER)]

@@ -9,9 +9,9 @@ from gradsift.datastore import examples
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Dataset, Example
 from gradsift.datastore.store import Store
+from gradsift.pipelines.pool.sources import read_source
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Source
-from gradsift.pipelines.sources import read_source
 
 BATCH_ROWS = 5_000
 

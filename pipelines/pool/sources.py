@@ -21,7 +21,7 @@ import zstandard
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.datastore.identity import example_id
-from gradsift.pipelines.canonical import RowError, canonical_messages
+from gradsift.pipelines.pool.canonical import RowError, canonical_messages
 from gradsift.pipelines.recipe import Source
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")

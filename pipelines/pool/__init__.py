@@ -1,0 +1,1 @@
+"""Files become a clean pool: reading, canonical chats, quarantine, duplicates and leaks."""

@@ -155,7 +155,7 @@ def overlap(
     """
     from gradsift import show
     from gradsift.datastore.store import Store
-    from gradsift.pipelines.overlap import overlap as compare
+    from gradsift.pipelines.select.overlap import overlap as compare
 
     with Store(store, create=False) as opened:
         found = compare(opened, names, target, k)

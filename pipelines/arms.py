@@ -33,7 +33,7 @@ from gradsift.pipelines.methods.registry import methods
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.load import Loaded
 from gradsift.pipelines.recipe import Mixing, Recipe, Select, Validate
-from gradsift.pipelines.selecting import choose
+from gradsift.pipelines.select.select import choose
 from gradsift.pipelines.training.warmup import usable_chats
 from gradsift.scorers import budgets
 from gradsift.scorers.select import random_k, random_lengths, random_tokens

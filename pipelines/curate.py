@@ -31,7 +31,7 @@ from gradsift.pipelines.pool.screen import Screened, screen, semantic, semantic_
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe, Source
 from gradsift.pipelines.report import write_report
-from gradsift.pipelines.selecting import select_for
+from gradsift.pipelines.select.select import select_for
 from gradsift.pipelines.training import warmup
 from gradsift.pipelines.training.loss_drop import pool_losses
 from gradsift.pipelines.validate import Elsewhere, validate

@@ -17,7 +17,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.methods.registry import Choice, rules
 from gradsift.pipelines.recipe import Method, Part, Recipe, Select
-from gradsift.pipelines.selecting import choose
+from gradsift.pipelines.select.select import choose
 from gradsift.scorers.filling import copies_for_tokens
 from gradsift.scorers.ngrams import mix as mix_bits
 

@@ -14,10 +14,10 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines import charts
 from gradsift.pipelines.atlas import components
 from gradsift.pipelines.cost import costs
-from gradsift.pipelines.overlap import overlap
 from gradsift.pipelines.pool.screen import text_of
 from gradsift.pipelines.recipe import Recipe
-from gradsift.pipelines.score_checks import correlates
+from gradsift.pipelines.select.overlap import overlap
+from gradsift.pipelines.select.score_checks import correlates
 from gradsift.scorers.kmeans import kmeans
 
 DOTS = 1500  # examples on a map, at most

@@ -17,7 +17,7 @@ from gradsift.pipelines.mixtures import describe_mixture, make_mixture
 from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe, parse_recipe
-from gradsift.pipelines.selecting import select_for
+from gradsift.pipelines.select.select import select_for
 
 
 def changed(last: Mapping[str, Any], sections: Mapping[str, Any], name: str, seed: int | None) -> Recipe:

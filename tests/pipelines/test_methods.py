@@ -10,14 +10,14 @@ import pytest
 from gradsift.datastore import selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines import overlap as overlap_module
 from gradsift.pipelines import reselect
 from gradsift.pipelines.curate import curate
 from gradsift.pipelines.export import export
 from gradsift.pipelines.methods.evidence import unit_rows
 from gradsift.pipelines.methods.registry import checked_options, methods, options_of, rules, scores, table
-from gradsift.pipelines.overlap import overlap
 from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.select import overlap as overlap_module
+from gradsift.pipelines.select.overlap import overlap
 from gradsift.scorers import less
 
 STORE_ONLY = [m for m in methods() if m not in ("embed", "ifd", "loss_drop", "tagcos_released")]
@@ -140,7 +140,7 @@ def test_the_whole_pool_and_one_target_row(seen, method):
     from dataclasses import replace
 
     from gradsift.pipelines.recipe import Select
-    from gradsift.pipelines.selecting import choose
+    from gradsift.pipelines.select.select import choose
 
     one = replace(seen.target, example_ids=seen.target.example_ids[:1], subtasks=seen.target.subtasks[:1])
     alone = type(seen)(seen.store, seen.pool, one, seen.pairs, seen.seed)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gradsift.datastore import features, selections
-from gradsift.pipelines.score_checks import correlates
+from gradsift.pipelines.select.score_checks import correlates
 
 
 def signals(store):

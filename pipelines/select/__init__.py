@@ -1,0 +1,1 @@
+"""A method meets the pool: scores, rules, budgets, and how selections compare."""

@@ -168,7 +168,7 @@ def _load(store: Store, row: Any) -> Selection:
 
 
 def plan(store: Store, selection: Selection) -> dict[str, Any] | None:
-    """What a mixture was asked for and what came out (pipelines/mixing.py), or None for another selection."""
+    """What a mixture was asked for and what came out (pipelines/mix/mixture.py), or None for another selection."""
     table = details(store, selection)
     text = (table.schema.metadata or {}).get(PLAN) if table is not None else None
     return json.loads(text) if text else None

@@ -24,7 +24,7 @@ from gradsift.pipelines.features import gradients
 from gradsift.pipelines.features.encoder import encoder_pairs
 from gradsift.pipelines.features.space import GradientJob, make_job
 from gradsift.pipelines.methods.evidence import Evidence, SpacePair
-from gradsift.pipelines.mixtures import describe_mixture, make_mixture
+from gradsift.pipelines.mix.stage import describe_mixture, make_mixture
 from gradsift.pipelines.model.load import Loaded, open_model
 from gradsift.pipelines.pool.ingest import IngestReport, ingest
 from gradsift.pipelines.pool.screen import Screened, screen, semantic, semantic_encoder

@@ -13,7 +13,7 @@ from gradsift.pipelines.curate import RunResult, describe
 from gradsift.pipelines.features.encoder import encoder_pairs
 from gradsift.pipelines.methods.evidence import Evidence, SpacePair
 from gradsift.pipelines.methods.registry import checked_options, scores, split_options
-from gradsift.pipelines.mixtures import describe_mixture, make_mixture
+from gradsift.pipelines.mix.stage import describe_mixture, make_mixture
 from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe, parse_recipe

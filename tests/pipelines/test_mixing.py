@@ -287,7 +287,7 @@ def test_masks_of_a_part_stay_with_their_examples(copy):
 
 def test_the_fitted_law_mixes_and_is_not_fitted_twice(copy, monkeypatch):
     """The real thing, small: nine runs of a tiny model; a second call trains nothing."""
-    from gradsift.pipelines import mix_law
+    from gradsift.pipelines.mix import law as mix_law
 
     trained, real = [], mix_law.train
     monkeypatch.setattr(mix_law, "train", lambda *a, **k: trained.append(1) or real(*a, **k))

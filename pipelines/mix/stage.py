@@ -10,10 +10,10 @@ from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.encoder import encoder_pairs
 from gradsift.pipelines.methods.evidence import Evidence, SpacePair
-from gradsift.pipelines.mix_law import held_out, law_weights
-from gradsift.pipelines.mix_ranks import default_method
-from gradsift.pipelines.mix_weights import Context
-from gradsift.pipelines.mixing import mixture
+from gradsift.pipelines.mix.law import held_out, law_weights
+from gradsift.pipelines.mix.mixture import mixture
+from gradsift.pipelines.mix.order import default_method
+from gradsift.pipelines.mix.weights import Context
 from gradsift.pipelines.model.lengths import lengths, spec_of
 from gradsift.pipelines.model.load import Loaded
 from gradsift.pipelines.progress import Progress, quiet

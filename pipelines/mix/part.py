@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.mix_ranks import Pool, Ranked, Ranks
-from gradsift.pipelines.mix_weights import Context, group_weights
+from gradsift.pipelines.mix.order import Pool, Ranked, Ranks
+from gradsift.pipelines.mix.weights import Context, group_weights
 from gradsift.pipelines.recipe import Part, Recipe
 from gradsift.scorers import budgets
 from gradsift.scorers.filling import copies_for_examples, copies_for_tokens

@@ -26,9 +26,9 @@ from gradsift.datastore.identity import digest_ids
 from gradsift.datastore.selections import MASK, MIXTURE, PLAN, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.mix_parts import Taken, fill_part
-from gradsift.pipelines.mix_ranks import Pool
-from gradsift.pipelines.mix_weights import Context
+from gradsift.pipelines.mix.order import Pool
+from gradsift.pipelines.mix.part import Taken, fill_part
+from gradsift.pipelines.mix.weights import Context
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Mix, Recipe
 from gradsift.scorers import budgets

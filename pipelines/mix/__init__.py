@@ -1,0 +1,1 @@
+"""Sources share a budget: parts, weights, orders, mixing laws."""

@@ -35,7 +35,7 @@ def mix(
     from gradsift import show
     from gradsift.datastore import selections
     from gradsift.datastore.store import Store
-    from gradsift.pipelines.export import export as write
+    from gradsift.pipelines.export.export import export as write
     from gradsift.pipelines.reselect import remix
     from gradsift.settings import read_section
 
@@ -109,7 +109,7 @@ def export(
     from gradsift import show
     from gradsift.datastore import selections
     from gradsift.datastore.store import Store
-    from gradsift.pipelines.export import export as write
+    from gradsift.pipelines.export.export import export as write
     from gradsift.pipelines.recipe import Export
 
     given = {"format": format, "labels": labels or None, "atlas": atlas or None,
@@ -150,7 +150,7 @@ def diff(
     """
     from gradsift import show
     from gradsift.datastore.store import Store
-    from gradsift.pipelines.diff import diff as compare
+    from gradsift.pipelines.export.diff import diff as compare
 
     folders = all((Path(side) / "manifest.json").is_file() for side in (one, other))
     if folders:

@@ -19,7 +19,7 @@ from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.arm_table import as_dicts
-from gradsift.pipelines.export import export
+from gradsift.pipelines.export.export import export
 from gradsift.pipelines.features import gradients
 from gradsift.pipelines.features.encoder import encoder_pairs
 from gradsift.pipelines.features.space import GradientJob, make_job

@@ -56,7 +56,7 @@ def html(document: Mapping[str, Any]) -> str:
 
 def markdown(document: Mapping[str, Any]) -> str:
     """Cards and tables as Markdown, for places that show no HTML (Prefect's artifacts)."""
-    from gradsift.pipelines.card import cell
+    from gradsift.pipelines.export.card import cell
 
     lines = [f"# {cell(document['name'])}", "", cell(document["what"]), ""]
     lines += [f"- **{cell(c['headline'])}**: {cell(c['text'])}" for c in document["cards"]]
@@ -69,7 +69,7 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 
 def _markdown_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    from gradsift.pipelines.card import cell
+    from gradsift.pipelines.export.card import cell
 
     names = list(rows[0])
     shown = [

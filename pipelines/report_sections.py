@@ -12,8 +12,8 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines import charts
-from gradsift.pipelines.atlas import components
 from gradsift.pipelines.cost import costs
+from gradsift.pipelines.export.atlas import components
 from gradsift.pipelines.pool.screen import text_of
 from gradsift.pipelines.recipe import Recipe
 from gradsift.pipelines.select.overlap import overlap

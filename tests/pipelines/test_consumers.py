@@ -16,7 +16,7 @@ from datasets import load_dataset
 from gradsift.datastore import selections
 from gradsift.datastore.store import Store
 from gradsift.pipelines import reselect
-from gradsift.pipelines.export import export
+from gradsift.pipelines.export.export import export
 from gradsift.pipelines.recipe import Export
 
 LLAMA_FACTORY_KEYS = {

@@ -7,7 +7,7 @@ import pytest
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.curate import curate
-from gradsift.pipelines.diff import diff
+from gradsift.pipelines.export.diff import diff
 from gradsift.pipelines.recipe import parse_recipe
 
 

@@ -18,11 +18,13 @@ from datasets import load_dataset
 from gradsift.datastore import selections
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines import card, export_rows, reselect
-from gradsift.pipelines import export as exporting
-from gradsift.pipelines.atlas import components, neighbours
+from gradsift.pipelines import reselect
 from gradsift.pipelines.curate import curate
-from gradsift.pipelines.export import damaged, export
+from gradsift.pipelines.export import card
+from gradsift.pipelines.export import export as exporting
+from gradsift.pipelines.export import rows as export_rows
+from gradsift.pipelines.export.atlas import components, neighbours
+from gradsift.pipelines.export.export import damaged, export
 from gradsift.pipelines.pool import ingest
 from gradsift.pipelines.recipe import Export, load_recipe, parse_recipe
 

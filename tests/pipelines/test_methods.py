@@ -12,7 +12,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines import reselect
 from gradsift.pipelines.curate import curate
-from gradsift.pipelines.export import export
+from gradsift.pipelines.export.export import export
 from gradsift.pipelines.methods.evidence import unit_rows
 from gradsift.pipelines.methods.registry import checked_options, methods, options_of, rules, scores, table
 from gradsift.pipelines.recipe import parse_recipe

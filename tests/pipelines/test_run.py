@@ -18,7 +18,7 @@ from gradsift.datastore.errors import BusyError, FeatureSpaceMismatch, InputErro
 from gradsift.datastore.store import Store
 from gradsift.pipelines.arm_table import mean_ci95
 from gradsift.pipelines.curate import RUN_LEASE, curate
-from gradsift.pipelines.export import damaged, export
+from gradsift.pipelines.export.export import damaged, export
 from gradsift.pipelines.query import query_by_id, query_by_text
 from gradsift.pipelines.recipe import load_recipe, parse_recipe
 

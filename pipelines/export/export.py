@@ -33,9 +33,9 @@ from gradsift.datastore.files import disk_errors, fsync_folder, fsync_path
 from gradsift.datastore.identity import digest_file, fingerprint
 from gradsift.datastore.selections import MIXTURE, Recipes, Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines import card
-from gradsift.pipelines.atlas import write_atlas
-from gradsift.pipelines.export_rows import SPILL, Layout, labels_for, layout, spill, write_parts
+from gradsift.pipelines.export import card
+from gradsift.pipelines.export.atlas import write_atlas
+from gradsift.pipelines.export.rows import SPILL, Layout, labels_for, layout, spill, write_parts
 from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Export, parse_recipe

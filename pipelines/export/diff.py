@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 from gradsift.datastore import examples, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.export_rows import layout
+from gradsift.pipelines.export.rows import layout
 
 SHOWN = 3
 TEXT_CHARS = 160

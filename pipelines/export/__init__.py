@@ -1,0 +1,1 @@
+"""What trainers read: data files, cards, configs, atlas, and what changed between two."""

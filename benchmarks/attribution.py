@@ -20,7 +20,10 @@ from measure import machine
 
 from gradsift.datastore import selections
 from gradsift.datastore.store import Store
-from gradsift.pipelines.attribution import (
+from gradsift.pipelines.model.load import open_model
+from gradsift.pipelines.recipe import Sft, load_recipe
+from gradsift.pipelines.reselect import evidence
+from gradsift.pipelines.validate.attribution import (
     attributions,
     exact_dots,
     halves,
@@ -31,9 +34,6 @@ from gradsift.pipelines.attribution import (
     removal_at_random,
     trainer,
 )
-from gradsift.pipelines.model.load import open_model
-from gradsift.pipelines.recipe import Sft, load_recipe
-from gradsift.pipelines.reselect import evidence
 
 
 def interval(values: np.ndarray, seed: int = 0) -> list[float]:

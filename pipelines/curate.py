@@ -18,7 +18,6 @@ from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.arm_table import as_dicts
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.features import gradients
 from gradsift.pipelines.features.encoder import encoder_pairs
@@ -34,7 +33,8 @@ from gradsift.pipelines.report import write_report
 from gradsift.pipelines.select.select import select_for
 from gradsift.pipelines.training import warmup
 from gradsift.pipelines.training.loss_drop import pool_losses
-from gradsift.pipelines.validate import Elsewhere, validate
+from gradsift.pipelines.validate.table import as_dicts
+from gradsift.pipelines.validate.validate import Elsewhere, validate
 
 T = TypeVar("T")
 RUN_LEASE = "run"

@@ -9,9 +9,9 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.flows.running import in_flow, processes, submitted
 from gradsift.flows.validate import validate_with_prefect
-from gradsift.pipelines.arms import Arm
 from gradsift.pipelines.revalidate import revalidate
-from gradsift.pipelines.validate import Benches, Job
+from gradsift.pipelines.validate.arms import Arm
+from gradsift.pipelines.validate.validate import Benches, Job
 
 SETTINGS = {"seeds": [0], "epochs": 1, "test_rows": 6, "arms": ["random", "less"]}
 

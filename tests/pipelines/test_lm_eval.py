@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.lm_eval_bridge import folder_digest, scores
 from gradsift.pipelines.model.load import load_lora, open_model
 from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.validate.harness import folder_digest, scores
 
 THERE = importlib.util.find_spec("lm_eval") is not None
 

@@ -15,17 +15,18 @@ import torch
 from gradsift.datastore import selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines import attribution, charts, reselect
-from gradsift.pipelines import validate as validation
-from gradsift.pipelines.answers import answer
-from gradsift.pipelines.arm_table import mean_ci95
-from gradsift.pipelines.arms import BASE, Chats, draw_arms
+from gradsift.pipelines import charts, reselect
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.load import load_trainable, open_model
 from gradsift.pipelines.recipe import Sft, parse_recipe
 from gradsift.pipelines.report import html, markdown, report, write_report
 from gradsift.pipelines.revalidate import revalidate
 from gradsift.pipelines.training import sft
+from gradsift.pipelines.validate import attribution
+from gradsift.pipelines.validate import validate as validation
+from gradsift.pipelines.validate.answers import answer
+from gradsift.pipelines.validate.arms import BASE, Chats, draw_arms
+from gradsift.pipelines.validate.table import mean_ci95
 from gradsift.scorers import checkers
 
 
@@ -411,8 +412,8 @@ def test_hostile_text_stays_text(copy, recipe_data):
 
 def test_an_arm_of_unlike_selections_takes_the_steps_of_each():
     """`full` is one arm for all targets; matched to their selections it is as many runs as they have lengths."""
-    from gradsift.pipelines.arms import Arm
-    from gradsift.pipelines.validate import _with_steps
+    from gradsift.pipelines.validate.arms import Arm
+    from gradsift.pipelines.validate.validate import _with_steps
 
     arms = [Arm("base", 0, (), ("a", "b", "c")), Arm("full", 0, ("x", "y"), ("a", "b", "c"))]
     found = [(arm.name, arm.targets, steps) for arm, steps in _with_steps(arms, {"a": 5, "b": 9, "c": 5})]

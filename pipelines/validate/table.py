@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gradsift.pipelines.arms import BASE, Arm
 from gradsift.pipelines.recipe import Recipe
+from gradsift.pipelines.validate.arms import BASE, Arm
 from gradsift.scorers import statistics
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.

@@ -23,10 +23,6 @@ from gradsift.datastore.examples import Dataset, Messages
 from gradsift.datastore.identity import digest_ids, fingerprint
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.answers import answer
-from gradsift.pipelines.arm_table import ArmRow, Run, table
-from gradsift.pipelines.arms import BASE, QTUNING, Arm, Chats, draw_arms
-from gradsift.pipelines.lm_eval_bridge import folder_digest, scores
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.model.batches import by_length, collate, pad_id
 from gradsift.pipelines.model.encode import Encoded
@@ -37,6 +33,10 @@ from gradsift.pipelines.recipe import Recipe, Sft, Validate
 from gradsift.pipelines.training.prune import dynamic
 from gradsift.pipelines.training.sft import SFT_VERSION, fit
 from gradsift.pipelines.training.warmup import training_spec, usable_chats
+from gradsift.pipelines.validate.answers import answer
+from gradsift.pipelines.validate.arms import BASE, QTUNING, Arm, Chats, draw_arms
+from gradsift.pipelines.validate.harness import folder_digest, scores
+from gradsift.pipelines.validate.table import ArmRow, Run, table
 
 
 @dataclass(frozen=True)

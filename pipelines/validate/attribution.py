@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from gradsift.datastore import checkpoints, features
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.arms import Chats
 from gradsift.pipelines.methods.evidence import Evidence, unit_rows
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.load import Loaded, best_device, load_lora, lora_parameters, set_adapter
@@ -28,7 +27,8 @@ from gradsift.pipelines.recipe import Recipe, Sft, Warmup
 from gradsift.pipelines.training.loop import make_optimizer
 from gradsift.pipelines.training.sft import fit
 from gradsift.pipelines.training.warmup import restore, usable_chats
-from gradsift.pipelines.validate import row_losses
+from gradsift.pipelines.validate.arms import Chats
+from gradsift.pipelines.validate.validate import row_losses
 from gradsift.scorers import lexical, statistics
 
 F64 = NDArray[np.float64]

@@ -24,7 +24,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
 from gradsift.datastore.errors import GradsiftError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.report import markdown, report
+from gradsift.pipelines.report.report import markdown, report
 from gradsift.pipelines.validate.validate import Elsewhere, Job, do
 
 T = TypeVar("T")

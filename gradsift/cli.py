@@ -319,7 +319,7 @@ def percent(share: float | None) -> str | None:
 
 def verdict_line(target: str, arm: str, baseline: str, versus: dict[str, Any]) -> str:
     """One comparison in words."""
-    from gradsift.pipelines.report import p_value
+    from gradsift.pipelines.report.report import p_value
 
     interval = "" if versus["low"] is None else f" [{versus['low']:+.4f}, {versus['high']:+.4f}]"
     p = "" if versus["p_adjusted"] is None else f", {p_value(versus['p_adjusted'])} (of {versus['comparisons']})"

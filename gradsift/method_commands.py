@@ -75,7 +75,7 @@ def select(
     with Store(store, create=False) as opened, show.progress() as progress:
         rows = reselect(opened, chosen, target=target, checkpoint=checkpoint, name=name, seed=seed, progress=progress)
         if picture is not None:
-            from gradsift.pipelines.plane import draw_plane
+            from gradsift.pipelines.report.plane import draw_plane
 
             draw_plane(opened, rows[0]["name"], picture)
     shown = ("name", "examples", "source_precision", "source_share_of_pool", "by_source")

@@ -17,8 +17,8 @@ def report(*, out: Path | None = None, store: StorePath = DEFAULT_STORE, json: J
     from gradsift import show
     from gradsift.datastore.selections import last_run
     from gradsift.datastore.store import Store
-    from gradsift.pipelines.report import report as document
-    from gradsift.pipelines.report import write_report
+    from gradsift.pipelines.report.report import report as document
+    from gradsift.pipelines.report.report import write_report
 
     with Store(store, create=False) as opened:
         run = last_run(opened)

@@ -29,7 +29,7 @@ from gradsift.pipelines.pool.ingest import IngestReport, ingest
 from gradsift.pipelines.pool.screen import Screened, screen, semantic, semantic_encoder
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe, Source
-from gradsift.pipelines.report import write_report
+from gradsift.pipelines.report.report import write_report
 from gradsift.pipelines.select.select import select_for
 from gradsift.pipelines.training import warmup
 from gradsift.pipelines.training.loss_drop import pool_losses

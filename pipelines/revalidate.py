@@ -18,7 +18,7 @@ from gradsift.pipelines.model.load import Loaded, open_model
 from gradsift.pipelines.pool.ingest import ingest
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe, parse_recipe
-from gradsift.pipelines.report import write_report
+from gradsift.pipelines.report.report import write_report
 from gradsift.pipelines.reselect import evidence
 from gradsift.pipelines.training.loss_drop import pool_losses
 from gradsift.pipelines.validate.table import as_dicts

@@ -327,7 +327,7 @@ def test_the_callback_prunes_as_the_formulas_say(recipe):
 
 
 def test_the_plane_shows_the_whole_pool(copy, tmp_path):
-    from gradsift.pipelines.plane import draw_plane
+    from gradsift.pipelines.report.plane import draw_plane
 
     found = chosen(copy, "qtuning", budget={"fraction": 0.3})
     draw_plane(copy, found.name, tmp_path / "plane.svg")

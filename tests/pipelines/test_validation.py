@@ -15,11 +15,12 @@ import torch
 from gradsift.datastore import selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines import charts, reselect
+from gradsift.pipelines import reselect
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.load import load_trainable, open_model
 from gradsift.pipelines.recipe import Sft, parse_recipe
-from gradsift.pipelines.report import html, markdown, report, write_report
+from gradsift.pipelines.report import charts
+from gradsift.pipelines.report.report import html, markdown, report, write_report
 from gradsift.pipelines.revalidate import revalidate
 from gradsift.pipelines.training import sft
 from gradsift.pipelines.validate import attribution
@@ -459,7 +460,7 @@ def test_a_run_knows_its_own_peak():
 
 
 def test_a_card_names_what_was_not_beaten(finished):
-    from gradsift.pipelines.report import cards
+    from gradsift.pipelines.report.report import cards
 
     with Store(finished[1]) as store:
         summary = selections.last_run(store)["summary"]
@@ -472,7 +473,7 @@ def test_a_card_names_what_was_not_beaten(finished):
 
 
 def test_seconds_of_work_that_another_call_did_are_not_claimed(finished):
-    from gradsift.pipelines.cost import costs
+    from gradsift.pipelines.report.cost import costs
 
     with Store(finished[1]) as store:
         run = selections.last_run(store)

@@ -11,11 +11,11 @@ from gradsift.datastore import examples, features, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines import charts
-from gradsift.pipelines.cost import costs
 from gradsift.pipelines.export.atlas import components
 from gradsift.pipelines.pool.screen import text_of
 from gradsift.pipelines.recipe import Recipe
+from gradsift.pipelines.report import charts
+from gradsift.pipelines.report.cost import costs
 from gradsift.pipelines.select.overlap import overlap
 from gradsift.pipelines.select.score_checks import correlates
 from gradsift.scorers.kmeans import kmeans

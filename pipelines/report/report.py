@@ -16,7 +16,7 @@ from gradsift.datastore.files import disk_errors
 from gradsift.datastore.selections import last_run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import Recipe, parse_recipe
-from gradsift.pipelines.report_sections import Section, sections
+from gradsift.pipelines.report.sections import Section, sections
 from gradsift.pipelines.version import VERSION
 
 

@@ -1,0 +1,1 @@
+"""What is said of a run: one page with pictures, and their figures."""

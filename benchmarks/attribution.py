@@ -22,7 +22,7 @@ from gradsift.datastore import selections
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.recipe import Sft, load_recipe
-from gradsift.pipelines.reselect import evidence
+from gradsift.pipelines.runs.reselect import evidence
 from gradsift.pipelines.validate.attribution import (
     attributions,
     exact_dots,

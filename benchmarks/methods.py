@@ -14,9 +14,9 @@ from pathlib import Path
 
 from gradsift.datastore.errors import GradsiftError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.curate import curate
 from gradsift.pipelines.methods.registry import methods
 from gradsift.pipelines.recipe import Recipe, load_recipe, parse_recipe
+from gradsift.pipelines.runs.curate import curate
 
 BASELINES = ("random", "random_tokens", "random_lengths")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from gradsift.datastore.store import Store
 from gradsift.flows.running import Runner, as_task, elsewhere, in_flow, publish
-from gradsift.pipelines.curate import RunResult, curate
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe
+from gradsift.pipelines.runs.curate import RunResult, curate
 
 
 def curate_with_prefect(

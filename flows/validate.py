@@ -7,7 +7,7 @@ from typing import Any
 from gradsift.datastore.store import Store
 from gradsift.flows.running import Runner, as_task, elsewhere, in_flow, publish
 from gradsift.pipelines.progress import Progress, quiet
-from gradsift.pipelines.revalidate import revalidate
+from gradsift.pipelines.runs.revalidate import revalidate
 
 
 def validate_with_prefect(

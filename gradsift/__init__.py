@@ -14,7 +14,7 @@ __version__ = VERSION
 
 _PUBLIC = {
     "Store": "gradsift.datastore.store",
-    "curate": "gradsift.pipelines.curate",
+    "curate": "gradsift.pipelines.runs.curate",
     "load_recipe": "gradsift.pipelines.recipe",
     "parse_recipe": "gradsift.pipelines.recipe",
     "neighbours": "gradsift.datastore.search",

@@ -44,7 +44,7 @@ def run(
     loaded = load_recipe(recipe)
     quiet_libraries()
     if dry_run:
-        from gradsift.pipelines.dryrun import plan_run
+        from gradsift.pipelines.runs.dryrun import plan_run
 
         plan = asdict(plan_run(loaded, store))
         show.document(plan) if json else _show_plan(plan)
@@ -131,7 +131,7 @@ def query(
     if (text is None) == (id is None) or k < 1:
         raise InputError("give either a text or --id, and -k of at least 1")
     quiet_libraries()
-    from gradsift.pipelines.query import query_by_id, query_by_text
+    from gradsift.pipelines.runs.query import query_by_id, query_by_text
 
     with Store(store, create=False) as opened:
         if id is not None:
@@ -228,7 +228,7 @@ def _runner(no_prefect: bool, processes: int | None = None) -> Any:
     def run_it(recipe: Any, store: Path, export_root: Path | None, progress: Any) -> Any:
         if no_prefect:
             from gradsift.datastore.store import Store
-            from gradsift.pipelines.curate import curate
+            from gradsift.pipelines.runs.curate import curate
 
             with Store(store) as opened:
                 return curate(recipe, opened, export_root=export_root, progress=progress)

@@ -68,7 +68,7 @@ def select(
     """
     from gradsift import show
     from gradsift.datastore.store import Store
-    from gradsift.pipelines.reselect import reselect
+    from gradsift.pipelines.runs.reselect import reselect
 
     chosen = {**_select_section(method, rule, option, encoder), "examples": examples, "fraction": fraction,
               "label_tokens": label_tokens}  # fmt: skip
@@ -117,7 +117,7 @@ def score(
     from gradsift import show
     from gradsift.datastore.errors import InputError
     from gradsift.datastore.store import Store
-    from gradsift.pipelines.reselect import score as score_pool
+    from gradsift.pipelines.runs.reselect import score as score_pool
 
     with Store(store, create=False) as opened:
         found = score_pool(opened, _select_section(method, None, option, encoder), target, checkpoint)

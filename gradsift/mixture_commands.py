@@ -36,7 +36,7 @@ def mix(
     from gradsift.datastore import selections
     from gradsift.datastore.store import Store
     from gradsift.pipelines.export.export import export as write
-    from gradsift.pipelines.reselect import remix
+    from gradsift.pipelines.runs.reselect import remix
     from gradsift.settings import read_section
 
     section = read_section(settings, "mix")

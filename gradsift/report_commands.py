@@ -63,7 +63,7 @@ def validate(
     quiet_libraries()
     with show.progress() as progress:
         if no_prefect:
-            from gradsift.pipelines.revalidate import revalidate
+            from gradsift.pipelines.runs.revalidate import revalidate
 
             with Store(store, create=False) as opened:
                 made = revalidate(opened, section, out=out, progress=progress)

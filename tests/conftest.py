@@ -14,10 +14,10 @@ from hypothesis import settings
 
 from gradsift.datastore import files
 from gradsift.datastore.store import Store
-from gradsift.pipelines.curate import curate
 from gradsift.pipelines.demo_data import write_demo_data
 from gradsift.pipelines.demo_model import make_demo_model
 from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs.curate import curate
 
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("default")

@@ -9,7 +9,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.flows.running import in_flow, processes, submitted
 from gradsift.flows.validate import validate_with_prefect
-from gradsift.pipelines.revalidate import revalidate
+from gradsift.pipelines.runs.revalidate import revalidate
 from gradsift.pipelines.validate.arms import Arm
 from gradsift.pipelines.validate.validate import Benches, Job
 

@@ -15,9 +15,9 @@ from datasets import load_dataset
 
 from gradsift.datastore import selections
 from gradsift.datastore.store import Store
-from gradsift.pipelines import reselect
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.recipe import Export
+from gradsift.pipelines.runs import reselect
 
 LLAMA_FACTORY_KEYS = {
     "file_name",

@@ -6,9 +6,9 @@ import pytest
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.curate import curate
 from gradsift.pipelines.export.diff import diff
 from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs.curate import curate
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_mixture_does_not_differ_from_itself(two):
 def test_scores_are_compared(finished, tmp_path):
     import shutil
 
-    from gradsift.pipelines import reselect
+    from gradsift.pipelines.runs import reselect
 
     shutil.copytree(finished[1], tmp_path / "copy")
     with Store(tmp_path / "copy") as store:

@@ -18,8 +18,6 @@ from datasets import load_dataset
 from gradsift.datastore import selections
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines import reselect
-from gradsift.pipelines.curate import curate
 from gradsift.pipelines.export import card
 from gradsift.pipelines.export import export as exporting
 from gradsift.pipelines.export import rows as export_rows
@@ -27,6 +25,8 @@ from gradsift.pipelines.export.atlas import components, neighbours
 from gradsift.pipelines.export.export import damaged, export
 from gradsift.pipelines.pool import ingest
 from gradsift.pipelines.recipe import Export, load_recipe, parse_recipe
+from gradsift.pipelines.runs import reselect
+from gradsift.pipelines.runs.curate import curate
 
 ROOT = Path(__file__).parents[2]
 EVIL = '=HYPERLINK("http://x","y")|<script>alert(1)</script>`a`\n## injected'

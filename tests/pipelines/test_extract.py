@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, GPT2Config
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import check_comparable
-from gradsift.pipelines.curate import curate
 from gradsift.pipelines.demo_data import general_text
 from gradsift.pipelines.features.capture import backward, contract, watched_layers
 from gradsift.pipelines.features.extract import Extractor
@@ -20,6 +19,7 @@ from gradsift.pipelines.model.batches import collate
 from gradsift.pipelines.model.encode import Encoded, encode
 from gradsift.pipelines.model.load import adapter_arrays, load_lora, lora_parameters, open_model
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, parse_recipe
+from gradsift.pipelines.runs.curate import curate
 
 ALL_SIGNALS = {"tokens": True, "embedding": True, "module_norms": True, "answer_loss": True}
 
@@ -350,7 +350,7 @@ def test_threads_and_order_do_not_matter(loaded, model_dir, adapter, chats):
 def test_the_dry_run_knows_what_rows_weigh(finished, tmp_path):
     """Estimated bytes against the shards of a finished run of the same recipe; and a plan without warm-up."""
     from gradsift.datastore.store import Store
-    from gradsift.pipelines.dryrun import plan_run
+    from gradsift.pipelines.runs.dryrun import plan_run
 
     data, root, _ = finished
     with Store(root, create=False) as opened:

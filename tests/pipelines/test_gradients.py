@@ -9,7 +9,6 @@ import torch
 from gradsift.datastore import checkpoints
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.curate import curate
 from gradsift.pipelines.demo_data import general_text
 from gradsift.pipelines.features.capture import backward, capturing, contract, watched_layers
 from gradsift.pipelines.features.extract import Extractor
@@ -20,6 +19,7 @@ from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.head import example_losses, token_losses
 from gradsift.pipelines.model.load import adapter_arrays, load_lora, lora_parameters, open_model
 from gradsift.pipelines.recipe import Lora, Model
+from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.training.loop import BETAS, EPS, make_optimizer, train
 from gradsift.scorers.less import similarity
 

@@ -10,12 +10,12 @@ import pytest
 from gradsift.datastore import selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines import reselect
-from gradsift.pipelines.curate import curate
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.methods.evidence import unit_rows
 from gradsift.pipelines.methods.registry import checked_options, methods, options_of, rules, scores, table
 from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs import reselect
+from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.select import overlap as overlap_module
 from gradsift.pipelines.select.overlap import overlap
 from gradsift.scorers import less

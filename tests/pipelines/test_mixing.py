@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from gradsift.datastore import selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines import reselect
-from gradsift.pipelines.curate import curate
 from gradsift.pipelines.pool import ingest
 from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs import reselect
+from gradsift.pipelines.runs.curate import curate
 
 SIZES = {"alpha": 60, "beta": 30, "gamma": 10}
 

@@ -16,10 +16,10 @@ import yaml
 from gradsift.datastore import examples, features, leases, maintenance, selections
 from gradsift.datastore.errors import BusyError, FeatureSpaceMismatch, InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.curate import RUN_LEASE, curate
 from gradsift.pipelines.export.export import damaged, export
-from gradsift.pipelines.query import query_by_id, query_by_text
 from gradsift.pipelines.recipe import load_recipe, parse_recipe
+from gradsift.pipelines.runs.curate import RUN_LEASE, curate
+from gradsift.pipelines.runs.query import query_by_id, query_by_text
 from gradsift.pipelines.validate.table import mean_ci95
 
 ROOT = Path(__file__).parents[2]

@@ -5,9 +5,9 @@ import pytest
 from gradsift.datastore import examples, marks
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.curate import curate
 from gradsift.pipelines.pool import screen as screening
 from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs.curate import curate
 
 LONG = "Explain to a new colleague in plain words why the sky over the harbour looks so red on some summer evenings"
 ANSWER = (

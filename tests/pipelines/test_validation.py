@@ -15,13 +15,13 @@ import torch
 from gradsift.datastore import selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines import reselect
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.load import load_trainable, open_model
 from gradsift.pipelines.recipe import Sft, parse_recipe
 from gradsift.pipelines.report import charts
 from gradsift.pipelines.report.report import html, markdown, report, write_report
-from gradsift.pipelines.revalidate import revalidate
+from gradsift.pipelines.runs import reselect
+from gradsift.pipelines.runs.revalidate import revalidate
 from gradsift.pipelines.training import sft
 from gradsift.pipelines.validate import attribution
 from gradsift.pipelines.validate import validate as validation
@@ -531,7 +531,7 @@ def test_the_commands(copy, tmp_path):
 
 
 def test_a_report_without_validation_or_gradients(tmp_path, write_jsonl):
-    from gradsift.pipelines.curate import curate
+    from gradsift.pipelines.runs.curate import curate
 
     rows_ = [{"prompt": f"q {k}", "completion": f"a {k}", "source": "s"} for k in range(9)]
     data = {"name": "plain", "pool": [{"path": str(write_jsonl(*rows_))}], "mix": {"examples": 4}}

@@ -9,7 +9,6 @@ import pyarrow as pa
 from gradsift.datastore import checkpoints, examples, features, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.curate import RunResult, describe
 from gradsift.pipelines.features.encoder import encoder_pairs
 from gradsift.pipelines.methods.evidence import Evidence, SpacePair
 from gradsift.pipelines.methods.registry import checked_options, scores, split_options
@@ -17,6 +16,7 @@ from gradsift.pipelines.mix.stage import describe_mixture, make_mixture
 from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe, parse_recipe
+from gradsift.pipelines.runs.curate import RunResult, describe
 from gradsift.pipelines.select.select import select_for
 
 

@@ -11,7 +11,6 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.curate import RunResult
 from gradsift.pipelines.features.encoder import encoder_pairs
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.model.load import Loaded, open_model
@@ -19,7 +18,8 @@ from gradsift.pipelines.pool.ingest import ingest
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe, parse_recipe
 from gradsift.pipelines.report.report import write_report
-from gradsift.pipelines.reselect import evidence
+from gradsift.pipelines.runs.curate import RunResult
+from gradsift.pipelines.runs.reselect import evidence
 from gradsift.pipelines.training.loss_drop import pool_losses
 from gradsift.pipelines.validate.table import as_dicts
 from gradsift.pipelines.validate.validate import Elsewhere, validate

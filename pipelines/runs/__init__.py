@@ -1,0 +1,1 @@
+"""A whole run, or more from one."""

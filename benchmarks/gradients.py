@@ -190,7 +190,7 @@ def random_model(vocabulary: int) -> str:
     """A Llama of 6 layers and width 256 with random weights, with a tokenizer that is never used."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from gradsift.pipelines.demo_model import make_demo_model
+    from gradsift.pipelines.demo.model import make_demo_model
 
     folder = Path(tempfile.gettempdir()) / f"gradsift-bench-{vocabulary}"
     if not (folder / "model.safetensors").exists():

@@ -66,7 +66,7 @@ def demo(*, folder: Path = Path("demo"), no_prefect: Flag = False, json: Json = 
         Run the stages without Prefect.
     """
     from gradsift import show
-    from gradsift.pipelines.demo import run_demo
+    from gradsift.pipelines.demo.demo import run_demo
 
     quiet_libraries()
     with show.progress() as progress:

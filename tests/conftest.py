@@ -14,8 +14,8 @@ from hypothesis import settings
 
 from gradsift.datastore import files
 from gradsift.datastore.store import Store
-from gradsift.pipelines.demo_data import write_demo_data
-from gradsift.pipelines.demo_model import make_demo_model
+from gradsift.pipelines.demo.data import write_demo_data
+from gradsift.pipelines.demo.model import make_demo_model
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
 
@@ -68,7 +68,7 @@ def recipe_data(model_dir, data_dir):
                 "own_sources": ["sql", "sql-near-duplicate"],
             }
         },
-        "decontaminate": {"share": 0.9},  # questions of one sentence: see pipelines/demo_model.py
+        "decontaminate": {"share": 0.9},  # questions of one sentence: see pipelines/demo/model.py
         "model": {"path": str(model_dir)},
         "encoding": {"max_length": 128},
         "lora": {"r": 4},

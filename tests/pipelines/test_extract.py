@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, GPT2Config
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import check_comparable
-from gradsift.pipelines.demo_data import general_text
+from gradsift.pipelines.demo.data import general_text
 from gradsift.pipelines.features.capture import backward, contract, watched_layers
 from gradsift.pipelines.features.extract import Extractor
 from gradsift.pipelines.features.projectors.factors import Factors

@@ -9,7 +9,7 @@ import torch
 from gradsift.datastore import checkpoints
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.demo_data import general_text
+from gradsift.pipelines.demo.data import general_text
 from gradsift.pipelines.features.capture import backward, capturing, contract, watched_layers
 from gradsift.pipelines.features.extract import Extractor
 from gradsift.pipelines.features.space import GradientJob

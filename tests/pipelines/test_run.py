@@ -228,7 +228,7 @@ def test_query_by_id_and_by_text(finished):
 
 def test_promise_4_a_query_with_another_model_is_refused(finished, tmp_path):
     """The model of the last run was replaced on disk: its rows may not meet the stored ones."""
-    from gradsift.pipelines.demo_model import make_demo_model
+    from gradsift.pipelines.demo.model import make_demo_model
 
     data, root, _ = finished
     shutil.copytree(root, tmp_path / "store")

@@ -11,8 +11,8 @@ import yaml
 
 from gradsift.datastore import examples, selections
 from gradsift.datastore.store import Store
-from gradsift.pipelines.demo_data import LEAK, NEAR, TARGET, WRONG, write_demo_data
-from gradsift.pipelines.demo_model import demo_recipe, make_demo_model
+from gradsift.pipelines.demo.data import LEAK, NEAR, TARGET, WRONG, write_demo_data
+from gradsift.pipelines.demo.model import demo_recipe, make_demo_model
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe, load_recipe
 from gradsift.pipelines.runs.curate import RunResult

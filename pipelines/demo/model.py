@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gradsift.pipelines.demo_data import general_text, sql
+from gradsift.pipelines.demo.data import general_text, sql
 from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.head import example_losses

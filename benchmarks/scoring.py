@@ -126,15 +126,15 @@ def less_scoring(rows=32_768, dims=4096, columns=8, folder=None):
     examples.add(store, chats)
     space = features.define_space(store, {"kind": "benchmark"})
     features.plan(store, space, names, {}, 2048)
-    for unit_id in [r["unit_id"] for r in store.catalog.rows("SELECT unit_id FROM unit")]:
+    pool = examples.define_dataset(store, "pool", "p", dict.fromkeys(names, ""))
+    units = features.open_units(store, space, pool.dataset_id)
+    for unit_id in units:
         ids = features.unit_ids(store, unit_id)
         gradients = rng.normal(size=(len(ids), dims)).astype(np.float32)
         block = make_block(ids, gradients, pa.table({"n": [0] * len(ids)}), "int8")
         features.commit_unit(store, space, unit_id, block, {})
     means = unit(rng.normal(size=(columns, dims)))
-    shards = [
-        store.shard_path(r["shard_id"]) for r in store.catalog.rows("SELECT shard_id FROM unit ORDER BY shard_id")
-    ]
+    shards = features.shards_of(store, space)
     found = {}
 
     def ours():
@@ -142,7 +142,7 @@ def less_scoring(rows=32_768, dims=4096, columns=8, folder=None):
         found["ours"] = np.concatenate(parts)
 
     def gemm():
-        blocks = [read_block(path)[1] for path in shards]
+        blocks = [read_block(store.map(shard))[1] for shard in shards]
         found["gemm"] = np.concatenate([(b.vectors.astype(np.float32) @ means.T) * b.scale[:, None] for b in blocks])
 
     return {"ours": ours, "plain GEMM": gemm}, lambda: float(np.abs(found["ours"] - found["gemm"]).max())

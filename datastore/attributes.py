@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gradsift.datastore.examples import Messages
+from gradsift.datastore.engine import Transaction
+from gradsift.datastore.examples import Messages, read_shard
 from gradsift.datastore.identity import fingerprint
 from gradsift.datastore.store import Store
 
@@ -33,13 +34,11 @@ def attribute(
         "WHERE m.dataset_id=? ORDER BY e.shard_id",
         (dataset_id,),
     )
-    # CROSS JOIN: the shard's own rows first, or each shard would cost a pass over the whole dataset.
-    members = "SELECT e.example_id FROM example AS e CROSS JOIN dataset_member AS m ON m.example_id = e.example_id"
     for done, row in enumerate(shards, 1):
         of = int(row["shard_id"])
         table = _known(store, mark, of) or _make(store, mark, of, compute)
-        rows = store.catalog.rows(f"{members} WHERE m.dataset_id=? AND e.shard_id=?", (dataset_id, of))
-        wanted = [r["example_id"] for r in rows]
+        members = store.catalog.named("members_of_shard", dataset_id=dataset_id, shard_id=of)
+        wanted = [r["example_id"] for r in members]
         if len(wanted) < table.num_rows:
             table = table.filter(pc.is_in(table["example_id"], pa.array(wanted, pa.string())))
         yield table
@@ -48,17 +47,19 @@ def attribute(
 
 def _known(store: Store, mark: str, of: int) -> pa.Table | None:
     row = store.catalog.one("SELECT shard_id FROM attribute WHERE spec=? AND of_shard=?", (mark, of))
-    return pq.read_table(store.shard_path(row["shard_id"])) if row else None
+    if row is None:
+        return None
+    with store.open(row["shard_id"]) as file:
+        return pq.read_table(file)
 
 
 def _make(store: Store, mark: str, of: int, compute: Compute) -> pa.Table:
-    source = pq.read_table(store.shard_path(of), page_checksum_verification=True)
+    source = read_shard(store, of)
     values = compute(source["messages"].to_pylist())
     table = pa.table({"example_id": source["example_id"], **values})
 
-    def record(db: Any, shard_id: int) -> bool:
-        given = db.execute("INSERT INTO attribute VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (mark, of, shard_id))
-        return bool(given.rowcount)
+    def record(db: Transaction, shard_id: int) -> bool:
+        return bool(db.execute("INSERT INTO attribute VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (mark, of, shard_id)))
 
     store.commit_file("scores", ".parquet", table.num_rows, lambda handle: _write(table, handle), record)
     return table

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save
 
+from gradsift.datastore.engine import Row, Transaction
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.store import Store
 
@@ -53,13 +55,13 @@ def commit(store: Store, warmup: str, ordinal: int, step: int, mean_lr: float, s
     """Commit a checkpoint of a warm-up run; does nothing if that ordinal exists already."""
     digest = tensors_digest(state)
 
-    def record(db: Any, shard_id: int) -> bool:
+    def record(db: Transaction, shard_id: int) -> bool:
         return bool(
             db.execute(
                 "INSERT INTO checkpoint (warmup, ordinal, step, mean_lr, digest, shard_id) "
                 "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (warmup, ordinal, step, mean_lr, digest, shard_id),
-            ).rowcount
+            )
         )
 
     data = save(_flatten(state))
@@ -83,14 +85,15 @@ def listed(store: Store, warmup: str) -> list[Checkpoint]:
     ]
 
 
-def _checkpoint(r: Any) -> Checkpoint:
+def _checkpoint(r: Row) -> Checkpoint:
     return Checkpoint(r["checkpoint_id"], r["ordinal"], r["step"], r["mean_lr"], r["digest"], r["shard_id"])
 
 
 def load(store: Store, checkpoint: Checkpoint) -> CheckpointState:
     """Tensors of a checkpoint; raises CorruptionError when the file is damaged."""
     try:
-        tensors = load_file(store.shard_path(checkpoint.shard_id))
+        with store.open(checkpoint.shard_id) as file:
+            tensors = load_tensors(file.read())
     except SafetensorError as error:
         raise CorruptionError(f"shard {checkpoint.shard_id} is not a checkpoint: {error}") from error
 

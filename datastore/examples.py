@@ -3,12 +3,12 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from sqlite3 import Connection
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gradsift.datastore.engine import Transaction, marks
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import digest_ids
 from gradsift.datastore.store import Store
@@ -85,7 +85,7 @@ def _write(examples: Sequence[Example], handle: BinaryIO) -> None:
     pq.write_table(table, handle, compression="zstd", write_page_checksum=True)
 
 
-def _record(db: Connection, shard: int, fresh: Sequence[Example], batch: Sequence[Example]) -> None:
+def _record(db: Transaction, shard: int, fresh: Sequence[Example], batch: Sequence[Example]) -> None:
     db.executemany(
         "INSERT INTO example VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
@@ -96,7 +96,7 @@ def _record(db: Connection, shard: int, fresh: Sequence[Example], batch: Sequenc
     _record_origins(db, batch)
 
 
-def _record_origins(db: Connection, batch: Iterable[Example]) -> None:
+def _record_origins(db: Transaction, batch: Iterable[Example]) -> None:
     db.executemany(
         "INSERT INTO origin VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         ((e.example_id, e.file, e.line, e.source, e.licence) for e in batch),
@@ -105,22 +105,30 @@ def _record_origins(db: Connection, batch: Iterable[Example]) -> None:
 
 def known_ids(store: Store, ids: Sequence[str]) -> set[str]:
     """Which of the ids the store already has."""
-    found: set[str] = set()
-    for start in range(0, len(ids), 500):
-        part = ids[start : start + 500]
-        marks = ",".join("?" * len(part))
-        found |= {
-            r["example_id"]
-            for r in store.catalog.rows(f"SELECT example_id FROM example WHERE example_id IN ({marks})", part)
-        }
-    return found
+    return {
+        str(r["example_id"])
+        for part in _parts(ids)
+        for r in store.catalog.rows(f"SELECT example_id FROM example WHERE example_id IN ({marks(part)})", part)
+    }
+
+
+def find_prefix(store: Store, start: str) -> str:
+    """The one example id that starts so. Raises InputError when there is none, or more than one."""
+    rows = store.catalog.rows(
+        "SELECT example_id FROM example WHERE substr(example_id, 1, length(?)) = ? LIMIT 2", (start, start)
+    )
+    if len(rows) != 1:
+        raise InputError(f"{'no' if not rows else 'more than one'} example has an id starting with {start!r}")
+    return str(rows[0]["example_id"])
 
 
 def quarantine(store: Store, rows: Sequence[BadRow]) -> None:
     """Record refused rows; the same file and line again replaces the older entry."""
     with store.catalog.write() as db:
         db.executemany(
-            "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO quarantine (file, line, source, reason, detail, excerpt) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (file, line) DO UPDATE SET source=excluded.source, reason=excluded.reason, "
+            "detail=excluded.detail, excerpt=excluded.excerpt",
             ((r.file, r.line, r.source, r.reason, r.detail, r.excerpt) for r in rows),
         )
 
@@ -128,24 +136,36 @@ def quarantine(store: Store, rows: Sequence[BadRow]) -> None:
 def get_messages(store: Store, ids: Sequence[str]) -> dict[str, Messages]:
     """Messages of the given examples by id; unknown ids are left out. Reads each shard once."""
     wanted = set(ids)
-    shards = {
-        int(r["shard_id"])
-        for part in _parts(sorted(wanted))
-        for r in store.catalog.rows(
-            f"SELECT DISTINCT shard_id FROM example WHERE example_id IN ({','.join('?' * len(part))})", part
-        )
-    }
-    found: dict[str, Messages] = {}
-    for shard in sorted(shards):
-        table = pq.read_table(store.shard_path(shard), page_checksum_verification=True)
+    messages: dict[str, Messages] = {}
+    for shard in shards_of(store, sorted(wanted)):
+        table = read_shard(store, shard)
         names = table["example_id"].to_pylist()
         keep = [i for i, name in enumerate(names) if name in wanted]
         chats = table["messages"].take(pa.array(keep, pa.int64())).to_pylist()
-        found.update((names[i], chat) for i, chat in zip(keep, chats, strict=True))
-    return found
+        messages.update((names[i], chat) for i, chat in zip(keep, chats, strict=True))
+    return messages
 
 
-def _parts(ids: list[str], size: int = 500) -> Iterable[list[str]]:
+def shards_of(store: Store, ids: Sequence[str]) -> list[int]:
+    """Numbers of the shards that hold any of the given examples, sorted."""
+    return sorted(
+        {
+            int(r["shard_id"])
+            for part in _parts(ids)
+            for r in store.catalog.rows(
+                f"SELECT DISTINCT shard_id FROM example WHERE example_id IN ({marks(part)})", part
+            )
+        }
+    )
+
+
+def read_shard(store: Store, shard_id: int) -> pa.Table:
+    """`example_id` and `messages` of a shard of examples. Raises CorruptionError when it is damaged."""
+    with store.open(shard_id) as file:
+        return pq.read_table(file, page_checksum_verification=True)
+
+
+def _parts(ids: Sequence[str], size: int = 500) -> Iterable[Sequence[str]]:
     return (ids[i : i + size] for i in range(0, len(ids), size))
 
 
@@ -166,18 +186,19 @@ def define_dataset(store: Store, role: str, name: str, members: dict[str, str]) 
     ordered = sorted(members.items())
     digest = digest_ids(f"{i}\t{subtask}" for i, subtask in ordered)
     with store.catalog.write() as db:
-        row = db.execute(
-            "SELECT dataset_id FROM dataset WHERE role=? AND name=? AND digest=?", (role, name, digest)
-        ).fetchone()
-        if row is None:
-            cursor = db.execute(
-                "INSERT INTO dataset (role, name, digest, rows, created) VALUES (?, ?, ?, ?, ?)",
-                (role, name, digest, len(ordered), time.time()),
-            )
-            dataset_id = int(cursor.lastrowid or 0)
-            db.executemany("INSERT INTO dataset_member VALUES (?, ?, ?)", ((dataset_id, i, s) for i, s in ordered))
-        else:
-            dataset_id = int(row["dataset_id"])
+        made = db.one(
+            "INSERT INTO dataset (role, name, digest, rows, created) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING "
+            "RETURNING dataset_id",
+            (role, name, digest, len(ordered), time.time()),
+        )
+        if made:
+            new = made["dataset_id"]
+            db.executemany("INSERT INTO dataset_member VALUES (?, ?, ?)", ((new, i, s) for i, s in ordered))
+        row = (
+            made
+            or db.rows("SELECT dataset_id FROM dataset WHERE role=? AND name=? AND digest=?", (role, name, digest))[0]
+        )
+    dataset_id = int(row["dataset_id"])
     return Dataset(dataset_id, role, name, digest, [i for i, _ in ordered], [s for _, s in ordered])
 
 
@@ -214,13 +235,13 @@ def assign_sources(store: Store, facts: Mapping[str, tuple[str, str | None]]) ->
 
 def source_column(store: Store, dataset: Dataset) -> list[str]:
     """[N] source of each member, in the order of their ids: one pass, for large datasets."""
-    rows = store.catalog.db.execute(
+    rows = store.catalog.rows(
         "SELECT e.source FROM dataset_member AS m JOIN example AS e USING (example_id) WHERE m.dataset_id=? "
         "ORDER BY m.example_id",
         (dataset.dataset_id,),
     )
     known: dict[str, str] = {}
-    return [known.setdefault(row[0], row[0]) for row in rows]
+    return [known.setdefault(row["source"], row["source"]) for row in rows]
 
 
 def source_counts(store: Store, dataset: Dataset) -> dict[str, int]:
@@ -237,9 +258,8 @@ def sources_of(store: Store, ids: Sequence[str]) -> dict[str, tuple[str, str | N
     """{example id: (source, licence)} for the given ids."""
     return {
         r["example_id"]: (r["source"], r["licence"])
-        for part in _parts(list(ids))
+        for part in _parts(ids)
         for r in store.catalog.rows(
-            f"SELECT example_id, source, licence FROM example WHERE example_id IN ({','.join('?' * len(part))})",
-            part,
+            f"SELECT example_id, source, licence FROM example WHERE example_id IN ({marks(part)})", part
         )
     }

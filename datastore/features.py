@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gradsift.datastore.engine import Transaction
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.identity import canonical_json, check_comparable, fingerprint
 from gradsift.datastore.rows import FeatureBlock, join_blocks, read_block, write_block
@@ -28,7 +29,7 @@ def define_space(store: Store, spec: Spec) -> int:
             "INSERT INTO feature_space (fingerprint, spec, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             (fingerprint(spec), canonical_json(spec), time.time()),
         )
-        row = db.execute("SELECT space_id FROM feature_space WHERE fingerprint=?", (fingerprint(spec),)).fetchone()
+        (row,) = db.rows("SELECT space_id FROM feature_space WHERE fingerprint=?", (fingerprint(spec),))
     return int(row["space_id"])
 
 
@@ -45,6 +46,12 @@ def space_fingerprint(store: Store, space_id: int) -> str:
     """Fingerprint of a feature space, or '' for an unknown one."""
     row = store.catalog.one("SELECT fingerprint FROM feature_space WHERE space_id=?", (space_id,))
     return str(row["fingerprint"]) if row else ""
+
+
+def space_by_fingerprint(store: Store, mark: str) -> int | None:
+    """Id of the feature space with this fingerprint, or None."""
+    row = store.catalog.one("SELECT space_id FROM feature_space WHERE fingerprint=?", (mark,))
+    return int(row["space_id"]) if row else None
 
 
 def check_spaces(store: Store, train: int, query: int) -> None:
@@ -67,7 +74,7 @@ def plan(store: Store, space_id: int, ids: Sequence[str], flagged: Mapping[str, 
     computed. Safe to call from several workers at once.
     """
     with store.catalog.write() as db:
-        have = {r["example_id"] for r in db.execute("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))}
+        have = {r["example_id"] for r in db.rows("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))}
         db.executemany(
             "INSERT INTO feature_row VALUES (?, ?, NULL, NULL, ?)",
             ((space_id, i, status) for i, status in flagged.items() if i not in have),
@@ -75,10 +82,12 @@ def plan(store: Store, space_id: int, ids: Sequence[str], flagged: Mapping[str, 
         todo = [i for i in ids if i not in have and i not in flagged]
         for start in range(0, len(todo), unit_rows):
             part = todo[start : start + unit_rows]
-            cursor = db.execute("INSERT INTO unit (space_id, examples) VALUES (?, ?)", (space_id, len(part)))
+            (made,) = db.rows(
+                "INSERT INTO unit (space_id, examples) VALUES (?, ?) RETURNING unit_id", (space_id, len(part))
+            )
+            unit_id = made["unit_id"]
             db.executemany(
-                "INSERT INTO feature_row VALUES (?, ?, ?, NULL, 'planned')",
-                ((space_id, i, cursor.lastrowid) for i in part),
+                "INSERT INTO feature_row VALUES (?, ?, ?, NULL, 'planned')", ((space_id, i, unit_id) for i in part)
             )
     return len(todo)
 
@@ -113,11 +122,8 @@ def commit_unit(store: Store, space_id: int, unit_id: int, block: FeatureBlock, 
     """
     spec = space_spec(store, space_id)
 
-    def record(db: Any, shard_id: int) -> bool:
-        done = db.execute(
-            "UPDATE unit SET shard_id=? WHERE unit_id=? AND shard_id IS NULL", (shard_id, unit_id)
-        ).rowcount
-        if not done:
+    def record(db: Transaction, shard_id: int) -> bool:
+        if not db.execute("UPDATE unit SET shard_id=? WHERE unit_id=? AND shard_id IS NULL", (shard_id, unit_id)):
             return False
         where = "WHERE space_id=? AND example_id=? AND unit_id=?"
         db.executemany(
@@ -153,6 +159,14 @@ def statuses(store: Store, space_id: int, dataset_id: int) -> dict[str, int]:
     }
 
 
+def shards_of(store: Store, space_id: int) -> list[int]:
+    """Numbers of the committed shards of a space, sorted."""
+    rows = store.catalog.rows(
+        "SELECT shard_id FROM unit WHERE space_id=? AND shard_id IS NOT NULL ORDER BY shard_id", (space_id,)
+    )
+    return [int(r["shard_id"]) for r in rows]
+
+
 def read(store: Store, space_id: int, ids: Sequence[str] | None = None) -> Iterator[FeatureBlock]:
     """Committed rows of a space (of the given ids only, if any), one block for each shard.
 
@@ -170,9 +184,9 @@ def read(store: Store, space_id: int, ids: Sequence[str] | None = None) -> Itera
         if wanted is None or r["example_id"] in wanted:
             live.setdefault(int(r["shard_id"]), {})[r["example_id"]] = int(r["row"])
     for shard_id, rows in live.items():
-        found, block = read_block(store.shard_path(shard_id))
-        if found != mark:
-            raise CorruptionError(f"shard {shard_id} holds rows of space {found[:12]}, not {mark[:12]}")
+        own, block = read_block(store.map(shard_id))
+        if own != mark:
+            raise CorruptionError(f"shard {shard_id} holds rows of space {own[:12]}, not {mark[:12]}")
         keep = np.fromiter(rows.values(), np.int64, len(rows))
         if [block.example_ids[k] for k in keep] != list(rows):
             raise CorruptionError(f"shard {shard_id} does not hold the examples that the catalog lists")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gradsift.datastore.catalog import Catalog
+from gradsift.datastore.store import Store
 
 TTL_SECONDS = 120.0
 
@@ -44,14 +44,14 @@ def holder_is_dead(holder: str) -> bool:
     return now != "?" and now != start
 
 
-def acquire(catalog: Catalog, name: str, holder: str, ttl: float = TTL_SECONDS) -> bool:
+def acquire(store: Store, name: str, holder: str, ttl: float = TTL_SECONDS) -> bool:
     """Take or renew a lease; False when someone alive holds it."""
     now = time.time()
-    with catalog.write() as db:
-        row = db.execute("SELECT holder, expires FROM lease WHERE name=?", (name,)).fetchone()
+    with store.catalog.write() as db:
+        row = db.one("SELECT holder, expires FROM lease WHERE name=?", (name,))
         # A clock that jumped must not lock a store for longer than two lifetimes.
-        live = row and row["holder"] != holder and now < row["expires"] <= now + 2 * ttl
-        if live and not holder_is_dead(row["holder"]):
+        other = row is not None and row["holder"] != holder and now < row["expires"] <= now + 2 * ttl
+        if row is not None and other and not holder_is_dead(row["holder"]):
             return False
         db.execute(
             "INSERT INTO lease VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
@@ -61,26 +61,25 @@ def acquire(catalog: Catalog, name: str, holder: str, ttl: float = TTL_SECONDS) 
     return True
 
 
-def release(catalog: Catalog, name: str, holder: str) -> None:
+def release(store: Store, name: str, holder: str) -> None:
     """Give a lease back; does nothing if someone else has it."""
-    with catalog.write() as db:
+    with store.catalog.write() as db:
         db.execute("DELETE FROM lease WHERE name=? AND holder=?", (name, holder))
 
 
 @contextmanager
-def held(catalog: Catalog, name: str, ttl: float = TTL_SECONDS) -> Iterator[bool]:
+def held(store: Store, name: str, ttl: float = TTL_SECONDS) -> Iterator[bool]:
     """Hold a lease for a block, renewed by a daemon thread. Yields whether it was got."""
     holder = holder_name()
-    if not acquire(catalog, name, holder, ttl):
+    if not acquire(store, name, holder, ttl):
         yield False
         return
     done = threading.Event()
 
     def renew() -> None:
-        own = Catalog(catalog.path)  # a connection of its own: threads must not share transactions
         while not done.wait(ttl / 4):
-            acquire(own, name, holder, ttl)
-        own.close()
+            acquire(store, name, holder, ttl)
+        store.catalog.close()  # this thread's own handle
 
     thread = threading.Thread(target=renew, name=f"lease-{name}", daemon=True)
     thread.start()
@@ -89,4 +88,4 @@ def held(catalog: Catalog, name: str, ttl: float = TTL_SECONDS) -> Iterator[bool
     finally:
         done.set()
         thread.join()
-        release(catalog, name, holder)
+        release(store, name, holder)

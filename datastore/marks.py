@@ -29,15 +29,18 @@ def save(store: Store, spec: Mapping[str, Any], marks: Iterable[Mark]) -> list[M
     """Record a screening and its marks in one transaction; the same spec again keeps the first."""
     text = canonical_json(spec)
     with store.catalog.write() as db:
-        cursor = db.execute("INSERT INTO screening (spec, created) VALUES (?, ?) ON CONFLICT DO NOTHING",
-                            (text, time.time()))  # fmt: skip
-        if cursor.rowcount:
+        made = db.one(
+            "INSERT INTO screening (spec, created) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING screening_id",
+            (text, time.time()),
+        )
+        if made:
+            new = made["screening_id"]
             db.executemany(
                 "INSERT INTO mark VALUES (?, ?, ?, ?, ?)",
-                ((cursor.lastrowid, m.example_id, m.reason, m.twin, m.similarity) for m in marks),
+                ((new, m.example_id, m.reason, m.twin, m.similarity) for m in marks),
             )
-        number = db.execute("SELECT screening_id FROM screening WHERE spec=?", (text,)).fetchone()["screening_id"]
-    return of_screening(store, number)
+        row = made or db.rows("SELECT screening_id FROM screening WHERE spec=?", (text,))[0]
+    return of_screening(store, row["screening_id"])
 
 
 def number(store: Store, spec: Mapping[str, Any]) -> int:

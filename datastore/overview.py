@@ -1,6 +1,8 @@
 """What a store holds, as tables."""
 
+import json
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from gradsift.datastore.leases import holder_is_dead
@@ -16,8 +18,6 @@ def overview(store: Store) -> dict[str, Table]:
     def rows(text: str) -> Table:
         return [dict(row) for row in catalog.rows(text)]
 
-    leases = rows("SELECT name, holder, expires FROM lease")
-    now = time.time()
     return {
         "examples": rows(
             "SELECT source, count(*) AS examples, sum(chars) AS characters FROM example "
@@ -31,19 +31,48 @@ def overview(store: Store) -> dict[str, Table]:
             "substr(s.digest, 1, 12) AS digest "
             "FROM selection AS s JOIN selection_item USING (selection_id) GROUP BY s.selection_id"
         ),
-        "validation_arms": rows(
-            "SELECT target AS targets, name AS arm, seed, spec ->> '$.training.lr' AS lr, "
-            "result ->> '$.examples' AS examples, "
-            "(SELECT group_concat(key || ' ' || round(value ->> '$.loss', 4), ', ') "
-            "FROM json_each(result, '$.tests')) AS test_losses FROM arm ORDER BY target, name, seed, lr"
-        ),
-        "runs": rows(
-            "SELECT run_id, name, datetime(started, 'unixepoch') AS started_utc, "
-            "coalesce(datetime(finished, 'unixepoch'), 'not finished') AS finished_utc FROM run"
-        ),
-        "live_work": [
-            {"lease": r["name"], "holder": r["holder"], "seconds_left": round(r["expires"] - now)}
-            for r in leases
-            if r["expires"] > now and not holder_is_dead(r["holder"])
+        "validation_arms": _arms(rows("SELECT name, target, seed, spec, result FROM arm")),
+        "runs": [
+            {
+                "run_id": r["run_id"],
+                "name": r["name"],
+                "started_utc": _utc(r["started"]),
+                "finished_utc": "not finished" if r["finished"] is None else _utc(r["finished"]),
+            }
+            for r in rows("SELECT run_id, name, started, finished FROM run")
         ],
+        "live_work": _live(rows("SELECT name, holder, expires FROM lease")),
     }
+
+
+def committed_bytes(store: Store) -> int:
+    """Bytes of all committed files."""
+    return sum(int(r["bytes"]) for r in store.catalog.rows("SELECT bytes FROM shard"))
+
+
+def _arms(arms: Table) -> Table:
+    """One row for each arm and its loss on every test set, by target, name, seed and learning rate."""
+    table = []
+    for arm in arms:
+        result = json.loads(arm["result"])
+        losses = {name: test.get("loss") for name, test in result.get("tests", {}).items()}
+        known = [f"{name} {round(loss, 4)}" for name, loss in losses.items() if loss is not None]
+        row = {"targets": arm["target"], "arm": arm["name"], "seed": arm["seed"]}
+        row["lr"] = json.loads(arm["spec"]).get("training", {}).get("lr")
+        row["examples"] = result.get("examples")
+        row["test_losses"] = ", ".join(known) or None
+        table.append(row)
+    return sorted(table, key=lambda r: (r["targets"], r["arm"], r["seed"], r["lr"] is not None, r["lr"] or 0.0))
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _live(leases: Table) -> Table:
+    now = time.time()
+    return [
+        {"lease": r["name"], "holder": r["holder"], "seconds_left": round(r["expires"] - now)}
+        for r in leases
+        if r["expires"] > now and not holder_is_dead(r["holder"])
+    ]

@@ -14,7 +14,6 @@ against 1/√D = 1.6e-2 of the projection itself. Legend: N rows, D projected di
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -141,9 +140,9 @@ def write_block(block: FeatureBlock, fingerprint: str, handle: BinaryIO) -> None
         writer.write_table(table)
 
 
-def read_block(path: Path) -> tuple[str, FeatureBlock]:
-    """Fingerprint and rows of a shard whose digest was checked; vectors are mapped, not copied."""
-    with pa.memory_map(str(path)) as source:
+def read_block(source: pa.NativeFile) -> tuple[str, FeatureBlock]:
+    """Fingerprint and rows of a shard whose digest was checked; of a memory map, vectors are not copied. Closes it."""
+    with source:
         table = pa.ipc.open_file(source).read_all()
     batch = table.combine_chunks()
     vector = batch["vector"].chunk(0) if batch.num_rows else pa.array([], batch.schema.field("vector").type)

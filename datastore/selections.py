@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gradsift.datastore.engine import Row, Transaction
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import canonical_json, digest_ids, fingerprint
 from gradsift.datastore.store import Store
@@ -58,17 +59,18 @@ def save(
     copies = list(copies or [1] * len(ids))
     digest = _digest(ids, copies, details)
 
-    def record(db: Any, shard_id: int | None) -> bool:
-        cursor = db.execute(
+    def record(db: Transaction, shard_id: int | None) -> bool:
+        made = db.one(
             "INSERT INTO selection (name, target, method, digest, spec, scores_shard, created) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING selection_id",
             (name, target, spec["method"], digest, text, shard_id, time.time()),
         )
-        if not cursor.rowcount:
+        if made is None:
             return False
+        new = made["selection_id"]
         db.executemany(
-            "INSERT INTO selection_item VALUES (?, ?, ?, ?, ?)",
-            ((cursor.lastrowid, k, i, s, n) for k, (i, s, n) in enumerate(zip(ids, scores, copies, strict=True))),
+            "INSERT INTO selection_item (selection_id, rank, example_id, score, copies) VALUES (?, ?, ?, ?, ?)",
+            ((new, k, i, s, n) for k, (i, s, n) in enumerate(zip(ids, scores, copies, strict=True))),
         )
         return True
 
@@ -101,7 +103,8 @@ def details(store: Store, selection: Selection) -> pa.Table | None:
     row = store.catalog.one("SELECT scores_shard FROM selection WHERE selection_id=?", (selection.selection_id,))
     if row is None or row["scores_shard"] is None:
         return None
-    return pq.read_table(store.shard_path(row["scores_shard"]))
+    with store.open(row["scores_shard"]) as file:
+        return pq.read_table(file)
 
 
 def masks(store: Store, selection: Selection) -> dict[str, list[bool]]:
@@ -116,6 +119,31 @@ def masks(store: Store, selection: Selection) -> dict[str, list[bool]]:
 def _masks(table: pa.Table) -> dict[str, list[bool]]:
     pairs = zip(table["example_id"].to_pylist(), table[MASK].to_pylist(), strict=True)
     return {i: mask for i, mask in pairs if mask is not None}
+
+
+def spec_of(store: Store, selection: Selection) -> dict[str, Any]:
+    """Everything that decided a selection: digests of its pool and targets, feature spaces, settings."""
+    row = store.catalog.one("SELECT spec FROM selection WHERE selection_id=?", (selection.selection_id,))
+    return dict(json.loads(row["spec"])) if row else {}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the catalog knows of a selection's examples, as columns in rank order."""
+
+    sources: list[str]
+    licences: list[str | None]
+    chars: list[int]
+
+
+def facts(store: Store, selection: Selection) -> Facts:
+    """Facts of the chosen examples; shorter than the selection where some are no longer in the store."""
+    rows = store.catalog.rows(
+        "SELECT e.source, e.licence, e.chars FROM selection_item AS i JOIN example AS e USING (example_id) "
+        "WHERE i.selection_id=? ORDER BY i.rank",
+        (selection.selection_id,),
+    )
+    return Facts([r["source"] for r in rows], [r["licence"] for r in rows], [r["chars"] for r in rows])
 
 
 def find(store: Store, spec: Mapping[str, Any]) -> Selection | None:
@@ -150,7 +178,7 @@ def newest(store: Store) -> list[Selection]:
     return [_load(store, row) for row in rows]
 
 
-def _load(store: Store, row: Any) -> Selection:
+def _load(store: Store, row: Row) -> Selection:
     items = store.catalog.rows(
         "SELECT example_id, score, copies FROM selection_item WHERE selection_id=? ORDER BY rank",
         (row["selection_id"],),
@@ -192,11 +220,11 @@ def save_arm(store: Store, key: str, name: str, target: str, seed: int, spec: Ma
 def start_run(store: Store, name: str, recipe: Mapping[str, Any], written: Mapping[str, Any] | None = None) -> int:
     """Record the start of a run; returns its id. `written` is the recipe with paths as its author wrote them."""
     with store.catalog.write() as db:
-        cursor = db.execute(
-            "INSERT INTO run (name, recipe, started, written) VALUES (?, ?, ?, ?)",
+        (made,) = db.rows(
+            "INSERT INTO run (name, recipe, started, written) VALUES (?, ?, ?, ?) RETURNING run_id",
             (name, canonical_json(recipe), time.time(), canonical_json(written or recipe)),
         )
-    return int(cursor.lastrowid or 0)
+    return int(made["run_id"])
 
 
 def finish_run(store: Store, run_id: int, summary: Mapping[str, Any]) -> None:
@@ -213,20 +241,19 @@ def last_run(store: Store, computed: bool = False) -> dict[str, Any]:
 
     Raises InputError when there is none.
     """
-    row = store.catalog.one(
-        "SELECT * FROM run WHERE finished IS NOT NULL AND (NOT ? OR coalesce(summary ->> 'base', '') = '') "
-        "ORDER BY run_id DESC LIMIT 1",
-        (computed,),
-    )
-    if row is None:
-        raise InputError(f"no run has finished in {store.root}; start one with `gradsift run RECIPE`")
-    return {
-        "name": row["name"],
-        "recipe": json.loads(row["recipe"]),
-        "written": json.loads(row["written"] or row["recipe"]),
-        "summary": json.loads(row["summary"]),
-        "seconds": row["finished"] - row["started"],
-    }
+    numbers = store.catalog.rows("SELECT run_id FROM run WHERE finished IS NOT NULL ORDER BY run_id DESC")
+    for number in numbers:
+        row = store.catalog.rows("SELECT * FROM run WHERE run_id=?", (number["run_id"],))[0]
+        summary = json.loads(row["summary"])
+        if not (computed and summary.get("base")):
+            return {
+                "name": row["name"],
+                "recipe": json.loads(row["recipe"]),
+                "written": json.loads(row["written"] or row["recipe"]),
+                "summary": summary,
+                "seconds": row["finished"] - row["started"],
+            }
+    raise InputError(f"no run has finished in {store.root}; start one with `gradsift run RECIPE`")
 
 
 @dataclass(frozen=True)

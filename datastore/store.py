@@ -1,24 +1,43 @@
-"""A store: a folder of immutable files and the catalog that says which of them exist."""
+"""A store: immutable files, and the catalog that says which of them exist."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from sqlite3 import Connection
-from typing import BinaryIO
+from typing import TYPE_CHECKING
 
 from gradsift.datastore import files
-from gradsift.datastore.catalog import Catalog
+from gradsift.datastore.backend import Backend, Fill, StoredFile
+from gradsift.datastore.engine import Engine, Row, Transaction
 from gradsift.datastore.errors import CorruptionError, InputError
+from gradsift.datastore.local import LocalFiles
+from gradsift.datastore.sqlite import SqliteEngine
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CATALOG_NAME = "catalog.sqlite"
 
 
 class Store:
-    """An open store. Modules `examples`, `features`, `checkpoints` and `selections` work on it."""
+    """An open store. Modules `examples`, `features`, `checkpoints` and `selections` work on it.
 
-    def __init__(self, root: Path | str, *, create: bool = True) -> None:
+    `root` is also where reports and exports go unless told otherwise. `catalog` and `backend` are for the modules of
+    `datastore/`: everybody else calls a function of theirs.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        create: bool = True,
+        catalog: Engine | None = None,
+        backend: Backend | None = None,
+    ) -> None:
         self.root = Path(root)
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root} is a file, not a store folder")
-        self.catalog = Catalog(self.root / "catalog.sqlite", create=create)
+        self.catalog = catalog or SqliteEngine(self.root / CATALOG_NAME, create=create)
+        self.backend = backend or LocalFiles(self.root)
         self._checked: set[int] = set()
 
     def close(self) -> None:
@@ -36,28 +55,24 @@ class Store:
         kind: str,
         suffix: str,
         rows: int,
-        fill: Callable[[BinaryIO], None],
-        record: Callable[[Connection, int], bool | None],
+        fill: Fill,
+        record: Callable[[Transaction, int], bool | None],
     ) -> int | None:
         """Write a file durably, then commit it with the rows that refer to it in one transaction.
 
         `record(db, shard_id)` inserts what belongs to the shard; if it returns False someone else was
         first: nothing is committed and our file is deleted. Returns the shard id, or None then.
         """
-        written = files.write_file(self.root, kind, suffix, fill)
+        written = self.backend.write(kind, suffix, fill)
         try:
             with self.catalog.write() as db:
-                cursor = db.execute(
-                    "INSERT INTO shard (kind, name, rows, bytes, sha256, created) VALUES (?, ?, ?, ?, ?, ?)",
-                    (kind, written.name, rows, written.bytes, written.sha256, time.time()),
-                )
-                shard_id = int(cursor.lastrowid or 0)
+                shard_id = _insert_shard(db, kind, rows, written)
                 if record(db, shard_id) is False:
                     raise _LostRace
                 files.failpoint("recorded")
         except BaseException as error:
             if not self._is_committed(written.name):
-                (self.root / written.name).unlink(missing_ok=True)
+                self.backend.delete(written.name)
             if isinstance(error, _LostRace):
                 return None
             raise
@@ -71,19 +86,47 @@ class Store:
         except Exception:  # noqa: BLE001 - an orphan is harmless, a deleted shard is not
             return True
 
-    def shard_path(self, shard_id: int) -> Path:
-        """Path of a committed shard; its digest is checked on first use in this process."""
+    def open(self, shard_id: int) -> "pa.NativeFile":
+        """A committed shard for reading, with seek; its digest is checked on first use in this process.
+
+        Raises CorruptionError, naming the shard, when it is missing, cut or changed.
+        """
+        return self._reader(shard_id, self.backend.open)
+
+    def map(self, shard_id: int) -> "pa.NativeFile":
+        """Like `open`, as memory that readers need not copy."""
+        return self._reader(shard_id, self.backend.map)
+
+    def _reader(self, shard_id: int, opener: "Callable[[str], pa.NativeFile]") -> "pa.NativeFile":
         row = self.catalog.one("SELECT * FROM shard WHERE shard_id=?", (shard_id,))
         if row is None:
             raise CorruptionError(f"shard {shard_id} is not in the catalog")
-        if shard_id in self._checked:
-            return self.root / str(row["name"])
+        file = stored_file(row)
         try:
-            path = files.check_file(self.root, row["name"], row["bytes"], row["sha256"])
+            if shard_id not in self._checked:
+                self.backend.check(file)
+                self._checked.add(shard_id)
+            return opener(file.name)
         except CorruptionError as error:
             raise CorruptionError(f"shard {shard_id} ({row['kind']}): {error}") from None
-        self._checked.add(shard_id)
-        return path
+
+
+def is_store(root: Path) -> bool:
+    """Whether a folder holds a store."""
+    return (root / CATALOG_NAME).exists()
+
+
+def stored_file(row: Row) -> StoredFile:
+    """What a row of `shard` says of its file."""
+    return StoredFile(row["name"], row["bytes"], row["sha256"])
+
+
+def _insert_shard(db: Transaction, kind: str, rows: int, file: StoredFile) -> int:
+    made = db.rows(
+        "INSERT INTO shard (kind, name, rows, bytes, sha256, created) VALUES (?, ?, ?, ?, ?, ?) RETURNING shard_id",
+        (kind, file.name, rows, file.bytes, file.sha256, time.time()),
+    )
+    return int(made[0]["shard_id"])
 
 
 class _LostRace(Exception):

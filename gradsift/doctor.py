@@ -6,8 +6,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gradsift.datastore.catalog import NETWORK_FILE_SYSTEMS, Catalog, file_system_type
 from gradsift.datastore.errors import GradsiftError
+from gradsift.datastore.files import file_system_type, on_network
+from gradsift.datastore.overview import committed_bytes
+from gradsift.datastore.store import Store, is_store
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "pyarrow", "prefect", "fastapi", "cyclopts")
 LOW_BYTES = 2 << 30
@@ -22,7 +24,7 @@ def checks(store: Path) -> list[dict[str, Any]]:
     free = shutil.disk_usage(folder if folder.exists() else Path.cwd()).free
     rows.append(_row("free disk", free > LOW_BYTES, f"{free / 2**30:.1f} GiB", bad="warn"))
     kind = file_system_type(folder)
-    network = kind in NETWORK_FILE_SYSTEMS
+    network = on_network(folder)
     detail = f"{kind or 'unknown'}{' (network: the catalog uses no WAL here, one writer at a time)' if network else ''}"
     rows.append(_row("file system", not network, detail, bad="warn"))
     rows.append(_store(store))
@@ -61,12 +63,11 @@ def _accelerator() -> dict[str, Any]:
 
 
 def _store(store: Path) -> dict[str, Any]:
-    if not (store / "catalog.sqlite").exists():
+    if not is_store(store):
         return _row("store", True, f"none at {store} yet")
     try:
-        shards = Catalog(store / "catalog.sqlite", create=False).rows("SELECT sum(bytes) AS n FROM shard")
+        with Store(store, create=False) as opened:
+            mebibytes = committed_bytes(opened) / 2**20
     except GradsiftError as error:
         return _row("store", False, str(error))
-    return _row(
-        "store", True, f"{store}: {(shards[0]['n'] or 0) / 2**20:.1f} MiB committed; `gradsift verify` checks it"
-    )
+    return _row("store", True, f"{store}: {mebibytes:.1f} MiB committed; `gradsift verify` checks it")

@@ -6,7 +6,6 @@ Two dimensions keep little of a gradient: near on the map is a hint, `neighbors`
 O(N²·D) for N examples of D dims, 4·N·D bytes in memory.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gradsift.datastore import examples, features
+from gradsift.datastore import examples, features, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
@@ -56,17 +55,13 @@ def write_atlas(store: Store, selection: Selection, facts: pa.Table, path: Path,
 
 def _space(store: Store, selection: Selection) -> int:
     """The pool's feature space at the last checkpoint that the selection looked at."""
-    row = store.catalog.one("SELECT spec FROM selection WHERE selection_id=?", (selection.selection_id,))
-    spec: dict[str, Any] = json.loads(row["spec"]) if row else {}
-    spaces: Any = spec.get("spaces") or []
+    spaces: Any = selections.spec_of(store, selection).get("spaces") or []
     if selection.method == MIXTURE and spaces:
         spaces = next((s for s in spaces.values() if s), [])
-    found = None
-    if spaces:
-        found = store.catalog.one("SELECT space_id FROM feature_space WHERE fingerprint=?", (spaces[-1][0],))
+    found = features.space_by_fingerprint(store, spaces[-1][0]) if spaces else None
     if found is None:
         raise InputError(f"{selection.name!r} was chosen without gradient rows, which the atlas shows")
-    return int(found["space_id"])
+    return found
 
 
 def components(rows: F32) -> F32:

@@ -63,12 +63,7 @@ def _side(store: Store | None, name: str) -> Side:
 def _stored(store: Store, name: str) -> Side:
     chosen = selections.get(store, name)
     facts = layout(store, chosen, 0).facts
-    rows = store.catalog.rows(
-        "SELECT i.example_id, e.chars FROM selection_item AS i JOIN example AS e USING (example_id) "
-        "WHERE i.selection_id=?",
-        (chosen.selection_id,),
-    )
-    chars = {r["example_id"]: r["chars"] for r in rows}
+    chars = dict(zip(chosen.example_ids, selections.facts(store, chosen).chars, strict=True))
     known = {row["example_id"]: row | {"chars": chars[row["example_id"]]} for row in facts.to_pylist()}
     copies = dict(zip(chosen.example_ids, chosen.copies, strict=True))
     return Side(chosen.name, chosen.digest, copies, known, lambda ids: examples.get_messages(store, ids))

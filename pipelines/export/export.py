@@ -76,7 +76,7 @@ def export(
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.parent / f".partial-{folder.name}-{key[:16]}"
-    with leases.held(store.catalog, f"export {key[:16]}") as mine, disk_errors(staging / "x"):
+    with leases.held(store, f"export {key[:16]}") as mine, disk_errors(staging / "x"):
         if not mine:
             raise BusyError(f"another process is writing this export to {folder}; wait for it")
         (staging / "data").mkdir(parents=True, exist_ok=True)
@@ -252,9 +252,7 @@ def _texts(
 
 def _lineage(store: Store, selection: Selection) -> dict[str, Any]:
     """Digests of what the selection was made from: pool, targets, feature spaces, settings."""
-    row = store.catalog.one("SELECT spec FROM selection WHERE selection_id=?", (selection.selection_id,))
-    found: dict[str, Any] = json.loads(row["spec"]) if row else {}
-    return found
+    return selections.spec_of(store, selection)
 
 
 def _swap(staging: Path, folder: Path) -> None:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gradsift.datastore import selections
+from gradsift.datastore import examples, selections
 from gradsift.datastore.errors import CorruptionError
 from gradsift.datastore.examples import MESSAGES_TYPE
 from gradsift.datastore.files import fsync_folder, fsync_path
@@ -55,13 +55,8 @@ class Layout:
 
 def layout(store: Store, selection: Selection, seed: int) -> Layout:
     """Lay a selection's rows out. Memory: about 200 bytes a row."""
-    cursor = store.catalog.db.execute(
-        "SELECT e.source, e.licence, e.chars FROM selection_item AS i JOIN example AS e USING (example_id) "
-        "WHERE i.selection_id=? ORDER BY i.rank",
-        (selection.selection_id,),
-    )
-    found = cursor.fetchall()
-    if len(found) != len(selection.example_ids):
+    known = selections.facts(store, selection)
+    if len(known.chars) != len(selection.example_ids):
         raise CorruptionError("some selected examples are no longer in the store; select again")
     copies = np.array(selection.copies, np.int64)
     item = np.repeat(np.arange(len(copies)), copies)
@@ -71,12 +66,12 @@ def layout(store: Store, selection: Selection, seed: int) -> Layout:
         keys = mix_bits(mix_bits(keys ^ np.uint64(seed)) + copy.astype(np.uint64))
         order = np.lexsort((copy, item, keys))
         item, copy = item[order], copy[order]
-    chars = int((np.array([row["chars"] for row in found], np.int64) * copies).sum())
+    chars = int((np.array(known.chars, np.int64) * copies).sum())
     parts = max(1, -(-chars // PART_CHARS))
     facts = {
         "example_id": pa.array(selection.example_ids, pa.string()),
-        "source": pa.array([row["source"] for row in found], pa.string()),
-        "licence": pa.array([row["licence"] for row in found], pa.string()),
+        "source": pa.array(known.sources, pa.string()),
+        "licence": pa.array(known.licences, pa.string()),
         "rank": pa.array(np.arange(len(copies)), pa.int64()),
         "score": pa.array(selection.scores, pa.float64()),
         **_details(store, selection),
@@ -116,9 +111,9 @@ def spill(store: Store, plan: Layout, staging: Path, progress: Progress) -> None
     seen = 0
     files = [pa.OSFile(str(unfinished / f"{k}.arrow"), "wb") for k in range(plan.parts)]
     writers = [pa.ipc.new_file(file, SPILL_SCHEMA) for file in files]
-    shards = _shards(store, plan)
+    shards = examples.shards_of(store, plan.facts["example_id"].to_pylist())
     for number, shard in enumerate(shards, 1):
-        table = pq.read_table(store.shard_path(shard), page_checksum_verification=True).combine_chunks()
+        table = examples.read_shard(store, shard).combine_chunks()
         own = np.array(table["example_id"].to_pylist(), "S32")
         at = np.minimum(np.searchsorted(names[by_name], own), len(names) - 1)
         hit = np.flatnonzero(names[by_name][at] == own)
@@ -141,17 +136,6 @@ def spill(store: Store, plan: Layout, staging: Path, progress: Progress) -> None
             f"{len(names) - seen} selected examples are missing from their shards; run `gradsift verify`"
         )
     unfinished.rename(folder)
-
-
-def _shards(store: Store, plan: Layout) -> list[int]:
-    wanted = plan.facts["example_id"].to_pylist()
-    found: set[int] = set()
-    for begin in range(0, len(wanted), 500):
-        part = wanted[begin : begin + 500]
-        marks = ",".join("?" * len(part))
-        rows = store.catalog.rows(f"SELECT DISTINCT shard_id FROM example WHERE example_id IN ({marks})", part)
-        found |= {int(row["shard_id"]) for row in rows}
-    return sorted(found)
 
 
 def file_name(number: int, parts: int, suffix: str) -> str:

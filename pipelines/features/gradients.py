@@ -44,7 +44,7 @@ def work(
     total = dataset_total(store, space_id, dataset)
     while units := [u for u in features.open_units(store, space_id, dataset.dataset_id) if u not in passed]:
         unit = units[0]
-        with leases.held(store.catalog, f"unit/{unit}") as mine:
+        with leases.held(store, f"unit/{unit}") as mine:
             if not mine or unit not in features.open_units(store, space_id, dataset.dataset_id):
                 passed.add(unit)
                 continue

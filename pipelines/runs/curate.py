@@ -77,7 +77,7 @@ def curate(
 
     Raises BusyError when another live process runs on this store; other GradsiftErrors as stages name them.
     """
-    with leases.held(store.catalog, RUN_LEASE) as mine:
+    with leases.held(store, RUN_LEASE) as mine:
         if not mine:
             raise BusyError(f"another run is working on {store.root}; wait for it, or see who with `gradsift status`")
         return _curate(recipe, store, export_root or store.root / "exports", step, progress, elsewhere)

@@ -42,12 +42,7 @@ class Answer:
 
 def query_by_id(store: Store, name: str, k: int, checkpoint: int | None = None) -> Answer:
     """Neighbours of a stored example (without itself). `name` may be the start of an id. Loads no model."""
-    rows = store.catalog.rows(
-        "SELECT example_id FROM example WHERE substr(example_id, 1, length(?)) = ? LIMIT 2", (name, name)
-    )
-    if len(rows) != 1:
-        raise InputError(f"{'no' if not rows else 'more than one'} example has an id starting with {name!r}")
-    found = str(rows[0]["example_id"])
+    found = examples.find_prefix(store, name)
     space, ordinal = _space(store, checkpoint)
     block = features.read_all(store, space, [found])
     near = neighbours(store, space, block.unit(), k + 1)[0]

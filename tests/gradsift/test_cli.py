@@ -160,7 +160,7 @@ def test_busy_is_told(copied, recipe_file):
     from gradsift.datastore.store import Store
 
     store, _ = copied
-    with Store(store) as opened, leases.held(opened.catalog, "run"):
+    with Store(store) as opened, leases.held(opened, "run"):
         assert_refused(gradsift("run", recipe_file(), "-s", store, "--no-prefect"), 5, "another run is working")
 
 

@@ -142,7 +142,7 @@ def test_promise_1_and_2_kill_9_anywhere_and_go_on(finished, tmp_path):
 
 
 def test_two_runs_at_once_the_second_is_told(finished, tmp_path, recipe):
-    with Store(tmp_path / "store") as store, leases.held(store.catalog, RUN_LEASE):
+    with Store(tmp_path / "store") as store, leases.held(store, RUN_LEASE):
         started = time.monotonic()
         from concurrent.futures import ThreadPoolExecutor
 

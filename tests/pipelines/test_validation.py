@@ -275,10 +275,9 @@ def test_mixtures_methods_metrics_and_matched_steps(copy, monkeypatch):
     monkeypatch.setattr(validation, "fit", noted)
     last = selections.last_run(copy)
     target = last["recipe"]["targets"]["sql"] | {"metric": "f1", "max_new_tokens": 4}
-    copy.catalog.db.execute(
-        "UPDATE run SET recipe=json_set(recipe, '$.targets.sql', json(?)) WHERE run_id=(SELECT max(run_id) FROM run)",
-        (json.dumps(target),),
-    )
+    last["recipe"]["targets"]["sql"] = target
+    with copy.catalog.write() as db:
+        db.execute("UPDATE run SET recipe=? WHERE run_id=(SELECT max(run_id) FROM run)", (json.dumps(last["recipe"]),))
     found = revalidate(copy, SMALL | {"seeds": [0], "match": "steps", "arms": ["full", "rds"]})
     arms = {a["arm"]: a for a in found["arms"]}
     assert set(arms) == {"base", "mixture", "full", "rds"}
@@ -402,7 +401,8 @@ def test_the_page_is_one_file_that_loads_and_runs_nothing(finished):
 
 
 def test_hostile_text_stays_text(copy, recipe_data):
-    copy.catalog.db.execute("UPDATE example SET source=? WHERE source='sql'", (EVIL,))
+    with copy.catalog.write() as db:
+        db.execute("UPDATE example SET source=? WHERE source='sql'", (EVIL,))
     text = html(report(copy))
     page = Page(text)
     assert "script" not in page.tags

@@ -1,0 +1,74 @@
+"""Where the files of a store lie: what a back-end must do, and the values it speaks in.
+
+`datastore/local.py` is the one for a folder; `datastore/testing.py` is the suite that any other must pass. A back-end
+knows files and digests, never what they mean: the catalog says which of them exist, and `Store` asks for both.
+
+A name is `kind/file`. Files are written once and never changed. A name that leads out of the back-end (`..`, a link)
+may come from a forged catalog: it is never read and never deleted.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Fill = Callable[[BinaryIO], None]
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A durable file: its name below the root, its size and the sha256 of its bytes."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file that is there, whether or not the catalog knows it. `finished` is False for one still being written, or
+    left behind by a writer that died."""
+
+    name: str
+    bytes: int
+    age: float  # seconds since it was last written to
+    finished: bool
+
+
+class Backend(ABC):
+    """A place for immutable files. Safe to share between threads and across a fork."""
+
+    @abstractmethod
+    def write(self, kind: str, suffix: str, fill: Fill) -> StoredFile:
+        """Write a new file `kind/<random hex><suffix>` durably: whole or not at all, under a name nobody else gets.
+
+        `fill` writes the content to a binary handle, in order. After any error nothing is left. Raises StoreFullError
+        when there is no space (also when `fill` raises OSError with ENOSPC, EDQUOT or EFBIG).
+        """
+
+    @abstractmethod
+    def check(self, file: StoredFile) -> None:
+        """Read a file and compare it with its record. Raises CorruptionError, naming the file, when it is missing, cut,
+        changed, or not inside the back-end."""
+
+    @abstractmethod
+    def open(self, name: str) -> "pa.NativeFile":
+        """A file for reading, with seek; digests are for `check` to look at.
+
+        Raises CorruptionError when it is missing or not inside the back-end.
+        """
+
+    @abstractmethod
+    def map(self, name: str) -> "pa.NativeFile":
+        """Like `open`, as memory that readers need not copy: a memory map where there is one, else a buffer."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Delete a file. One that is not there, and a name that leads out of the back-end, are left alone."""
+
+    @abstractmethod
+    def list(self, kind: str) -> Iterator[Listed]:
+        """Files of a kind, by name, finished or not."""

@@ -1,0 +1,126 @@
+"""What the store asks of a database: the catalog's engine, and the rules that every engine keeps.
+
+SQLite (`datastore/sqlite.py`) is one; another database is another subclass here and its folder in `sql/`. Nobody
+outside `datastore/` meets an engine: what they need to know is a plain function of `examples`, `features`, and so on.
+
+Statements are the SQL that SQLite and PostgreSQL share; `?` stands for a value and `:name` for a named one. One that
+must differ is a file below `sql/<dialect>/queries` (see `sql.query`). Texts sort by code point, on every engine.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Protocol
+
+from gradsift import sql
+from gradsift.datastore.errors import CatalogVersionError
+from gradsift.datastore.identity import digest_text
+
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+class Row(Protocol):
+    """One row of an answer: values by column name; `dict(row)` copies it."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+    def keys(self) -> Iterable[str]:
+        """Column names in order."""
+        ...
+
+
+class Transaction(Protocol):
+    """What can be done inside `Engine.write`."""
+
+    def execute(self, text: str, parameters: Parameters = ()) -> int:
+        """Run one statement; returns how many rows it inserted, changed or deleted."""
+        ...
+
+    def executemany(self, text: str, rows: Iterable[Parameters]) -> None:
+        """Run one statement for each of the rows of values."""
+        ...
+
+    def rows(self, text: str, parameters: Parameters = ()) -> list[Row]:
+        """All rows of a query, or of a statement with RETURNING."""
+        ...
+
+    def one(self, text: str, parameters: Parameters = ()) -> Row | None:
+        """The first of them, or None: of `INSERT … ON CONFLICT DO NOTHING RETURNING …`, None when nothing was new."""
+        ...
+
+    def script(self, text: str) -> None:
+        """Run several statements."""
+        ...
+
+
+class Engine(ABC):
+    """An open catalog. Safe to share between threads and across a fork: each thread of a process has its own handle."""
+
+    dialect: ClassVar[str]  # names its folder in sql/
+    migrations_table: ClassVar[str]  # makes `schema_migrations`, which holds what `migrate` did
+    place: str  # for messages: where the catalog is
+
+    @abstractmethod
+    def rows(self, text: str, parameters: Parameters = ()) -> list[Row]:
+        """All rows of a query, of one snapshot."""
+
+    @abstractmethod
+    def one(self, text: str, parameters: Parameters = ()) -> Row | None:
+        """The first row of a query, or None."""
+
+    @abstractmethod
+    def write(self) -> AbstractContextManager[Transaction]:
+        """One transaction: all of it or nothing, alone among writers from its beginning. Nothing slow belongs inside.
+
+        Raises StoreFullError when the disk takes no more.
+        """
+
+    @abstractmethod
+    def backup(self, version: int) -> None:
+        """Keep a copy of the catalog as it is before migration `version`, unless there is one."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close this thread's handle; a later use opens it again."""
+
+    def named(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
+        """Rows of a stored query (`sql/`), as dicts."""
+        return [dict(row) for row in self.rows(sql.query(name, self.dialect), parameters)]
+
+    def migrate(self) -> None:
+        """Bring the schema up to date. Raises CatalogVersionError for a newer catalog or an edited migration."""
+        known = sql.migrations(self.dialect)
+        with self.write() as db:
+            db.execute(self.migrations_table)
+        applied = {row["version"]: row["sha256"] for row in self.rows("SELECT version, sha256 FROM schema_migrations")}
+        if applied and max(applied) > known[-1].version:
+            raise CatalogVersionError(
+                f"{self.place} was written by a newer gradsift (schema {max(applied)}; this one knows "
+                f"{known[-1].version}). Upgrade: pip install -U gradsift."
+            )
+        for migration in known:
+            if migration.version not in applied:
+                if applied:
+                    self.backup(migration.version)
+                self._apply(migration)
+            elif applied[migration.version] != digest_text(migration.text):
+                raise CatalogVersionError(
+                    f"migration {migration.name} differs from the one that {self.place} was made with. "
+                    "Install an unmodified gradsift."
+                )
+
+    def _apply(self, migration: sql.Migration) -> None:
+        with self.write() as db:
+            if db.one("SELECT 1 FROM schema_migrations WHERE version=?", (migration.version,)):
+                return  # another process was faster
+            db.script(migration.text)
+            db.execute(
+                "INSERT INTO schema_migrations VALUES (?, ?, ?, ?)",
+                (migration.version, migration.name, digest_text(migration.text), time.time()),
+            )
+
+
+def marks(values: Sequence[object]) -> str:
+    """`?, ?, …`, one for each value: the inside of an `IN (…)`."""
+    return ", ".join("?" * len(values))

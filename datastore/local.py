@@ -1,0 +1,108 @@
+"""Files in a local folder. A write is: temporary → fsync → sha256 → rename → fsync of the folder.
+
+A file written here is not yet part of the store; the catalog row that follows makes it so.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from gradsift.datastore import files
+from gradsift.datastore.backend import Backend, Fill, Listed, StoredFile
+from gradsift.datastore.errors import CorruptionError
+from gradsift.datastore.identity import digest_file
+
+if TYPE_CHECKING:  # it takes a while to import, and a look at the catalog does not need it
+    import pyarrow as pa
+
+TMP_PREFIX = ".tmp-"
+ADVICE = "Run `gradsift verify --drop` to forget it; the next run computes it again."
+
+
+class LocalFiles(Backend):
+    """The files below a folder, which is made when the first is written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def write(self, kind: str, suffix: str, fill: Fill) -> StoredFile:
+        """Write a new file `kind/<random hex><suffix>` durably and return its name and digest.
+
+        On any error the temporary file is removed. Raises StoreFullError when the disk is full.
+        """
+        folder = self.root / kind
+        token = secrets.token_hex(16)
+        temporary, final = folder / f"{TMP_PREFIX}{token}", folder / f"{token}{suffix}"
+        with files.disk_errors(final):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with temporary.open("xb") as handle:
+                    fill(handle)
+                    files.failpoint("written")
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                files.failpoint("synced")
+                size, sha = temporary.stat().st_size, digest_file(temporary)
+                temporary.rename(final)
+                files.failpoint("renamed")
+                files.fsync_folder(folder)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
+        return StoredFile(f"{kind}/{final.name}", size, sha)
+
+    def check(self, file: StoredFile) -> None:
+        """Read a file (about 1 GB/s) and compare it with its record; raises CorruptionError, naming the file."""
+        path = self._path(file.name)
+        size = path.stat().st_size
+        if size != file.bytes:
+            raise CorruptionError(f"{file.name} has {size} bytes, not {file.bytes}. {ADVICE}")
+        if digest_file(path) != file.sha256:
+            raise CorruptionError(f"{file.name} does not match its digest (changed bytes). {ADVICE}")
+
+    def open(self, name: str) -> "pa.NativeFile":
+        """A file's bytes for reading, with seek. Check it first."""
+        import pyarrow as pa
+
+        return pa.OSFile(str(self._path(name)))
+
+    def map(self, name: str) -> "pa.NativeFile":
+        """A memory map of a file; what was read from it stays valid after it is closed. Check it first."""
+        import pyarrow as pa
+
+        return pa.memory_map(str(self._path(name)))
+
+    def delete(self, name: str) -> None:
+        """Delete a file; names that lead elsewhere (a forged catalog, a link) are left alone."""
+        parts = PurePosixPath(name).parts
+        if len(parts) != 2 or ".." in parts:
+            return
+        path = self.root / name
+        if path.parent.resolve() == self.root.resolve() / parts[0]:  # else the folder is a link
+            path.unlink(missing_ok=True)
+
+    def list(self, kind: str) -> Iterator[Listed]:
+        """Files of a kind, by name, finished or not."""
+        folder = self.root / kind
+        if not folder.is_dir() or folder.is_symlink():
+            return
+        now = time.time()
+        for path in sorted(folder.iterdir()):
+            with suppress(FileNotFoundError):  # a writer may just have renamed it
+                if path.is_file():
+                    found = path.stat()
+                    finished = not path.name.startswith(TMP_PREFIX)
+                    yield Listed(f"{kind}/{path.name}", found.st_size, now - found.st_mtime, finished)
+
+    def _path(self, name: str) -> Path:
+        path = self.root / name
+        if path.is_symlink() or not path.resolve().is_relative_to(self.root.resolve()):
+            raise CorruptionError(f"{name} leads out of the store; refusing to read it")
+        if not path.is_file():
+            raise CorruptionError(f"{name} is in the catalog but its file is missing. {ADVICE}")
+        return path

@@ -1,0 +1,146 @@
+"""The catalog in SQLite: one file beside the shards, in WAL mode where the file system allows it.
+
+Concurrency: every write is one short `BEGIN IMMEDIATE` transaction; readers see one snapshot. Cost of a
+commit is one fsync of the WAL.
+"""
+
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gradsift.datastore.engine import Engine, Parameters, Row
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.files import disk_errors, on_network
+
+BUSY_SECONDS = 60
+# A quota or size limit shows as a failed write, a full disk as SQLITE_FULL.
+CANNOT_WRITE = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_FSYNC")
+
+
+class SqliteTransaction:
+    """An open transaction on one connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, text: str, parameters: Parameters = ()) -> int:
+        """Run one statement; returns how many rows it inserted, changed or deleted."""
+        return self._connection.execute(text, parameters).rowcount
+
+    def executemany(self, text: str, rows: Iterable[Parameters]) -> None:
+        """Run one statement for each of the rows of values."""
+        self._connection.executemany(text, rows)
+
+    def rows(self, text: str, parameters: Parameters = ()) -> list[Row]:
+        """All rows of a query, or of a statement with RETURNING."""
+        return self._connection.execute(text, parameters).fetchall()
+
+    def one(self, text: str, parameters: Parameters = ()) -> Row | None:
+        """The first of them, or None."""
+        rows = self.rows(text, parameters)  # all of them: a statement half read would stop the commit
+        return rows[0] if rows else None
+
+    def script(self, text: str) -> None:
+        """Run several statements (`executescript` would commit our transaction)."""
+        for statement in _statements(text):
+            self._connection.execute(statement)
+
+
+class SqliteEngine(Engine):
+    """A SQLite catalog, opened, checked and migrated.
+
+    Raises InputError when there is no file and `create` is False, and when the file is not a database.
+    """
+
+    dialect = "sqlite"
+    migrations_table = (
+        "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, "
+        "name TEXT NOT NULL, sha256 TEXT NOT NULL, applied REAL NOT NULL) STRICT"
+    )
+
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        if not create and not path.exists():
+            raise InputError(
+                f"{path.parent} is not a store (no {path.name}). Give --store or GRADSIFT_STORE, "
+                "or make one with `gradsift run RECIPE`."
+            )
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.place = str(path)
+        self._local = threading.local()
+        self.migrate()
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        """This thread's connection (transactions must not mix, handles must not cross a fork)."""
+        local = self._local
+        if getattr(local, "connection", None) is None or local.pid != os.getpid():
+            local.connection, local.pid = self._open(), os.getpid()
+        connection: sqlite3.Connection = local.connection
+        return connection
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            connection.row_factory = sqlite3.Row
+            journal = "DELETE" if on_network(self.path) else "WAL"
+            connection.execute(f"PRAGMA journal_mode={journal}")  # WAL needs shared memory of one host
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"{self.path} cannot be opened as a catalog: {error}") from error
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        return connection
+
+    def close(self) -> None:
+        """Close this thread's connection; a later use opens it again."""
+        if getattr(self._local, "connection", None) is not None:
+            self._local.connection.close()
+            self._local.connection = None
+
+    @contextmanager
+    def write(self) -> Iterator[SqliteTransaction]:
+        """One immediate transaction: all of it or nothing. Nothing slow belongs inside.
+
+        Raises StoreFullError when the disk takes no more.
+        """
+        connection = self._connection
+        with disk_errors(self.path):
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield SqliteTransaction(connection)
+                connection.execute("COMMIT")
+            except BaseException as error:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                if getattr(error, "sqlite_errorname", "") in CANNOT_WRITE:
+                    raise OSError(errno.ENOSPC, f"the catalog cannot be written: {error}") from error
+                raise
+
+    def rows(self, text: str, parameters: Parameters = ()) -> list[Row]:
+        """All rows of a query, of one snapshot."""
+        return self._connection.execute(text, parameters).fetchall()
+
+    def one(self, text: str, parameters: Parameters = ()) -> Row | None:
+        """The first row of a query, or None."""
+        row: Row | None = self._connection.execute(text, parameters).fetchone()
+        return row
+
+    def backup(self, version: int) -> None:
+        """Keep a copy of the file as it is before migration `version`, unless there is one."""
+        copy = self.path.with_suffix(f".before-{version:04d}.sqlite")
+        if not copy.exists():
+            self._connection.execute("VACUUM INTO ?", (str(copy),))
+
+
+def _statements(text: str) -> Iterator[str]:
+    pending = ""
+    for line in text.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            yield pending
+            pending = ""

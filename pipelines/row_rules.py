@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradsift.pipelines import rules
 from gradsift.pipelines.evidence import Evidence, Represent, unit_rows
 from gradsift.pipelines.rules import Choice, Rule, best, matrix
-from gradsift.scorers import budgets, coverage, gio, qtuning, select, trajectories, transport
+from gradsift.scorers import budgets, coverage, gio, qtuning, ranking, trajectories, transport
 from gradsift.scorers.kmeans import kmeans
 from gradsift.scorers.tagcos import tagcos
 
@@ -27,7 +27,7 @@ def kmeans_quota(
     found = kmeans(unit_rows(e.rows(represent)), clusters, e.seed)
     given = budgets.largest_remainder(found.sizes.tolist(), size, found.sizes.tolist())
     labels = found.labels.tolist()
-    chosen = select.quota(best(scores), e.ids, labels, dict(enumerate(given.tolist())))
+    chosen = ranking.quota(best(scores), e.ids, labels, dict(enumerate(given.tolist())))
     return Choice(chosen, {"cluster": found.labels})
 
 
@@ -141,7 +141,7 @@ def tsds(
     with np.errstate(divide="ignore"):
         logs = np.maximum(np.log(mass), -1e9)
     logs = np.where(mass > 0, logs, -1e9 - apart.min(axis=0))  # beyond the plan: the nearest first
-    return Choice(select.softmax_sample(logs, e.ids, size, 1.0, e.seed))
+    return Choice(ranking.softmax_sample(logs, e.ids, size, 1.0, e.seed))
 
 
 def uot(e: Evidence, scores: F64, size: int, *, reg: float = 0.01, reg_pool: float = 1e-4) -> Choice:
@@ -150,7 +150,7 @@ def uot(e: Evidence, scores: F64, size: int, *, reg: float = 0.01, reg_pool: flo
     columns = matrix(scores)
     columns = columns / max(1.0, float(np.abs(columns).max()))
     mass = transport.unbalanced_mass(columns.T, reg, reg_pool=reg_pool)
-    return Choice(select.top_k(mass, e.ids, size))
+    return Choice(ranking.top_k(mass, e.ids, size))
 
 
 def s2l(e: Evidence, scores: F64, size: int, *, clusters: int = 100, by_source: bool = True) -> Choice:

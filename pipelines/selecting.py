@@ -17,7 +17,7 @@ from gradsift.pipelines.recipe import Recipe, Select
 from gradsift.pipelines.row_rules import PREFIX_RULES, RULES
 from gradsift.pipelines.rules import Choice, best
 from gradsift.pipelines.scores import SCORES
-from gradsift.scorers.select import within_tokens
+from gradsift.scorers.ranking import within_tokens
 
 VERSION = 1  # of all methods: raise it when one chooses otherwise from the same rows
 TOKEN_TRIES = 6  # sizes tried for a budget of tokens, where a longer order is another order

@@ -11,7 +11,7 @@ from gradsift.pipelines.recipe import Training
 from gradsift.pipelines.training import learning_rate
 from gradsift.pipelines.transforms import adam_code, adam_exact
 from gradsift.scorers.less import checkpoint_weights, less_scores, similarity, subtask_means
-from gradsift.scorers.select import round_robin, top_k
+from gradsift.scorers.ranking import round_robin, top_k
 
 
 def gamma(function, g, m, v, *more):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradsift.scorers import compare, difficulty, lexical, preconditioned, select, trajectories, transport
+from gradsift.scorers import compare, difficulty, lexical, preconditioned, ranking, trajectories, transport
 from gradsift.scorers.budgets import even, largest_remainder, tive
 from gradsift.scorers.coverage import facility_location, k_center
 
@@ -19,56 +19,56 @@ IDS = [f"{k:04d}" for k in range(2000)]
 
 def test_round_robin_and_doubly_greedy():
     matrix = np.array([[0.9, 0.8, 0.1, 0], [0.2, 0.1, 0.5, 0.4]]).T
-    assert select.round_robin(matrix, IDS[:4], 2).tolist() == [0, 2]
-    assert select.round_robin(matrix, IDS[:4], 3).tolist() == [0, 2, 1]
-    assert select.top_k(matrix.max(axis=1), IDS[:4], 2).tolist() == [0, 1]
-    assert select.top_k(matrix.max(axis=1), IDS[:4], 3).tolist() == [0, 1, 2]
+    assert ranking.round_robin(matrix, IDS[:4], 2).tolist() == [0, 2]
+    assert ranking.round_robin(matrix, IDS[:4], 3).tolist() == [0, 2, 1]
+    assert ranking.top_k(matrix.max(axis=1), IDS[:4], 2).tolist() == [0, 1]
+    assert ranking.top_k(matrix.max(axis=1), IDS[:4], 3).tolist() == [0, 1, 2]
 
 
 def test_bids_serves_the_poorest_column():
     matrix = np.array([[5.0, 0.0], [4.0, 0.0], [3.0, 0.1], [0.0, 1.0]])
-    chosen = select.bids(matrix, IDS[:4], 2).tolist()
+    chosen = ranking.bids(matrix, IDS[:4], 2).tolist()
     assert chosen == [0, 3]  # the first column's best, then the column it left behind
-    assert sorted(select.bids(matrix, IDS[:4], 9).tolist()) == [0, 1, 2, 3]
+    assert sorted(ranking.bids(matrix, IDS[:4], 9).tolist()) == [0, 1, 2, 3]
 
 
 def test_ccs_bounds_and_bins():
     scores = np.arange(1000.0)
-    assert select.ccs_bounds(scores) == (50, 950)
-    chosen = select.stratified(scores, IDS[:1000], 100, seed=0)
+    assert ranking.ccs_bounds(scores) == (50, 950)
+    chosen = ranking.stratified(scores, IDS[:1000], 100, seed=0)
     assert len(set(chosen.tolist())) == 100
     assert chosen.min() >= 50
     assert chosen.max() <= 950
     per_bin = np.bincount(np.minimum((chosen - 50) // 18, 49), minlength=50)
     assert (per_bin == 2).all()
     lumpy = np.concatenate([np.zeros(990), np.arange(10) + 1.0])
-    assert len(select.stratified(lumpy, IDS[:1000], 50, seed=0, cut=(0, 100))) == 50
+    assert len(ranking.stratified(lumpy, IDS[:1000], 50, seed=0, cut=(0, 100))) == 50
 
 
 def test_windows_take_ranks():
     scores = np.arange(10.0)
-    assert select.window(scores, IDS[:10], 0.0, 0.2).tolist() == [1, 0]
-    assert select.window(scores, IDS[:10], 0.4, 0.6).tolist() == [5, 4]
-    assert select.window(scores, IDS[:10], 0.5, 0.5, 4).tolist() == [6, 5, 4, 3]
-    assert select.window(scores, IDS[:10], 0.0, 0.0, 3).tolist() == [2, 1, 0]
-    assert select.window(scores, IDS[:10], 1.0, 1.0, 3).tolist() == [9, 8, 7]
+    assert ranking.window(scores, IDS[:10], 0.0, 0.2).tolist() == [1, 0]
+    assert ranking.window(scores, IDS[:10], 0.4, 0.6).tolist() == [5, 4]
+    assert ranking.window(scores, IDS[:10], 0.5, 0.5, 4).tolist() == [6, 5, 4, 3]
+    assert ranking.window(scores, IDS[:10], 0.0, 0.0, 3).tolist() == [2, 1, 0]
+    assert ranking.window(scores, IDS[:10], 1.0, 1.0, 3).tolist() == [9, 8, 7]
 
 
 def test_softmax_draws_by_weight_and_temperature_zero_is_greedy():
     scores = np.array([math.log(3), 0.0, -1e9])
-    first = [int(select.softmax_sample(scores, IDS[:3], 1, 1.0, seed)[0]) for seed in range(2000)]
+    first = [int(ranking.softmax_sample(scores, IDS[:3], 1, 1.0, seed)[0]) for seed in range(2000)]
     assert np.mean(np.array(first) == 0) == pytest.approx(0.75, abs=0.03)
-    assert select.softmax_sample(scores, IDS[:3], 2, 0.0, 0).tolist() == [0, 1]
+    assert ranking.softmax_sample(scores, IDS[:3], 2, 0.0, 0).tolist() == [0, 1]
 
 
 def test_quota_tokens_and_matched_lengths():
     scores = np.array([0.9, 0.8, 0.7, 0.6])
-    assert select.quota(scores, IDS[:4], ["a", "a", "b", "b"], {"a": 1, "b": 1}).tolist() == [0, 2]
-    assert select.within_tokens(np.array([2, 0, 1]), [5, 7, 3], 8).tolist() == [2, 0]
-    assert select.within_tokens(np.array([2, 0, 1]), [5, 7, 3], 1).tolist() == [2]
+    assert ranking.quota(scores, IDS[:4], ["a", "a", "b", "b"], {"a": 1, "b": 1}).tolist() == [0, 2]
+    assert ranking.within_tokens(np.array([2, 0, 1]), [5, 7, 3], 8).tolist() == [2, 0]
+    assert ranking.within_tokens(np.array([2, 0, 1]), [5, 7, 3], 1).tolist() == [2]
     tokens = list(range(100))
     like = [3, 50, 50, 97]
-    drawn = select.random_lengths(tokens, like, seed=1)
+    drawn = ranking.random_lengths(tokens, like, seed=1)
     assert len(set(drawn.tolist())) == 4
     assert sorted(tokens[k] for k in drawn) in ([3, 49, 50, 97], [3, 50, 51, 97])
 
@@ -80,7 +80,7 @@ def test_rules_ignore_the_order_of_rows(values, size, seed):
     size = min(size, len(scores))
     turn = np.random.default_rng(seed).permutation(len(scores))
     matrix = np.stack([scores, -scores], axis=1)
-    for rule in (lambda s, m, i: select.top_k(s, i, size), lambda s, m, i: select.round_robin(m, i, size)):
+    for rule in (lambda s, m, i: ranking.top_k(s, i, size), lambda s, m, i: ranking.round_robin(m, i, size)):
         straight = [ids[k] for k in rule(scores, matrix, ids)]
         turned_ids = [ids[k] for k in turn]
         turned = [turned_ids[k] for k in rule(scores[turn], matrix[turn], turned_ids)]

@@ -7,6 +7,7 @@
 
 import difflib
 import inspect
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -132,6 +133,8 @@ def checked_options(score: str, rule: str, given: Mapping[str, Any]) -> dict[str
             out[name] = TypeAdapter(known[name][0], config=ConfigDict(strict=False)).validate_python(value)
         except ValidationError as error:
             raise UnknownOption(f"option `{name}`: {error.errors()[0]['msg']}") from None
+        if isinstance(out[name], float) and math.isnan(out[name]):
+            raise UnknownOption(f"option `{name}` must be a number, not NaN")
     return out
 
 

@@ -18,7 +18,7 @@ from gradsift.pipelines.model import open_model
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe, parse_recipe
 from gradsift.pipelines.scores import SCORES
-from gradsift.pipelines.selecting import select_for
+from gradsift.pipelines.selecting import refusals_of, select_for
 
 
 def changed(last: Mapping[str, Any], sections: Mapping[str, Any], name: str, seed: int | None) -> Recipe:
@@ -147,7 +147,8 @@ def score(
         raise InputError(f"method {recipe.select.method!r} chooses sets and scores no example; use `gradsift select`")
     of_score, _ = split_options(name, rule, checked_options(name, rule, options))
     found = evidence(store, recipe, last["summary"], checkpoint)
-    return {key: _score_table(found[key], SCORES[name](found[key], **of_score)) for key in _wanted(found, target)}
+    with refusals_of(f"method {recipe.select.method!r}"):
+        return {key: _score_table(found[key], SCORES[name](found[key], **of_score)) for key in _wanted(found, target)}
 
 
 def _score_table(e: Evidence, scores: Any) -> pa.Table:

@@ -13,6 +13,7 @@ from gradsift.pipelines import rules
 from gradsift.pipelines.evidence import Evidence, Represent, unit_rows
 from gradsift.pipelines.rules import Choice, Rule, best, matrix
 from gradsift.scorers import budgets, coverage, gio, qtuning, ranking, trajectories, transport
+from gradsift.scorers.errors import Unsuitable
 from gradsift.scorers.kmeans import kmeans
 from gradsift.scorers.tagcos import tagcos
 
@@ -209,6 +210,8 @@ def _parts(e: Evidence, group: str, batch: int) -> list[NDArray[np.int64]]:
         sources = np.array(e.sources())
         return [np.flatnonzero(sources == name) for name in sorted(set(sources.tolist()))]
     if group == "batch":
+        if batch < 1:
+            raise Unsuitable(f"a batch holds one example or more, not {batch}")
         shuffled = np.random.default_rng(e.seed).permutation(len(e.ids))
         return [np.sort(part) for part in np.array_split(shuffled, max(1, len(shuffled) // batch))]
     return [everything]

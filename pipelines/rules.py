@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gradsift.pipelines.evidence import Evidence, unit_rows
 from gradsift.scorers import budgets, ranking
+from gradsift.scorers.errors import Unsuitable
 
 F64 = NDArray[np.float64]
 Order = NDArray[np.int64]
@@ -96,6 +97,8 @@ def tive(
     The release multiplies by q = 0.001 where the paper may divide (UNCONFIRMED); `legacy_tive_q` does that. Budgets
     above a source's size go to the others here, where the release repeats examples.
     """
+    if legacy_tive_q == 0:
+        raise Unsuitable("`legacy_tive_q` multiplies the cosines: give a number above 0")
     sources, rows, norms = e.sources(), unit_rows(e.rows()), e.signal("grad_norm")
     names = sorted(set(sources))
     members = [np.flatnonzero(np.array(sources) == name) for name in names]

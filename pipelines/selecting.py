@@ -1,6 +1,7 @@
 """Stage: score the pool against a target and choose: a method's score, its rule, and a budget."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from gradsift.pipelines.recipe import Recipe, Select
 from gradsift.pipelines.row_rules import PREFIX_RULES, RULES
 from gradsift.pipelines.rules import Choice, best
 from gradsift.pipelines.scores import SCORES
+from gradsift.scorers.errors import MissingPackage, Unsuitable
 from gradsift.scorers.ranking import within_tokens
 
 VERSION = 1  # of all methods: raise it when one chooses otherwise from the same rows
@@ -31,15 +33,23 @@ def budget(select: Select, usable: int) -> int:
     return size
 
 
+@contextmanager
+def refusals_of(what: str) -> Iterator[None]:
+    """Turns what a scorer refuses, and a package that it misses, into an InputError that names who asked. Any other
+    error is a bug and passes as it is."""
+    try:
+        yield
+    except (Unsuitable, MissingPackage) as error:
+        raise InputError(f"{what}: {error}") from error
+
+
 def choose(e: Evidence, select: Select) -> tuple[Choice, np.ndarray[Any, np.dtype[np.float64]]]:
     """(what the rule chooses, [N] scores: the best column's). Raises InputError for a method that cannot work here."""
     score, rule, given = select.parts()
     for_score, for_rule = split_options(score, rule, checked_options(score, rule, given))
-    try:
+    with refusals_of(f"method {select.method!r}"):
         scores = SCORES[score](e, **for_score)
         choice = _within(e, select, lambda size: RULES[rule](e, scores, size, **for_rule), rule)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"method {select.method!r}: {error}") from error
     one = best(scores)
     if not np.isfinite(one).all():
         raise InputError(f"method {select.method!r} gave a score that is not finite")

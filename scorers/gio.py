@@ -32,6 +32,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import Unsuitable
+
 F64 = NDArray[np.float64]
 Points = NDArray[np.floating[Any]]
 EPS, NEAREST, FARTHEST = 1e-8, 1e-10, 1e20  # the release's: added in the log, and bounds of a squared distance
@@ -102,7 +104,7 @@ class _Divergence:
     def __init__(self, target: Points, start: Points, k: int) -> None:
         size, dims = target.shape
         if size <= k or k < 1:
-            raise ValueError(f"GIO with k={k} needs more than {max(k, 1)} target points, not {size}")
+            raise Unsuitable(f"GIO with k={k} needs more than {max(k, 1)} target points, not {size}")
         spread = np.sort(distances(target, target), axis=1)[:, k]  # column 0 is the point itself
         self.k, self.others = k, size - 1
         self.constant = -float(dims * np.log(spread + EPS).mean())
@@ -250,6 +252,8 @@ def gio_knn(pool: Points, target: Points, size: int, k: int = 1, start: Points |
     last term rises with each pick and says nothing about the order. For k = 1 this is facility location with the
     similarity −log distance. O(n·N·d) once and O(n·N) for each pick; memory [n, N].
     """
+    if k < 1:
+        raise Unsuitable(f"GIO looks at one neighbour or more, not at {k}")
     apart = np.log(distances(target, pool) + EPS)  # [n, N]
     far = float(apart.max() + np.log(2))
     near = np.full((len(target), k), far)  # the k smallest, ascending

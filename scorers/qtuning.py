@@ -32,6 +32,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import Unsuitable
+
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 CAP = 0.49  # the largest α: beyond it an example is in Q1 or Q3 about the medians
@@ -48,9 +50,9 @@ class Quadrants:
 
 
 def critical_alpha(ppl: F64, entropy: F64) -> tuple[F64, Bools]:
-    """([N] critical α, [N] whether it is Q2's). Ties of a value go to the earlier example. Raises ValueError on NaN."""
+    """([N] critical α, [N] whether it is Q2's). Ties of a value go to the earlier example. Raises Unsuitable on NaN."""
     if not (np.isfinite(ppl).all() and np.isfinite(entropy).all()):
-        raise ValueError("perplexity and entropy must be finite")
+        raise Unsuitable("perplexity and entropy must be finite")
     u, w = _ranks(ppl), _ranks(entropy)
     misconception, calibration = np.maximum(1 - u, w), np.maximum(u, 1 - w)
     return np.minimum(misconception, calibration), misconception < calibration

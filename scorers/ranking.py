@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import Unsuitable
+
 F64 = NDArray[np.float64]
 Order = NDArray[np.int64]
 Array = NDArray[np.floating[Any]]
 
 
 def by_score(scores: Array, ids: Sequence[str]) -> Order:
-    """[N] scores → positions from best to worst. Raises ValueError on NaN. O(N log N)."""
+    """[N] scores → positions from best to worst. Raises Unsuitable on NaN. O(N log N)."""
     if np.isnan(scores).any():
-        raise ValueError("scores contain NaN")
+        raise Unsuitable("scores contain NaN")
     return np.lexsort((np.asarray(ids), -scores)).astype(np.int64)
 
 
@@ -109,8 +111,10 @@ def stratified(
 
     Examples outside the percentiles `cut` are left out, the rest falls into bins of equal width, and from the highest
     bin down each gives ⌈left/bins left⌉ at random; an empty or small bin leaves more to the later ones.
-    May give fewer than k when the window holds fewer.
+    May give fewer than k when the window holds fewer. Raises Unsuitable without a bin.
     """
+    if bins < 1:
+        raise Unsuitable(f"strata need one bin or more, not {bins}")
     low, high = ccs_bounds(scores, cut)
     inside = np.flatnonzero((scores >= low) & (scores <= high))
     edges = np.linspace(low, high, bins + 1)

@@ -54,13 +54,6 @@ def even(total: int, capacity: Sequence[int]) -> Counts:
     return budgets
 
 
-def tive(values: Sequence[float], total: int) -> Counts:
-    """[G] budgets ⌊total·v/Σv⌋ of TIVE (`RUCAIBox/TIVE`); may exceed a group's size, which then repeats examples."""
-    share = np.asarray(values, np.float64)
-    budgets: Counts = np.floor(total * share / share.sum()).astype(np.int64)
-    return budgets
-
-
 def bounded(weights: Sequence[float], total: int, least: Sequence[int], most: Sequence[int]) -> Counts:
     """[G] budgets in proportion to the weights, each between its bounds, summing to `total` exactly.
 

@@ -48,12 +48,3 @@ def similarity(train: NDArray[np.generic], means: F32, scale: F32 | None = None)
         return int8_products(train.view(np.int8), scale, means)
     out: F32 = train.astype(np.float32, copy=False) @ means.T
     return out if scale is None else out * scale[:, None]
-
-
-def less_scores(similarities: Sequence[F32], weights: Sequence[float]) -> NDArray[np.float64]:
-    """C arrays of [N, J] and their weights → [N] scores. Raises ValueError on NaN or infinity."""
-    total = sum(w * s.astype(np.float64) for w, s in zip(weights, similarities, strict=True))
-    scores: NDArray[np.float64] = np.asarray(total).max(axis=1)
-    if not np.isfinite(scores).all():
-        raise ValueError("scores must be finite: a row with NaN would be ranked first")
-    return scores

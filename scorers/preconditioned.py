@@ -76,12 +76,3 @@ def cosines(rows: Array, means: Array) -> F64:
     """[N, k] × [J, k] → [N, J] cosines; a zero row has 0."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True) * np.linalg.norm(means, axis=1)
     return np.asarray((rows @ means.T) / np.where(lengths > 0, lengths, 1.0))
-
-
-def neumann(hessian: F64, vector: F64, steps: int, rate: float) -> F64:
-    """Σ_{j ≤ steps} rate·(I − rate·H)^j v, which tends to H⁻¹v for rate ≤ 1/λ_max; 0 steps is the plain product."""
-    term = total = rate * vector
-    for _ in range(steps):
-        term = term - rate * (hessian @ term)
-        total = total + term
-    return np.asarray(total)

@@ -220,7 +220,7 @@ def test_a_bug_in_a_rule_is_not_the_users_fault(seen, monkeypatch, error):
         raise error("a bug")
 
     monkeypatch.setitem(RULES, "random", broken)
-    with pytest.raises(error, match="^a bug$"):
+    with pytest.raises(error, match=r"^a bug$"):
         choose(seen, Select(method="random", examples=5))
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import Unsuitable
+
 Counts = NDArray[np.int64]
 
 
@@ -16,13 +18,13 @@ def largest_remainder(weights: Sequence[float], total: int, capacity: Sequence[i
 
     Hamilton's apportionment: floors first, then the largest remainders, ties to the earlier group. What a full group
     cannot take is apportioned again among the others. O(G² log G) at worst.
-    Raises ValueError for a negative or non-finite weight, or when the groups with a weight cannot hold `total`.
+    Raises Unsuitable for a negative or non-finite weight, or when the groups with a weight cannot hold `total`.
     """
     share, room = np.asarray(weights, np.float64), np.asarray(capacity, np.int64)
     if not np.isfinite(share).all() or (share < 0).any():
-        raise ValueError(f"group weights must be finite and not negative: {list(weights)}")
+        raise Unsuitable(f"group weights must be finite and not negative: {list(weights)}")
     if total > room[share > 0].sum():
-        raise ValueError(f"{total} examples are asked of groups that hold {room[share > 0].sum()}")
+        raise Unsuitable(f"{total} examples are asked of groups that hold {room[share > 0].sum()}")
     budgets = np.zeros(len(share), np.int64)
     while (left := total - int(budgets.sum())) > 0:
         open_ = (share > 0) & (budgets < room)
@@ -52,30 +54,23 @@ def even(total: int, capacity: Sequence[int]) -> Counts:
     return budgets
 
 
-def tive(values: Sequence[float], total: int) -> Counts:
-    """[G] budgets ⌊total·v/Σv⌋ of TIVE (`RUCAIBox/TIVE`); may exceed a group's size, which then repeats examples."""
-    share = np.asarray(values, np.float64)
-    budgets: Counts = np.floor(total * share / share.sum()).astype(np.int64)
-    return budgets
-
-
 def bounded(weights: Sequence[float], total: int, least: Sequence[int], most: Sequence[int]) -> Counts:
     """[G] budgets in proportion to the weights, each between its bounds, summing to `total` exactly.
 
     The one factor λ with Σ clip(λ·w, least, most) = total (water-filling), then floors and largest remainders, ties to
     the earlier group. A group without weight gets its least. O(G log G).
-    Raises ValueError for a bad weight, or naming the bound that cannot be kept.
+    Raises Unsuitable for a bad weight, or naming the bound that cannot be kept.
     """
     share = np.asarray(weights, np.float64)
     low, high = np.asarray(least, np.int64), np.asarray(most, np.int64)
     if not np.isfinite(share).all() or (share < 0).any():
-        raise ValueError(f"group weights must be finite and not negative: {list(weights)}")
+        raise Unsuitable(f"group weights must be finite and not negative: {list(weights)}")
     if (low > high).any():
         g = int(np.flatnonzero(low > high)[0])
-        raise ValueError(f"group {g} is to give at least {low[g]} and has room for {high[g]}")
+        raise Unsuitable(f"group {g} is to give at least {low[g]} and has room for {high[g]}")
     reach = np.where(share > 0, high, low)
     if not low.sum() <= total <= reach.sum():
-        raise ValueError(f"{total} cannot be shared out: the groups give between {low.sum()} and {reach.sum()}")
+        raise Unsuitable(f"{total} cannot be shared out: the groups give between {low.sum()} and {reach.sum()}")
     wish = _water_filled(share, total, low, reach)
     budgets = np.floor(wish + 1e-9).astype(np.int64)
     ranked = np.lexsort((np.arange(len(wish)), -(wish - budgets)))

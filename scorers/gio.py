@@ -32,6 +32,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import Unsuitable
+
 F64 = NDArray[np.float64]
 Points = NDArray[np.floating[Any]]
 EPS, NEAREST, FARTHEST = 1e-8, 1e-10, 1e20  # the release's: added in the log, and bounds of a squared distance
@@ -80,13 +82,6 @@ def _log_mean(squared: F64, dims: int) -> F64:
     return np.asarray(dims * np.log(np.sqrt(np.clip(squared, NEAREST, FARTHEST)) + EPS).mean(axis=1))
 
 
-def phi_gradient(target: Points, point: F64) -> F64:
-    """[d] ∇φ; a target point at the same place adds nothing."""
-    apart = point - target
-    squared = (apart * apart).sum(axis=1)
-    return np.asarray(target.shape[1] / len(target) * (_pull(squared) @ apart))
-
-
 def _pull(squared: F64) -> F64:
     """[n] squared distances → the weights 1/(r·(r + ε)) of the gradient; 0 for a point at the same place."""
     if squared.min() > NEAREST:
@@ -102,7 +97,7 @@ class _Divergence:
     def __init__(self, target: Points, start: Points, k: int) -> None:
         size, dims = target.shape
         if size <= k or k < 1:
-            raise ValueError(f"GIO with k={k} needs more than {max(k, 1)} target points, not {size}")
+            raise Unsuitable(f"GIO with k={k} needs more than {max(k, 1)} target points, not {size}")
         spread = np.sort(distances(target, target), axis=1)[:, k]  # column 0 is the point itself
         self.k, self.others = k, size - 1
         self.constant = -float(dims * np.log(spread + EPS).mean())
@@ -125,11 +120,6 @@ class _Divergence:
         self.count += 1
         self.sum += value
         self.log_factorials += float(np.log(self.count))
-
-
-def divergence(target: Points, points: Points, k: int = 5) -> float:
-    """KL(X, W) as released. Raises ValueError unless there are more than k target points."""
-    return _Divergence(target, points, k).now()
 
 
 class _Ends:
@@ -243,26 +233,25 @@ def gio_released(
     return Trace(picks, series, first, "size")
 
 
-def gio_knn(pool: Points, target: Points, size: int, k: int = 1, start: Points | None = None) -> Trace:
+def gio_knn(pool: Points, target: Points, size: int, k: int = 1) -> Trace:
     """Greedy descent of (d/n) Σ_i log ν_k(x_i, W)/ρ_k(x_i) + log(m/(n−1)), ν_k the distance to the k-th nearest of W.
 
     While W has fewer than k points a missing neighbour counts as twice the largest distance. Stops at `size` only: the
     last term rises with each pick and says nothing about the order. For k = 1 this is facility location with the
     similarity −log distance. O(n·N·d) once and O(n·N) for each pick; memory [n, N].
     """
+    if k < 1:
+        raise Unsuitable(f"GIO looks at one neighbour or more, not at {k}")
     apart = np.log(distances(target, pool) + EPS)  # [n, N]
     far = float(apart.max() + np.log(2))
     near = np.full((len(target), k), far)  # the k smallest, ascending
-    if start is not None and len(start):
-        first = np.sort(np.log(distances(target, start) + EPS), axis=1)[:, :k]
-        near[:, : first.shape[1]] = first
     spread = np.log(np.sort(distances(target, target), axis=1)[:, min(k, len(target) - 1)] + EPS)
-    dims, begun = target.shape[1], 0 if start is None else len(start)
+    dims = target.shape[1]
 
     def now(m: int) -> float:
         return float(dims * (near[:, -1] - spread).mean() + np.log(max(m, 1) / max(1, len(target) - 1)))
 
-    alive, picks, series, at_start = np.ones(len(pool), bool), list[int](), list[float](), now(begun)
+    alive, picks, series, at_start = np.ones(len(pool), bool), list[int](), list[float](), now(0)
     for _ in range(min(size, len(pool))):
         second = near[:, -2] if k > 1 else np.full(len(target), -np.inf)
         then = np.minimum(near[:, -1:], np.maximum(apart, second[:, None])).sum(axis=0)
@@ -270,7 +259,7 @@ def gio_knn(pool: Points, target: Points, size: int, k: int = 1, start: Points |
         alive[j] = False
         near = np.sort(np.concatenate([near, apart[:, j : j + 1]], axis=1), axis=1)[:, :k]
         picks.append(j)
-        series.append(now(begun + len(picks)))
+        series.append(now(len(picks)))
     return Trace(picks, series, at_start, "size")
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import Unsuitable
+
 F32 = NDArray[np.float32]
 
 
@@ -35,13 +37,13 @@ def kmeans(
     """Cluster [N, D] rows into at most k clusters, none of them empty.
 
     `max_points` rows per centre are sampled for the training (0: all rows; FAISS's own default is 256). `spherical`
-    normalises the centres. Raises ValueError for rows with NaN or infinity.
+    normalises the centres. Raises Unsuitable for rows with NaN or infinity.
     """
     import faiss
 
     rows = np.ascontiguousarray(rows, np.float32)
     if not np.isfinite(rows).all():
-        raise ValueError("k-means needs finite rows")
+        raise Unsuitable("k-means needs finite rows")
     k = max(1, min(k, len(rows)))
     model = faiss.Kmeans(
         rows.shape[1],

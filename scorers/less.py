@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import Unsuitable
 from gradsift.scorers.products import int8_products
 
 F32 = NDArray[np.float32]
@@ -29,12 +30,12 @@ def subtask_means(query: F32, subtasks: Sequence[str]) -> tuple[F32, list[str]]:
 
 def checkpoint_weights(mean_lr: Sequence[float]) -> list[float]:
     """Mean learning rates → weights that sum to one; a single checkpoint has weight 1, also at rate 0 (a warm-up of one
-    step ends there). Raises ValueError unless all are finite and, of several, one is positive."""
+    step ends there). Raises Unsuitable unless all are finite and, of several, one is positive."""
     rates = np.asarray(mean_lr, np.float64)
     if len(rates) == 1 and rates[0] == 0:
         return [1.0]
     if not (np.isfinite(rates).all() and (rates >= 0).all() and rates.sum() > 0):
-        raise ValueError(f"checkpoint weights must be finite, not negative, and not all zero: {mean_lr}")
+        raise Unsuitable(f"checkpoint weights must be finite, not negative, and not all zero: {mean_lr}")
     return [float(w) for w in rates / rates.sum()]
 
 
@@ -47,12 +48,3 @@ def similarity(train: NDArray[np.generic], means: F32, scale: F32 | None = None)
         return int8_products(train.view(np.int8), scale, means)
     out: F32 = train.astype(np.float32, copy=False) @ means.T
     return out if scale is None else out * scale[:, None]
-
-
-def less_scores(similarities: Sequence[F32], weights: Sequence[float]) -> NDArray[np.float64]:
-    """C arrays of [N, J] and their weights → [N] scores. Raises ValueError on NaN or infinity."""
-    total = sum(w * s.astype(np.float64) for w, s in zip(weights, similarities, strict=True))
-    scores: NDArray[np.float64] = np.asarray(total).max(axis=1)
-    if not np.isfinite(scores).all():
-        raise ValueError("scores must be finite: a row with NaN would be ranked first")
-    return scores

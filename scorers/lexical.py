@@ -17,19 +17,26 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import MissingPackage, Unsuitable
+
 F64 = NDArray[np.float64]
 WORDS = re.compile(r"\w+|[^\w\s]+")
 
 
 def bm25(pool: Sequence[str], queries: Sequence[str]) -> NDArray[np.float32]:
-    """[N, V] BM25 of each pool text for each query. Raises ImportError naming the extra when `bm25s` is missing."""
+    """[N, V] BM25 of each pool text for each query.
+
+    Raises MissingPackage naming the extra without `bm25s`, and Unsuitable for a pool without a word.
+    """
     try:
         import bm25s
     except ImportError:
-        raise ImportError("BM25 needs bm25s: pip install 'gradsift[text]'") from None
+        raise MissingPackage("BM25 needs bm25s: pip install 'gradsift[text]'") from None
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG, which shows wherever logging is set up
     index = bm25s.BM25(method="lucene")
     words = [[w.lower() for w in WORDS.findall(text)] for text in pool]
+    if not any(words):
+        raise Unsuitable("BM25 needs a pool with words; none of its texts has one")
     index.index(words, show_progress=False)
     known = set(index.vocab_dict)
     out = np.zeros((len(pool), len(queries)), np.float32)
@@ -49,7 +56,9 @@ def ngram_counts(text: str, buckets: int = 10_000) -> NDArray[np.int64]:
 
 
 def dsir(pool: Sequence[str], target: Sequence[str], buckets: int = 10_000) -> F64:
-    """[N] log importance of each pool text."""
+    """[N] log importance of each pool text. Raises Unsuitable without a bucket."""
+    if buckets < 1:
+        raise Unsuitable(f"DSIR needs one bucket or more, not {buckets}")
     log_ratio = _log_share(target, buckets) - _log_share(pool, buckets)
     return np.array([float(ngram_counts(text, buckets) @ log_ratio) for text in pool])
 

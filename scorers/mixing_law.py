@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import Unsuitable
+
 F64 = NDArray[np.float64]
 SCALES = (1 / 3, 1 / 2, 2.0, 3.0)
 HUBER = 1e-3
@@ -71,12 +73,13 @@ def best_weights(law: Law, n: float) -> F64:
 def fit(own: F64, others: F64, losses: F64) -> Law:
     """The law of [R, K] losses of R runs with [R, K] own and other tokens. Deterministic.
 
-    Raises ValueError for fewer than five runs or a loss that is not finite and positive.
+    Raises Unsuitable for a loss that is not finite and positive (a run that diverged), ValueError for fewer than five
+    runs.
     """
     if len(losses) < 5:
         raise ValueError(f"five numbers for each domain need at least five runs, not {len(losses)}")
     if not (np.isfinite(losses).all() and (losses > 0).all()):
-        raise ValueError("losses must be finite and positive")
+        raise Unsuitable("losses must be finite and positive")
     rows = [_fit_one(own[:, i], others[:, i], losses[:, i]) for i in range(losses.shape[1])]
     beta, c, gamma, alpha, e = np.array(rows).T
     return Law(beta, c, gamma, alpha, e)

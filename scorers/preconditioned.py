@@ -20,6 +20,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import Unsuitable
+
 F64 = NDArray[np.float64]
 Array = NDArray[np.floating[Any]]
 
@@ -38,13 +40,13 @@ def gram(blocks: Iterable[Array]) -> tuple[F64, int]:
 
 
 def whiten(queries: Array, moments: F64, count: int, ridge: float = 0.1) -> F64:
-    """[J, D] queries → [J, D] (GᵀG/N + λI)⁻¹ q with λ = ridge·trace/D. Raises ValueError when H is singular."""
+    """[J, D] queries → [J, D] (GᵀG/N + λI)⁻¹ q with λ = ridge·trace/D. Raises Unsuitable when H is singular."""
     hessian = moments / count
     hessian[np.diag_indices_from(hessian)] += ridge * float(np.trace(hessian)) / len(hessian)
     try:
         factor = scipy.linalg.cho_factor(hessian, lower=True, overwrite_a=True)
     except np.linalg.LinAlgError:
-        raise ValueError("the Gram matrix is singular: fewer rows than dims need a ridge above 0") from None
+        raise Unsuitable("the Gram matrix is singular: fewer rows than dims need a ridge above 0") from None
     return np.asarray(scipy.linalg.cho_solve(factor, queries.T.astype(np.float64)).T)
 
 
@@ -52,7 +54,7 @@ def datainf(queries: Array, blocks: Iterable[Array], mean_square: float, count: 
     """[J, D] queries → [J, D] DataInf's H⁻¹ q. `mean_square` is the mean of g² over all rows and dims."""
     damping = mean_square / 10
     if not damping > 0:
-        raise ValueError("DataInf needs rows that are not all zero")
+        raise Unsuitable("DataInf needs rows that are not all zero")
     q = queries.astype(np.float64)
     total = count * q
     for block in blocks:
@@ -74,12 +76,3 @@ def cosines(rows: Array, means: Array) -> F64:
     """[N, k] × [J, k] → [N, J] cosines; a zero row has 0."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True) * np.linalg.norm(means, axis=1)
     return np.asarray((rows @ means.T) / np.where(lengths > 0, lengths, 1.0))
-
-
-def neumann(hessian: F64, vector: F64, steps: int, rate: float) -> F64:
-    """Σ_{j ≤ steps} rate·(I − rate·H)^j v, which tends to H⁻¹v for rate ≤ 1/λ_max; 0 steps is the plain product."""
-    term = total = rate * vector
-    for _ in range(steps):
-        term = term - rate * (hessian @ term)
-        total = total + term
-    return np.asarray(total)

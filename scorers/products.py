@@ -12,6 +12,8 @@ and 1.6 s for 64 (f32 after conversion: 4.0 and 8.4 s). Legend: N rows, J querie
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import Unsuitable
+
 CHUNK_BYTES = 2 << 20  # of rows: stays in the caches between the copy and the product
 MAX_DIMS = 2**31 // 127**2  # more could overflow a 32-bit sum
 
@@ -19,12 +21,12 @@ MAX_DIMS = 2**31 // 127**2  # more could overflow a 32-bit sum
 def int8_products(
     rows: NDArray[np.int8], scale: NDArray[np.float32], queries: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """[N, D] int8 rows, [N] scales, [J, D] queries → [N, J]. Raises ValueError for more than 133,000 dims."""
+    """[N, D] int8 rows, [N] scales, [J, D] queries → [N, J]. Raises Unsuitable for more than 133,000 dims."""
     import torch
 
     size, dims = rows.shape
     if dims > MAX_DIMS:
-        raise ValueError(f"int8 rows of {dims} dims could overflow; at most {MAX_DIMS}")
+        raise Unsuitable(f"int8 rows of {dims} dims could overflow; at most {MAX_DIMS}")
     high, low, steps = planes(queries)
     both = torch.from_numpy(np.concatenate([high, low]).T.copy())  # [D, 2J]
     chunk = max(32, CHUNK_BYTES // max(1, dims))

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import Unsuitable
+
 F64 = NDArray[np.float64]
 
 
 def spectrum(kind: str, n: int, parameter: float) -> F64:
-    """[n] ascending σ: `cvar` (1/(α·n) on the top α·n), `extremile` (r), `esrm` (ρ). Raises ValueError."""
+    """[n] ascending σ: `cvar` (1/(α·n) on the top α·n), `extremile` (r), `esrm` (ρ). Raises Unsuitable."""
     grid = np.arange(n + 1) / n
     if kind == "cvar" and 0 < parameter <= 1:
         mass = np.clip(grid - (1 - parameter), 0, None) / parameter
@@ -26,17 +28,17 @@ def spectrum(kind: str, n: int, parameter: float) -> F64:
     elif kind == "esrm" and parameter > 0:
         mass = np.expm1(parameter * grid) / np.expm1(parameter)
     else:
-        raise ValueError(f"no spectrum {kind!r} with parameter {parameter}; cvar takes a share, extremile 1 or more")
+        raise Unsuitable(f"no spectrum {kind!r} with parameter {parameter}; cvar takes a share, extremile 1 or more")
     return np.diff(mass)
 
 
 def spectral_weights(losses: Sequence[float], sigma: F64, shift_cost: float) -> F64:
-    """[n] weights q*, summing to one; equal losses get equal weights. Raises ValueError unless losses are finite."""
+    """[n] weights q*, summing to one; equal losses get equal weights. Raises Unsuitable unless losses are finite."""
     from scipy.optimize import isotonic_regression
 
     loss = np.asarray(losses, np.float64)
     if not np.isfinite(loss).all():
-        raise ValueError("losses must be finite")
+        raise Unsuitable("losses must be finite")
     n = len(loss)
     order = np.argsort(loss, kind="stable")
     ranked = np.sort(sigma)

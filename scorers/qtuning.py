@@ -9,10 +9,9 @@ An example stands at (PPL, Ent): PPL = exp(mean NLL), Ent = mean entropy in nats
 
 With u, w the ranks of PPL and Ent in [0, 1], an example is in Q2 at α iff 1−u < α and w ≤ α, in Q4 iff u ≤ α and 1−w <
 α. So it has a critical α, c = min(max(1−u, w), max(u, 1−w)), and the paper's bisection over α (α = β) becomes: keep
-the K smallest c, K = ⌊ratio·N⌋ ≥ 1. That is exact and O(N log N), where bisection may overshoot or stop early;
-`bisect` is there for parity. Where fewer than K have c ≤ 0.49, the rest is added by |P̂PL − Ênt|, each scaled to [0,
-1] by minimum and maximum (`supplement="rank"`, ours: |u − w|, which one outlier cannot squash); of those, PPL̂ ≥ Ênt
-counts as Q2.
+the K smallest c, K = ⌊ratio·N⌋ ≥ 1. That is exact and O(N log N), where bisection may overshoot or stop early. Where
+fewer than K have c ≤ 0.49, the rest is added by |P̂PL − Ênt|, each scaled to [0, 1] by minimum and maximum
+(`supplement="rank"`, ours: |u − w|, which one outlier cannot squash); of those, PPL̂ ≥ Ênt counts as Q2.
 
 Tokens of Q2: s_i = (1−λ)·PPL_i + λ·(PPL_{i−1} + PPL_{i+1}), λ = ½, neighbours summed, zeros past the ends; the
 **highest** s are dropped (§4.2, Fig. 2, and the withdrawn draft code; Alg. 1's "keep top-r" says the opposite and
@@ -32,6 +31,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import Unsuitable
+
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 CAP = 0.49  # the largest α: beyond it an example is in Q1 or Q3 about the medians
@@ -48,9 +49,9 @@ class Quadrants:
 
 
 def critical_alpha(ppl: F64, entropy: F64) -> tuple[F64, Bools]:
-    """([N] critical α, [N] whether it is Q2's). Ties of a value go to the earlier example. Raises ValueError on NaN."""
+    """([N] critical α, [N] whether it is Q2's). Ties of a value go to the earlier example. Raises Unsuitable on NaN."""
     if not (np.isfinite(ppl).all() and np.isfinite(entropy).all()):
-        raise ValueError("perplexity and entropy must be finite")
+        raise Unsuitable("perplexity and entropy must be finite")
     u, w = _ranks(ppl), _ranks(entropy)
     misconception, calibration = np.maximum(1 - u, w), np.maximum(u, 1 - w)
     return np.minimum(misconception, calibration), misconception < calibration
@@ -91,23 +92,6 @@ def choose(
 def _unit(values: F64) -> F64:
     width = values.max() - values.min()
     return np.asarray((values - values.min()) / width if width > 1e-12 else np.zeros(len(values)))
-
-
-def bisect(
-    ppl: F64, entropy: F64, ratio: float, steps: int = 10, tolerance: float = 0.01
-) -> tuple[float, Bools, Bools]:
-    """(α, [N] in Q2, [N] in Q4) of the paper's bisection over linear quantiles on [0, 0.49]; the last iterate."""
-    low, high, alpha = 0.0, CAP, CAP
-    q2 = q4 = np.zeros(len(ppl), bool)
-    for _ in range(steps):
-        alpha = (low + high) / 2
-        q2 = (ppl > np.quantile(ppl, 1 - alpha)) & (entropy <= np.quantile(entropy, alpha))
-        q4 = (ppl <= np.quantile(ppl, alpha)) & (entropy > np.quantile(entropy, 1 - alpha))
-        kept = float((q2 | q4).mean())
-        if abs(kept - ratio) <= tolerance:
-            break
-        low, high = (alpha, high) if kept < ratio else (low, alpha)
-    return alpha, q2, q4
 
 
 def token_scores(ppl: F64, smoothing: float = 0.5) -> F64:

@@ -29,6 +29,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import Unsuitable
 from gradsift.scorers.kmeans import Clusters
 
 Rows = NDArray[np.floating[Any]]
@@ -50,7 +51,7 @@ def omp(atoms: Rows, target: Rows, size: int, ridge: float = 1.0, tol: float = 1
 
     Atoms must be finite; products are taken in the dtype of the atoms, the rest in f64. The first atom's weight has no
     ridge, as in the released code. Ends early at ‖residual‖ < tol·‖target‖, when the best atom is already chosen, or
-    when no atom points along the residual.
+    when no atom points along the residual. Raises Unsuitable where the ridge is too small for atoms that repeat others.
     """
     goal = np.asarray(target, np.float64)
     square = float(goal @ goal)
@@ -91,7 +92,10 @@ def omp(atoms: Rows, target: Rows, size: int, ridge: float = 1.0, tol: float = 1
             along = start[support].astype(np.float64)
             if worst < m:
                 inside = gram[:m][:, support].astype(np.float64)
-                factor[:m, :m] = np.linalg.cholesky(inside + ridge * np.eye(m))
+                try:
+                    factor[:m, :m] = np.linalg.cholesky(inside + ridge * np.eye(m))
+                except np.linalg.LinAlgError:
+                    raise Unsuitable("rows repeat each other in a pursuit: it needs a larger ridge") from None
             x = _solve(factor[:m, :m], along) if m else np.zeros(0)
             if worst == m:  # the newest atom: the released code ends the pursuit here
                 return Pursuit(support, x, _relative(square - float(x @ along + ridge * (x @ x)), square))

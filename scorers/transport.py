@@ -22,23 +22,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.scorers.errors import MissingPackage, Unsuitable
+
 F64 = NDArray[np.float64]
 Array = NDArray[np.floating[Any]]
 
 
 def knn_uniform(distances: Array, alpha: float = 0.5, scale: float = 5.0, most: int = 5000) -> F64:
-    """[M, N] distances of targets to candidates → [N] probabilities."""
+    """[M, N] distances of targets to candidates → [N] probabilities. Raises Unsuitable without a neighbour."""
     targets, size = distances.shape
-    near = np.argsort(distances, axis=1, kind="stable")[:, : min(most, size)]
-    ranked = np.take_along_axis(distances.astype(np.float64), near, axis=1)
+    near, ranked = _nearest(distances, most)
     k = np.arange(1, ranked.shape[1] + 1)
     cost = alpha / scale * (ranked.cumsum(axis=1) / k).mean(axis=0) + (1 - alpha) * (1 / k - 1 / size)
     best = int(cost.argmin()) + 1
     return np.asarray(np.bincount(near[:, :best].ravel(), minlength=size) / (targets * best))
 
 
+def _nearest(distances: Array, most: int) -> tuple[NDArray[np.int64], F64]:
+    """[M, N] distances → [M, K] candidates from near to far, at most so many, and [M, K] their distances."""
+    if most < 1:
+        raise Unsuitable(f"TSDS looks at one neighbour or more, not at {most}")
+    near = np.argsort(distances, axis=1, kind="stable")[:, :most]
+    return near, np.take_along_axis(distances.astype(np.float64), near, axis=1)
+
+
 def density(rows: Array, sigma: float = 0.75, sample: int = 1000, seed: int = 0) -> F64:
-    """[N] Σ max(0, 1 − d²/σ²) over a seeded sample of the rows, scaled to all; at least 1 (the row itself)."""
+    """[N] Σ max(0, 1 − d²/σ²) over a seeded sample of the rows, scaled to all; at least 1 (the row itself).
+
+    Raises Unsuitable without a row in the sample.
+    """
+    if sample < 1:
+        raise Unsuitable(f"a density is taken over one row or more, not over {sample}")
     size = len(rows)
     points = np.sort(np.random.default_rng(seed).permutation(size)[:sample])
     squared = (rows * rows).sum(axis=1)
@@ -48,10 +62,9 @@ def density(rows: Array, sigma: float = 0.75, sample: int = 1000, seed: int = 0)
 
 
 def knn_kde(distances: Array, densities: F64, alpha: float = 0.5, scale: float = 5.0, most: int = 5000) -> F64:
-    """[M, N] distances and [N] densities → [N] probabilities: TSDS with KDE."""
+    """[M, N] distances and [N] densities → [N] probabilities: TSDS with KDE. Raises Unsuitable without a neighbour."""
     targets, size = distances.shape
-    near = np.argsort(distances, axis=1, kind="stable")[:, : min(most, size)]
-    ranked = np.take_along_axis(distances.astype(np.float64), near, axis=1)
+    near, ranked = _nearest(distances, most)
     room = 1 / densities[near]  # mass for u = 1
     filled = room.cumsum(axis=1)
     base = 1 / (targets * (1 / densities).sum())
@@ -73,11 +86,11 @@ def knn_kde(distances: Array, densities: F64, alpha: float = 0.5, scale: float =
 def unbalanced_mass(
     similarity: Array, reg: float = 0.01, reg_queries: float = float("inf"), reg_pool: float = 1e-4
 ) -> F64:
-    """[M, N] cosines → [N] mass that each candidate receives. Raises ImportError naming the extra without POT."""
+    """[M, N] cosines → [N] mass that each candidate receives. Raises MissingPackage naming the extra without POT."""
     try:
         import ot
     except ImportError:
-        raise ImportError("unbalanced transport needs POT: pip install 'gradsift[ot]'") from None
+        raise MissingPackage("unbalanced transport needs POT: pip install 'gradsift[ot]'") from None
     queries, size = similarity.shape
     cost = (1 - similarity.astype(np.float64)) / 2
     plan = ot.unbalanced.sinkhorn_unbalanced(

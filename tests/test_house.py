@@ -73,8 +73,8 @@ def loaded_after(code):
 
 def test_the_core_never_imports_prefect_and_no_module_is_loaded_twice():
     code = (
-        "import gradsift.pipelines.curate, gradsift.pipelines.demo, gradsift.pipelines.query, "
-        "gradsift.pipelines.dryrun, gradsift.scorers.less"
+        "import gradsift.pipelines.runs.curate, gradsift.pipelines.demo.demo, gradsift.pipelines.runs.query, "
+        "gradsift.pipelines.runs.dryrun, gradsift.scorers.less"
     )
     loaded = loaded_after(code)
     assert "prefect" not in loaded

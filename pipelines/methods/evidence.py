@@ -112,7 +112,7 @@ class Evidence:
             total: F64 | None = None
             for pair, weight in self._weighted(represent):
                 features.check_spaces(self.store, pair.train, pair.query)
-                means = self._means(pair, represent, per, renormalise)
+                means = self.means(pair, represent, per, renormalise)
                 if total is None:
                     total = np.zeros((len(self.ids), len(means)))
                 for rows, block in self.blocks(pair):
@@ -130,7 +130,10 @@ class Evidence:
             return list(zip(self.pairs, self.weights, strict=True))
         return [(self._pair(represent), 1.0)]
 
-    def _means(self, pair: SpacePair, represent: Represent, per: Per, renormalise: bool) -> F32:
+    def means(
+        self, pair: SpacePair, represent: Represent = "gradients", per: Per = "subtask", renormalise: bool = False
+    ) -> F32:
+        """[J, D] mean rows of the target, subtasks sorted. Raises InputError for a subtask without a row."""
         query, subtasks = self.query_rows(pair, represent)
         if per == "query":
             return query

@@ -10,6 +10,7 @@ the decorators (examples/method-package). The same name twice is an error.
 """
 
 import inspect
+import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -222,6 +223,8 @@ def checked_options(score: str, rule: str, given: Options) -> dict[str, Any]:
             out[name] = TypeAdapter(known[name][0], config=ConfigDict(strict=False)).validate_python(value)
         except ValidationError as error:
             raise UnknownOption(f"option `{name}`: {error.errors()[0]['msg']}") from None
+        if isinstance(out[name], float) and math.isnan(out[name]):
+            raise UnknownOption(f"option `{name}` must be a number, not NaN")
     return out
 
 

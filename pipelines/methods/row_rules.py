@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from gradsift.pipelines.methods.evidence import Evidence, Represent, unit_rows
 from gradsift.pipelines.methods.registry import Choice, represented, rule
 from gradsift.pipelines.methods.rules import best, matrix
-from gradsift.scorers import budgets, coverage, gio, qtuning, select, trajectories, transport
+from gradsift.scorers import budgets, coverage, gio, qtuning, ranking, trajectories, transport
+from gradsift.scorers.errors import Unsuitable
 from gradsift.scorers.kmeans import kmeans
 from gradsift.scorers.tagcos import tagcos
 
@@ -28,7 +29,7 @@ def kmeans_quota(
     found = kmeans(unit_rows(e.rows(represent)), clusters, e.seed)
     given = budgets.largest_remainder(found.sizes.tolist(), size, found.sizes.tolist())
     labels = found.labels.tolist()
-    chosen = select.quota(best(scores), e.ids, labels, dict(enumerate(given.tolist())))
+    chosen = ranking.quota(best(scores), e.ids, labels, dict(enumerate(given.tolist())))
     return Choice(chosen, {"cluster": found.labels})
 
 
@@ -147,7 +148,7 @@ def tsds(
     with np.errstate(divide="ignore"):
         logs = np.maximum(np.log(mass), -1e9)
     logs = np.where(mass > 0, logs, -1e9 - apart.min(axis=0))  # beyond the plan: the nearest first
-    return Choice(select.softmax_sample(logs, e.ids, size, 1.0, e.seed))
+    return Choice(ranking.softmax_sample(logs, e.ids, size, 1.0, e.seed))
 
 
 @rule("uot", prefix=True)
@@ -157,7 +158,7 @@ def uot(e: Evidence, scores: F64, size: int, *, reg: float = 0.01, reg_pool: flo
     columns = matrix(scores)
     columns = columns / max(1.0, float(np.abs(columns).max()))
     mass = transport.unbalanced_mass(columns.T, reg, reg_pool=reg_pool)
-    return Choice(select.top_k(mass, e.ids, size))
+    return Choice(ranking.top_k(mass, e.ids, size))
 
 
 @rule("s2l", ("signals",))
@@ -218,6 +219,8 @@ def _parts(e: Evidence, group: str, batch: int) -> list[NDArray[np.int64]]:
         sources = np.array(e.sources())
         return [np.flatnonzero(sources == name) for name in sorted(set(sources.tolist()))]
     if group == "batch":
+        if batch < 1:
+            raise Unsuitable(f"a batch holds one example or more, not {batch}")
         shuffled = np.random.default_rng(e.seed).permutation(len(e.ids))
         return [np.sort(part) for part in np.array_split(shuffled, max(1, len(shuffled) // batch))]
     return [everything]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from gradsift.pipelines.methods.evidence import Evidence, unit_rows
 from gradsift.pipelines.methods.registry import Choice, rule
-from gradsift.scorers import budgets, select
+from gradsift.scorers import budgets, ranking
+from gradsift.scorers.errors import Unsuitable
 
 F64 = NDArray[np.float64]
 
@@ -28,19 +29,19 @@ def top_k(
 ) -> Choice:
     """The highest scores (`lowest`: the lowest), the best or mean over columns."""
     one = scores.mean(axis=1) if reduce == "mean" and scores.ndim == 2 else scores
-    return Choice(select.top_k(best(one, lowest), e.ids, size))
+    return Choice(ranking.top_k(best(one, lowest), e.ids, size))
 
 
 @rule("round_robin", prefix=True)
 def round_robin(e: Evidence, scores: F64, size: int) -> Choice:
     """Columns take turns."""
-    return Choice(select.round_robin(matrix(scores), e.ids, size))
+    return Choice(ranking.round_robin(matrix(scores), e.ids, size))
 
 
 @rule("bids", prefix=True)
 def bids(e: Evidence, scores: F64, size: int) -> Choice:
     """The poorest column takes its best."""
-    return Choice(select.bids(matrix(scores), e.ids, size))
+    return Choice(ranking.bids(matrix(scores), e.ids, size))
 
 
 @rule("quota")
@@ -57,31 +58,31 @@ def quota(
     names = sorted(set(groups))
     sizes = [groups.count(name) for name in names]
     given = budgets.even(size, sizes) if shares == "even" else budgets.largest_remainder(sizes, size, sizes)
-    return Choice(select.quota(best(scores), e.ids, groups, dict(zip(names, given.tolist(), strict=True))))
+    return Choice(ranking.quota(best(scores), e.ids, groups, dict(zip(names, given.tolist(), strict=True))))
 
 
 @rule("softmax", prefix=True)
 def softmax(e: Evidence, scores: F64, size: int, *, temperature: float = 1.0) -> Choice:
     """Sampling without replacement, weights exp(score/temperature)."""
-    return Choice(select.softmax_sample(best(scores), e.ids, size, temperature, e.seed))
+    return Choice(ranking.softmax_sample(best(scores), e.ids, size, temperature, e.seed))
 
 
 @rule("window")
 def window(e: Evidence, scores: F64, size: int, *, low: float = 0.5, high: float = 0.5) -> Choice:
     """The ranks nearest the middle of a window of quantiles: 0 and 0 the lowest, 0.5 and 0.5 the median."""
-    return Choice(select.window(best(scores), e.ids, low, high, size))
+    return Choice(ranking.window(best(scores), e.ids, low, high, size))
 
 
 @rule("stratified")
 def stratified(e: Evidence, scores: F64, size: int, *, bins: int = 50, low: float = 5.0, high: float = 95.0) -> Choice:
     """CCS: bins of equal width between two percentiles, from high to low, at random inside."""
-    return Choice(select.stratified(best(scores), e.ids, size, e.seed, bins, (low, high)))
+    return Choice(ranking.stratified(best(scores), e.ids, size, e.seed, bins, (low, high)))
 
 
 @rule("random", prefix=True)
 def random(e: Evidence, scores: F64, size: int) -> Choice:
     """Seeded random order."""
-    return Choice(select.random_k(len(e.ids), size, e.seed))
+    return Choice(ranking.random_k(len(e.ids), size, e.seed))
 
 
 @rule("tive", ("gradients", "signals"))
@@ -93,6 +94,8 @@ def tive(
     The release multiplies by q = 0.001 where the paper may divide (UNCONFIRMED); `legacy_tive_q` does that. Budgets
     above a source's size go to the others here, where the release repeats examples.
     """
+    if legacy_tive_q == 0:
+        raise Unsuitable("`legacy_tive_q` multiplies the cosines: give a number above 0")
     sources, rows, norms = e.sources(), unit_rows(e.rows()), e.signal("grad_norm")
     names = sorted(set(sources))
     members = [np.flatnonzero(np.array(sources) == name) for name in names]
@@ -101,7 +104,7 @@ def tive(
     for part, share in zip(members, given.tolist(), strict=True):
         value = rows[part] @ rows[part].mean(axis=0)
         heat = temperature if legacy_tive_q is None else 1 / legacy_tive_q
-        picks = select.softmax_sample(value.astype(np.float64), [e.ids[k] for k in part], share, heat, e.seed)
+        picks = ranking.softmax_sample(value.astype(np.float64), [e.ids[k] for k in part], share, heat, e.seed)
         chosen += part[picks].tolist()
     return Choice(np.array(chosen, np.int64))
 

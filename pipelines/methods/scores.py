@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from gradsift.pipelines.methods.evidence import Evidence, Per, Represent, unit_rows
 from gradsift.pipelines.methods.registry import Needs, Options, represented, score
 from gradsift.scorers import difficulty, gio, lexical, preconditioned
-from gradsift.scorers.less import subtask_means
 
 F64 = NDArray[np.float64]
 
@@ -39,11 +38,9 @@ def influence(
     """Influence with curvature, for each subtask, summed over checkpoints by their weights."""
     total = np.zeros((len(e.ids), len(set(e.target.subtasks))))
     for pair, weight in zip(e.pairs, e.weights, strict=True):
-        query, subtasks = e.query_rows(pair, "gradients")
-        means, _ = subtask_means(query, subtasks)
-        basis = None
+        means, basis = e.means(pair), None
         if precondition == "gist":
-            basis = preconditioned.gist_basis(query, rank)
+            basis = preconditioned.gist_basis(e.query_rows(pair, "gradients")[0], rank)
             turned = means @ basis
         elif precondition == "gram":
             turned = preconditioned.whiten(means, *preconditioned.gram(g for _, g in e.raw_blocks(pair)), ridge)

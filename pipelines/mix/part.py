@@ -15,6 +15,7 @@ from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.mix.order import Pool, Ranked, Ranks
 from gradsift.pipelines.mix.weights import Context, group_weights
 from gradsift.pipelines.recipe import Part, Recipe
+from gradsift.pipelines.select.select import refusals_of
 from gradsift.scorers import budgets
 from gradsift.scorers.filling import copies_for_examples, copies_for_tokens
 
@@ -82,7 +83,8 @@ def fill_part(
         weights = np.array([pool.size(picked[0][pool.code[picked[0]] == g]) for g in groups], np.float64)
     else:
         members = [np.flatnonzero(ranks.open & (pool.code == g)) for g in groups]
-        weights = group_weights(part, names, sizes, members, budget, pool.data, context)
+        with refusals_of(f"mix, part {part.name!r}"):
+            weights = group_weights(part, names, sizes, members, budget, pool.data, context)
     given = _group_budgets(part, names, weights, budget, room)
     wanted = (
         None

@@ -17,7 +17,7 @@ from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe, parse_recipe
 from gradsift.pipelines.runs.curate import RunResult, describe
-from gradsift.pipelines.select.select import select_for
+from gradsift.pipelines.select.select import refusals_of, select_for
 
 
 def changed(last: Mapping[str, Any], sections: Mapping[str, Any], name: str, seed: int | None) -> Recipe:
@@ -146,7 +146,10 @@ def score(
         raise InputError(f"method {recipe.select.method!r} chooses sets and scores no example; use `gradsift select`")
     of_score, _ = split_options(name, rule, checked_options(name, rule, options))
     found = evidence(store, recipe, last["summary"], checkpoint)
-    return {key: _score_table(found[key], scores()[name].run(found[key], **of_score)) for key in _wanted(found, target)}
+    with refusals_of(f"method {recipe.select.method!r}"):
+        return {
+            key: _score_table(found[key], scores()[name].run(found[key], **of_score)) for key in _wanted(found, target)
+        }
 
 
 def _score_table(e: Evidence, scores: Any) -> pa.Table:

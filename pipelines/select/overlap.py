@@ -8,6 +8,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.scorers import compare
+from gradsift.scorers.statistics import spearman
 
 
 def overlap(store: Store, names: Sequence[str], target: str | None = None, k: int | None = None) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def _spearman(a: Mapping[str, float], b: Mapping[str, float]) -> float | None:
     both = sorted(set(a) & set(b))
     if len(both) < 3:
         return None
-    value = compare.spearman(np.array([a[i] for i in both]), np.array([b[i] for i in both]))
+    value = spearman(np.array([a[i] for i in both]), np.array([b[i] for i in both]))
     return None if np.isnan(value) else value
 
 

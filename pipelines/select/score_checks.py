@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gradsift.datastore import features
 from gradsift.datastore.store import Store
-from gradsift.scorers.statistics import ranks
+from gradsift.scorers.statistics import spearman
 
 F64 = NDArray[np.float64]
 LOOKED_AT = {
@@ -36,7 +36,7 @@ def correlates(store: Store, space_id: int, scores: Mapping[str, float], chosen:
             known.setdefault(name, []).append(np.asarray(block.signal(name), np.float64))
     if len(ids) < 3:
         return []
-    values = ranks(np.array([scores[i] for i in ids]))
+    values = np.array([scores[i] for i in ids])
     picked = set(chosen)
     mine = np.array([i in picked for i in ids])
     out = []
@@ -44,11 +44,11 @@ def correlates(store: Store, space_id: int, scores: Mapping[str, float], chosen:
         if name not in known:
             continue
         signal = np.concatenate(known[name])
-        varies = np.ptp(signal) > 0 and np.ptp(values) > 0
+        correlation = spearman(values, signal)
         out.append(
             {
                 "against": label,
-                "rank correlation": float(np.corrcoef(values, ranks(signal))[0, 1]) if varies else None,
+                "rank correlation": None if np.isnan(correlation) else correlation,
                 "median of all": float(np.median(signal)),
                 "median of chosen": float(np.median(signal[mine])) if mine.any() else None,
             }

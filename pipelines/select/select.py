@@ -1,6 +1,7 @@
 """Stage: score the pool against a target and choose: a method's score, its rule, and a budget."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.methods.registry import Choice, checked_options, rules, scores, split_options
 from gradsift.pipelines.methods.rules import best
 from gradsift.pipelines.recipe import Recipe, Select
-from gradsift.scorers.select import within_tokens
+from gradsift.scorers.errors import MissingPackage, Unsuitable
+from gradsift.scorers.ranking import within_tokens
 
 VERSION = 1  # of all methods: raise it when one chooses otherwise from the same rows
 TOKEN_TRIES = 6  # sizes tried for a budget of tokens, where a longer order is another order
@@ -29,15 +31,23 @@ def budget(select: Select, usable: int) -> int:
     return size
 
 
+@contextmanager
+def refusals_of(what: str) -> Iterator[None]:
+    """Turns what a scorer refuses, and a package that it misses, into an InputError that names who asked. Any other
+    error is a bug and passes as it is."""
+    try:
+        yield
+    except (Unsuitable, MissingPackage) as error:
+        raise InputError(f"{what}: {error}") from error
+
+
 def choose(e: Evidence, select: Select) -> tuple[Choice, np.ndarray[Any, np.dtype[np.float64]]]:
     """(what the rule chooses, [N] scores: the best column's). Raises InputError for a method that cannot work here."""
     score, rule, given = select.parts()
     for_score, for_rule = split_options(score, rule, checked_options(score, rule, given))
-    try:
+    with refusals_of(f"method {select.method!r}"):
         values = scores()[score].run(e, **for_score)
         choice = _within(e, select, lambda size: rules()[rule].run(e, values, size, **for_rule), rule)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"method {select.method!r}: {error}") from error
     one = best(values)
     if not np.isfinite(one).all():
         raise InputError(f"method {select.method!r} gave a score that is not finite")

@@ -36,7 +36,7 @@ from gradsift.pipelines.recipe import Mixing, Recipe, Select, Validate
 from gradsift.pipelines.select.select import choose
 from gradsift.pipelines.training.warmup import usable_chats
 from gradsift.scorers import budgets
-from gradsift.scorers.select import random_k, random_lengths, random_tokens
+from gradsift.scorers.ranking import random_k, random_lengths, random_tokens
 
 QTUNING = "qtuning"
 BASE = "base"

@@ -75,7 +75,7 @@ def one_step(
     before = _stepped(model, recipe, state, point.step, None, lr, loaded, target)
     actual = [_stepped(model, recipe, state, point.step, chat, lr, loaded, target) - before for chat in chats]
     p, a = np.asarray(predicted, np.float64), np.array(actual)
-    by_rank = float(np.corrcoef(statistics.ranks(p), statistics.ranks(a))[0, 1])
+    by_rank = statistics.spearman(p, a)
     same = float((np.sign(p) == np.sign(a)).mean())
     return OneStep(p.tolist(), a.tolist(), float(np.corrcoef(p, a)[0, 1]), by_rank, same)
 

@@ -3,13 +3,19 @@
 import numpy as np
 import pytest
 
-from gradsift.scorers.gio import Stop, divergence, gio_exact, gio_knn, gio_released, phi, phi_gradient, uniform_start
+from gradsift.scorers.errors import Unsuitable
+from gradsift.scorers.gio import Stop, gio_exact, gio_knn, gio_released, phi, uniform_start
 from gradsift.scorers.less import similarity
 
 
 def plane(seed, size, place=(3, 4)):
     np.random.seed(seed)  # noqa: NPY002
     return np.random.multivariate_normal(place, 0.5 * np.eye(2), size)  # noqa: NPY002
+
+
+def divergence(target, points, k=5):
+    """KL(X, W): where a run that adds nothing to W starts."""
+    return gio_exact(points[:0], target, points, 0, k=k).start
 
 
 def test_divergence_by_hand():
@@ -38,11 +44,35 @@ def test_the_gradient_does_not_depend_on_what_is_chosen():
         ends = [[divergence(x, np.vstack([w, v + s * e]), 3) for s in (1, -1)] for e in step]
         return np.array([(a - b) / 2e-6 for a, b in ends])
 
+    def phi_slope(v):
+        values = phi(x, np.concatenate([v + 1e-6 * np.eye(5), v - 1e-6 * np.eye(5)]))
+        return (values[:5] - values[5:]) / 2e-6
+
     one, two = slope(rng.normal(size=(7, 5))), slope(rng.normal(size=(7, 5)))
     np.testing.assert_allclose(one, two, atol=1e-7)
-    np.testing.assert_allclose(8 * one, phi_gradient(x, v), atol=1e-6)
-    direct = 5 / 20 * ((v - x) / ((v - x) ** 2).sum(axis=1, keepdims=True)).sum(axis=0)
-    np.testing.assert_allclose(phi_gradient(x, v), direct, rtol=1e-6)
+    np.testing.assert_allclose(8 * one, phi_slope(v), atol=1e-6)
+    np.testing.assert_allclose(phi_slope(v), gradient(x, v), rtol=1e-6)
+
+
+def gradient(x, v):
+    """∇φ(v) as it is written down."""
+    return x.shape[1] / len(x) * ((v - x) / ((v - x) ** 2).sum(axis=1, keepdims=True)).sum(axis=0)
+
+
+def test_descent_in_the_span_of_the_target_is_the_plain_one():
+    """The released loop with points of all dims, where ours moves coefficients of the target's points."""
+    rng = np.random.default_rng(4)
+    x, pool, start = rng.normal(size=(30, 12)) + 1, rng.normal(size=(80, 12)) * 2, rng.normal(size=(10, 12))
+    v = x.mean(axis=0)
+    rate = 0.01 * np.linalg.norm(v) / np.linalg.norm(gradient(x, v) / 11)
+    alive, picks = np.ones(80, bool), []
+    for steps in (150, *[50] * 19):
+        v = x.mean(axis=0)
+        for _ in range(steps):
+            v = v - rate * gradient(x, v) / (11 + len(picks))
+        picks.append(int(np.where(alive, ((pool - v) ** 2).sum(axis=1), np.inf).argmin()))
+        alive[picks[-1]] = False
+    assert gio_released(pool, x, start, 20, Stop("none")).picks == picks
 
 
 def test_sorting_by_phi_is_never_worse_than_the_loop():
@@ -124,5 +154,5 @@ def test_knn_with_one_neighbour_is_facility_location():
 
 
 def test_few_targets_are_refused():
-    with pytest.raises(ValueError, match="more than 5 target points"):
+    with pytest.raises(Unsuitable, match="more than 5 target points"):
         divergence(np.zeros((5, 2)), np.ones((1, 2)))

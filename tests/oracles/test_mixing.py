@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from gradsift.scorers import mixing_law
 from gradsift.scorers.budgets import bounded, largest_remainder, temperature
+from gradsift.scorers.errors import Unsuitable
 from gradsift.scorers.filling import copies_for_examples, copies_for_tokens, fill_tokens, subset_sum
 from gradsift.scorers.prospect import spectral_weights, spectrum
 
@@ -66,7 +67,7 @@ def test_a_law_refuses_too_few_runs_and_bad_losses():
     ones = np.ones((4, 2))
     with pytest.raises(ValueError, match="at least five runs"):
         mixing_law.fit(ones, ones, ones)
-    with pytest.raises(ValueError, match="finite and positive"):
+    with pytest.raises(Unsuitable, match="finite and positive"):
         mixing_law.fit(np.ones((5, 2)), np.ones((5, 2)), np.full((5, 2), np.nan))
 
 
@@ -107,7 +108,7 @@ def test_spectra_ascend_and_sum_to_one(kind, value):
 
 
 def test_an_unknown_spectrum_is_refused():
-    with pytest.raises(ValueError, match="no spectrum 'cvar' with parameter 2"):
+    with pytest.raises(Unsuitable, match="no spectrum 'cvar' with parameter 2"):
         spectrum("cvar", 4, 2.0)
 
 
@@ -122,9 +123,9 @@ def test_bounded_by_hand():
     assert bounded([1, 1, 1], 10, [0, 0, 0], [1, 9, 9]).tolist() == [1, 5, 4]
     assert bounded([1, 1, 1], 10, [7, 0, 0], [9, 9, 9]).tolist() == [7, 2, 1]
     assert bounded([0, 1], 5, [2, 0], [9, 9]).tolist() == [2, 3]
-    with pytest.raises(ValueError, match="cannot be shared out"):
+    with pytest.raises(Unsuitable, match="cannot be shared out"):
         bounded([1, 1], 10, [0, 0], [4, 5])
-    with pytest.raises(ValueError, match="at least 3 and has room for 2"):
+    with pytest.raises(Unsuitable, match="at least 3 and has room for 2"):
         bounded([1, 1], 4, [3, 0], [2, 9])
 
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradsift.scorers.errors import Unsuitable
 from gradsift.scorers.qtuning import (
     CAP,
-    bisect,
     choose,
     critical_alpha,
     draft_tokens,
@@ -19,14 +19,34 @@ from gradsift.scorers.qtuning import (
 PPL, ENT = np.arange(1.0, 9.0), np.arange(8.0, 0.0, -1.0)
 
 
+def in_quadrants(ppl, entropy, alpha):
+    """([N] in Q2, [N] in Q4) by the paper's linear quantiles."""
+    q2 = (ppl > np.quantile(ppl, 1 - alpha)) & (entropy <= np.quantile(entropy, alpha))
+    q4 = (ppl <= np.quantile(ppl, alpha)) & (entropy > np.quantile(entropy, 1 - alpha))
+    return q2, q4
+
+
+def bisection(ppl, entropy, ratio, steps=10, tolerance=0.01):
+    """α of the paper's bisection on [0, 0.49]: the last iterate."""
+    low, high = 0.0, CAP
+    for _ in range(steps):
+        alpha = (low + high) / 2
+        kept = np.logical_or(*in_quadrants(ppl, entropy, alpha)).mean()
+        if abs(kept - ratio) <= tolerance:
+            break
+        low, high = (alpha, high) if kept < ratio else (low, alpha)
+    return alpha
+
+
 @pytest.mark.parametrize(("ratio", "q2", "q4", "alpha"), [(0.25, {7}, {0}, 0.1225), (0.5, {6, 7}, {0, 1}, 0.245)])
 def test_eight_examples(ratio, q2, q4, alpha):
     found = choose(PPL, ENT, ratio)
     assert set(np.flatnonzero(found.prune)) == q2
     assert set(np.flatnonzero(found.keep & ~found.prune)) == q4
-    at, in_q2, in_q4 = bisect(PPL, ENT, ratio)
-    assert at == pytest.approx(alpha)
-    assert (set(np.flatnonzero(in_q2)), set(np.flatnonzero(in_q4))) == (q2, q4)
+    assert bisection(PPL, ENT, ratio) == pytest.approx(alpha)
+    critical, is_q2 = critical_alpha(PPL, ENT)
+    inside = critical < alpha
+    assert (set(np.flatnonzero(inside & is_q2)), set(np.flatnonzero(inside & ~is_q2))) == (q2, q4)
 
 
 def test_token_scores_and_the_direction():
@@ -57,8 +77,7 @@ def test_critical_alpha_is_the_quantile_form(points, alpha):
         np.abs(np.arange(len(ppl)) / (len(ppl) - 1) - q).min() < 1e-9 for q in (alpha, 1 - alpha)
     ):
         return  # at a jump of the quantile function
-    q2 = (ppl > np.quantile(ppl, 1 - alpha)) & (entropy <= np.quantile(entropy, alpha))
-    q4 = (ppl <= np.quantile(ppl, alpha)) & (entropy > np.quantile(entropy, 1 - alpha))
+    q2, q4 = in_quadrants(ppl, entropy, alpha)
     tight = np.diff(np.sort(ppl)).min() < 1e-6 or np.diff(np.sort(entropy)).min() < 1e-6
     if not tight:  # interpolation between nearly equal values rounds
         np.testing.assert_array_equal(critical < alpha, q2 | q4)
@@ -102,5 +121,5 @@ def test_the_drafts_budget_counts_the_batch():
 
 
 def test_not_finite_is_refused():
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(Unsuitable, match="finite"):
         choose(np.array([np.nan, 1.0]), np.array([1.0, 2.0]), 0.5)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradsift.scorers import compare, difficulty, lexical, preconditioned, select, trajectories, transport
-from gradsift.scorers.budgets import even, largest_remainder, tive
+from gradsift.scorers import compare, difficulty, lexical, preconditioned, ranking, trajectories, transport
+from gradsift.scorers.budgets import even, largest_remainder
 from gradsift.scorers.coverage import facility_location, k_center
+from gradsift.scorers.errors import Unsuitable
 
 IDS = [f"{k:04d}" for k in range(2000)]
 
@@ -17,58 +18,50 @@ IDS = [f"{k:04d}" for k in range(2000)]
 # --- rules over a score matrix -------------------------------------------------------------------------------------
 
 
-def test_round_robin_and_doubly_greedy():
-    matrix = np.array([[0.9, 0.8, 0.1, 0], [0.2, 0.1, 0.5, 0.4]]).T
-    assert select.round_robin(matrix, IDS[:4], 2).tolist() == [0, 2]
-    assert select.round_robin(matrix, IDS[:4], 3).tolist() == [0, 2, 1]
-    assert select.top_k(matrix.max(axis=1), IDS[:4], 2).tolist() == [0, 1]
-    assert select.top_k(matrix.max(axis=1), IDS[:4], 3).tolist() == [0, 1, 2]
-
-
 def test_bids_serves_the_poorest_column():
     matrix = np.array([[5.0, 0.0], [4.0, 0.0], [3.0, 0.1], [0.0, 1.0]])
-    chosen = select.bids(matrix, IDS[:4], 2).tolist()
+    chosen = ranking.bids(matrix, IDS[:4], 2).tolist()
     assert chosen == [0, 3]  # the first column's best, then the column it left behind
-    assert sorted(select.bids(matrix, IDS[:4], 9).tolist()) == [0, 1, 2, 3]
+    assert sorted(ranking.bids(matrix, IDS[:4], 9).tolist()) == [0, 1, 2, 3]
 
 
 def test_ccs_bounds_and_bins():
     scores = np.arange(1000.0)
-    assert select.ccs_bounds(scores) == (50, 950)
-    chosen = select.stratified(scores, IDS[:1000], 100, seed=0)
+    assert ranking.ccs_bounds(scores) == (50, 950)
+    chosen = ranking.stratified(scores, IDS[:1000], 100, seed=0)
     assert len(set(chosen.tolist())) == 100
     assert chosen.min() >= 50
     assert chosen.max() <= 950
     per_bin = np.bincount(np.minimum((chosen - 50) // 18, 49), minlength=50)
     assert (per_bin == 2).all()
     lumpy = np.concatenate([np.zeros(990), np.arange(10) + 1.0])
-    assert len(select.stratified(lumpy, IDS[:1000], 50, seed=0, cut=(0, 100))) == 50
+    assert len(ranking.stratified(lumpy, IDS[:1000], 50, seed=0, cut=(0, 100))) == 50
 
 
 def test_windows_take_ranks():
     scores = np.arange(10.0)
-    assert select.window(scores, IDS[:10], 0.0, 0.2).tolist() == [1, 0]
-    assert select.window(scores, IDS[:10], 0.4, 0.6).tolist() == [5, 4]
-    assert select.window(scores, IDS[:10], 0.5, 0.5, 4).tolist() == [6, 5, 4, 3]
-    assert select.window(scores, IDS[:10], 0.0, 0.0, 3).tolist() == [2, 1, 0]
-    assert select.window(scores, IDS[:10], 1.0, 1.0, 3).tolist() == [9, 8, 7]
+    assert ranking.window(scores, IDS[:10], 0.0, 0.2, 2).tolist() == [1, 0]
+    assert ranking.window(scores, IDS[:10], 0.4, 0.6, 2).tolist() == [5, 4]
+    assert ranking.window(scores, IDS[:10], 0.5, 0.5, 4).tolist() == [6, 5, 4, 3]
+    assert ranking.window(scores, IDS[:10], 0.0, 0.0, 3).tolist() == [2, 1, 0]
+    assert ranking.window(scores, IDS[:10], 1.0, 1.0, 3).tolist() == [9, 8, 7]
 
 
 def test_softmax_draws_by_weight_and_temperature_zero_is_greedy():
     scores = np.array([math.log(3), 0.0, -1e9])
-    first = [int(select.softmax_sample(scores, IDS[:3], 1, 1.0, seed)[0]) for seed in range(2000)]
+    first = [int(ranking.softmax_sample(scores, IDS[:3], 1, 1.0, seed)[0]) for seed in range(2000)]
     assert np.mean(np.array(first) == 0) == pytest.approx(0.75, abs=0.03)
-    assert select.softmax_sample(scores, IDS[:3], 2, 0.0, 0).tolist() == [0, 1]
+    assert ranking.softmax_sample(scores, IDS[:3], 2, 0.0, 0).tolist() == [0, 1]
 
 
 def test_quota_tokens_and_matched_lengths():
     scores = np.array([0.9, 0.8, 0.7, 0.6])
-    assert select.quota(scores, IDS[:4], ["a", "a", "b", "b"], {"a": 1, "b": 1}).tolist() == [0, 2]
-    assert select.within_tokens(np.array([2, 0, 1]), [5, 7, 3], 8).tolist() == [2, 0]
-    assert select.within_tokens(np.array([2, 0, 1]), [5, 7, 3], 1).tolist() == [2]
+    assert ranking.quota(scores, IDS[:4], ["a", "a", "b", "b"], {"a": 1, "b": 1}).tolist() == [0, 2]
+    assert ranking.within_tokens(np.array([2, 0, 1]), [5, 7, 3], 8).tolist() == [2, 0]
+    assert ranking.within_tokens(np.array([2, 0, 1]), [5, 7, 3], 1).tolist() == [2]
     tokens = list(range(100))
     like = [3, 50, 50, 97]
-    drawn = select.random_lengths(tokens, like, seed=1)
+    drawn = ranking.random_lengths(tokens, like, seed=1)
     assert len(set(drawn.tolist())) == 4
     assert sorted(tokens[k] for k in drawn) in ([3, 49, 50, 97], [3, 50, 51, 97])
 
@@ -80,7 +73,7 @@ def test_rules_ignore_the_order_of_rows(values, size, seed):
     size = min(size, len(scores))
     turn = np.random.default_rng(seed).permutation(len(scores))
     matrix = np.stack([scores, -scores], axis=1)
-    for rule in (lambda s, m, i: select.top_k(s, i, size), lambda s, m, i: select.round_robin(m, i, size)):
+    for rule in (lambda s, m, i: ranking.top_k(s, i, size), lambda s, m, i: ranking.round_robin(m, i, size)):
         straight = [ids[k] for k in rule(scores, matrix, ids)]
         turned_ids = [ids[k] for k in turn]
         turned = [turned_ids[k] for k in rule(scores[turn], matrix[turn], turned_ids)]
@@ -92,7 +85,9 @@ def test_rules_ignore_the_order_of_rows(values, size, seed):
 
 
 def test_tive_budgets():
-    assert tive([2, 1, 1], 150).tolist() == [75, 37, 37]
+    """The release's floors, 75, 37 and 37, give one less than is asked for."""
+    assert largest_remainder([2, 1, 1], 150, [150] * 3).tolist() == [75, 38, 37]
+    assert largest_remainder([2, 1, 1], 149, [150] * 3).tolist() == [75, 37, 37]
 
 
 def test_tive_value_by_the_centroid_is_that_of_the_full_matrix():
@@ -119,7 +114,7 @@ def test_even_budgets_respread_what_a_small_group_lacks():
 
 
 def test_groups_that_cannot_hold_the_total_are_refused():
-    with pytest.raises(ValueError, match="groups that hold 3"):
+    with pytest.raises(Unsuitable, match="groups that hold 3"):
         largest_remainder([1, 1], 4, [1, 2])
 
 
@@ -166,15 +161,9 @@ def test_influence_is_the_derivative_of_the_validation_loss():
 
     theta, hessian = fit(np.ones(30)), x.T @ x + np.eye(4)
     rows, query = (x @ theta - y)[:, None] * x, xv.T @ (xv @ theta - yv)
-    influence = -rows @ np.linalg.solve(hessian, query)
+    influence = -rows @ preconditioned.whiten(query[None], hessian, 1, ridge=0.0)[0]
     numeric = [(loss(np.ones(30) + s) - loss(np.ones(30) - s)) / 2e-5 for s in 1e-5 * np.eye(30)]
     np.testing.assert_allclose(influence, numeric, rtol=1e-6, atol=1e-9)
-    rate = 1 / np.linalg.eigvalsh(hessian).max()
-    exact = np.linalg.solve(hessian, query)
-    errors = [np.linalg.norm(preconditioned.neumann(hessian, query, k, rate) - exact) for k in (5, 20, 200)]
-    assert errors[0] > errors[1] > errors[2]
-    assert errors[2] < 1e-9 * np.linalg.norm(exact)
-    np.testing.assert_allclose(preconditioned.neumann(hessian, query, 0, rate), rate * query)
 
 
 def test_gram_whitening():
@@ -187,7 +176,7 @@ def test_gram_whitening():
     far = preconditioned.whiten(queries, moments.copy(), count, ridge=1e9)
     order = lambda q: np.argsort(-(rows @ q[0])).tolist()  # noqa: E731
     assert order(far) == order(queries)  # a large ridge leaves the plain product
-    with pytest.raises(ValueError, match="singular"):
+    with pytest.raises(Unsuitable, match="singular"):
         preconditioned.whiten(queries, *preconditioned.gram([rows[:3]]), ridge=0.0)
 
 
@@ -299,16 +288,10 @@ def test_s2l_takes_equal_shares_of_trajectories():
     assert len(trajectories.s2l(losses, ["a", "b"] * 50, 41, seed=0)) == 41
 
 
-def test_overlap_and_correlations():
+def test_overlap_of_selections():
     assert compare.jaccard("abc", "bcd") == 0.5
     assert compare.overlap_at("abcd", "bxay", 2) == 0.5
     assert compare.expected_jaccard(50, 50, 1000) == pytest.approx(2.5 / 97.5)
-    length = np.arange(50.0)
-    noise = np.random.default_rng(0).normal(size=(2, 50))
-    assert compare.spearman(length, -length) == pytest.approx(-1)
-    a, b = length + noise[0], length + noise[1]
-    assert compare.spearman(a, b) > 0.98
-    assert abs(compare.partial_spearman(a, b, length)) < 0.5
 
 
 def test_bm25_says_nothing_where_logging_is_set_up(caplog):

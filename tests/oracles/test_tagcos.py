@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gradsift.scorers.budgets import floors, largest_remainder
+from gradsift.scorers.errors import Unsuitable
 from gradsift.scorers.kmeans import Clusters, kmeans
 from gradsift.scorers.tagcos import omp, pursue, tagcos
 
@@ -149,5 +150,5 @@ def test_kmeans_is_seeded_and_has_no_empty_cluster():
     same = kmeans(np.ones((6, 3), np.float32), 4, seed=0)
     assert isinstance(same, Clusters)
     assert (same.sizes > 0).all()
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(Unsuitable, match="finite"):
         kmeans(np.full((4, 2), np.nan, np.float32), 2, seed=0)

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,15 @@ from gradsift.datastore import selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import export
+from gradsift.pipelines.methods import registry
 from gradsift.pipelines.methods.evidence import unit_rows
-from gradsift.pipelines.methods.registry import checked_options, methods, options_of, rules, scores, table
-from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.methods.registry import Rule, checked_options, methods, options_of, rules, scores, table
+from gradsift.pipelines.recipe import Select, parse_recipe
 from gradsift.pipelines.runs import reselect
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.select import overlap as overlap_module
 from gradsift.pipelines.select.overlap import overlap
+from gradsift.pipelines.select.select import choose
 from gradsift.scorers import less
 
 STORE_ONLY = [m for m in methods() if m not in ("embed", "ifd", "loss_drop", "tagcos_released")]
@@ -137,11 +140,6 @@ def test_checkpoints_and_seeds_can_be_chosen(copy):
 @pytest.mark.parametrize("method", [m for m in STORE_ONLY if not methods()[m].options.get("low")])
 def test_the_whole_pool_and_one_target_row(seen, method):
     """The smallest target there is, and a budget of everything: a whole answer or an error that says what is missing."""
-    from dataclasses import replace
-
-    from gradsift.pipelines.recipe import Select
-    from gradsift.pipelines.select.select import choose
-
     one = replace(seen.target, example_ids=seen.target.example_ids[:1], subtasks=seen.target.subtasks[:1])
     alone = type(seen)(seen.store, seen.pool, one, seen.pairs, seen.seed)
     select = Select(method=method, fraction=1.0)
@@ -179,6 +177,7 @@ def test_wrong_options_are_named(recipe_data):
         ({"method": "tagcos", "options": {"cluster": 5}}, "did you mean `clusters`"),
         ({"method": "tagcos", "options": {"clusters": "many"}}, "option `clusters`: Input should be a valid integer"),
         ({"method": "gio", "options": {"mode": "fast"}}, "option `mode`: Input should be 'released'"),
+        ({"method": "dsir", "options": {"temperature": float("nan")}}, "option `temperature` must be a number"),
         ({"rule": "topk"}, "did you mean `top_k`"),
         ({"method": "embed"}, "needs `encoder`"),
         ({"fraction": 0.1}, "exactly one of"),
@@ -187,6 +186,49 @@ def test_wrong_options_are_named(recipe_data):
             parse(select)
     assert parse({"rule": "round_robin"}).select.parts() == ("similarity", "round_robin", {})
     assert parse({"method": "ppl_mid", "rule": "top_k"}).select.parts()[2] == {"signal": "perplexity"}
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("trak", {"ridge": 0.0}, "singular: fewer rows than dims need a ridge"),
+        ("gio", {"mode": "knn", "neighbours": 0}, "one neighbour or more"),
+        ("dsir", {"buckets": 0}, "one bucket or more"),
+        ("ccs", {"bins": 0}, "one bin or more"),
+        ("tsds", {"neighbours": 0}, "one neighbour or more"),
+        ("qtuning", {"group": "batch", "batch": 0}, "one example or more"),
+        ("tive", {"legacy_tive_q": 0.0}, "above 0"),
+    ],
+)
+def test_an_unsuitable_option_is_bad_input_with_the_methods_name(seen, method, options, words):
+    with pytest.raises(InputError, match=f"method '{method}': .*{words}"):
+        choose(seen, Select(method=method, options=options, examples=5))
+
+
+def test_a_missing_package_is_named_with_its_extra(seen, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(InputError, match=r"method 'bm25': .*gradsift\[text\]"):
+        choose(seen, Select(method="bm25", examples=5))
+    with pytest.raises(InputError, match=r"method 'bm25': .*gradsift\[text\]"):
+        reselect.score(seen.store, {"method": "bm25"})
+
+
+@pytest.mark.parametrize("error", [ValueError, IndexError, ImportError])
+def test_a_bug_in_a_rule_is_not_the_users_fault(seen, monkeypatch, error):
+    def broken(e, scores, size):
+        raise error("a bug")
+
+    monkeypatch.setitem(registry._RULES, "random", Rule("random", broken, lambda _options: frozenset(), True))
+    with pytest.raises(error, match=r"^a bug$"):
+        choose(seen, Select(method="random", examples=5))
+
+
+def test_influence_names_a_subtask_without_a_row(seen):
+    names = [*seen.target.subtasks[:-1], "lost"]
+    target = replace(seen.target, example_ids=[*seen.target.example_ids[:-1], "no-such-row"], subtasks=names)
+    e = type(seen)(seen.store, seen.pool, target, seen.pairs, seen.seed)
+    with pytest.raises(InputError, match="subtask 'lost' has no row"):
+        scores()["influence"].run(e)
 
 
 def test_a_signal_that_was_not_kept_is_named_with_its_setting(copy):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gradsift.datastore import selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
+from gradsift.pipelines.mix import law as mix_law
 from gradsift.pipelines.pool import ingest
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs import reselect
@@ -287,8 +288,6 @@ def test_masks_of_a_part_stay_with_their_examples(copy):
 
 def test_the_fitted_law_mixes_and_is_not_fitted_twice(copy, monkeypatch):
     """The real thing, small: nine runs of a tiny model; a second call trains nothing."""
-    from gradsift.pipelines.mix import law as mix_law
-
     trained, real = [], mix_law.train
     monkeypatch.setattr(mix_law, "train", lambda *a, **k: trained.append(1) or real(*a, **k))
     counts = selections.last_run(copy)["summary"]["ingest"]["pool"]["used_by_source"]
@@ -307,6 +306,15 @@ def test_the_fitted_law_mixes_and_is_not_fitted_twice(copy, monkeypatch):
     ):
         with pytest.raises(InputError, match=message):
             reselect.remix(copy, {"examples": 10, "parts": [law | {"scaling_law": settings_}]}, name="much")
+
+
+def test_a_law_whose_runs_diverge_names_the_part(copy, monkeypatch):
+    monkeypatch.setattr(mix_law, "mean_token_loss", lambda *_: 0.0)
+    names = list(selections.last_run(copy)["summary"]["ingest"]["pool"]["used_by_source"])[:2]
+    settings_ = {"rows_each": 3, "held_out": 3, "epochs": 1, "batch_size": 4}
+    part = {"name": "fitted", "weights": "scaling_law", "sources": names, "scaling_law": settings_}
+    with pytest.raises(InputError, match="part 'fitted': losses must be finite and positive"):
+        reselect.remix(copy, {"examples": 10, "parts": [part]}, name="law")
 
 
 def test_remix_needs_rows_that_were_computed(tmp_path, write_jsonl, recipe_data):

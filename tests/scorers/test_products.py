@@ -5,6 +5,7 @@ import pytest
 
 from gradsift.datastore.rows import quantise
 from gradsift.scorers import products
+from gradsift.scorers.errors import Unsuitable
 from gradsift.scorers.less import similarity
 
 
@@ -51,5 +52,5 @@ def test_the_largest_sums_do_not_overflow():
     q = np.full((1, dims), 127, np.int8)
     found = similarity(q, np.ones((1, dims), np.float32), np.ones(1, np.float32))
     np.testing.assert_allclose(found, 127.0 * dims, rtol=1e-6)
-    with pytest.raises(ValueError, match="overflow"):
+    with pytest.raises(Unsuitable, match="overflow"):
         similarity(np.ones((1, dims + 1), np.int8), np.ones((1, dims + 1), np.float32), np.ones(1, np.float32))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gradsift.scorers.statistics import compare, holm, interval, lds, t_test, verdict
+from gradsift.scorers.statistics import compare, holm, interval, lds, spearman, t_test, verdict
 
 
 def test_a_comparison_by_hand():
@@ -82,6 +82,14 @@ def test_no_difference_is_rarely_called_one():
         found = compare(arm, base, draws=300, seed=k)
         called += verdict(found, found.p) != "no evidence"
     assert called <= 20
+
+
+def test_spearman_is_scipys_and_nan_for_a_constant():
+    a, b = np.random.default_rng(5).integers(0, 9, (2, 60)).astype(float)  # with ties
+    assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
+    assert spearman(a, -np.exp(a)) == pytest.approx(-1)
+    assert np.isnan(spearman(a, np.ones(60)))
+    assert np.isnan(spearman(np.ones(60), b))
 
 
 def test_lds_of_a_linear_model_is_one():

@@ -5,11 +5,13 @@ ids are sorted (as stores give them). Rules that need rows, not scores: `coverag
 Legend: N examples, J subtasks (or queries), G groups.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gradsift.scorers.errors import Unsuitable
 
 F64 = NDArray[np.float64]
 Order = NDArray[np.int64]
@@ -17,9 +19,9 @@ Array = NDArray[np.floating[Any]]
 
 
 def by_score(scores: Array, ids: Sequence[str]) -> Order:
-    """[N] scores → positions from best to worst. Raises ValueError on NaN. O(N log N)."""
+    """[N] scores → positions from best to worst. Raises Unsuitable on NaN. O(N log N)."""
     if np.isnan(scores).any():
-        raise ValueError("scores contain NaN")
+        raise Unsuitable("scores contain NaN")
     return np.lexsort((np.asarray(ids), -scores)).astype(np.int64)
 
 
@@ -30,20 +32,21 @@ def top_k(scores: Array, ids: Sequence[str], k: int) -> Order:
 
 def round_robin(matrix: Array, ids: Sequence[str], k: int) -> Order:
     """[N, J] scores: the columns take turns, each taking its best example not yet taken, until k are chosen."""
-    orders = [by_score(matrix[:, j], ids) for j in range(matrix.shape[1])]
-    places = [0] * len(orders)
+    columns = _columns(matrix, ids)
+    return np.array([next(columns[n % len(columns)]) for n in range(min(k, len(ids)))], np.int64)
+
+
+def _columns(matrix: Array, ids: Sequence[str]) -> list[Iterator[int]]:
+    """One iterator for each of J columns: its best example that none of them has taken yet, which is then taken."""
     taken = np.zeros(len(ids), bool)
-    chosen: list[int] = []
-    k = min(k, len(ids))
-    while len(chosen) < k:
-        for j, order in enumerate(orders):
-            while taken[order[places[j]]]:
-                places[j] += 1
-            taken[order[places[j]]] = True
-            chosen.append(int(order[places[j]]))
-            if len(chosen) == k:
-                break
-    return np.array(chosen, np.int64)
+
+    def best_left(order: Order) -> Iterator[int]:
+        for k in order:  # not tolist(): J lists of N integers would be large
+            if not taken[k]:
+                taken[k] = True
+                yield int(k)
+
+    return [best_left(by_score(scores, ids)) for scores in matrix.T]
 
 
 def bids(matrix: Array, ids: Sequence[str], k: int) -> Order:
@@ -54,18 +57,11 @@ def bids(matrix: Array, ids: Sequence[str], k: int) -> Order:
     """
     spread = matrix.std(axis=0)
     scaled = (matrix - matrix.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    orders = [by_score(scaled[:, j], ids) for j in range(matrix.shape[1])]
-    places, sums = [0] * len(orders), np.zeros(len(orders))
-    taken = np.zeros(len(ids), bool)
+    columns, sums = _columns(scaled, ids), np.zeros(matrix.shape[1])
     chosen: list[int] = []
-    while len(chosen) < min(k, len(ids)):
-        j = int(sums.argmin())
-        while taken[orders[j][places[j]]]:
-            places[j] += 1
-        best = int(orders[j][places[j]])
-        taken[best] = True
-        chosen.append(best)
-        sums += scaled[best]
+    for _ in range(min(k, len(ids))):
+        chosen.append(next(columns[int(sums.argmin())]))
+        sums += scaled[chosen[-1]]
     return np.array(chosen, np.int64)
 
 
@@ -91,13 +87,11 @@ def softmax_sample(scores: Array, ids: Sequence[str], k: int, temperature: float
     return top_k(scores / temperature + noise, ids, k)
 
 
-def window(scores: Array, ids: Sequence[str], low: float, high: float, k: int | None = None) -> Order:
-    """Examples from quantile `low` to `high` of the scores (0 the lowest, by rank), best first; with k, the k ranks
-    nearest the middle of the window (so `low = high = 0.5` takes the k around the median)."""
+def window(scores: Array, ids: Sequence[str], low: float, high: float, k: int) -> Order:
+    """The k ranks nearest the middle of the window from quantile `low` to `high` of the scores (0 the lowest), best
+    first: `low = high = 0.5` takes the k around the median."""
     order = by_score(scores, ids)
     size = len(order)
-    if k is None:
-        return order[round((1 - high) * size) : round((1 - low) * size)]
     start = int(np.clip(round((1 - (low + high) / 2) * size - k / 2), 0, size - min(k, size)))
     return order[start : start + k]
 
@@ -109,8 +103,10 @@ def stratified(
 
     Examples outside the percentiles `cut` are left out, the rest falls into bins of equal width, and from the highest
     bin down each gives ⌈left/bins left⌉ at random; an empty or small bin leaves more to the later ones.
-    May give fewer than k when the window holds fewer.
+    May give fewer than k when the window holds fewer. Raises Unsuitable without a bin.
     """
+    if bins < 1:
+        raise Unsuitable(f"strata need one bin or more, not {bins}")
     low, high = ccs_bounds(scores, cut)
     inside = np.flatnonzero((scores >= low) & (scores <= high))
     edges = np.linspace(low, high, bins + 1)

@@ -12,7 +12,6 @@ from gradsift.datastore import selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import export
-from gradsift.pipelines.methods import registry
 from gradsift.pipelines.methods.evidence import unit_rows
 from gradsift.pipelines.methods.registry import Rule, checked_options, methods, options_of, rules, scores, table
 from gradsift.pipelines.recipe import Select, parse_recipe
@@ -218,7 +217,7 @@ def test_a_bug_in_a_rule_is_not_the_users_fault(seen, monkeypatch, error):
     def broken(e, scores, size):
         raise error("a bug")
 
-    monkeypatch.setitem(registry._RULES, "random", Rule("random", broken, lambda _options: frozenset(), True))
+    monkeypatch.setitem(rules(), "random", Rule("random", broken, lambda _options: frozenset(), True))
     with pytest.raises(error, match=r"^a bug$"):
         choose(seen, Select(method="random", examples=5))
 

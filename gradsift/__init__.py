@@ -6,9 +6,17 @@ with Store("store") as store:
     result = curate(load_recipe(Path("recipe.yaml")), store)
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradsift.pipelines.version import VERSION
+
+if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers
+    from gradsift.datastore.errors import GradsiftError
+    from gradsift.datastore.maintenance import verify
+    from gradsift.datastore.search import neighbours
+    from gradsift.datastore.store import Store
+    from gradsift.pipelines.curate import curate
+    from gradsift.pipelines.recipe import load_recipe, parse_recipe
 
 __version__ = VERSION
 

@@ -1,16 +1,19 @@
-"""Fixtures: a tiny real model and tokenizer, a small recipe, and a finished run to look at."""
+"""Fixtures: a tiny real model and tokenizer, a small recipe, and a finished run to look at.
 
-import os
-import shutil
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see gradsift/__main__.py
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", PREFECT_SERVER_ANALYTICS_ENABLED="false")
+What is expensive is built once for a test run, however many workers share it (`built_once`).
+"""
 
 import json
+import os
+import pickle
+import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
+from marks import MarkCheck
+from workers import CORES, MOST_WORKERS, WORKER, WORKERS  # before gradsift, which imports torch
 
 from gradsift.datastore import files
 from gradsift.datastore.store import Store
@@ -23,36 +26,73 @@ settings.register_profile("default", deadline=None, max_examples=60, derandomize
 settings.load_profile("default")
 
 
+def pytest_configure(config):
+    if os.environ.get("GRADSIFT_CHECK_MARKS"):
+        config.pluginmanager.register(MarkCheck())
+
+
+def pytest_xdist_auto_num_workers():
+    """`-n auto`: a worker for each core that this process may use."""
+    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", min(CORES, MOST_WORKERS)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Slow tests first where workers share them, so that none is left alone with a long one at the end."""
+    if WORKERS > 1:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
-def model_dir(tmp_path_factory):
+def built_once(tmp_path_factory):
+    """`built_once(name, build)`: a folder that `build` fills, in the worker of this test run that asks for it first."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if WORKER else base
+
+    def folder_of(name, build):
+        folder = shared / f"shared-{name}"
+        with FileLock(shared / f"shared-{name}.lock"):
+            if not (folder / ".complete").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                build(folder)
+                (folder / ".complete").touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def model_dir(built_once):
     """A Llama of 0.5 M parameters, trained for three steps: real weights, no skill."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    make_demo_model(folder, steps=3)
-    return folder
+    return built_once("model", lambda folder: make_demo_model(folder / "tiny", steps=3)) / "tiny"
 
 
 @pytest.fixture(scope="session")
-def encoder_dir(tmp_path_factory, model_dir):
+def encoder_dir(built_once, model_dir):
     """A small encoder of random weights with the model's tokenizer."""
-    from transformers import AutoTokenizer, BertConfig, BertModel
 
-    folder = tmp_path_factory.mktemp("encoder")
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    def build(folder):
+        from transformers import AutoTokenizer, BertConfig, BertModel
+
+        tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        config = BertConfig(
+            vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+        )
+        BertModel(config).save_pretrained(folder / "tiny")
+        tokenizer.save_pretrained(folder / "tiny")
+
+    return built_once("encoder", build) / "tiny"
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_demo_data(folder)
-    lines = (folder / "pool.jsonl").read_bytes().splitlines(keepends=True)
-    (folder / "small.jsonl").write_bytes(b"".join(line for line in lines[:160] if len(line) < 2_000))
-    return folder
+def data_dir(built_once):
+    def build(folder):
+        write_demo_data(folder)
+        lines = (folder / "pool.jsonl").read_bytes().splitlines(keepends=True)
+        (folder / "small.jsonl").write_bytes(b"".join(line for line in lines[:160] if len(line) < 2_000))
+
+    return built_once("data", build)
 
 
 @pytest.fixture(scope="session")
@@ -85,12 +125,21 @@ def recipe(recipe_data):
 
 
 @pytest.fixture(scope="session")
-def finished(recipe_data, tmp_path_factory):
-    """(recipe data, store folder, result) of a finished run. Read only: copy the folder to change it."""
+def finished(recipe_data, built_once, tmp_path_factory):
+    """(recipe data, store folder, result) of a finished run. Read only: copy the folder to change it.
+
+    Each worker has its own copy: reading a catalog makes files beside it, which another worker must not meet.
+    """
+
+    def build(folder):
+        with Store(folder / "store") as store:
+            result = curate(parse_recipe(recipe_data), store)
+        (folder / "result.pickle").write_bytes(pickle.dumps(result))
+
+    made = built_once("finished", build)
     root = tmp_path_factory.mktemp("finished") / "store"
-    with Store(root) as store:
-        result = curate(parse_recipe(recipe_data), store)
-    return recipe_data, root, result
+    shutil.copytree(made / "store", root)
+    return recipe_data, root, pickle.loads((made / "result.pickle").read_bytes())
 
 
 @pytest.fixture

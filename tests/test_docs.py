@@ -1,17 +1,14 @@
 """The docs are true: every code block runs, the reference is current, links lead somewhere."""
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from running import ROOT, gradsift, python
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 
@@ -29,22 +26,13 @@ def test_the_readme_works_as_written(model_dir, data_dir, tmp_path):
         shutil.copy(data_dir / f"{source}.jsonl", tmp_path / f"{name}.jsonl")
     (recipe,) = blocks(page, "yaml")
     (tmp_path / "recipe.yaml").write_text(recipe)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
     (commands,) = blocks(page, "bash")
     for line in commands.splitlines():
         program, *arguments = shlex.split(line)
         assert program == "gradsift"
-        out = subprocess.run(
-            [sys.executable, "-m", "gradsift", *arguments],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
-        )  # fmt: skip
-        assert out.returncode == 0, f"{line}\n{out.stderr}"
+        gradsift(*arguments, cwd=tmp_path)
     for code in blocks(page, "python"):
-        out = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
-        )  # fmt: skip
-        assert out.returncode == 0, out.stderr
+        python("-c", code, cwd=tmp_path)
 
 
 @pytest.mark.slow
@@ -58,15 +46,10 @@ def test_the_mixtures_page_works_as_written(recipe_data, finished, data_dir, tmp
     (tmp_path / "mix.yaml").write_text(mix)
     shutil.copytree(finished[1], tmp_path / "computed")
     first, second, third = blocks(page, "bash")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
 
     def run(commands, **more):
         for line in commands.splitlines():
-            out = subprocess.run(
-                [sys.executable, "-m", *shlex.split(line)],
-                cwd=tmp_path, env=environment | more, capture_output=True, text=True, check=False, timeout=300,
-            )  # fmt: skip
-            assert out.returncode == 0, f"{line}\n{out.stderr}"
+            python("-m", *shlex.split(line), cwd=tmp_path, **more)
 
     run(first)
     computed = {"GRADSIFT_STORE": str(tmp_path / "computed")}
@@ -75,11 +58,7 @@ def test_the_mixtures_page_works_as_written(recipe_data, finished, data_dir, tmp
     run(second, **computed)
     run(third, **computed)
     for code in blocks(page, "python"):
-        out = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
-        )  # fmt: skip
-        assert out.returncode == 0, out.stderr
+        out = python("-c", code, cwd=tmp_path)
         assert "'requested': 1000, 'realised': 1000" in out.stdout
 
 
@@ -92,21 +71,11 @@ def test_the_validation_page_works_as_written(finished, tmp_path):
     (tmp_path / "validate.yaml").write_text(settings)
     (commands,) = blocks(page, "bash")
     for line in commands.splitlines():
-        out = subprocess.run(
-            [sys.executable, "-m", *shlex.split(line)],
-            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-            timeout=300,
-        )  # fmt: skip
-        assert out.returncode == 0, f"{line}\n{out.stderr}"
+        python("-m", *shlex.split(line), cwd=tmp_path)
     assert (tmp_path / "report.html").exists()
     (code,) = blocks(page, "python")
     (tmp_path / "more.py").write_text(code)
-    out = subprocess.run(
-        [sys.executable, "more.py"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-        timeout=300,
-    )  # fmt: skip
-    assert out.returncode == 0, out.stderr
+    python("more.py", cwd=tmp_path)
 
 
 def test_make_targets_of_the_readme_exist():

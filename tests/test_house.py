@@ -3,13 +3,10 @@
 import ast
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from running import ROOT, python
 
-ROOT = Path(__file__).parent.parent
 FLOORS = ("sql", "datastore", "scorers", "pipelines", "flows", "gradsift")
 LINKED = FLOORS[:-1]  # top-level folders, imported as gradsift.<name> through links
 
@@ -64,10 +61,7 @@ def test_modules_fit_in_the_head(path):
 
 
 def loaded_after(code):
-    out = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"],
-        capture_output=True, text=True, check=True, cwd=ROOT,
-    )  # fmt: skip
+    out = python("-c", f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))", cwd=ROOT)
     return set(json.loads(out.stdout.splitlines()[-1]))
 
 

@@ -4,8 +4,6 @@ import errno
 import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from running import ROOT, python
 
 from gradsift.datastore import examples, features, files, leases, maintenance
 from gradsift.datastore.errors import (
@@ -88,8 +87,8 @@ def test_promise_1_visible_if_and_only_if_committed(tmp_path, step):
     """A process dies at each step of the protocol; its shard is all there or not at all, and work goes on."""
     (tmp_path / "test_commit_helper.py").write_text(Path(__file__).read_text("utf-8"), "utf-8")
     root = tmp_path / "store"
-    code = CRASH.format(paths=[str(tmp_path), str(Path(__file__).parents[2])], root=str(root), step=step)
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 137
+    code = CRASH.format(paths=[str(tmp_path), str(ROOT / "tests"), str(ROOT)], root=str(root), step=step)
+    python("-c", code, code=137)
     with Store(root) as store:
         space = features.define_space(store, SPEC)
         seen = len(committed_ids(store, space))
@@ -217,14 +216,14 @@ def test_a_really_full_disk(store, tmp_path):
     compute(store, space, units[0])
 
     code = (
-        f"import resource, signal, sys\nsys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        f"import resource, signal, sys\nsys.path.insert(0, {str(ROOT)!r})\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "from gradsift.datastore.local import LocalFiles\nfrom pathlib import Path\nfrom gradsift.datastore.errors import StoreFullError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
         f"try:\n LocalFiles(Path({str(store.root)!r})).write('features', '.arrow', lambda h: h.write(bytes(200000)))\n"
         "except StoreFullError as e:\n print('full:', e)\n"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = python("-c", code)
     assert out.stdout.startswith("full: no space left")
     assert resource.getrlimit(resource.RLIMIT_FSIZE)
     assert not maintenance.garbage(store, grace=-1)

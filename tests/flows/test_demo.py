@@ -4,31 +4,19 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from running import PATIENCE, gradsift, start
 
-ROOT = Path(__file__).parents[2]
-
-
-def gradsift(*arguments, cwd):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(cwd / "prefect")}
-    return subprocess.run(
-        [sys.executable, "-m", "gradsift", *arguments],
-        cwd=cwd, capture_output=True, text=True, check=False, timeout=900, env=environment,
-    )  # fmt: skip
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]  # one demo for all
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo run")  # a path with a space
-    out = gradsift("demo", "--folder", "demo", cwd=folder)
-    assert out.returncode == 0, out.stderr
-    return folder, out
+    return folder, gradsift("demo", "--folder", "demo", cwd=folder)
 
 
-@pytest.mark.slow
 def test_the_demo_leaves_what_it_promises(demo):
     folder, out = demo
     result = json.loads((folder / "demo" / "result.json").read_text())
@@ -41,7 +29,6 @@ def test_the_demo_leaves_what_it_promises(demo):
     assert "Planted truth" in out.stdout
 
 
-@pytest.mark.slow
 def test_the_demo_finds_the_planted_truth_and_beats_random(demo):
     folder, _ = demo
     result = json.loads((folder / "demo" / "result.json").read_text())
@@ -57,39 +44,32 @@ def test_the_demo_finds_the_planted_truth_and_beats_random(demo):
     assert planted["wrong_answers"]["selected"] <= 0.05 * planted["selected"]
 
 
-@pytest.mark.slow
 def test_a_query_without_an_answer_uses_the_models_own(demo):
     folder, _ = demo
     out = gradsift("query", "What is 12 plus 30?", "--store", "demo/store", "-k", "3", "--json", cwd=folder)
-    assert out.returncode == 0, out.stderr
     found = json.loads(out.stdout)
     assert found["generated"]
     assert found["assistant"]
     assert [hit["source"] for hit in found["hits"]] == ["addition"] * 3
 
 
-@pytest.mark.slow
 def test_errors_pass_through_prefect(demo, tmp_path):
     folder, _ = demo
     recipe = (folder / "demo" / "recipe.yaml").read_text().replace("data/pool.jsonl", "data/gone.jsonl")
     (folder / "demo" / "broken.yaml").write_text(recipe)
-    out = gradsift("run", "demo/broken.yaml", "--store", "s2", cwd=folder)
-    assert out.returncode == 2
+    out = gradsift("run", "demo/broken.yaml", "--store", "s2", cwd=folder, code=2)
     assert "there is no file or folder" in out.stderr
     assert "Traceback" not in out.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--no-prefect",)], ids=["prefect", "no-prefect"])
 def test_ctrl_c_is_one_line_and_the_next_run_goes_on(demo, flags):
     """As in a terminal, the signal goes to the whole process group, Prefect's temporary server included."""
     folder, _ = demo
     store = f"stopped{len(flags)}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(folder / "prefect")}
-    command = [sys.executable, "-m", "gradsift", "run", "demo/recipe.yaml", "--store", store, *flags]
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+    process = start(
+        "-m", "gradsift", "run", "demo/recipe.yaml", "--store", store, *flags,
+        cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )  # fmt: skip
     shown = []
@@ -98,7 +78,7 @@ def test_ctrl_c_is_one_line_and_the_next_run_goes_on(demo, flags):
         if "gradients of demo" in line and len(shown) > 1:
             os.killpg(process.pid, signal.SIGINT)
             break
-    rest = process.communicate(timeout=120)[1]
+    rest = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 130, rest
     assert "run the same command again" in rest
     assert "Traceback" not in rest

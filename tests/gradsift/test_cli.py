@@ -1,28 +1,15 @@
 """The command line as a person meets it: real processes, exit codes, one JSON document, clear errors."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+import running
 import yaml
 
-ROOT = Path(__file__).parents[2]
-
-
-def gradsift(*arguments, cwd=None, columns=80, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "gradsift", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": str(columns)} | environment,
-    )
+gradsift = partial(running.gradsift, code=None)  # the tests below say which code they expect
 
 
 @pytest.fixture
@@ -145,10 +132,7 @@ def test_a_full_disk_has_its_own_code(recipe_file, tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
         "from gradsift.__main__ import main\nsys.argv = ['gradsift', *sys.argv[1:]]\nmain()\n"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", code, "run", str(recipe_file()), "-s", str(tmp_path / "s"), "--no-prefect"],
-        capture_output=True, text=True, check=False, timeout=240, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    out = running.python("-c", code, "run", recipe_file(), "-s", tmp_path / "s", "--no-prefect", code=None)
     assert_refused(out, 6, "no space left", "free some space")
     again = gradsift("run", recipe_file(validate=None), "-s", tmp_path / "s", "--no-prefect", "--json")
     assert again.returncode == 0, again.stderr

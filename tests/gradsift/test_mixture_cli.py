@@ -1,26 +1,15 @@
 """The commands about mixtures, as typed."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
+import running
 import yaml
 
-ROOT = Path(__file__).parents[2]
+gradsift = partial(running.gradsift, columns=60)
+pytestmark = pytest.mark.xdist_group("mixture_cli")  # one folder for all
 QUESTION = "Tell me in a few words how the lighthouse keeper of the small island spent the long nights of that winter"
-
-
-def gradsift(*arguments, cwd, code=0, columns="60"):
-    import os
-
-    out = subprocess.run(
-        [sys.executable, "-m", "gradsift", *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=300,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": columns},
-    )  # fmt: skip
-    assert out.returncode == code, out.stderr
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +81,7 @@ def test_status_shows_the_mixture(folder):
 )
 def test_bad_settings_are_explained(folder, text, message):
     (folder / "mix2.yaml").write_text(text)
-    out = gradsift("mix", "mix2.yaml", cwd=folder, code=2, columns="200")
+    out = gradsift("mix", "mix2.yaml", cwd=folder, code=2, columns=200)
     assert message in out.stderr
     assert "Traceback" not in out.stderr
 
@@ -100,13 +89,13 @@ def test_bad_settings_are_explained(folder, text, message):
 def test_unlicensed_rows_and_unknown_names_are_explained(folder):
     (folder / "mix.yaml").write_text("examples: 41\n")
     gradsift("mix", "mix.yaml", "--name", "all", cwd=folder)
-    out = gradsift("export", "all", "strict", "--require-licence", cwd=folder, code=2, columns="200")
+    out = gradsift("export", "all", "strict", "--require-licence", cwd=folder, code=2, columns=200)
     assert "1 rows have no licence, of sources alpha (1)" in out.stderr
     assert not (folder / "strict").exists()
-    out = gradsift("export", "nobody", "x", cwd=folder, code=2, columns="200")
+    out = gradsift("export", "nobody", "x", cwd=folder, code=2, columns=200)
     assert "there are:" in out.stderr
 
 
 def test_a_query_needs_gradients(folder):
-    out = gradsift("query", "hello", cwd=folder, code=2, columns="200")
+    out = gradsift("query", "hello", cwd=folder, code=2, columns=200)
     assert "computed no gradients" in out.stderr

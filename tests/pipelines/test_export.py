@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import load_dataset
+from running import PATIENCE, ROOT, start
 
 from gradsift.datastore import selections
 from gradsift.datastore.errors import BusyError, InputError
@@ -28,7 +28,6 @@ from gradsift.pipelines.recipe import Export, load_recipe, parse_recipe
 from gradsift.pipelines.runs import reselect
 from gradsift.pipelines.runs.curate import curate
 
-ROOT = Path(__file__).parents[2]
 EVIL = '=HYPERLINK("http://x","y")|<script>alert(1)</script>`a`\n## injected'
 
 
@@ -177,10 +176,8 @@ def test_an_export_survives_kill_9_at_any_time(mixture, tmp_path, monkeypatch):
         "e.export(s, c, selections.recipe_of(s, c), Path(sys.argv[2]))\n"
     )
     kills = 0
-    for delay in [0.01, 0.03, 0.06, 0.1, 0.2, 0.4, 0.8, 60]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(store.root), str(target)], cwd=ROOT, stdout=subprocess.PIPE
-        )
+    for delay in [0.01, 0.03, 0.06, 0.1, 0.2, 0.4, 0.8, PATIENCE]:
+        process = start("-c", code, store.root, target, cwd=ROOT)
         process.stdout.readline()
         try:
             process.wait(delay)
@@ -192,6 +189,7 @@ def test_an_export_survives_kill_9_at_any_time(mixture, tmp_path, monkeypatch):
             continue
         finally:
             process.stdout.close()
+            process.stderr.close()
         if process.returncode == 0:
             break
     assert kills

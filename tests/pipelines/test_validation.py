@@ -3,14 +3,13 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from running import gradsift
 
 from gradsift.datastore import selections
 from gradsift.datastore.errors import InputError
@@ -504,29 +503,13 @@ def test_pictures_of_odd_data():
 
 def test_the_commands(copy, tmp_path):
     (tmp_path / "v.yaml").write_text("seeds: [0]\nepochs: 1\ntest_rows: 6\narms: [random]\n")
-    run = [sys.executable, "-m", "gradsift"]
-    out = subprocess.run(
-        [*run, "validate", "v.yaml", "--store", str(copy.root), "--out", "page.html"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    out = gradsift("validate", "v.yaml", "--store", copy.root, "--out", "page.html", cwd=tmp_path).stdout
     assert re.search(r"one\s+seed", out)
     assert (tmp_path / "page.html").read_text("utf-8").startswith("<!doctype html>")
     assert json.loads((tmp_path / "page.json").read_text("utf-8"))["name"] == "small"
-    subprocess.run(
-        [*run, "report", "--store", str(copy.root), "--out", "again.html"],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
+    gradsift("report", "--store", copy.root, "--out", "again.html", cwd=tmp_path)
     assert (tmp_path / "again.html").read_bytes() == (tmp_path / "page.html").read_bytes()
-    bad = subprocess.run(
-        [*run, "validate", "none.yaml", "--store", str(copy.root)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert bad.returncode == 2
+    bad = gradsift("validate", "none.yaml", "--store", copy.root, cwd=tmp_path, code=2)
     assert "cannot read none.yaml" in bad.stderr
 
 

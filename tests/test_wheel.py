@@ -1,0 +1,111 @@
+"""The wheel, as a stranger installs it: one import name, all data files, types, and a whole run beside clashing names."""
+
+import json
+import shutil
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from running import ROOT, python, run
+
+pytestmark = pytest.mark.xdist_group("wheel")  # one wheel for all
+LEFT_OUT = (".*", "build", "dist", "demo", "*.egg-info", "__pycache__", "tests", "docs", "benchmarks")
+CLASHING = ("pipelines", "flows", "sql", "datastore", "scorers")
+
+
+def contents(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if not name.endswith("/")}
+
+
+def build_wheel(source, out):
+    python("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-w", out, source)
+    (wheel,) = out.glob("gradsift-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The checkout without what earlier builds left in it."""
+    folder = tmp_path_factory.mktemp("source") / "gradsift"
+    return shutil.copytree(ROOT, folder, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def clean_python(wheel, tmp_path_factory):
+    """An environment with the wheel, and with this one's other packages: not with its editable gradsift."""
+    folder = tmp_path_factory.mktemp("clean")
+    venv.create(folder, with_pip=False)
+    python_there = folder / "bin" / "python"
+    python("-m", "pip", "--python", python_there, "install", "--quiet", "--no-deps", "--no-index", wheel)
+    packages = Path(run([python_there, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).stdout.strip())
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")  # its own .pth files are not read
+    return python_there
+
+
+@pytest.fixture
+def folder(tmp_path, recipe_data):
+    """A user's project, which has packages with the names of gradsift's parts."""
+    for name in CLASHING:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise ImportError('the {name} of the user')\n")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_data | {"validate": None}))
+    return tmp_path
+
+
+def test_one_top_level_name_and_all_data_files(wheel):
+    names = contents(wheel)
+    assert {name.split("/")[0] for name in names} == {"gradsift", "gradsift-0.1.0.dist-info"}
+    modules = {path.relative_to(ROOT) for part in CLASHING for path in (ROOT / part).rglob("*.py")}
+    assert {f"gradsift/{path.as_posix()}" for path in modules} <= names
+    data = {
+        path.relative_to(ROOT) for kind in ("*.sql", "*.j2") for part in CLASHING for path in (ROOT / part).rglob(kind)
+    }
+    assert len(data) > 5
+    assert {f"gradsift/{path.as_posix()}" for path in data} | {"gradsift/py.typed"} <= names
+    assert any(name.endswith("report.html.j2") for name in names)
+
+
+def test_a_wheel_from_the_source_distribution_is_the_same(source, wheel, tmp_path):
+    python(
+        "-c", "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])", tmp_path, cwd=source
+    )
+    (sdist,) = tmp_path.glob("gradsift-*.tar.gz")
+    assert contents(build_wheel(sdist, tmp_path / "again")) == contents(wheel)
+
+
+@pytest.mark.slow
+def test_it_runs_beside_packages_of_the_same_names(clean_python, folder):
+    """The user's packages come first on the path."""
+    where = run(
+        [clean_python, "-c", "import gradsift.flows; print(gradsift.flows.__file__)"],
+        cwd=folder,
+        PYTHONPATH=str(folder),
+    )
+    assert Path(where.stdout.strip()).is_relative_to(clean_python.parent.parent)
+    command = clean_python.parent / "gradsift"
+    run([command, "run", "recipe.yaml", "--export-to", "out"], cwd=folder, PYTHONPATH=str(folder))
+    manifest = json.loads((folder / "out" / "small-sql" / "manifest.json").read_text("utf-8"))
+    assert manifest["selection"]["rows"] == 12
+    assert (folder / "store" / "reports" / "small.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.slow
+def test_a_users_type_checker_sees_types(clean_python, folder):
+    (folder / "mine.py").write_text(
+        "import gradsift\n\nreveal_type(gradsift.load_recipe)\nreveal_type(gradsift.Store)\n"
+    )
+    out = run([clean_python, "-m", "mypy", "--strict", "mine.py"], cwd=folder, PYTHONPATH="")
+    recipe, store = (line for line in out.stdout.splitlines() if "Revealed type" in line)
+    assert "Path" in recipe
+    assert "Recipe" in recipe
+    assert "Store" in store
+    assert "Any" not in recipe + store

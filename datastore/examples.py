@@ -220,6 +220,14 @@ def get_dataset(store: Store, dataset_id: int) -> Dataset:
     )
 
 
+def find_dataset(store: Store, role: str, name: str, digest: str) -> Dataset:
+    """The version of a dataset with this digest. Raises InputError when the store has none."""
+    row = store.catalog.one("SELECT dataset_id FROM dataset WHERE role=? AND name=? AND digest=?", (role, name, digest))
+    if row is None:
+        raise InputError(f"{role} {name!r} ({digest[:12]}) is not in {store.root}; run its recipe again")
+    return get_dataset(store, int(row["dataset_id"]))
+
+
 def assign_sources(store: Store, facts: Mapping[str, tuple[str, str | None]]) -> None:
     """Make {example: (source, licence)} what the catalog says, where it says otherwise."""
     changed = [

@@ -1,4 +1,4 @@
-"""Scores and selections in the store, and the results of validation arms and runs."""
+"""Scores, selections and mixtures in the store."""
 
 import json
 import time
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from gradsift.datastore.engine import Row, Transaction
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import canonical_json, digest_ids, fingerprint
+from gradsift.datastore.runs import MixturePlan, plan_from_json
 from gradsift.datastore.store import Store
 
 MASK = "loss_mask"
@@ -195,80 +196,8 @@ def _load(store: Store, row: Row) -> Selection:
     )
 
 
-def plan(store: Store, selection: Selection) -> dict[str, Any] | None:
-    """What a mixture was asked for and what came out (pipelines/mix/mixture.py), or None for another selection."""
+def plan(store: Store, selection: Selection) -> MixturePlan | None:
+    """What a mixture was asked for and what came out, or None for another selection."""
     table = details(store, selection)
     text = (table.schema.metadata or {}).get(PLAN) if table is not None else None
-    return json.loads(text) if text else None
-
-
-def arm_result(store: Store, key: str) -> dict[str, Any] | None:
-    """Recorded result of a validation arm, or None when it has not run."""
-    row = store.catalog.one("SELECT result FROM arm WHERE arm_key=?", (key,))
-    return json.loads(row["result"]) if row else None
-
-
-def save_arm(store: Store, key: str, name: str, target: str, seed: int, spec: Mapping[str, Any], result: Any) -> None:
-    """Record the result of a validation arm once."""
-    with store.catalog.write() as db:
-        db.execute(
-            "INSERT INTO arm VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (key, name, target, seed, canonical_json(spec), canonical_json(result), time.time()),
-        )
-
-
-def start_run(store: Store, name: str, recipe: Mapping[str, Any], written: Mapping[str, Any] | None = None) -> int:
-    """Record the start of a run; returns its id. `written` is the recipe with paths as its author wrote them."""
-    with store.catalog.write() as db:
-        (made,) = db.rows(
-            "INSERT INTO run (name, recipe, started, written) VALUES (?, ?, ?, ?) RETURNING run_id",
-            (name, canonical_json(recipe), time.time(), canonical_json(written or recipe)),
-        )
-    return int(made["run_id"])
-
-
-def finish_run(store: Store, run_id: int, summary: Mapping[str, Any]) -> None:
-    """Record the end of a run and its summary."""
-    with store.catalog.write() as db:
-        db.execute(
-            "UPDATE run SET finished=?, summary=? WHERE run_id=?",
-            (time.time(), canonical_json(summary), run_id),
-        )
-
-
-def last_run(store: Store, computed: bool = False) -> dict[str, Any]:
-    """Newest run that finished (name, recipe, summary); `computed`: not counting later selections from its rows.
-
-    Raises InputError when there is none.
-    """
-    numbers = store.catalog.rows("SELECT run_id FROM run WHERE finished IS NOT NULL ORDER BY run_id DESC")
-    for number in numbers:
-        row = store.catalog.rows("SELECT * FROM run WHERE run_id=?", (number["run_id"],))[0]
-        summary = json.loads(row["summary"])
-        if not (computed and summary.get("base")):
-            return {
-                "name": row["name"],
-                "recipe": json.loads(row["recipe"]),
-                "written": json.loads(row["written"] or row["recipe"]),
-                "summary": summary,
-                "seconds": row["finished"] - row["started"],
-            }
-    raise InputError(f"no run has finished in {store.root}; start one with `gradsift run RECIPE`")
-
-
-@dataclass(frozen=True)
-class Recipes:
-    """The recipe that made a selection: with absolute paths, and with paths as its author wrote them."""
-
-    resolved: dict[str, Any]
-    written: dict[str, Any]
-
-
-def recipe_of(store: Store, selection: Selection) -> Recipes:
-    """Recipe of the newest finished run that made a selection or mixture; raises InputError when there is none."""
-    for row in store.catalog.rows("SELECT * FROM run WHERE finished IS NOT NULL ORDER BY run_id DESC"):
-        summary = json.loads(row["summary"])
-        made = [*summary["selections"], *summary.get("mixtures", [])]
-        if any(s["name"] == selection.name and s["digest"] == selection.digest for s in made):
-            return Recipes(json.loads(row["recipe"]), json.loads(row["written"] or row["recipe"]))
-    raise InputError(f"no finished run made {selection.name!r}; run its recipe again to its end")
+    return plan_from_json(json.loads(text)) if text else None

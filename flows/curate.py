@@ -1,12 +1,13 @@
-"""The `curate` flow: each stage of `pipelines.curate` as one Prefect task."""
+"""The `curate` flow: each stage of `pipelines.runs.curate` as one Prefect task."""
 
 from pathlib import Path
 
+from gradsift.datastore.runs import RunResult
 from gradsift.datastore.store import Store
-from gradsift.flows.running import Runner, as_task, elsewhere, in_flow, publish
+from gradsift.flows.tasks import Runner, as_task, in_flow, publish, spread_over
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe
-from gradsift.pipelines.runs.curate import RunResult, curate
+from gradsift.pipelines.runs.curate import curate
 
 
 def curate_with_prefect(
@@ -30,7 +31,7 @@ def curate_with_prefect(
                 export_root=export_root,
                 step=as_task,
                 progress=progress,
-                elsewhere=elsewhere(task_runner),
+                spread=spread_over(task_runner),
             )
             publish(store, result.name, result.arms)
             return result

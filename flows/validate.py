@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gradsift.datastore.runs import RunResult
 from gradsift.datastore.store import Store
-from gradsift.flows.running import Runner, as_task, elsewhere, in_flow, publish
+from gradsift.flows.tasks import Runner, as_task, in_flow, publish, spread_over
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.runs.revalidate import revalidate
 
@@ -17,19 +18,19 @@ def validate_with_prefect(
     out: Path | None = None,
     progress: Progress = quiet,
     task_runner: Runner | None = None,
-) -> dict[str, Any]:
-    """`pipelines.revalidate.revalidate` as the Prefect flow `validate`, its runs spread over the task runner, if one is
+) -> RunResult:
+    """`revalidate` as the Prefect flow `validate`, its runs spread over the task runner, if one is
     given.
 
     Raises what the work raised.
     """
 
-    def work() -> dict[str, Any]:
+    def work() -> RunResult:
         with Store(store_root, create=False) as store:
             done = revalidate(
-                store, settings, out=out, step=as_task, progress=progress, elsewhere=elsewhere(task_runner)
+                store, settings, out=out, step=as_task, progress=progress, spread=spread_over(task_runner)
             )
-            publish(store, Path(done["report"]).stem, done["arms"])
+            publish(store, Path(done.report).stem, done.arms)
             return done
 
     return in_flow("validate", store_root.resolve().name or "store", work, task_runner)

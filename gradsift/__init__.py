@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers
     from gradsift.datastore.maintenance import verify
     from gradsift.datastore.search import neighbours
     from gradsift.datastore.store import Store
-    from gradsift.pipelines.curate import curate
     from gradsift.pipelines.recipe import load_recipe, parse_recipe
+    from gradsift.pipelines.runs.curate import curate
 
 __version__ = VERSION
 

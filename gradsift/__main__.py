@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import sys
 
 from gradsift.datastore.errors import GradsiftError, StoreFullError
@@ -13,12 +12,9 @@ INTERRUPTED_EXIT = 130
 
 def main() -> None:
     """Run `gradsift`; exits with the code that docs/reference.md lists."""
-    # OpenMP threads that spin while they wait make two busy processes on one machine several times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from cyclopts import CycloptsError
 
-    from gradsift import cli  # noqa: F401 - registers the commands
-    from gradsift.app import app
+    from gradsift.cli import app
 
     try:
         app(exit_on_error=False)

@@ -1,17 +1,14 @@
-"""What stands beside the rows of an export: the dataset card, ready configs for trainers, the composition as CSV.
+"""What stands beside the rows of an export: the dataset card, and ready configs for trainers."""
 
-Cells hold text of data sets: signs that Markdown, YAML, HTML or a spreadsheet would act on are taken out or escaped.
-"""
-
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 from huggingface_hub import DatasetCardData
 
+from gradsift.pipelines.tables import Row, markdown
 from gradsift.pipelines.version import VERSION
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -70,7 +67,6 @@ LICENCES = frozenset(
         "zlib",
     ]
 )
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def hub_licence(licence: str | None) -> str:
@@ -81,64 +77,73 @@ def hub_licence(licence: str | None) -> str:
     return plain if plain in LICENCES else "other"
 
 
-def card(
-    name: str,
-    what: str,
-    rows: int,
-    examples: int,
-    licences: Mapping[str, int],
-    composition: Sequence[Mapping[str, Any]],
-    pattern: str,
-    digest: str,
-    lineage: Mapping[str, Any],
-    notes: Sequence[str],
-    hub_sources: Sequence[str] = (),
-) -> str:
-    """The README.md of an export. `composition` is one table, its columns those of the first row.
+@dataclass(frozen=True)
+class Card:
+    """What the card of an export says. `what` is a sentence; `composition` one table, its columns those of the first
+    row; `pattern` matches the data files; `licences` are {licence: rows}."""
 
-    The digest stands in the configuration: `datasets` keys its cache by the card's configurations and not by the files
-    (5.2, `load.py`), so a second export into a folder of the same name would silently give the rows of the first.
-    """
-    data = DatasetCardData(
-        license=sorted({hub_licence(key) for key in licences}),
-        size_categories=[next((label for limit, label in SIZES if rows < limit), "1M<n<10M")],
-        task_categories=["text-generation"],
-        tags=["gradsift", "sft", "conversational"],
-        pretty_name=name,
-        source_datasets=list(hub_sources) or None,
-        configs=[
-            {
-                "config_name": "default",
-                "description": f"gradsift export {digest}",
-                "data_files": [{"split": "train", "path": pattern}],
-            }
-        ],
-    )
-    repeated = f" ({examples:,} examples, some more than once)" if rows != examples else ""
+    name: str
+    what: str
+    rows: int
+    examples: int
+    licences: Mapping[str, int]
+    composition: Sequence[Row]
+    pattern: str
+    digest: str
+    lineage: Row
+    notes: Sequence[str]
+    hub_sources: Sequence[str] = ()
+
+
+def card(c: Card) -> str:
+    """The README.md of an export."""
+    repeated = f" ({c.examples:,} examples, some more than once)" if c.rows != c.examples else ""
+    licences = [
+        {"licence": key, "rows": count, "hub identifier": hub_licence(key)} for key, count in c.licences.items()
+    ]
     parts = [
-        f"---\n{data.to_yaml()}\n---\n",
-        f"# {name}\n",
-        f"{rows:,} chats{repeated}. {what} Made by gradsift {VERSION}.\n",
+        f"---\n{_configuration(c).to_yaml()}\n---\n",
+        f"# {c.name}\n",
+        f"{c.rows:,} chats{repeated}. {c.what} Made by gradsift {VERSION}.\n",
         "```python\nfrom datasets import load_dataset\n\n"
         'rows = load_dataset("path/to/this/folder", split="train")\n```\n',
         "`trl.yaml`, `axolotl.yaml` and `dataset_info.json` (LLaMA-Factory) are ready configs for trainers.\n",
         "## Composition\n",
-        markdown(_shown(composition)),
-        *(f"{note}\n" for note in notes),
+        markdown(_shown(c.composition)),
+        *(f"{note}\n" for note in c.notes),
         "## Licences\n",
         "As the sources state them; a mixture is bound by all of them.\n",
-        markdown(
-            [{"licence": key, "rows": count, "hub identifier": hub_licence(key)} for key, count in licences.items()]
-        ),
+        markdown(licences),
         "## Lineage\n",
-        markdown([{"what": key, "value": value} for key, value in lineage.items()]),
+        markdown([{"what": key, "value": value} for key, value in c.lineage.items()]),
         "`manifest.json` has the sha256 of every file, `recipe.yaml` the settings: put it where its paths hold, and "
         "`gradsift run recipe.yaml` makes this mixture again.\n",
     ]
     return "\n".join(parts)
 
 
-def _shown(composition: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _configuration(c: Card) -> DatasetCardData:
+    """The card's YAML. The digest stands in the configuration: `datasets` keys its cache by the card's configurations
+    and not by the files (5.2, `load.py`), so a second export into a folder of the same name would silently give the
+    rows of the first."""
+    return DatasetCardData(
+        license=sorted({hub_licence(key) for key in c.licences}),
+        size_categories=[next((label for limit, label in SIZES if c.rows < limit), "1M<n<10M")],
+        task_categories=["text-generation"],
+        tags=["gradsift", "sft", "conversational"],
+        pretty_name=c.name,
+        source_datasets=list(c.hub_sources) or None,
+        configs=[
+            {
+                "config_name": "default",
+                "description": f"gradsift export {c.digest}",
+                "data_files": [{"split": "train", "path": c.pattern}],
+            }
+        ],
+    )
+
+
+def _shown(composition: Sequence[Row]) -> list[Row]:
     """The table without columns that say nothing: budgets that were met, examples that occur once, empty cells."""
     if not composition or "budget" not in composition[0]:
         return [dict(row) for row in composition]
@@ -150,50 +155,6 @@ def _shown(composition: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         names["examples"] = "examples"
     names |= {n: n for n in ("tokens", "note") if any(row[n] for row in composition)}
     return [{shown: row[name] for name, shown in names.items()} for row in composition]
-
-
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as a Markdown table of escaped cells; numbers to the right."""
-    if not rows:
-        return "None.\n"
-    names = list(rows[0])
-    numeric = {n for n in names if all(isinstance(r[n], int | float | None) for r in rows)}
-    lines = [
-        "| " + " | ".join(n.replace("_", " ") for n in names) + " |",
-        "|" + "|".join("---:" if n in numeric else "---" for n in names) + "|",
-    ]
-    lines += ["| " + " | ".join(cell(row[n]) for n in names) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def cell(value: Any) -> str:
-    """A value as text that stays inside its cell."""
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        text = "".join(c if c.isprintable() else " " for c in str(value))
-        for sign, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("`", "\\`"), ("[", "\\["), ("!", "\\!")):
-            text = text.replace(sign, safe)
-        return text
-    return f"{value:,}" if isinstance(value, int) else f"{value:.1%}"
-
-
-def composition_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV; a text cell that a spreadsheet would take for a formula begins with an apostrophe."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    names = list(rows[0]) if rows else ["source", "rows"]
-    writer.writerow(names)
-    writer.writerows([safe_csv(row[n]) for n in names] for row in rows)
-    return out.getvalue()
-
-
-def safe_csv(value: Any) -> Any:
-    """A CSV cell without a formula or control characters."""
-    if not isinstance(value, str):
-        return value
-    text = "".join(c if c.isprintable() else " " for c in value)
-    return f"'{text}" if text.lstrip().startswith(FORMULA) or value.startswith(FORMULA) else text
 
 
 def dataset_info(name: str) -> str:

@@ -20,7 +20,7 @@ import json
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from gradsift.datastore import leases, selections
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.files import disk_errors, fsync_folder, fsync_path
 from gradsift.datastore.identity import digest_file, fingerprint
-from gradsift.datastore.selections import MIXTURE, Recipes, Selection
+from gradsift.datastore.runs import Recipes, plan_as_json
+from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export import card
 from gradsift.pipelines.export.atlas import write_atlas
@@ -39,9 +40,26 @@ from gradsift.pipelines.export.rows import SPILL, Layout, labels_for, layout, sp
 from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Export, parse_recipe
+from gradsift.pipelines.tables import Row, as_csv
 from gradsift.pipelines.version import VERSION
 
 EXPORT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One export: what is written, how, and the key that all of it gives."""
+
+    store: Store
+    selection: Selection
+    recipes: Recipes
+    options: Export
+    key: str
+    progress: Progress
+
+    @property
+    def seed(self) -> int:
+        return int(self.recipes.resolved.get("seed", 0))
 
 
 def export(
@@ -60,27 +78,18 @@ def export(
     options = options or Export.model_validate(recipes.resolved.get("export", {}))
     # In the recipe's own order, whether it comes from a file or from the catalog.
     recipes = Recipes(recipes.resolved, parse_recipe(recipes.written, "the recipe of this selection").written)
-    key = fingerprint(
-        [
-            EXPORT_VERSION,
-            VERSION,
-            selection.name,
-            selection.digest,
-            options.model_dump(),
-            recipes.written,
-            pa.__version__,
-        ]
-    )
+    deciding = [selection.name, selection.digest, options.model_dump(), recipes.written, pa.__version__]
+    job = _Job(store, selection, recipes, options, fingerprint([EXPORT_VERSION, VERSION, *deciding]), progress)
     old = _manifest(folder)
-    if old is not None and old.get("key") == key and not damaged(folder):
+    if old is not None and old.get("key") == job.key and not damaged(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = folder.parent / f".partial-{folder.name}-{key[:16]}"
-    with leases.held(store, f"export {key[:16]}") as mine, disk_errors(staging / "x"):
+    staging = folder.parent / f".partial-{folder.name}-{job.key[:16]}"
+    with leases.held(store, f"export {job.key[:16]}") as mine, disk_errors(staging / "x"):
         if not mine:
             raise BusyError(f"another process is writing this export to {folder}; wait for it")
         (staging / "data").mkdir(parents=True, exist_ok=True)
-        _write(store, selection, recipes, options, key, staging, progress)
+        _write(job, staging)
         _swap(staging, folder)
     return folder
 
@@ -89,9 +98,9 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     try:
-        found: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
-        if found["gradsift_export"] in (1, EXPORT_VERSION):
-            return found
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
+        if manifest["gradsift_export"] in (1, EXPORT_VERSION):
+            return manifest
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not one of ours
     raise InputError(f"{folder} exists and is not a gradsift export; choose another folder or remove it")
@@ -107,56 +116,28 @@ def damaged(folder: Path) -> list[str]:
     ]
 
 
-def _write(
-    store: Store,
-    selection: Selection,
-    recipes: Recipes,
-    options: Export,
-    key: str,
-    folder: Path,
-    progress: Progress,
-) -> None:
-    seed = int(recipes.resolved.get("seed", 0))
-    plan = layout(store, selection, seed)
+def _write(job: _Job, folder: Path) -> None:
+    store, selection = job.store, job.selection
+    plan = layout(store, selection, job.seed)
     licences = _licences(plan)
-    if options.require_licence and None in licences:
+    if job.options.require_licence and None in licences:
         raise InputError(_unlicensed(plan, licences[None]))
-    labels = labels_for(store, selection, options.labels, lambda: _tokenizer(recipes.resolved))
-    spill(store, plan, folder, progress)
-    data = write_parts(plan, folder, options.format, labels, progress)
-    asked = selections.plan(store, selection)
+    labels = labels_for(store, selection, job.options.labels, lambda: _tokenizer(job.recipes))
+    spill(store, plan, folder, job.progress)
+    data = write_parts(plan, folder, job.options.format, labels, job.progress)
     digest = fingerprint([selection.digest, {name: digest_file(folder / name) for name in data}])
-    texts = _texts(selection, recipes, plan, licences, asked, options, digest, labelled=labels is not None)
-    names = [*data, *texts]
-    for name, text in texts.items():
-        (folder / name).write_text(text, "utf-8")
-    if options.atlas:
-        write_atlas(store, selection, plan.facts, folder / "atlas.parquet", progress)
+    names = [*data, *_write_texts(job, plan, digest, folder, labelled=labels is not None)]
+    if job.options.atlas:
+        write_atlas(store, selection, plan.facts, folder / "atlas.parquet", job.progress)
         names.append("atlas.parquet")
-    files = {name: digest_file(folder / name) for name in names}
     manifest = {
-        "gradsift_export": EXPORT_VERSION,
-        "key": key,
-        "digest": digest,
-        "name": selection.name,
-        "selection": {
-            "digest": selection.digest,
-            "method": selection.method,
-            "target": selection.target,
-            "examples": len(selection.example_ids),
-            "rows": selection.rows,
-        },
-        "seed": seed,
-        "order": "by rank" if selection.method != MIXTURE else "shuffled by seed, example id and copy",
-        "weight_rule": "weight is 1 everywhere; an example that counts more stands there more often (`copy`)",
-        "sources": dict(_sources(plan).most_common()),
-        "licences": {name or "unknown": count for name, count in licences.items()},
+        **_facts(job, plan, digest),
         "pruned_examples": len(labels.masks) if labels else 0,
-        "mixture": asked,
-        "lineage": _lineage(store, selection),
+        "mixture": None if (asked := selections.plan(store, selection)) is None else plan_as_json(asked),
+        "lineage": selections.spec_of(store, selection),
         "versions": {"gradsift": VERSION, "pyarrow": pa.__version__},
-        "recipe": recipes.written,
-        "files": files,
+        "recipe": job.recipes.written,
+        "files": {name: digest_file(folder / name) for name in names},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
     shutil.rmtree(folder / SPILL, ignore_errors=True)
@@ -166,8 +147,31 @@ def _write(
     fsync_folder(folder)
 
 
-def _tokenizer(recipe: dict[str, Any]) -> tuple[Any, int]:
-    settings = parse_recipe(recipe, "the recipe of this selection")
+def _facts(job: _Job, plan: Layout, digest: str) -> dict[str, Any]:
+    """What the manifest says of the rows."""
+    selection = job.selection
+    return {
+        "gradsift_export": EXPORT_VERSION,
+        "key": job.key,
+        "digest": digest,
+        "name": selection.name,
+        "selection": {
+            "digest": selection.digest,
+            "method": selection.method,
+            "target": selection.target,
+            "examples": len(selection.example_ids),
+            "rows": selection.rows,
+        },
+        "seed": job.seed,
+        "order": "by rank" if selection.method != MIXTURE else "shuffled by seed, example id and copy",
+        "weight_rule": "weight is 1 everywhere; an example that counts more stands there more often (`copy`)",
+        "sources": dict(_sources(plan).most_common()),
+        "licences": {name or "unknown": count for name, count in _licences(plan).items()},
+    }
+
+
+def _tokenizer(recipes: Recipes) -> tuple[Any, int]:
+    settings = parse_recipe(recipes.resolved, "the recipe of this selection")
     return open_model(settings.model).tokenizer, settings.encoding.max_length
 
 
@@ -192,67 +196,57 @@ def _unlicensed(plan: Layout, rows: int) -> str:
     )
 
 
-def _texts(
-    selection: Selection,
-    recipes: Recipes,
-    plan: Layout,
-    licences: Mapping[str | None, int],
-    asked: Mapping[str, Any] | None,
-    options: Export,
-    digest: str,
-    *,
-    labelled: bool,
-) -> dict[str, str]:
-    """The small files by name."""
-    rows = len(plan.item)
-    shares = [{"source": name, "rows": n, "share": n / rows} for name, n in _sources(plan).most_common()]
-    composition = asked["table"] if asked else shares
-    what = f"Chosen by `{selection.method}` for the target `{selection.target}`."
-    notes = []
+def _write_texts(job: _Job, plan: Layout, digest: str, folder: Path, *, labelled: bool) -> list[str]:
+    """Write the small files; returns their names."""
+    described = _card(job, plan, digest, labelled=labelled)
+    texts = {
+        "README.md": card.card(described),
+        "dataset_info.json": card.dataset_info(job.selection.name),
+        "trl.yaml": card.trl_yaml(labelled),
+        "axolotl.yaml": card.axolotl_yaml(job.options.format, labelled),
+        "composition.csv": as_csv(described.composition),
+        "recipe.yaml": yaml.safe_dump(job.recipes.written, sort_keys=False, allow_unicode=True),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, "utf-8")
+    return list(texts)
+
+
+def _card(job: _Job, plan: Layout, digest: str, *, labelled: bool) -> card.Card:
+    selection, rows = job.selection, len(plan.item)
+    asked = selections.plan(job.store, selection)
+    what, notes = f"Chosen by `{selection.method}` for the target `{selection.target}`.", []
+    composition: list[Row] = [
+        {"source": name, "rows": n, "share": n / rows} for name, n in _sources(plan).most_common()
+    ]
     if asked:
-        budget = asked["budget"]
-        what = f"A mixture: {budget['requested']:,} {budget['unit']} asked for, {budget['realised']:,} in it."
-        notes = [f"Shares are of each part's budget. Rule: {asked['rule']}. Order: {asked['order']}."]
+        what = f"A mixture: {asked.requested:,} {asked.unit} asked for, {asked.realised:,} in it."
+        notes = [f"Shares are of each part's budget. Rule: {asked.rule}. Order: {asked.order}."]
+        composition = [asdict(line) for line in asked.table]
     if labelled:
         notes.append(
             "`input_ids` and `labels` are those of the recipe's tokenizer; −100 has no loss. LLaMA-Factory reads "
             "`messages` and does not use them."
         )
-    lineage = {
-        "export": digest,
-        "selection": selection.digest,
-        "method": selection.method,
-        "seed": recipes.resolved.get("seed", 0),
-        "recipe": recipes.resolved.get("name", ""),
-    }
-    pattern = f"data/train-*.{options.format}"
-    hub = [s["hub"] for s in recipes.written.get("pool", []) if s.get("hub")]
-    known = {name or "unknown": count for name, count in licences.items()}
-    return {
-        "README.md": card.card(
-            selection.name,
-            what,
-            rows,
-            len(selection.example_ids),
-            known,
-            composition,
-            pattern,
-            digest,
-            lineage,
-            notes,
-            hub,
-        ),
-        "dataset_info.json": card.dataset_info(selection.name),
-        "trl.yaml": card.trl_yaml(labelled),
-        "axolotl.yaml": card.axolotl_yaml(options.format, labelled),
-        "composition.csv": card.composition_csv(composition),
-        "recipe.yaml": yaml.safe_dump(recipes.written, sort_keys=False, allow_unicode=True),
-    }
-
-
-def _lineage(store: Store, selection: Selection) -> dict[str, Any]:
-    """Digests of what the selection was made from: pool, targets, feature spaces, settings."""
-    return selections.spec_of(store, selection)
+    return card.Card(
+        name=selection.name,
+        what=what,
+        rows=rows,
+        examples=len(selection.example_ids),
+        licences={name or "unknown": count for name, count in _licences(plan).items()},
+        composition=composition,
+        pattern=f"data/train-*.{job.options.format}",
+        digest=digest,
+        lineage={
+            "export": digest,
+            "selection": selection.digest,
+            "method": selection.method,
+            "seed": job.seed,
+            "recipe": job.recipes.resolved.get("name", ""),
+        },
+        notes=notes,
+        hub_sources=[s["hub"] for s in job.recipes.written.get("pool", []) if s.get("hub")],
+    )
 
 
 def _swap(staging: Path, folder: Path) -> None:

@@ -5,7 +5,6 @@ normalised; the text is its turns joined by newlines, cut at the encoder's lengt
 feature space of its own that names the encoder's weights. Cost: one forward for each chat.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from gradsift.datastore.rows import make_block
 from gradsift.datastore.store import Store
 from gradsift.pipelines.methods.evidence import SpacePair, texts_of
 from gradsift.pipelines.model.load import best_device
-from gradsift.pipelines.progress import Progress
+from gradsift.pipelines.model.work import Work
 
 VERSION = 1
 MAX_TOKENS = 512
@@ -29,16 +28,14 @@ BATCH_ROWS = 32
 UNIT_ROWS = 1024
 
 
-def encoder_pairs(
-    store: Store, folder: str | None, pool: Dataset, targets: Mapping[str, Dataset], progress: Progress
-) -> dict[str, SpacePair]:
-    """{target: spaces of the encoder's rows}, computing what is missing; empty without an encoder."""
+def encoder_pair(work: Work, folder: str | None, *datasets: Dataset) -> SpacePair | None:
+    """The space of an encoder's rows, computing what these datasets lack; None without an encoder."""
     if folder is None:
-        return {}
-    space = _space(store, Path(folder))
-    for dataset in (*targets.values(), pool):
-        _rows(store, space, Path(folder), dataset, progress)
-    return dict.fromkeys(targets, SpacePair(space, space, 1.0))
+        return None
+    space = _space(work.store, Path(folder))
+    for dataset in datasets:
+        _rows(work, space, Path(folder), dataset)
+    return SpacePair(space, space, 1.0)
 
 
 def _space(store: Store, folder: Path) -> int:
@@ -57,7 +54,8 @@ def _space(store: Store, folder: Path) -> int:
     return features.define_space(store, spec)
 
 
-def _rows(store: Store, space: int, folder: Path, dataset: Dataset, progress: Progress) -> None:
+def _rows(work: Work, space: int, folder: Path, dataset: Dataset) -> None:
+    store = work.store
     features.plan(store, space, sorted(dataset.example_ids), {}, UNIT_ROWS)
     units = features.open_units(store, space, dataset.dataset_id)
     if not units:
@@ -72,7 +70,7 @@ def _rows(store: Store, space: int, folder: Path, dataset: Dataset, progress: Pr
         block = make_block(kept, vectors[good], signals, "f16")
         rejected = {i: "non_finite" for i, ok in zip(ids, good, strict=True) if not ok}
         features.commit_unit(store, space, unit, block, rejected)
-        progress(f"encoder rows of {dataset.name}", number + 1, len(units))
+        work.progress(f"encoder rows of {dataset.name}", number + 1, len(units))
 
 
 def _encoder(folder: Path) -> Any:

@@ -5,14 +5,60 @@ not fit into memory shows in the first minute. Rows do not depend on the unit or
 rounding).
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 from gradsift.datastore import examples, features, leases
+from gradsift.datastore.checkpoints import Checkpoint
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.examples import Dataset
+from gradsift.datastore.runs import SpaceRows
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.extract import Extractor
-from gradsift.pipelines.features.space import GradientJob
+from gradsift.pipelines.features.gather import Material
+from gradsift.pipelines.features.space import GradientJob, make_job
+from gradsift.pipelines.methods.evidence import SpacePair
 from gradsift.pipelines.model.encode import encode
+from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.progress import Progress, quiet
+
+
+def checkpoint_rows(work: Work, material: Material, point: Checkpoint) -> tuple[SpacePair, list[SpaceRows]]:
+    """Feature rows of all targets, then of the pool, at one checkpoint: where they are, and how many."""
+    job = make_job(work, point)
+    # Targets first: one that cannot be used should fail before the long part.
+    rows = [dataset_rows(work, job.as_query(), target) for target in material.targets.values()]
+    rows.append(dataset_rows(work, job, material.pool, work.recipe.workers))
+    query, train = rows[0].space_id, rows[-1].space_id  # targets share their space
+    return SpacePair(train, query, point.mean_lr), rows
+
+
+def dataset_rows(work: Work, job: GradientJob, dataset: Dataset, workers: int = 1) -> SpaceRows:
+    """Compute the rows that a dataset lacks, by `workers` threads with a model each. Raises InputError when it has none
+    in the end, BusyError when some are being computed elsewhere."""
+    space_id, _ = plan_rows(work.store, job, dataset)
+    ordinal = job.checkpoint.ordinal
+
+    def one(_number: int) -> int:
+        label = f"checkpoint {ordinal}: gradients of {dataset.name}"
+        return compute(work.store, job, space_id, dataset, work.progress, label)
+
+    if workers == 1:
+        computed = one(0)
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            computed = sum(pool.map(one, range(workers)))
+    statuses = features.statuses(work.store, space_id, dataset.dataset_id)
+    require_rows(dataset, statuses)
+    return SpaceRows(
+        role=dataset.role,
+        space_id=space_id,
+        dataset=dataset.name,
+        checkpoint=ordinal,
+        transform=job.transform,
+        computed=computed,
+        dataset_id=dataset.dataset_id,
+        statuses=statuses,
+    )
 
 
 def plan_rows(store: Store, job: GradientJob, dataset: Dataset) -> tuple[int, int]:
@@ -31,7 +77,7 @@ def plan_rows(store: Store, job: GradientJob, dataset: Dataset) -> tuple[int, in
     return space_id, features.plan(store, space_id, todo, flagged, job.features.unit_rows)
 
 
-def work(
+def compute(
     store: Store, job: GradientJob, space_id: int, dataset: Dataset, progress: Progress = quiet, label: str = ""
 ) -> int:
     """Compute open units until none is left for this worker; returns the number of rows computed.

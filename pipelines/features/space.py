@@ -5,11 +5,11 @@ from typing import Any
 
 from gradsift.datastore import checkpoints
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
-from gradsift.datastore.store import Store
 from gradsift.pipelines.features.projectors import projector_spec
 from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION
 from gradsift.pipelines.model.load import Loaded, best_device
-from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, Recipe
+from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.recipe import Encoding, Features, Lora, Model
 
 EXTRACTOR_VERSION = 2
 
@@ -56,17 +56,18 @@ class GradientJob:
         }
 
 
-def make_job(recipe: Recipe, loaded: Loaded, store: Store, checkpoint: Checkpoint) -> GradientJob:
+def make_job(work: Work, checkpoint: Checkpoint) -> GradientJob:
     """The job of a recipe's pool rows at one checkpoint."""
+    recipe = work.recipe
     return GradientJob(
-        loaded,
+        work.model,
         recipe.model,
         recipe.lora,
         recipe.encoding,
         recipe.features,
         recipe.seed,
         checkpoint,
-        checkpoints.load(store, checkpoint),
+        checkpoints.load(work.store, checkpoint),
         recipe.features.transform,
         recipe.features.loss,
     )

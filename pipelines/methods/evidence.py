@@ -44,9 +44,18 @@ class SpacePair:
     mean_lr: float
 
 
+@dataclass(frozen=True)
+class Measures:
+    """What a model at hand can say of a pool without gradient rows: [N] `label_tokens` of a dataset's members, and [N]
+    `losses` of ids before and after training on the target (pipelines/training/loss_drop.py)."""
+
+    label_tokens: Callable[[Dataset], NDArray[np.int64]]
+    losses: Callable[[Sequence[str]], tuple[F64, F64]]
+
+
 class Evidence:
-    """Lazily read arrays about a pool and a target. `encoder` is the pair of spaces of a sentence encoder, if any;
-    `losses` measures the pool before and after training on the target (pipelines/training/loss_drop.py)."""
+    """Lazily read arrays about a pool and a target. `pairs` are the spaces of gradient rows, none in a run that
+    computes none; `encoder` that of a sentence encoder, if any; `measures` what a model at hand can count."""
 
     def __init__(
         self,
@@ -56,15 +65,21 @@ class Evidence:
         pairs: Sequence[SpacePair],
         seed: int = 0,
         encoder: SpacePair | None = None,
-        losses: Callable[[Sequence[str]], tuple[F64, F64]] | None = None,
+        measures: Measures | None = None,
     ) -> None:
         self.store, self.pool, self.target, self.pairs, self.seed = store, pool, target, list(pairs), seed
-        self.encoder, self._losses = encoder, losses
+        self.encoder, self._measures = encoder, measures
         self._kept: dict[Any, Any] = {}
 
     def over(self, pool: Dataset) -> "Evidence":
         """The same for a part of the pool."""
-        return Evidence(self.store, pool, self.target, self.pairs, self.seed, self.encoder, self._losses)
+        return Evidence(self.store, pool, self.target, self.pairs, self.seed, self.encoder, self._measures)
+
+    def fingerprints(self, with_encoder: bool = False) -> list[list[Any]]:
+        """[pool space, target space, mean learning rate] of each checkpoint (and of the encoder): what decides rows."""
+        mark = features.space_fingerprint
+        pairs = [*self.pairs, *([self.encoder] if with_encoder and self.encoder else [])]
+        return [[mark(self.store, p.train), mark(self.store, p.query), p.mean_lr] for p in pairs]
 
     @cached_property
     def weights(self) -> list[float]:
@@ -73,15 +88,21 @@ class Evidence:
 
     @cached_property
     def ids(self) -> list[str]:
-        """[N] ids with a row at every checkpoint, sorted. Raises InputError when there is none."""
-        counts = dict.fromkeys(self.pool.example_ids, 0)
-        for pair in self.pairs:
-            for name in features.with_rows(self.store, pair.train, self.pool.dataset_id):
-                counts[name] += 1
-        found = [name for name in self.pool.example_ids if counts[name] == len(self.pairs)]
-        if not found:
-            raise InputError(f"pool {self.pool.name!r} has no example with a row at every checkpoint")
-        return found
+        """[N] ids with a row at every checkpoint, sorted. Without gradient rows: those with a row of the encoder, if
+        there is one, and with a label token, if a model can tell. Raises InputError when there is none."""
+        spaces = [pair.train for pair in self.pairs] or ([self.encoder.train] if self.encoder else [])
+        rows = dict.fromkeys(self.pool.example_ids, 0)
+        for space in spaces:
+            for name in features.with_rows(self.store, space, self.pool.dataset_id):
+                rows[name] += 1
+        usable = [name for name in self.pool.example_ids if rows[name] == len(spaces)]
+        if not self.pairs and self._measures is not None:
+            labels = dict(zip(self.pool.example_ids, self._measures.label_tokens(self.pool).tolist(), strict=True))
+            usable = [name for name in usable if labels[name]]
+        if not usable:
+            what = "with a row at every checkpoint" if self.pairs else "that can be used"
+            raise InputError(f"pool {self.pool.name!r} has no example {what}")
+        return usable
 
     @cached_property
     def _place(self) -> dict[str, int]:
@@ -89,6 +110,7 @@ class Evidence:
 
     def _pair(self, represent: Represent, checkpoint: int = -1) -> SpacePair:
         if represent != "encoder":
+            self._require_pairs()
             try:
                 return self.pairs[checkpoint]
             except IndexError:
@@ -96,6 +118,10 @@ class Evidence:
         if self.encoder is None:
             raise InputError("`represent: encoder` needs `select.encoder`, the folder of a sentence encoder")
         return self.encoder
+
+    def _require_pairs(self) -> None:
+        if not self.pairs:
+            raise InputError("this looks at gradient rows and the run computed none; use `gradsift run`")
 
     def blocks(self, pair: SpacePair) -> Iterator[tuple[NDArray[np.int64], FeatureBlock]]:
         """(positions among the ids, rows) of the pool, shard by shard."""
@@ -127,6 +153,7 @@ class Evidence:
 
     def _weighted(self, represent: Represent) -> list[tuple[SpacePair, float]]:
         if represent == "gradients":
+            self._require_pairs()
             return list(zip(self.pairs, self.weights, strict=True))
         return [(self._pair(represent), 1.0)]
 
@@ -202,14 +229,19 @@ class Evidence:
         return out
 
     def label_tokens(self) -> list[int]:
-        """[N] label tokens of each example."""
-        return [int(n) for n in self.signal("n_label_tokens")]
+        """[N] label tokens of each example. Raises InputError where neither rows nor a model tell."""
+        if self.pairs:
+            return [int(n) for n in self.signal("n_label_tokens")]
+        if self._measures is None:
+            raise InputError("label tokens are counted by a model's tokenizer; give `model`")
+        counted = dict(zip(self.pool.example_ids, self._measures.label_tokens(self.pool).tolist(), strict=True))
+        return [int(counted[name]) for name in self.ids]
 
     def losses(self) -> tuple[F64, F64]:
         """[N] losses before and after training on the target alone. Raises InputError where no model is at hand."""
-        if self._losses is None:
+        if self._measures is None:
             raise InputError("the score `loss_drop` trains a model; name it in a recipe and use `gradsift run`")
-        return self._losses(self.ids)
+        return self._measures.losses(self.ids)
 
     def sources(self) -> list[str]:
         """[N] source of each example."""

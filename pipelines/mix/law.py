@@ -7,22 +7,26 @@ The law's weights are shares of tokens; for a budget in rows they are divided by
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradsift.datastore import examples, selections
+from gradsift.datastore import arms, examples
+from gradsift.datastore.arms import LawRun
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import digest_ids, fingerprint
-from gradsift.datastore.store import Store
+from gradsift.pipelines.model.chats import usable_chats
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.lengths import lengths
-from gradsift.pipelines.model.load import Loaded, load_lora
-from gradsift.pipelines.progress import Progress, quiet
-from gradsift.pipelines.recipe import Part, Recipe, ScalingLaw, Training
-from gradsift.pipelines.training.loop import mean_token_loss, train
-from gradsift.pipelines.training.warmup import training_spec, usable_chats
+from gradsift.pipelines.model.load import load_lora
+from gradsift.pipelines.model.losses import row_losses, token_mean
+from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.progress import quiet
+from gradsift.pipelines.recipe import Part, ScalingLaw, Training
+from gradsift.pipelines.training.loop import Report, train
+from gradsift.pipelines.training.warmup import training_spec
 from gradsift.scorers import mixing_law
 
 F64 = NDArray[np.float64]
@@ -38,10 +42,10 @@ class _Rows:
     mean_length: float
 
 
-def held_out(store: Store, recipe: Recipe, part: Part, pool: Dataset) -> NDArray[np.int64]:
+def held_out(work: Work, part: Part, pool: Dataset) -> NDArray[np.int64]:
     """Positions in the pool of the rows that the law measures on."""
     place = {i: k for k, i in enumerate(pool.example_ids)}
-    draws = _draws(store, recipe, part, pool)
+    draws = _draws(work, part, pool)
     count = part.scaling_law.held_out
     if short := [name for name, ids in draws.items() if len(ids) <= count]:
         raise InputError(
@@ -51,26 +55,17 @@ def held_out(store: Store, recipe: Recipe, part: Part, pool: Dataset) -> NDArray
     return np.array(sorted(place[i] for ids in draws.values() for i in ids[: part.scaling_law.held_out]), np.int64)
 
 
-def _draws(store: Store, recipe: Recipe, part: Part, pool: Dataset) -> dict[str, list[str]]:
+def _draws(work: Work, part: Part, pool: Dataset) -> dict[str, list[str]]:
     """{source: ids in a seeded order}."""
     by_source: dict[str, list[str]] = {}
-    for name, source in zip(pool.example_ids, examples.source_column(store, pool), strict=True):
+    for name, source in zip(pool.example_ids, examples.source_column(work.store, pool), strict=True):
         if part.sources is None or source in part.sources:
             by_source.setdefault(source, []).append(name)
-    rng = np.random.default_rng([recipe.seed, 2])
+    rng = np.random.default_rng([work.recipe.seed, 2])
     return {s: [by_source[s][k] for k in rng.permutation(len(by_source[s]))] for s in sorted(by_source)}
 
 
-def law_weights(
-    store: Store,
-    recipe: Recipe,
-    loaded: Loaded,
-    part: Part,
-    pool: Dataset,
-    names: Sequence[str],
-    budget: int,
-    progress: Progress = quiet,
-) -> F64:
+def law_weights(work: Work, part: Part, pool: Dataset, names: Sequence[str], budget: int) -> F64:
     """[K] weights of the named sources for a part of `budget` rows (or tokens, where the mixture counts tokens).
 
     Raises InputError for a single source or one with too few usable rows.
@@ -80,30 +75,29 @@ def law_weights(
         raise InputError(
             f"mix, part {part.name!r}: a scaling law weighs at least two sources, this part has {len(names)}"
         )
-    rows = _rows(store, recipe, loaded, part, pool, names)
+    rows = _rows(work, part, pool, names)
     designs = mixing_law.designs(len(names), settings.rows_each)
     losses, tokens = [], []
     for number, design in enumerate(designs, 1):
-        loss, spent = _run(store, recipe, loaded, settings, rows, names, design)
+        loss, spent = _run(work, settings, rows, names, design)
         losses.append(loss)
         tokens.append(spent)
-        progress("runs for the mixing law", number, len(designs))
+        work.progress("runs for the mixing law", number, len(designs))
     own = np.array(tokens) / MILLION
     law = mixing_law.fit(own, own.sum(axis=1, keepdims=True) - own, np.array(losses))
     mean = np.array([rows[n].mean_length for n in names])
-    in_rows = recipe.mix is not None and not (recipe.mix.tokens or recipe.mix.label_tokens)
+    mix = work.recipe.mix
+    in_rows = mix is not None and not (mix.tokens or mix.label_tokens)
     weights = mixing_law.best_weights(law, budget * (float(mean.mean()) if in_rows else 1.0) / MILLION)
     weights = weights / mean if in_rows else weights
     return np.asarray(weights / weights.sum(), np.float64)
 
 
-def _rows(
-    store: Store, recipe: Recipe, loaded: Loaded, part: Part, pool: Dataset, names: Sequence[str]
-) -> dict[str, _Rows]:
+def _rows(work: Work, part: Part, pool: Dataset, names: Sequence[str]) -> dict[str, _Rows]:
     settings = part.scaling_law
     most = max(round(settings.rows_each * scale) for scale in mixing_law.SCALES)
-    counted = dict(zip(pool.example_ids, lengths(store, recipe, loaded, pool)["n_label_tokens"].tolist(), strict=True))
-    draws = _draws(store, recipe, part, pool)
+    counted = dict(zip(pool.example_ids, lengths(work, pool)["n_label_tokens"].tolist(), strict=True))
+    draws = _draws(work, part, pool)
     out = {}
     for name in names:
         held = [i for i in draws[name][: settings.held_out] if counted[i]]
@@ -114,39 +108,40 @@ def _rows(
                 f"{settings.held_out} to measure on; it has {len(usable)}. Lower `scaling_law.rows_each`, or name "
                 "other `sources`."
             )
-        _, measured = usable_chats(store, loaded, recipe, held)
-        _, trained = usable_chats(store, loaded, recipe, usable)
+        _, measured = usable_chats(work, held)
+        _, trained = usable_chats(work, usable)
         all_lengths = [counted[i] for i in draws[name] if counted[i]]
         out[name] = _Rows(measured, trained, float(np.mean(all_lengths)))
     return out
 
 
 def _run(
-    store: Store,
-    recipe: Recipe,
-    loaded: Loaded,
-    settings: ScalingLaw,
-    rows: dict[str, _Rows],
-    names: Sequence[str],
-    design: Sequence[int],
+    work: Work, settings: ScalingLaw, rows: dict[str, _Rows], names: Sequence[str], design: Sequence[int]
 ) -> tuple[list[float], list[int]]:
     """([K] losses, [K] label tokens trained on) of one design, from the store if it has been run."""
+    recipe, loaded = work.recipe, work.model
     chosen = [rows[name].train[:count] for name, count in zip(names, design, strict=True)]
     training = Training(**settings.model_dump(include=set(Training.model_fields)))
     tokens = [sum(row.n_label_tokens for row in part) * training.epochs for part in chosen]
-    spec = training_spec(recipe, loaded) | {
+    spec = training_spec(work) | {
         "kind": "mixing_law",
         "training": training.model_dump(),
         "seed": recipe.seed,
         "train": [digest_ids(str(row.input_ids) for row in part) for part in chosen],
         "held_out": [digest_ids(str(row.input_ids) for row in rows[name].held_out) for name in names],
     }
-    known = selections.arm_result(store, fingerprint(spec))
+    known = arms.find(work.store, fingerprint(spec), LawRun)
     if known is None:
         model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
-        train(model, loaded.tokenizer, [row for part in chosen for row in part], training, recipe.seed)
-        found = [mean_token_loss(model, loaded.tokenizer, rows[name].held_out) for name in names]
-        known = {"losses": found, "sources": list(names), "examples": sum(design)}
+        report = Report("a run for the mixing law", quiet)
+        train(model, loaded.tokenizer, [row for part in chosen for row in part], training, recipe.seed, report)
+        losses = [_token_loss(work, model, rows[name].held_out) for name in names]
+        known = LawRun(losses, list(names), sum(design))
         label = "law " + " ".join(str(count) for count in design)
-        selections.save_arm(store, fingerprint(spec), label, "", recipe.seed, spec, known)
-    return list(known["losses"]), tokens
+        arms.save(work.store, fingerprint(spec), label, "", recipe.seed, spec, known)
+    return list(known.losses), tokens
+
+
+def _token_loss(work: Work, model: Any, rows: Sequence[Encoded]) -> float:
+    losses = row_losses(model, work.model.tokenizer, rows, work.recipe.features.batch_tokens)
+    return token_mean(losses, rows)

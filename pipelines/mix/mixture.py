@@ -1,4 +1,4 @@
-"""Stage: one mixture out of several parts, met to the row.
+"""Stage: one mixture out of several parts, whose budget is met exactly.
 
 Parts are filled in their order, and an example belongs to the first that takes it. The budget is divided among parts
 by largest remainder; a part divides its own among sources by its weights, within caps, floors and what there is
@@ -12,99 +12,106 @@ Legend: N pool examples, G sources of a part.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from gradsift.datastore import examples, features, selections
+from gradsift.datastore import examples, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import digest_ids
+from gradsift.datastore.runs import MixturePlan, MixtureReport, plan_as_json
 from gradsift.datastore.selections import MASK, MIXTURE, PLAN, Selection
-from gradsift.datastore.store import Store
+from gradsift.pipelines.features.gather import Material, evidence, pool_rows
 from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.mix.order import Pool
+from gradsift.pipelines.mix.order import Mixer, Pool
 from gradsift.pipelines.mix.part import Taken, fill_part
-from gradsift.pipelines.mix.weights import Context
-from gradsift.pipelines.progress import Progress, quiet
-from gradsift.pipelines.recipe import Mix, Recipe
+from gradsift.pipelines.model.lengths import lengths, lengths_spec
+from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.recipe import Mix
 from gradsift.scorers import budgets
 
 VERSION = 1
-TOKEN_TRIES = 6
-I64 = NDArray[np.int64]
+RULE = (
+    "each example belongs to the first part that takes it; a source whose budget exceeds its size gives whole copies "
+    "of all its examples, then its best once more"
+)
+ORDER = "shuffled by the seed, the example's id and the number of its copy"
 
 
-def mixture(
-    store: Store,
-    recipe: Recipe,
-    pool: Dataset,
-    evidence: Mapping[str, Evidence],
-    context: Context,
-    progress: Progress = quiet,
-) -> Selection:
-    """Make and record the mixture of a recipe, or give the one recorded. Raises InputError for what cannot be met."""
-    mix = recipe.mix
+def make_mixture(work: Work, material: Material) -> Selection:
+    """Make and record the recipe's mixture, or give the one recorded. Raises InputError for what cannot be met."""
+    mix = work.recipe.mix
     if mix is None:
-        raise InputError(f"recipe {recipe.name!r} has no `mix`")
-    spec = _spec(store, recipe, mix, pool, evidence, context)
-    known = selections.find(store, spec)
-    if known is not None:
-        return known
-    whole = _pool(store, mix, pool, context)
-    total = _total(mix, len(pool.example_ids))
-    parts = mix.all_parts()
+        raise InputError(f"recipe {work.recipe.name!r} has no `mix`")
+    known_of = _evidence(work, material, mix)
+    spec = _spec(work, mix, material.pool, known_of)
+    recorded = selections.find(work.store, spec)
+    if recorded is not None:
+        return recorded
+    pool = _pool(work, mix, material.pool)
+    rows = pool_rows(work, material.pool, *material.pairs) if material.pairs else None
+    mixer = Mixer(work, mix, pool, known_of, rows)
+    taken = Taken(np.ones(len(pool.code), bool))
+    if pool.lengths is not None:
+        taken.free &= pool.lengths > 0  # nothing to learn from, or not to be rendered
+    total, parts = _total(mix, len(material.pool.example_ids)), mix.all_parts()
     shares = budgets.bounded([p.share or 0.0 for p in parts], total, [0] * len(parts), [total] * len(parts))
-    taken, free = Taken(), np.ones(len(whole.code), bool)
-    if whole.lengths is not None:
-        free &= whole.lengths > 0  # nothing to learn from, or not to be rendered
     for number, (part, budget) in enumerate(zip(parts, shares.tolist(), strict=True), 1):
-        fill_part(store, recipe, part, budget, whole, free, evidence, context, taken)
-        progress("parts of the mixture", number, len(parts))
-    return _record(store, recipe, spec, mix, total, whole, taken)
+        fill_part(mixer, part, budget, taken)
+        work.progress("parts of the mixture", number, len(parts))
+    return _record(mixer, spec, total, taken)
 
 
-def _spec(
-    store: Store, recipe: Recipe, mix: Mix, pool: Dataset, evidence: Mapping[str, Evidence], context: Context
-) -> dict[str, Any]:
+def _evidence(work: Work, material: Material, mix: Mix) -> dict[str, Evidence]:
+    """{part: what it looks at}, of the parts with a target."""
+    return {
+        part.name: evidence(work, material, part.target, work.recipe.method_of(part).encoder)
+        for part in mix.all_parts()
+        if part.target is not None and part.name is not None
+    }
+
+
+def _spec(work: Work, mix: Mix, pool: Dataset, known_of: Mapping[str, Evidence]) -> dict[str, Any]:
+    """All that decides a mixture."""
+    recipe = work.recipe
     plain = mix.model_dump(mode="json", exclude_none=True)
     for part in plain["parts"]:
         part.get("select", {}).pop("encoder", None)  # its space names it
-    default = recipe.selecting.parts() if recipe.selecting else None
-    spaces = {
-        name: [
-            [features.space_fingerprint(store, p.train), features.space_fingerprint(store, p.query), p.mean_lr]
-            for p in (*e.pairs, *([e.encoder] if e.encoder else []))
-        ]
-        for name, e in evidence.items()
-    }
+    default = [recipe.select.method, *recipe.select.parts()] if recipe.selecting else None
     return {
         "version": VERSION,
         "method": MIXTURE,
         "name": recipe.name,
         "mix": plain,
-        "default": [recipe.select.method, *default] if default else None,
+        "default": default,
         "seed": recipe.seed,
         "pool": pool.digest,
-        "sources": digest_ids(examples.source_column(store, pool)),
-        "targets": {name: e.target.digest for name, e in evidence.items()},
-        "spaces": spaces,
-        "context": context.spec(mix),
+        "sources": digest_ids(examples.source_column(work.store, pool)),
+        "targets": {name: e.target.digest for name, e in known_of.items()},
+        "spaces": {name: e.fingerprints(with_encoder=True) for name, e in known_of.items()},
+        "context": _model_spec(work, mix),
     }
 
 
-def _pool(store: Store, mix: Mix, pool: Dataset, context: Context) -> Pool:
+def _model_spec(work: Work, mix: Mix) -> dict[str, Any]:
+    """What of the model decides a mixture: nothing, unless it counts tokens or trains."""
+    fitted = any(part.weights == "scaling_law" for part in mix.all_parts())
+    if work.loaded is None or not (mix.tokens or mix.label_tokens or fitted):
+        return {}
+    return {"lengths": lengths_spec(work), "model": work.loaded.model_digest}
+
+
+def _pool(work: Work, mix: Mix, pool: Dataset) -> Pool:
     names: dict[str, int] = {}
-    code = np.array([names.setdefault(s, len(names)) for s in examples.source_column(store, pool)], np.int64)
+    code = np.array([names.setdefault(s, len(names)) for s in examples.source_column(work.store, pool)], np.int64)
     ranked = sorted(names)
     places = np.array([ranked.index(name) for name in names], np.int64)
-    lengths = None
+    counts = None
     if mix.tokens or mix.label_tokens:
-        lengths = context.lengths(pool)["n_tokens" if mix.tokens else "n_label_tokens"]
-    return Pool(pool, ranked, places[code], lengths)
+        counts = lengths(work, pool)["n_tokens" if mix.tokens else "n_label_tokens"]
+    return Pool(pool, ranked, places[code], counts)
 
 
 def _total(mix: Mix, size: int) -> int:
@@ -113,25 +120,15 @@ def _total(mix: Mix, size: int) -> int:
     return int(mix.examples or mix.label_tokens or mix.tokens or 0)
 
 
-def _record(
-    store: Store, recipe: Recipe, spec: dict[str, Any], mix: Mix, total: int, pool: Pool, taken: Taken
-) -> Selection:
+def _record(mixer: Mixer, spec: dict[str, Any], total: int, taken: Taken) -> Selection:
+    pool, recipe = mixer.pool, mixer.work.recipe
     positions = np.concatenate(taken.positions)
     copies = np.concatenate(taken.copies)
     scores = np.concatenate(taken.scores)
-    parts = [name for name, found in zip(taken.parts, taken.positions, strict=True) for _ in range(len(found))]
     if not len(positions):
         raise InputError("the mixture is empty: its budget is smaller than its shortest example")
+    parts = [name for name, rows in zip(taken.parts, taken.positions, strict=True) for _ in range(len(rows))]
     ids = [pool.data.example_ids[k] for k in positions.tolist()]
-    unit = next(b for b in ("examples", "fraction", "label_tokens", "tokens") if getattr(mix, b) is not None)
-    realised = int(copies.sum()) if pool.lengths is None else int((pool.lengths[positions] * copies).sum())
-    plan = {
-        "budget": {"unit": "rows" if pool.lengths is None else unit, "requested": total, "realised": realised},
-        "table": [asdict(line) for line in taken.table],
-        "rule": "each example belongs to the first part that takes it; a source whose budget exceeds its size gives "
-        "whole copies of all its examples, then its best once more",
-        "order": "shuffled by the seed, the example's id and the number of its copy",
-    }
     table = pa.table(
         {
             "example_id": pa.array(ids, pa.string()),
@@ -144,6 +141,33 @@ def _record(
     if taken.masks:
         masks = [taken.masks[k].tolist() if k in taken.masks else None for k in positions.tolist()]
         table = table.append_column(MASK, pa.array(masks, pa.list_(pa.bool_())))
-    table = table.replace_schema_metadata({PLAN: json.dumps(plan)})
+    realised = int(copies.sum()) if pool.lengths is None else int((pool.lengths[positions] * copies).sum())
+    plan = MixturePlan(_unit(mixer), total, realised, taken.table, RULE, ORDER)
+    table = table.replace_schema_metadata({PLAN: json.dumps(plan_as_json(plan))})
     given = [None if np.isnan(s) else float(s) for s in scores.tolist()]
-    return selections.save(store, recipe.name, MIXTURE, spec, ids, given, table, copies.tolist())
+    return selections.save(mixer.work.store, recipe.name, MIXTURE, spec, ids, given, table, copies.tolist())
+
+
+def _unit(mixer: Mixer) -> str:
+    if mixer.pool.lengths is None:
+        return "rows"
+    return "label_tokens" if mixer.mix.label_tokens else "tokens"
+
+
+def describe_mixture(work: Work, chosen: Selection) -> MixtureReport:
+    """What a run reports of its mixture: budget, and requested against realised by part and source."""
+    plan = selections.plan(work.store, chosen) or MixturePlan()
+    by_source: dict[str, int] = {}
+    for line in plan.table:
+        by_source[line.source] = by_source.get(line.source, 0) + line.rows
+    return MixtureReport(
+        name=chosen.name,
+        digest=chosen.digest,
+        examples=len(chosen.example_ids),
+        rows=chosen.rows,
+        unit=plan.unit,
+        requested=plan.requested,
+        realised=plan.realised,
+        by_source=dict(sorted(by_source.items(), key=lambda item: (-item[1], item[0]))),
+        table=plan.table,
+    )

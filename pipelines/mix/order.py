@@ -5,7 +5,6 @@ Legend: N pool examples in the order of their ids; positions are places in it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +12,26 @@ from numpy.typing import NDArray
 from gradsift.datastore import examples
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import digest_text
-from gradsift.datastore.store import Store
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.methods.registry import Choice, rules
-from gradsift.pipelines.recipe import Method, Part, Recipe, Select
-from gradsift.pipelines.select.select import choose
+from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.recipe import Mix, Part, Select
+from gradsift.pipelines.select.select import choose, sized_for_tokens
 from gradsift.scorers.filling import copies_for_tokens
 from gradsift.scorers.ngrams import mix as mix_bits
 
-TOKEN_TRIES = 6
 I64 = NDArray[np.int64]
-Ranked = tuple[I64, NDArray[np.float64], dict[int, Any]]  # positions in order, their scores, masks by position
+F64 = NDArray[np.float64]
+Masks = dict[int, NDArray[np.bool_]]  # of label tokens, by position
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Positions in order, their scores, and masks of label tokens by position."""
+
+    order: I64
+    scores: F64
+    masks: Masks
 
 
 @dataclass(frozen=True)
@@ -40,27 +48,30 @@ class Pool:
         return len(positions) if self.lengths is None else int(self.lengths[positions].sum())
 
 
+@dataclass(frozen=True)
+class Mixer:
+    """What all parts of a mixture look at: the pool, what is known for each part with a target (by the part's name),
+    and what is known of the pool by its gradient rows (None without)."""
+
+    work: Work
+    mix: Mix
+    pool: Pool
+    evidence: Mapping[str, Evidence]
+    rows: Evidence | None
+
+
 class Ranks:
     """Ranked positions of a part, for the whole of it or for one source; a random part is ranked by its seed."""
 
-    def __init__(
-        self,
-        store: Store,
-        recipe: Recipe,
-        part: Part,
-        pool: Pool,
-        open_: NDArray[np.bool_],
-        evidence: Mapping[str, Evidence],
-    ) -> None:
-        self.store, self.part, self.pool = store, part, pool
-        self.seed = recipe.seed
+    def __init__(self, mixer: Mixer, part: Part, open_: NDArray[np.bool_]) -> None:
+        self.work, self.part, self.pool = mixer.work, part, mixer.pool
         self.open = open_.copy()
         self.evidence: Evidence | None = None
         if part.target is not None:
-            self.evidence = evidence[part.name or ""]
-            usable = np.isin(np.array(pool.data.example_ids), np.array(self.evidence.ids))
+            self.evidence = mixer.evidence[part.name or ""]
+            usable = np.isin(np.array(self.pool.data.example_ids), np.array(self.evidence.ids))
             self.open &= usable
-            self.method = part.select or default_method(recipe)
+            self.method = mixer.work.recipe.method_of(part)
         self._whole: Ranked | None = None
 
     @property
@@ -76,29 +87,29 @@ class Ranks:
 
     def _random(self) -> Ranked:
         positions = np.flatnonzero(self.open)
-        salt = np.uint64(int(digest_text(f"{self.seed} {self.part.name}")[:16], 16))
+        salt = np.uint64(int(digest_text(f"{self.work.recipe.seed} {self.part.name}")[:16], 16))
         ids = self.pool.data.example_ids
         keys = mix_bits(np.array([int(ids[k][:16], 16) for k in positions], np.uint64) ^ salt)
         order = np.lexsort((positions, keys))
-        return positions[order], np.full(len(positions), np.nan), {}
+        return Ranked(positions[order], np.full(len(positions), np.nan), {})
 
     def _chosen(self, among: I64, amount: int | None) -> Ranked:
         """The method's choice among positions: all of them in order, or enough for an amount of rows or tokens."""
         base = self.evidence
         assert base is not None  # noqa: S101 - only parts with a target come here
         ids = [self.pool.data.example_ids[k] for k in among.tolist()]
-        part = base.pool
+        e = base
         if len(ids) != len(base.ids):
-            part = examples.define_dataset(self.store, "pool", base.pool.name, dict.fromkeys(ids, ""))
-        e = base if part is base.pool else base.over(part)
-        size = len(ids) if amount is None else self._first_size(among, amount)
-        for _ in range(TOKEN_TRIES):
-            choice, scores = choose(e, Select(**self.method.model_dump(exclude_unset=True), examples=size))
-            found, values, masks = _by_position(choice, scores, e, self.pool)
-            if amount is None or size == len(ids) or self.pool.size(found) >= amount:
-                break
-            size = min(len(ids), int(size * amount / max(1, self.pool.size(found)) * 1.1) + 1)
-        return found, values, masks
+            e = base.over(examples.define_dataset(self.work.store, "pool", base.pool.name, dict.fromkeys(ids, "")))
+
+        def take(size: int) -> Ranked:
+            select = Select(**self.method.model_dump(exclude_unset=True), examples=size)
+            return _by_position(*choose(e, select), e, self.pool)
+
+        if amount is None:
+            return take(len(ids))
+        first = self._first_size(among, amount)
+        return sized_for_tokens(take, lambda r: self.pool.size(r.order), first, len(ids), amount, at_least=True)
 
     def _first_size(self, among: I64, amount: int) -> int:
         if self.pool.lengths is None:
@@ -109,30 +120,22 @@ class Ranks:
     def of_source(self, g: int, amount: int) -> Ranked:
         """What a source gives, in order: enough for the amount. A rule that plans for its size runs inside it."""
         if self.full:
-            order, scores, masks = self.ranking()
-            mine = self.pool.code[order] == g
-            return order[mine], scores[mine], masks
+            whole = self.ranking()
+            mine = self.pool.code[whole.order] == g
+            return Ranked(whole.order[mine], whole.scores[mine], whole.masks)
         return self._chosen(np.flatnonzero(self.open & (self.pool.code == g)), amount)
 
     def natural(self, budget: int) -> Ranked:
         """What the method takes of the whole part when nothing else decides, in its order: not above the budget."""
         among = np.flatnonzero(self.open)
-        order, scores, masks = self._chosen(among, min(budget, self.pool.size(among)))
-        kept = np.arange(min(budget, len(order)))
+        ranked = self._chosen(among, min(budget, self.pool.size(among)))
+        kept = np.arange(min(budget, len(ranked.order)))
         if self.pool.lengths is not None:
-            kept = np.flatnonzero(copies_for_tokens(self.pool.lengths[order].tolist(), budget))
-        return order[kept], scores[kept], masks
+            kept = np.flatnonzero(copies_for_tokens(self.pool.lengths[ranked.order].tolist(), budget))
+        return Ranked(ranked.order[kept], ranked.scores[kept], ranked.masks)
 
 
-def default_method(recipe: Recipe) -> Method:
-    """The method of parts that name none: that of the recipe's `select`, else LESS."""
-    if recipe.selecting is None:
-        return Method()
-    return Method(**recipe.selecting.model_dump(include=set(Method.model_fields), exclude_unset=True))
-
-
-def _by_position(choice: Choice, scores: NDArray[np.float64], e: Evidence, pool: Pool) -> Ranked:
-    names = np.array(pool.data.example_ids)
-    place = np.searchsorted(names, np.array(e.ids))
+def _by_position(choice: Choice, scores: F64, e: Evidence, pool: Pool) -> Ranked:
+    place = np.searchsorted(np.array(pool.data.example_ids), np.array(e.ids))
     masks = {int(place[k]): mask for k, mask in choice.masks.items()}
-    return place[choice.order], scores[choice.order], masks
+    return Ranked(place[choice.order], scores[choice.order], masks)

@@ -18,7 +18,7 @@ pool and settings are screened once; signatures are kept in the store. Cost: abo
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,24 +27,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gradsift.datastore import examples, features, marks
+from gradsift.datastore import examples, marks
 from gradsift.datastore.attributes import attribute
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset, Messages
 from gradsift.datastore.identity import fingerprint
 from gradsift.datastore.marks import Mark
-from gradsift.datastore.selections import last_run
+from gradsift.datastore.runs import LeftOut
 from gradsift.datastore.store import Store
-from gradsift.pipelines.features.encoder import encoder_pairs
-from gradsift.pipelines.methods.evidence import Evidence, unit_rows
-from gradsift.pipelines.progress import Progress, quiet
-from gradsift.pipelines.recipe import Decontaminate, Dedup, MinHash, Recipe
+from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.recipe import Decontaminate, Dedup, MinHash
 from gradsift.scorers import contamination, dedup
-from gradsift.scorers.kmeans import kmeans
 from gradsift.scorers.ngrams import grams, word_hashes
 
 VERSION = 1
-SHOWN_CHARS = 240
 U32 = NDArray[np.uint32]
 
 
@@ -53,7 +49,7 @@ class Screened:
     """A pool without its marked rows, what was left out by reason, and the screening's number (0: none was asked)."""
 
     pool: Dataset
-    left_out: list[dict[str, Any]]
+    left_out: list[LeftOut]
     screening: int
 
 
@@ -62,38 +58,35 @@ def text_of(messages: Messages) -> str:
     return "\n".join(turn["content"] for turn in messages if turn["role"] != "system")
 
 
-def screen(
-    store: Store,
-    recipe: Recipe,
-    pool: Dataset,
-    references: Sequence[Dataset],
-    progress: Progress = quiet,
-) -> Screened:
+def screen(work: Work, pool: Dataset, references: Sequence[Dataset]) -> Screened:
     """The pool without near-duplicates and leaks. `references` are the targets' and tests' datasets.
 
     Raises InputError when nothing is left, or a `keep` id is not in the pool.
     """
-    wanted = _references(recipe.decontaminate, references)
-    settings = recipe.model_dump(mode="json", include={"dedup", "decontaminate"})
+    wanted = _references(work.recipe.decontaminate, references)
+    settings = work.recipe.model_dump(mode="json", include={"dedup", "decontaminate"})
     spec = {
         "version": VERSION,
         "pool": pool.digest,
         "settings": _deciding(settings),
         "references": sorted([d.role, d.name, d.digest] for d in wanted),
     }
-    found = marks.find(store, spec)
-    if found is None:
-        found = marks.save(store, spec, _marks(store, recipe, pool, wanted, progress))
-    return _screened(store, pool, spec, found)
+    return screened(work.store, pool, spec, lambda: _marks(work, pool, wanted))
 
 
-def _screened(store: Store, pool: Dataset, spec: Mapping[str, Any], found: Sequence[Mark]) -> Screened:
-    return Screened(without(store, pool, found), report(store, found), marks.number(store, spec))
+def screened(store: Store, pool: Dataset, spec: Mapping[str, Any], make: Callable[[], Sequence[Mark]]) -> Screened:
+    """The pool without the marks of the screening with this spec, which are made and recorded if that is new.
+
+    Raises InputError when nothing is left.
+    """
+    marked = marks.find(store, spec)
+    if marked is None:
+        marked = marks.save(store, spec, make())
+    return Screened(_without(store, pool, marked), left_out(store, marked), marks.number(store, spec))
 
 
-def without(store: Store, pool: Dataset, found: Sequence[Mark]) -> Dataset:
-    """The pool without marked rows. Raises InputError when nothing is left."""
-    gone = {m.example_id for m in found}
+def _without(store: Store, pool: Dataset, marked: Sequence[Mark]) -> Dataset:
+    gone = {m.example_id for m in marked}
     kept = [i for i in pool.example_ids if i not in gone]
     if not kept:
         raise InputError(f"screening leaves nothing of pool {pool.name!r}; loosen `dedup` or `decontaminate`")
@@ -102,49 +95,14 @@ def without(store: Store, pool: Dataset, found: Sequence[Mark]) -> Dataset:
     return examples.define_dataset(store, "pool", pool.name, dict.fromkeys(kept, ""))
 
 
-def report(store: Store, found: Sequence[Mark]) -> list[dict[str, Any]]:
-    """What was left out: one row for each reason, with its sources."""
-    sources = examples.sources_of(store, [m.example_id for m in found])
-    rows = []
-    for reason in dict.fromkeys(m.reason for m in sorted(found, key=lambda m: m.reason)):
-        by_source = Counter(sources[m.example_id][0] for m in found if m.reason == reason)
-        rows.append({"reason": reason, "examples": by_source.total(), "by_source": dict(by_source.most_common())})
-    return rows
-
-
-def marked(store: Store, reason: str | None = None, count: int = 10) -> dict[str, Any]:
-    """What the last run's screenings left out: counts by reason and source, and pairs, the least similar first.
-
-    Raises InputError for a reason that left nothing out.
-    """
-    numbers = last_run(store, computed=True)["summary"]["ingest"]["pool"].get("screenings", [])
-    found = [m for number in numbers for m in marks.of_screening(store, number) if reason in (None, m.reason)]
-    if reason and not found:
-        raise InputError(f"the last run's screening left nothing out for {reason!r}")
-    pairs = sorted(found, key=lambda m: (m.similarity, m.example_id))[:count]
-    ids = sorted({i for m in pairs for i in (m.example_id, m.twin)})
-    chats, sources = examples.get_messages(store, ids), examples.sources_of(store, ids)
-    return {
-        "summary": report(store, found),
-        "pairs": [
-            {
-                "reason": m.reason,
-                "similarity": m.similarity,
-                "example_id": m.example_id,
-                "source": sources[m.example_id][0],
-                "text": _start(chats[m.example_id]),
-                "twin": m.twin,
-                "twin_source": sources[m.twin][0],
-                "twin_text": _start(chats[m.twin]),
-            }
-            for m in pairs
-        ],
-    }
-
-
-def _start(chat: Messages) -> str:
-    text = text_of(chat)
-    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"
+def left_out(store: Store, marked: Sequence[Mark]) -> list[LeftOut]:
+    """What marks leave out: one entry for each reason, with its sources."""
+    sources = examples.sources_of(store, [m.example_id for m in marked])
+    entries = []
+    for reason in sorted({m.reason for m in marked}):
+        by_source = Counter(sources[m.example_id][0] for m in marked if m.reason == reason)
+        entries.append(LeftOut(reason, by_source.total(), dict(by_source.most_common())))
+    return entries
 
 
 def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
@@ -163,10 +121,8 @@ def _references(settings: Decontaminate | None, references: Sequence[Dataset]) -
     return [d for d in references if d.role in settings.against or d.name in extra]
 
 
-def _marks(
-    store: Store, recipe: Recipe, pool: Dataset, references: Sequence[Dataset], progress: Progress
-) -> list[Mark]:
-    leaks, twins = recipe.decontaminate, recipe.dedup
+def _marks(work: Work, pool: Dataset, references: Sequence[Dataset]) -> list[Mark]:
+    store, leaks, twins = work.store, work.recipe.decontaminate, work.recipe.dedup
     ids = np.array(pool.example_ids)
     gone = np.zeros(len(ids), bool)
     out: list[Mark] = []
@@ -183,19 +139,19 @@ def _marks(
             raise InputError(f"`keep`: the pool has no example {unknown[0]!r}")
     if leaks and references:
         chats = examples.get_messages(store, sorted({i for d in references for i in d.example_ids}))
-        item, share = _covered(store, leaks, pool, chats, progress)
+        item, share = _covered(work, leaks, pool, chats)
         over = np.flatnonzero(share > leaks.share)
         owners = [i for i in sorted(chats) for _ in _questions(chats[i])]
         take(over, "leak_ngrams", [owners[item[k]] for k in over], share[over].tolist())
         if leaks.minhash:
-            mine, _ = _signatures(store, pool, leaks.minhash, progress)
+            mine, _ = _signatures(work, pool, leaks.minhash)
             names = sorted(chats)
             theirs = _sign([_words(text_of(chats[i])) for i in names], leaks.minhash)
             like = dedup.like_any(mine, theirs, leaks.minhash.threshold)
             hit = np.flatnonzero(like.twin >= 0)
             take(hit, "leak_near_duplicate", [names[k] for k in like.twin[hit]], like.similarity[hit].tolist())
     if twins and (twins.exact or twins.minhash):
-        signature, whole = _signatures(store, pool, twins.minhash or MinHash(), progress)
+        signature, whole = _signatures(work, pool, twins.minhash or MinHash())
         order = _preference(store, pool, twins)
         if twins.exact:
             left = order[~gone[order]]
@@ -230,7 +186,7 @@ def _preference(store: Store, pool: Dataset, settings: Dedup) -> NDArray[np.int6
     return np.lexsort((np.arange(len(group)), group, ~held)).astype(np.int64)
 
 
-def _signatures(store: Store, pool: Dataset, settings: MinHash, progress: Progress) -> tuple[U32, NDArray[np.uint64]]:
+def _signatures(work: Work, pool: Dataset, settings: MinHash) -> tuple[U32, NDArray[np.uint64]]:
     """([N, P] MinHash signatures, [N] hash of the whole text) of the pool, in its order."""
     spec = {"kind": "minhash", "version": VERSION, "permutations": settings.permutations, "ngram": settings.ngram}
 
@@ -247,7 +203,7 @@ def _signatures(store: Store, pool: Dataset, settings: MinHash, progress: Progre
     whole = np.zeros(len(pool.example_ids), np.uint64)
     names = np.array(pool.example_ids, "S32")
     label = f"signatures of {pool.name}"
-    for table in attribute(store, spec, pool.dataset_id, compute, lambda n, of: progress(label, n, of)):
+    for table in attribute(work.store, spec, pool.dataset_id, compute, lambda n, of: work.progress(label, n, of)):
         rows = np.searchsorted(names, np.array(table["example_id"].to_pylist(), "S32"))
         values = table["signature"].combine_chunks()
         signature[rows] = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, settings.permutations)
@@ -269,7 +225,7 @@ def _questions(chat: Messages) -> list[str]:
 
 
 def _covered(
-    store: Store, settings: Decontaminate, pool: Dataset, chats: Mapping[str, Messages], progress: Progress
+    work: Work, settings: Decontaminate, pool: Dataset, chats: Mapping[str, Messages]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """([N] number of the turn that a row covers most, [N] share of it)."""
     turns = [text for i in sorted(chats) for text in _questions(chats[i])]
@@ -284,7 +240,7 @@ def _covered(
     texts_with = np.zeros(len(known.keys), np.int64)
     names = np.array(pool.example_ids, "S32")
     label = f"leaks into {pool.name}"
-    for table in attribute(store, spec, pool.dataset_id, compute, lambda n, of: progress(label, n, of)):
+    for table in attribute(work.store, spec, pool.dataset_id, compute, lambda n, of: work.progress(label, n, of)):
         hit = table.filter(pc.greater(pc.list_value_length(table["ngrams"]), 0))
         rows = np.searchsorted(names, np.array(hit["example_id"].to_pylist(), "S32"))
         for row, own in zip(rows.tolist(), hit["ngrams"].to_pylist(), strict=True):
@@ -292,39 +248,3 @@ def _covered(
             texts_with[found[row]] += 1
     counts = contamination.rare(known, texts_with, settings.common)
     return contamination.most_covered(known, found, counts)
-
-
-def semantic_encoder(store: Store, recipe: Recipe, pool: Dataset, progress: Progress) -> Screened:
-    """SemDeDup by a sentence encoder, before any gradient is computed."""
-    settings = recipe.dedup.semantic if recipe.dedup else None
-    if settings is None or settings.represent != "encoder":
-        return Screened(pool, [], 0)
-    pair = encoder_pairs(store, settings.encoder, pool, {"pool": pool}, progress)["pool"]
-    return semantic(store, recipe, Evidence(store, pool, pool, [pair], recipe.seed))
-
-
-def semantic(store: Store, recipe: Recipe, e: Evidence) -> Screened:
-    """SemDeDup over the rows that the evidence holds."""
-    settings = recipe.dedup.semantic if recipe.dedup else None
-    if settings is None:
-        return Screened(e.pool, [], 0)
-    spaces = [features.space_fingerprint(store, p.train) for p in e.pairs]
-    deciding = settings.model_dump(mode="json", exclude={"encoder"})
-    spec = {"version": VERSION, "pool": e.pool.digest, "semantic": deciding, "spaces": spaces, "seed": recipe.seed,
-            "keep": recipe.dedup.keep if recipe.dedup else []}  # fmt: skip
-    found = marks.find(store, spec)
-    if found is None:
-        rows = unit_rows(e.rows("embedding" if settings.represent == "embedding" else "gradients"))
-        clusters = kmeans(rows, settings.clusters or max(1, round(len(rows) ** 0.5)), recipe.seed)
-        twins = dedup.semdedup(rows, clusters, settings.epsilon, settings.keep)
-        keep = set(recipe.dedup.keep if recipe.dedup else [])
-        found = marks.save(
-            store,
-            spec,
-            [
-                Mark(e.ids[k], "semantic", e.ids[int(twins.twin[k])], round(float(twins.similarity[k]), 6))
-                for k in np.flatnonzero(twins.twin >= 0)
-                if e.ids[k] not in keep
-            ],
-        )
-    return _screened(store, e.pool, spec, found)

@@ -5,15 +5,15 @@ from typing import Annotated, Any
 from pydantic import Field, PrivateAttr, model_validator
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.methods.registry import methods
+from gradsift.pipelines.methods.registry import ROWS, Need, Needs, methods
 from gradsift.pipelines.recipe.export import Export
 from gradsift.pipelines.recipe.features import Features
-from gradsift.pipelines.recipe.mix import Mix
+from gradsift.pipelines.recipe.mix import Mix, Part
 from gradsift.pipelines.recipe.model import Encoding, Lora, Model, Warmup
 from gradsift.pipelines.recipe.pool import Source, Target
 from gradsift.pipelines.recipe.screening import Decontaminate, Dedup
 from gradsift.pipelines.recipe.section import Name, Section
-from gradsift.pipelines.recipe.select import Select
+from gradsift.pipelines.recipe.select import Method, Select
 from gradsift.pipelines.recipe.validate import Validate
 from gradsift.pipelines.suggest import suggestion
 
@@ -33,7 +33,7 @@ class Recipe(Section):
     decontaminate: Decontaminate | None = Decontaminate()
     """`null`: leave only the very rows of test sets out."""
     lm: Model | None = Field(default=None, alias="model")
-    """Needed for gradients, for budgets in tokens and for validation."""
+    """Needed for gradients, for budgets in tokens and for validation; `random`, `bm25` and `embed` need none."""
     encoding: Encoding = Encoding()
     lora: Lora = Lora()
     warmup: Warmup | None = Warmup()
@@ -88,31 +88,49 @@ class Recipe(Section):
         return self
 
     def _model_for(self) -> str:
-        if self.selecting is not None:
-            return "`select`"
-        if self.needs_rows:
-            return "a mixture with gradients"
-        if self.mix and (self.mix.tokens or self.mix.label_tokens):
-            return "a budget in tokens"
-        if self.mix and any(p.weights == "scaling_law" for p in self.mix.all_parts()):
-            return "`weights: scaling_law`"
-        if self.validate_ is not None:
-            return "`validate`"
-        return "`export.labels`" if self.export.labels else ""
+        """What of the recipe needs a model, in words; nothing: ''."""
+        modelled = ROWS | {"training"}
+        mix = self.mix.all_parts() if self.mix else []
+        reasons = {
+            "`select`": self.selecting is not None and bool(self.selecting.needs & modelled),
+            "a mixture with gradients": any(self._part_needs(part) & modelled for part in mix),
+            "`export.atlas`": self.export.atlas,
+            "a budget in tokens": self._counts_tokens(),
+            "`weights: scaling_law`": any(part.weights == "scaling_law" for part in mix),
+            "`validate`": self.validate_ is not None,
+            "`dedup.semantic`": self._semantic_rows(),
+            "`export.labels`": self.export.labels,
+        }
+        return next((what for what, needed in reasons.items() if needed), "")
+
+    def _counts_tokens(self) -> bool:
+        of_mix = self.mix is not None and bool(self.mix.tokens or self.mix.label_tokens)
+        return of_mix or (self.selecting is not None and self.selecting.label_tokens is not None)
+
+    def _semantic_rows(self) -> bool:
+        semantic = self.dedup.semantic if self.dedup else None
+        return semantic is not None and semantic.represent != "encoder"
+
+    def _part_needs(self, part: Part) -> Needs:
+        """What a part of the mixture looks at."""
+        weighed: Needs = frozenset({"signals"} if part.weights in ("tive", "prospect") else ())
+        return weighed | (self.method_of(part).needs if part.target is not None else frozenset())
 
     @property
     def needs_rows(self) -> bool:
         """Whether the run computes gradient rows."""
-        parts = self.mix.all_parts() if self.mix else []
-        arms = self.validate_.arms if self.validate_ else []
-        semantic = self.dedup.semantic if self.dedup else None
-        return (
-            self.selecting is not None
-            or any(p.target is not None or p.weights in ("tive", "prospect") for p in parts)
-            or self.export.atlas
-            or any(arm in methods() for arm in arms)
-            or (semantic is not None and semantic.represent != "encoder")
-        )
+        needs: set[Need] = set(self.selecting.needs) if self.selecting is not None else set()
+        for part in self.mix.all_parts() if self.mix else ():
+            needs |= self._part_needs(part)
+        for arm in self.validate_.arms if self.validate_ else ():
+            needs |= methods()[arm].needs if arm in methods() else frozenset()
+        return bool(needs & ROWS) or self.export.atlas or self._semantic_rows()
+
+    def method_of(self, part: Part) -> Method:
+        """The method of a part: its own, else that of `select`, else LESS."""
+        if part.select is not None or self.selecting is None:
+            return part.select or Method()
+        return Method(**self.selecting.model_dump(include=set(Method.model_fields), exclude_unset=True))
 
     @property
     def model(self) -> Model:
@@ -127,3 +145,10 @@ class Recipe(Section):
         if self.selecting is None:
             raise InputError(f"recipe {self.name!r} has no `select`")
         return self.selecting
+
+    @property
+    def validation(self) -> Validate:
+        """The section `validate`; raises InputError when there is none."""
+        if self.validate_ is None:
+            raise InputError(f"recipe {self.name!r} has no `validate`")
+        return self.validate_

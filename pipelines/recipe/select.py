@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from gradsift.pipelines.methods.registry import checked_options, methods, options_of, rules, scores
+from gradsift.pipelines.methods.registry import Needs, checked_options, methods, needs_of, options_of, rules, scores
 from gradsift.pipelines.recipe.section import Section, exactly_one
 from gradsift.pipelines.suggest import suggestion
 
@@ -38,6 +38,11 @@ class Method(Section):
         if options.get("represent") == "encoder" and self.encoder is None:
             raise ValueError("`represent: encoder` needs `encoder`, the folder of a sentence encoder")
         return self
+
+    @property
+    def needs(self) -> Needs:
+        """What the method looks at, with the options given here."""
+        return needs_of(*self.parts())
 
     def parts(self) -> tuple[str, str, dict[str, Any]]:
         """(score, rule, options): the method's, with what is given here instead. The method's options go where neither

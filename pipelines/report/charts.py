@@ -1,22 +1,69 @@
 """Pictures as inline SVG, drawn here: no library, no network. Each function returns one `<svg>` with a title.
 
-Colours are Okabe and Ito's (safe for colour-blind readers) by CSS class; text takes the page's colour, so that one
-picture serves light and dark. All text of data sets is escaped.
+Colours are Okabe and Ito's (safe for colour-blind readers) by CSS class, with the rules of `STYLE`; text takes the
+page's colour, so that one picture serves light and dark. `standalone` makes a file of a picture. All text of data sets
+is escaped.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+from numpy.typing import NDArray
+
+from gradsift.pipelines.tables import printable, shortened
 
 WIDTH = 720
 LEFT, RIGHT, TOP, BOTTOM = 150, 20, 14, 40
+INSIDE = 70  # the left end of pictures with figures on their y axis
 SERIES = 8  # colour classes c0 to c7
 Point = tuple[float, float]
+Curve = Sequence[Sequence[float | None]]  # [step, value] of one run
+F64 = NDArray[np.float64]
+
+LIGHT = {
+    "bg": "#fff", "fg": "#1b1f24", "soft": "#5b6470", "line": "#d8dde3", "c0": "#0072b2", "c1": "#e69f00",
+    "c2": "#009e73", "c3": "#cc79a7", "c4": "#56b4e9", "c5": "#d55e00", "c6": "#a89f1b", "c7": "#9aa3ad",
+}  # fmt: skip
+DARK = {
+    "bg": "#14171b", "fg": "#e6e9ed", "soft": "#9aa5b1", "line": "#333a42", "c0": "#4aa8e0", "c1": "#f0b840",
+    "c2": "#35c79a", "c3": "#dd95bf", "c4": "#8accf0", "c5": "#f08a4b", "c6": "#d6cc4a", "c7": "#6b7580",
+}  # fmt: skip
+
+
+def _variables(colours: Mapping[str, str]) -> str:
+    return ":root { " + " ".join(f"--{name}: {colour};" for name, colour in colours.items()) + " }"
+
+
+RULES = """\
+svg text { fill: var(--fg); font: 12px system-ui, sans-serif; } svg text.label { fill: var(--soft); }
+svg text.ours { font-weight: 700; }
+svg text.mark { font-size: 15px; font-weight: 700; paint-order: stroke; stroke: var(--bg); stroke-width: 4px; }
+svg .grid { stroke: var(--line); stroke-width: 1; }
+svg .zero { stroke: var(--fg); stroke-width: 1.2; stroke-dasharray: 4 3; }
+""" + "".join(
+    f".c{k} {{ fill: var(--c{k}); stroke: none; }} .c{k}.bar, .c{k}.line {{ stroke: var(--c{k}); }}\n"
+    for k in range(SERIES)
+) + """\
+svg .bar { stroke-width: 2.5; } svg .line { fill: none; stroke-width: 2; }
+svg .band { fill-opacity: .18; } svg .dot { fill-opacity: .65; }
+"""  # fmt: skip
+STYLE = f"{_variables(LIGHT)}\n@media (prefers-color-scheme: dark) {{ {_variables(DARK)} }}\n{RULES}"
+
+
+def standalone(svg: str) -> str:
+    """A picture as a file of its own, in light colours: many programs that show SVG know no CSS variables."""
+    rules = re.sub(r"var\(--(\w+)\)", lambda name: LIGHT[name[1]], RULES)
+    head, body = svg.split(">", 1)  # the first one ends the tag: those in attributes are escaped
+    head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    paper = f'<rect width="100%" height="100%" fill="{LIGHT["bg"]}"/>'
+    return f"{head}>\n<style>\n{rules}</style>\n{paper}{body}\n"
 
 
 def _svg(height: int, title: str, body: Sequence[str]) -> str:
-    text = escape(title)
+    text = escape(printable(title))
     return (
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{text}"><title>{text}</title>'
         + "".join(body)
@@ -29,8 +76,7 @@ def _text(x: float, y: float, text: str, anchor: str = "start", extra: str = "")
 
 
 def _cut(text: str, size: int = 22) -> str:
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return plain if len(plain) <= size else f"{plain[: size - 1]}…"
+    return shortened(printable(text), size)
 
 
 class _Axis:
@@ -45,6 +91,10 @@ class _Axis:
     def __call__(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
 
+    def inside(self, value: float) -> float:
+        """The value, or the end of the axis that is nearest to it."""
+        return min(max(value, self.low), self.high)
+
     def ticks(self, count: int = 5) -> list[tuple[float, str]]:
         """About `count` round values inside, each with as many decimals as tell them apart."""
         raw = (self.high - self.low) / count
@@ -58,37 +108,37 @@ class _Axis:
 
 
 def _x_axis(axis: _Axis, bottom: float, top: float, label: str) -> list[str]:
-    out = []
+    body = []
     for value, shown in axis.ticks():
         x = axis(value)
-        out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
-        out.append(_text(x, bottom + 14, shown, "middle"))
-    out.append(_text((axis.start + axis.stop) / 2, bottom + 30, label, "middle", 'class="label"'))
-    return out
+        body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
+        body.append(_text(x, bottom + 14, shown, "middle"))
+    body.append(_text((axis.start + axis.stop) / 2, bottom + 30, label, "middle", 'class="label"'))
+    return body
 
 
 def _y_axis(axis: _Axis, left: float, right: float, label: str) -> list[str]:
-    out = []
+    body = []
     for value, shown in axis.ticks():
         y = axis(value)
-        out.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(_text(left - 6, y + 4, shown, "end"))
+        body.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        body.append(_text(left - 6, y + 4, shown, "end"))
     middle = (axis.start + axis.stop) / 2
     turned = f'transform="rotate(-90 14 {middle:.1f})" class="label"'
-    out.append(_text(14, middle, label, "middle", turned))
-    return out
+    body.append(_text(14, middle, label, "middle", turned))
+    return body
 
 
 def _legend(names: Sequence[str], y: float, left: float = LEFT) -> list[str]:
-    out, x = [], left
+    body, x = [], left
     for k, name in enumerate(names):
         shown = _cut(name)
         if x + 22 + 7 * len(shown) > WIDTH:
             x, y = left, y + 16
-        out.append(f'<rect class="c{k % SERIES}" x="{x}" y="{y - 9}" width="11" height="11"/>')
-        out.append(_text(x + 16, y, shown))
+        body.append(f'<rect class="c{k % SERIES}" x="{x}" y="{y - 9}" width="11" height="11"/>')
+        body.append(_text(x + 16, y, shown))
         x += 30 + 7 * len(shown)
-    return out
+    return body
 
 
 def intervals(
@@ -131,11 +181,11 @@ def histogram(
     edges = np.histogram_bin_edges(every, 40)
     counts, ours = np.histogram(every, edges)[0], np.histogram(mine, edges)[0]
     height = 250
-    x = _Axis(float(edges[0]), float(edges[-1]), 70, WIDTH - RIGHT)
+    x = _Axis(float(edges[0]), float(edges[-1]), INSIDE, WIDTH - RIGHT)
     y = _Axis(0, float(max(1, counts.max())), height - BOTTOM, TOP + 20)
-    body = [*_x_axis(x, height - BOTTOM, TOP + 20, label), *_y_axis(y, 70, WIDTH - RIGHT, "examples")]
-    for kind, found in (("c7", counts), ("c0", ours)):
-        for k, count in enumerate(found):
+    body = [*_x_axis(x, height - BOTTOM, TOP + 20, label), *_y_axis(y, INSIDE, WIDTH - RIGHT, "examples")]
+    for kind, bars in (("c7", counts), ("c0", ours)):
+        for k, count in enumerate(bars):
             if count:
                 left, right, top = x(edges[k]), x(edges[k + 1]), y(float(count))
                 body.append(
@@ -144,65 +194,103 @@ def histogram(
                 )
     if cut is not None:
         body.append(f'<line class="zero" x1="{x(cut):.1f}" x2="{x(cut):.1f}" y1="{TOP + 20}" y2="{height - BOTTOM}"/>')
-    body += _swatches([("c0", "chosen"), ("c7", "all")])
+    body += _swatches([("c0", "chosen"), ("c7", "all")])[0]
     return _svg(height, title, body)
 
 
-def _swatches(kinds: Sequence[tuple[str, str]]) -> list[str]:
-    out, x = [], 76.0
+def _swatches(kinds: Sequence[tuple[str, str]]) -> tuple[list[str], int]:
+    """Names of colours above a picture, and by how much more than one line moves it down."""
+    body, x, y = [], INSIDE + 6.0, 4
     for kind, name in kinds:
-        out.append(f'<rect class="{kind}" x="{x}" y="4" width="11" height="11"/>')
-        out.append(_text(x + 16, 14, name))
+        if x + 16 + 7 * len(name) > WIDTH and body:
+            x, y = INSIDE + 6.0, y + 16
+        body.append(f'<rect class="{kind}" x="{x}" y="{y}" width="11" height="11"/>')
+        body.append(_text(x + 16, y + 10, name))
         x += 40 + 7 * len(name)
-    return out
+    return body, y - 4
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points of one kind: their colour class and name."""
+
+    colour: str
+    name: str
+    points: Sequence[Point]
+    radius: float = 2.6
+
+
+@dataclass(frozen=True)
+class Cross:
+    """Lines through a picture at an x and a y, and a text for each quadrant: counter-clockwise from the upper right."""
+
+    x: float
+    y: float
+    corners: Sequence[str] = ()
 
 
 def scatter(
     title: str,
-    others: Sequence[Point],
-    chosen: Sequence[Point],
+    clouds: Sequence[Cloud],
     x_label: str,
     y_label: str,
-    lines: Point | None = None,
-    labels: Sequence[tuple[float, float, str]] = (),
+    marks: Sequence[tuple[float, float, str]] = (),
+    cross: Cross | None = None,
+    whole: bool = False,
 ) -> str:
-    """Two clouds of points, the chosen on top; `lines` crosses the picture at an x and a y, `labels` at places."""
-    points = np.array([*others, *chosen], np.float64)
+    """Clouds of points, the last on top, within the 0.5 % and 99.5 % quantiles: points beyond are left out, or drawn at
+    the edge to show the `whole`. `marks` are texts at places."""
+    points = np.concatenate([np.asarray(cloud.points, np.float64).reshape(-1, 2) for cloud in clouds])
     low, high = np.quantile(points, [0.005, 0.995], axis=0)
-    height = 430
-    x = _Axis(float(low[0]), float(high[0]), 70, WIDTH - RIGHT)
-    y = _Axis(float(low[1]), float(high[1]), height - BOTTOM, TOP + 20)
-    body = [*_x_axis(x, height - BOTTOM, TOP + 20, x_label), *_y_axis(y, 70, WIDTH - RIGHT, y_label)]
-    for kind, cloud, radius in (("c7", others, 2), ("c0", chosen, 2.6)):
-        for a, b in cloud:
-            if x.low <= a <= x.high and y.low <= b <= y.high:
-                body.append(f'<circle class="{kind} dot" cx="{x(a):.1f}" cy="{y(b):.1f}" r="{radius}"/>')
-    if lines is not None:
-        body.append(
-            f'<line class="zero" x1="{x(lines[0]):.1f}" x2="{x(lines[0]):.1f}" y1="{TOP + 20}" y2="{height - BOTTOM}"/>'
-        )
-        body.append(f'<line class="zero" x1="70" x2="{WIDTH - RIGHT}" y1="{y(lines[1]):.1f}" y2="{y(lines[1]):.1f}"/>')
+    legend, more = _swatches([(cloud.colour, cloud.name) for cloud in reversed(clouds)])
+    height, top = 430 + more, TOP + 20 + more
+    x = _Axis(float(low[0]), float(high[0]), INSIDE, WIDTH - RIGHT)
+    y = _Axis(float(low[1]), float(high[1]), height - BOTTOM, top)
+    body = [*_x_axis(x, height - BOTTOM, top, x_label), *_y_axis(y, INSIDE, WIDTH - RIGHT, y_label)]
+    for cloud in clouds:
+        for a, b in cloud.points:
+            if whole or (x.low <= a <= x.high and y.low <= b <= y.high):
+                place = f'cx="{x(x.inside(a)):.1f}" cy="{y(y.inside(b)):.1f}"'
+                body.append(f'<circle class="{cloud.colour} dot" {place} r="{cloud.radius:g}"/>')
+    if cross is not None:
+        body += _crossed(cross, x, y)
+    return _svg(height, title, [*body, *_marked(marks, x, y), *legend])
+
+
+def _crossed(cross: Cross, x: _Axis, y: _Axis) -> list[str]:
+    across, up = x(cross.x), y(cross.y)
+    body = [
+        f'<line class="zero" x1="{across:.1f}" x2="{across:.1f}" y1="{y.stop}" y2="{y.start}"/>',
+        f'<line class="zero" x1="{x.start}" x2="{x.stop}" y1="{up:.1f}" y2="{up:.1f}"/>',
+    ]
+    left, right, top, bottom = (x.start + 8, "start"), (x.stop - 8, "end"), y.stop + 20, y.start - 10
+    places = ((right, top), (left, top), (left, bottom), (right, bottom))
+    for text, ((at, anchor), line) in zip(cross.corners, places, strict=False):
+        body.append(_text(at, line, text, anchor, 'class="mark"'))
+    return body
+
+
+def _marked(marks: Sequence[tuple[float, float, str]], x: _Axis, y: _Axis) -> list[str]:
+    """Texts at places; one that would cover an earlier one is left out."""
+    body: list[str] = []
     taken: list[Point] = []
-    for a, b, label in labels:
-        at = min(max(x(a), 70.0), WIDTH - RIGHT), min(max(y(b), TOP + 20.0), height - BOTTOM)
-        if all(abs(at[0] - p) > 12 or abs(at[1] - q) > 14 for p, q in taken):  # one that covers another is left out
-            taken.append(at)
-            body.append(_text(at[0], at[1] + 4, label, "middle", 'class="mark"'))
-    body += _swatches([("c0", "chosen"), ("c7", "not chosen")])
-    return _svg(height, title, body)
+    for a, b, text in marks:
+        across, up = min(max(x(a), x.start), x.stop), min(max(y(b), y.stop), y.start)
+        if all(abs(across - p) > 12 or abs(up - q) > 14 for p, q in taken):
+            taken.append((across, up))
+            body.append(_text(across, up + 4, text, "middle", 'class="mark"'))
+    return body
 
 
-def curves(
-    title: str, series: Mapping[str, Sequence[Sequence[Sequence[float | None]]]], x_label: str, y_label: str
-) -> str:
+def curves(title: str, series: Mapping[str, Sequence[Curve]], x_label: str, y_label: str) -> str:
     """Means of several runs of each name, with a band from the lowest to the highest run."""
     drawn = {name: _band(runs) for name, runs in series.items()}
     drawn = {name: band for name, band in drawn.items() if len(band[0])}
     values = np.concatenate([np.concatenate([b[1], b[3]]) for b in drawn.values()])
     height = 320 + 16 * (len(drawn) // 4)
-    x = _Axis(0, float(max(b[0].max() for b in drawn.values())), 70, WIDTH - RIGHT)
+    x = _Axis(0, float(max(b[0].max() for b in drawn.values())), INSIDE, WIDTH - RIGHT)
     y = _Axis(float(values.min()), float(values.max()), height - BOTTOM, TOP + 20 + 16 * (len(drawn) // 4))
-    body = [*_x_axis(x, height - BOTTOM, TOP + 20, x_label), *_y_axis(y, 70, WIDTH - RIGHT, y_label)]
+    body = [*_x_axis(x, height - BOTTOM, TOP + 20, x_label), *_y_axis(y, INSIDE, WIDTH - RIGHT, y_label)]
     for k, (steps, low, mean, high) in enumerate(drawn.values()):
         upper = [f"{x(s):.1f},{y(v):.1f}" for s, v in zip(steps, high, strict=True)]
         lower = [f"{x(s):.1f},{y(v):.1f}" for s, v in zip(steps, low, strict=True)]
@@ -214,12 +302,12 @@ def curves(
     return _svg(height, title, body)
 
 
-def _band(runs: Sequence[Sequence[Sequence[float | None]]]) -> tuple[np.ndarray, ...]:
+def _band(runs: Sequence[Curve]) -> tuple[F64, F64, F64, F64]:
     """(steps, lowest, mean, highest) of runs of [step, value], smoothed over a twentieth of the steps."""
     clean = [[(row[0], row[1]) for row in run if row[0] is not None and row[1] is not None] for run in runs]
     clean = [run for run in clean if run]
     if not clean:
-        return (np.zeros(0),) * 4
+        return np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0)
     length = min(len(run) for run in clean)
     values = np.array([[v for _, v in run[:length]] for run in clean], np.float64)
     width = max(1, length // 20)
@@ -229,7 +317,7 @@ def _band(runs: Sequence[Sequence[Sequence[float | None]]]) -> tuple[np.ndarray,
     return np.array([s for s, _ in clean[0][:length]], np.float64), smooth.min(0), smooth.mean(0), smooth.max(0)
 
 
-def milestones(runs: Sequence[Sequence[Sequence[float | None]]]) -> dict[str, float | None]:
+def milestones(runs: Sequence[Curve]) -> dict[str, float | None]:
     """The mean curve in figures: its steps, and its value at the start, a quarter, the middle, and the end."""
     steps, _, mean, _ = _band(runs)
     if not len(steps):

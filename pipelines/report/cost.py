@@ -6,11 +6,11 @@ full, and a gradient row costs what a training step with an adapter does. Attent
 lengths) and the projection (0.2 % of a pass) are left out. The pool's rows serve every target: their cost is divided.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from gradsift.datastore import features
+from gradsift.datastore.runs import ArmRow, RunResult, SpaceRows
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.recipe import Recipe
@@ -43,27 +43,27 @@ def weights_outside_embeddings(recipe: Recipe) -> int:
     return total
 
 
-def costs(store: Store, recipe: Recipe, summary: Mapping[str, Any]) -> list[Cost]:
+def costs(store: Store, recipe: Recipe, result: RunResult) -> list[Cost]:
     """Selection (warm-up, rows of pool and targets) and the training that it is for, by arm."""
     n = weights_outside_embeddings(recipe)
     seconds: dict[str, float] = {}
-    whole_work = all(row["computed"] for row in summary["rows"])  # else a part was done by an earlier call
-    for stage in summary["stages"] if whole_work else ():
-        name = str(stage["stage"]).split("-")[0]
-        seconds[name] = seconds.get(name, 0.0) + float(stage["seconds"])
+    whole_work = all(row.computed for row in result.rows)  # else a part was done by an earlier call
+    for stage in result.stages if whole_work else ():
+        name = stage.stage.split("-")[0]
+        seconds[name] = seconds.get(name, 0.0) + stage.seconds
     per_token = 6 if recipe.validate_ and recipe.validate_.mode == "full" else 4
     rows: list[tuple[str, int, float, float | None]] = []
-    pool_tokens, target_tokens = _row_tokens(store, summary["rows"])
+    pool_tokens, target_tokens = _row_tokens(store, result.rows)
     if recipe.warmup is not None and pool_tokens:
-        points = max(1, len([x for x in summary["rows"] if x["role"] == "pool"]))
-        size = int(summary["ingest"]["pool"].get("used", summary["ingest"]["pool"]["examples"]))
+        points, pool = max(1, len(result.pool_rows)), result.ingest.pool
+        size = pool.examples if pool.used is None else pool.used
         share = min(1.0, max(recipe.warmup.fraction, recipe.warmup.min_examples / max(1, size)))
         tokens = int(pool_tokens / points * share * recipe.warmup.epochs)
         rows.append(("warm-up", tokens, 4.0 * n * tokens, seconds.get("warmup")))
     if pool_tokens:
         tokens = pool_tokens + target_tokens
         rows.append(("gradient rows", tokens, 4.0 * n * tokens, seconds.get("gradients")))
-    training = _training(summary["arms"])
+    training = _training(result.arms)
     main = training.get("selected") or training.get("mixture")
     whole = float(per_token * n * main[0]) if main else 0.0
     out = [Cost(what, tokens, flops, spent, flops / whole if whole else None) for what, tokens, flops, spent in rows]
@@ -73,22 +73,22 @@ def costs(store: Store, recipe: Recipe, summary: Mapping[str, Any]) -> list[Cost
     return out
 
 
-def _row_tokens(store: Store, rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+def _row_tokens(store: Store, rows: Sequence[SpaceRows]) -> tuple[int, int]:
     """Tokens that went through the model for rows of (pool, targets), over all checkpoints."""
-    found = {"pool": 0, "target": 0}
+    tokens = {"pool": 0, "target": 0}
     for row in rows:
-        if row["role"] in found:
-            ids = features.with_rows(store, row["space_id"], row["dataset_id"])
-            for block in features.read(store, row["space_id"], ids):
+        if row.role in tokens and row.dataset_id is not None:
+            ids = features.with_rows(store, row.space_id, row.dataset_id)
+            for block in features.read(store, row.space_id, ids):
                 if "n_tokens" in block.signals.column_names:
-                    found[row["role"]] += int(block.signal("n_tokens").sum())
-    return found["pool"], found["target"]
+                    tokens[row.role] += int(block.signal("n_tokens").sum())
+    return tokens["pool"], tokens["target"]
 
 
-def _training(arms: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, float]]:
+def _training(arms: Sequence[ArmRow]) -> dict[str, tuple[int, float | None]]:
     """{arm: (mean tokens of a run, mean seconds)} of the first target that has it."""
-    out: dict[str, tuple[int, float]] = {}
+    spent: dict[str, tuple[int, float | None]] = {}
     for arm in arms:
-        if arm.get("tokens") and arm["arm"] not in out:
-            out[arm["arm"]] = (round(arm["tokens"]), arm["seconds"])
-    return out
+        if arm.tokens and arm.arm not in spent:
+            spent[arm.arm] = (round(arm.tokens), arm.seconds)
+    return spent

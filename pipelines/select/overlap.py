@@ -5,6 +5,7 @@ from typing import Any
 
 from gradsift.datastore import features, selections
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.runs import last_run
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.scorers import compare
@@ -61,9 +62,8 @@ def _spearman(a: Mapping[str, float], b: Mapping[str, float]) -> float | None:
 
 
 def _label_tokens(store: Store) -> dict[str, float]:
-    summary = selections.last_run(store, computed=True)["summary"]
-    space = next(row["space_id"] for row in summary["rows"] if row["role"] == "pool")
-    found: dict[str, float] = {}
-    for block in features.read(store, space):
-        found |= zip(block.example_ids, block.signal("n_label_tokens").tolist(), strict=True)
-    return found
+    rows = last_run(store, computed=True).result.pool_rows
+    lengths: dict[str, float] = {}
+    for block in features.read(store, rows[0].space_id) if rows else ():
+        lengths |= zip(block.example_ids, block.signal("n_label_tokens").tolist(), strict=True)
+    return lengths

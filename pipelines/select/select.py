@@ -1,33 +1,38 @@
 """Stage: score the pool against a target and choose: a method's score, its rule, and a budget."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from gradsift.datastore import examples, features, selections
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import digest_ids
+from gradsift.datastore.runs import SelectionReport
 from gradsift.datastore.selections import MASK, Selection
-from gradsift.datastore.store import Store
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.methods.registry import Choice, checked_options, rules, scores, split_options
 from gradsift.pipelines.methods.rules import best
-from gradsift.pipelines.recipe import Recipe, Select
+from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.recipe import Select
 from gradsift.scorers.errors import MissingPackage, Unsuitable
 from gradsift.scorers.ranking import within_tokens
 
 VERSION = 1  # of all methods: raise it when one chooses otherwise from the same rows
 TOKEN_TRIES = 6  # sizes tried for a budget of tokens, where a longer order is another order
+F64 = NDArray[np.float64]
 
 
 def budget(select: Select, usable: int) -> int:
     """Number of examples to choose; raises InputError when there are not as many."""
     size = select.examples or max(1, int((select.fraction or 0.0) * usable))
     if size > usable:
-        raise InputError(f"select.examples is {size} but only {usable} examples have a gradient row")
+        raise InputError(f"select.examples is {size} but only {usable} examples can be used")
     return size
 
 
@@ -41,7 +46,7 @@ def refusals_of(what: str) -> Iterator[None]:
         raise InputError(f"{what}: {error}") from error
 
 
-def choose(e: Evidence, select: Select) -> tuple[Choice, np.ndarray[Any, np.dtype[np.float64]]]:
+def choose(e: Evidence, select: Select) -> tuple[Choice, F64]:
     """(what the rule chooses, [N] scores: the best column's). Raises InputError for a method that cannot work here."""
     score, rule, given = select.parts()
     for_score, for_rule = split_options(score, rule, checked_options(score, rule, given))
@@ -54,72 +59,112 @@ def choose(e: Evidence, select: Select) -> tuple[Choice, np.ndarray[Any, np.dtyp
     return choice, one
 
 
-def _within(e: Evidence, select: Select, run: Any, rule: str) -> Choice:
+def _within(e: Evidence, select: Select, run: Callable[[int], Choice], rule: str) -> Choice:
     if select.label_tokens is None:
-        found: Choice = run(budget(select, len(e.ids)))
-        return found
+        return run(budget(select, len(e.ids)))
     tokens = e.label_tokens()
     if rules()[rule].prefix:
-        choice: Choice = run(len(tokens))
+        choice = run(len(tokens))
         return Choice(within_tokens(choice.order, tokens, select.label_tokens), choice.columns, choice.masks)
-    # A rule that plans for its size: nearest from below by a secant on (size, tokens), the excess cut at the end.
-    size = max(1, min(len(tokens), int(select.label_tokens / (sum(tokens) / len(tokens)))))
-    choice = run(size)
-    for _ in range(TOKEN_TRIES):
-        spent = sum(tokens[k] for k in choice.order)
-        better = max(1, min(len(tokens), round(size * select.label_tokens / max(1, spent))))
-        if better == size:
-            break
-        size = better
-        choice = run(size)
+    # A rule that plans for its size: as near as it comes, the excess cut at the end.
+    first = max(1, min(len(tokens), int(select.label_tokens / (sum(tokens) / len(tokens)))))
+    choice = sized_for_tokens(
+        run, lambda choice: sum(tokens[k] for k in choice.order), first, len(tokens), select.label_tokens
+    )
     order = within_tokens(choice.order, tokens, select.label_tokens)
     return Choice(order, choice.columns, {k: m for k, m in choice.masks.items() if k in set(order.tolist())})
 
 
-def select_for(
-    store: Store,
-    recipe: Recipe,
-    evidence: Evidence,
-    target_name: str,
-) -> Selection:
+Chosen = TypeVar("Chosen")
+
+
+def sized_for_tokens(
+    run: Callable[[int], Chosen],
+    spent: Callable[[Chosen], int],
+    first: int,
+    most: int,
+    wanted: int,
+    *,
+    at_least: bool = False,
+) -> Chosen:
+    """What `run(size)` gives at a size whose `spent` tokens are near those `wanted`, where another size is another
+    choice: a secant on (size, tokens) from the `first` size. `at_least`: grow until they are reached (or size `most`).
+
+    Cost: at most TOKEN_TRIES runs after the first.
+    """
+    size, chosen = first, run(first)
+    for _ in range(TOKEN_TRIES):
+        have = spent(chosen)
+        step = size * wanted / max(1, have)
+        better = max(1, min(most, int(1.1 * step) + 1 if at_least else round(step)))
+        if better == size or (at_least and have >= wanted):
+            break
+        size, chosen = better, run(better)
+    return chosen
+
+
+def select_for(work: Work, e: Evidence, target_name: str) -> Selection:
     """Choose for one target and record the selection; the same inputs again give the recorded one."""
-    score, rule, options = recipe.select.parts()
-    spec: Mapping[str, Any] = {
+    select = work.recipe.select
+    name = f"{work.recipe.name}-{target_name}"
+    spec = _spec(work, e, name)
+    known = selections.find(work.store, spec)
+    if known is not None:
+        return known
+    choice, values = choose(e, select)
+    if not len(choice.order):
+        raise InputError(f"method {select.method!r} chose nothing for {target_name!r}; loosen its options")
+    table = {"example_id": pa.array(e.ids), "score": pa.array(values)}
+    table |= {column: pa.array(entries) for column, entries in choice.columns.items()}
+    if choice.masks:
+        masks = [choice.masks[k].tolist() if k in choice.masks else None for k in range(len(e.ids))]
+        table[MASK] = pa.array(masks, pa.list_(pa.bool_()))
+    chosen = [e.ids[k] for k in choice.order]
+    return selections.save(
+        work.store, name, target_name, spec, chosen, [float(values[k]) for k in choice.order], pa.table(table)
+    )
+
+
+def _spec(work: Work, e: Evidence, name: str) -> Mapping[str, Any]:
+    """All that decides a selection."""
+    store, select = work.store, work.recipe.select
+    score, rule, options = select.parts()
+    return {
         "version": VERSION,
-        "method": recipe.select.method,
+        "method": select.method,
         "score": score,
         "rule": rule,
         "options": options,
-        "encoder": features.space_fingerprint(store, evidence.encoder.train) if evidence.encoder else None,
-        "budget": recipe.select.model_dump(include={"fraction", "examples", "label_tokens"}, exclude_none=True),
-        "seed": recipe.seed,
-        "pool": evidence.pool.digest,
-        "sources": digest_ids(examples.source_column(store, evidence.pool)),
-        "target": evidence.target.digest,
-        "spaces": [
-            [features.space_fingerprint(store, p.train), features.space_fingerprint(store, p.query), p.mean_lr]
-            for p in evidence.pairs
-        ],
-        "name": f"{recipe.name}-{target_name}",
+        "encoder": features.space_fingerprint(store, e.encoder.train) if e.encoder else None,
+        "budget": select.model_dump(include={"fraction", "examples", "label_tokens"}, exclude_none=True),
+        "seed": work.recipe.seed,
+        "pool": e.pool.digest,
+        "sources": digest_ids(examples.source_column(store, e.pool)),
+        "target": e.target.digest,
+        "spaces": e.fingerprints(),
+        "name": name,
     }
-    known = selections.find(store, spec)
-    if known is not None:
-        return known
-    choice, scores = choose(evidence, recipe.select)
-    ids = evidence.ids
-    if not len(choice.order):
-        raise InputError(f"method {recipe.select.method!r} chose nothing for {target_name!r}; loosen its options")
-    table = {"example_id": pa.array(ids), "score": pa.array(scores)}
-    table |= {name: pa.array(values) for name, values in choice.columns.items()}
-    if choice.masks:
-        rows = [choice.masks[k].tolist() if k in choice.masks else None for k in range(len(ids))]
-        table[MASK] = pa.array(rows, pa.list_(pa.bool_()))
-    return selections.save(
-        store,
-        spec["name"],
-        target_name,
-        spec,
-        [ids[k] for k in choice.order],
-        [float(scores[k]) for k in choice.order],
-        pa.table(table),
+
+
+def describe(work: Work, target: str, chosen: Selection, pool: Dataset) -> SelectionReport:
+    """What a run reports of a selection: size, sources, and the share of the target's own ones in it and the pool."""
+    sources = _sources(work, chosen.example_ids)
+    own = set(work.recipe.targets[target].own_sources)
+    everything = _sources(work, pool.example_ids)
+    counts = Counter(sources)
+    return SelectionReport(
+        name=chosen.name,
+        target=target,
+        method=chosen.method,
+        digest=chosen.digest,
+        examples=len(sources),
+        rule=work.recipe.select.parts()[1],
+        by_source={s: counts[s] for s in sorted(counts, key=lambda s: (-counts[s], s))},
+        source_precision=sum(s in own for s in sources) / len(sources) if own else None,
+        source_share_of_pool=sum(s in own for s in everything) / len(everything) if own else None,
     )
+
+
+def _sources(work: Work, ids: Sequence[str]) -> list[str]:
+    of_ids = examples.sources_of(work.store, ids)
+    return [of_ids[i][0] for i in ids]

@@ -1,11 +1,11 @@
-"""One training loop, for warm-up and validation: AdamW on the LoRA matrices, linear warm-up and decay.
+"""One training loop, for the warm-up and the runs of mixing laws: AdamW on the LoRA matrices, linear warm-up and decay.
 
 The loss of a batch is the mean over its examples of each one's mean over label tokens, the loss whose
 gradients the store holds. Everything random is drawn from (seed, epoch) or (seed, step), so a run resumed at
 a checkpoint equals one that was never stopped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,27 +13,41 @@ import numpy as np
 import torch
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.model.batches import by_length, collate, pad_id
+from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.encode import Encoded
-from gradsift.pipelines.model.head import example_losses, token_losses
+from gradsift.pipelines.model.head import example_losses
 from gradsift.pipelines.model.load import best_device, lora_parameters, seed_all
-from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.progress import Progress
 from gradsift.pipelines.recipe import Training
 
 BETAS, EPS = (0.9, 0.999), 1e-8
-Prune = Callable[[Any, list[Encoded]], list[Encoded]]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training goes on: an optimizer with its state, at the beginning of an epoch."""
+
+    optimizer: torch.optim.AdamW
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """What is known at the end of an epoch."""
+    """What is known at the end of an epoch; the model is in eval mode while this is looked at."""
 
     epoch: int
     step: int
     mean_lr: float  # of the values in force after each step of the epoch, as a trainer logs them
-    mean_loss: float
     model: Any
     optimizer: torch.optim.AdamW
+
+
+@dataclass(frozen=True)
+class Report:
+    """Progress under a name, which errors carry too."""
+
+    label: str
+    progress: Progress
 
 
 def learning_rate(step: int, steps: int, training: Training) -> float:
@@ -42,11 +56,6 @@ def learning_rate(step: int, steps: int, training: Training) -> float:
     if step < ramp:
         return training.lr * step / max(1, ramp)
     return training.lr * max(0.0, (steps - step) / max(1, steps - ramp))
-
-
-def steps_per_epoch(examples: int, training: Training) -> int:
-    """Optimizer steps in one pass over the examples."""
-    return -(-examples // training.batch_size)
 
 
 def make_optimizer(model: Any, training: Training) -> torch.optim.AdamW:
@@ -60,77 +69,76 @@ def make_optimizer(model: Any, training: Training) -> torch.optim.AdamW:
     )
 
 
-def train(
+def train(model: Any, tokenizer: Any, rows: Sequence[Encoded], training: Training, seed: int, report: Report) -> None:
+    """Train the adapter in place from its first epoch to its last; leaves the model in eval mode."""
+    for _ in epochs(model, tokenizer, rows, training, seed, report):
+        pass
+
+
+def epochs(
     model: Any,
     tokenizer: Any,
     rows: Sequence[Encoded],
     training: Training,
     seed: int,
-    *,
-    optimizer: torch.optim.AdamW | None = None,
-    first_epoch: int = 0,
-    at_epoch_end: Callable[[EpochEnd], None] | None = None,
-    prune: Prune | None = None,
-    progress: Progress = quiet,
-    label: str = "train",
-) -> float:
-    """Train the adapter in place; leaves the model in eval mode and returns the last epoch's mean loss.
+    report: Report,
+    start: Start | None = None,
+) -> Iterator[EpochEnd]:
+    """Train the adapter in place, an epoch for each that is asked for; leaves the model in eval mode.
 
-    `prune` sees each batch before its step and gives the rows (with fewer labels, or fewer rows) to train on.
-    Raises InputError, before `at_epoch_end`, where training diverges.
+    Raises InputError, before it gives the epoch, where training diverges.
     """
-    parameters = list(lora_parameters(model).values())
-    optimizer = optimizer or make_optimizer(model, training)
-    per_epoch = steps_per_epoch(len(rows), training)
-    total, device, pad = per_epoch * training.epochs, best_device(), pad_id(tokenizer)
-    mean_loss = float("nan")
-    model.train()
-    for epoch in range(first_epoch, training.epochs):
+    start = start or Start(make_optimizer(model, training))
+    per_epoch = -(-len(rows) // training.batch_size)
+    steps = _Steps(model, start.optimizer, training, seed, per_epoch * training.epochs, report)
+    for epoch in range(start.epoch, training.epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(rows))
-        losses, rates = [], []
+        model.train()
         for number in range(per_epoch):
-            step = epoch * per_epoch + number
-            seed_all(seed * 1_000_003 + step)
             chosen = order[number * training.batch_size : (number + 1) * training.batch_size]
-            members = [rows[k] for k in chosen]
-            if prune is not None:
-                members = prune(model, members)
-            loss = example_losses(model, collate(members, pad).to(device)).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, total, training)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.item())
-            if not np.isfinite(losses[-1]):
-                raise _diverged(label, f"the loss of step {step + 1} of {total} is not finite", training.lr)
-            rates.append(learning_rate(step + 1, total, training))
-            progress(label, step + 1, total)
-        mean_loss = float(np.mean(losses))
-        if not all(bool(torch.isfinite(p).all()) for p in parameters):
-            raise _diverged(label, f"a weight is not finite after epoch {epoch + 1}", training.lr)
-        if at_epoch_end:
-            model.eval()
-            at_epoch_end(EpochEnd(epoch, (epoch + 1) * per_epoch, float(np.mean(rates)), mean_loss, model, optimizer))
-            model.train()
-    model.eval()
-    return mean_loss
+            steps.take(epoch * per_epoch + number, [rows[k] for k in chosen], pad_id(tokenizer))
+        steps.check_weights(epoch)
+        model.eval()
+        after = range(epoch * per_epoch + 1, (epoch + 1) * per_epoch + 1)
+        mean_lr = float(np.mean([learning_rate(step, steps.total, training) for step in after]))
+        yield EpochEnd(epoch, after[-1], mean_lr, model, start.optimizer)
 
 
-def _diverged(label: str, what: str, lr: float) -> InputError:
-    return InputError(
-        f"{label} diverged: {what}. Lower the learning rate (lr {lr:g} here), or look for a damaged model; "
-        "checkpoints made before stay"
-    )
+@dataclass(frozen=True)
+class _Steps:
+    """The steps of one training run."""
 
+    model: Any
+    optimizer: torch.optim.AdamW
+    training: Training
+    seed: int
+    total: int
+    report: Report
 
-@torch.no_grad()
-def mean_token_loss(model: Any, tokenizer: Any, rows: Sequence[Encoded], batch_tokens: int = 4096) -> float:
-    """Mean loss over all label tokens of the rows, in nats per token."""
-    device, pad, total, count = best_device(), pad_id(tokenizer), 0.0, 0
-    for batch in by_length([len(row.input_ids) for row in rows], batch_tokens):
-        nll = token_losses(model, collate([rows[k] for k in batch], pad).to(device)).nll
-        total += float(nll.double().sum())
-        count += len(nll)
-    return total / count
+    def take(self, step: int, rows: list[Encoded], pad: int) -> None:
+        """One optimizer step on a batch. Raises InputError when its loss is not finite."""
+        seed_all(self.seed * 1_000_003 + step)
+        loss = example_losses(self.model, collate(rows, pad).to(best_device())).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._parameters(), self.training.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.total, self.training)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if not np.isfinite(loss.item()):
+            raise self._diverged(f"the loss of step {step + 1} of {self.total} is not finite")
+        self.report.progress(self.report.label, step + 1, self.total)
+
+    def check_weights(self, epoch: int) -> None:
+        """Raise InputError when a weight is not finite at the end of an epoch."""
+        if not all(bool(torch.isfinite(p).all()) for p in self._parameters()):
+            raise self._diverged(f"a weight is not finite after epoch {epoch + 1}")
+
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _diverged(self, what: str) -> InputError:
+        return InputError(
+            f"{self.report.label} diverged: {what}. Lower the learning rate (lr {self.training.lr:g} here), or look "
+            "for a damaged model; checkpoints made before stay"
+        )

@@ -17,21 +17,22 @@ from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.head import token_losses
 from gradsift.pipelines.model.load import best_device
 from gradsift.pipelines.recipe import QTuning
-from gradsift.pipelines.training.loop import Prune
+from gradsift.pipelines.training.sft import Prune
 from gradsift.scorers import qtuning
 
 
 def dynamic(settings: QTuning, tokenizer: Any) -> Prune:
-    """The callback for `training.train`. A batch of one example is kept, with its tokens pruned if it is of Q2."""
+    """The callback for `sft.fit`. A batch of one example is kept, with its tokens pruned if it is of Q2."""
 
     def prune(model: Any, rows: list[Encoded]) -> list[Encoded]:
         nll, entropy = score(model, tokenizer, rows)
         ppl = np.array([np.exp(v.mean()) for v in nll])
-        found = qtuning.choose(ppl, np.array([v.mean() for v in entropy]), settings.sample_ratio, settings.supplement)
+        doubt = np.array([v.mean() for v in entropy])
+        quadrants = qtuning.choose(ppl, doubt, settings.sample_ratio, settings.supplement)
         if settings.draft_budget:
             attended = [len(row.input_ids) for row in rows]
             masks = qtuning.draft_tokens(
-                nll, attended, found, settings.sample_ratio, settings.token_ratio, settings.smoothing
+                nll, attended, quadrants, settings.sample_ratio, settings.token_ratio, settings.smoothing
             )
         else:
             masks = [
@@ -40,14 +41,14 @@ def dynamic(settings: QTuning, tokenizer: Any) -> Prune:
                 )
                 if cut
                 else np.ones(len(v), bool)
-                for v, cut in zip(nll, found.prune, strict=True)
+                for v, cut in zip(nll, quadrants.prune, strict=True)
             ]
         kept = [
             row.masked(mask.tolist())
-            for row, mask, keep in zip(rows, masks, found.keep, strict=True)
+            for row, mask, keep in zip(rows, masks, quadrants.keep, strict=True)
             if keep and mask.any()
         ]
-        return kept or [rows[int(found.critical.argmin())]]
+        return kept or [rows[int(quadrants.critical.argmin())]]
 
     return prune
 

@@ -14,40 +14,26 @@ import resource
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gradsift.datastore.arms import TrainLog
 from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.head import example_means, token_losses, weighted
 from gradsift.pipelines.model.load import best_device, seed_all
 from gradsift.pipelines.recipe import GradES, Sft
-from gradsift.pipelines.training.loop import BETAS, EPS, Prune
+from gradsift.pipelines.training.loop import BETAS, EPS
 
+Prune = Callable[[Any, list[Encoded]], list[Encoded]]
+"""Gives the rows of a batch (fewer, or with fewer labels) that a step trains on, as the model is before it."""
 SFT_VERSION = 1
 EARLY_STEPS = 100
-
-
-@dataclass(frozen=True)
-class TrainLog:
-    """What a training run was. `curve` has [step, loss, gradient norm before clipping, learning rate];
-    `early_grad_norm` is the mean norm over the first 100 steps (Secret Recipe's early sign; not comparable between
-    different data)."""
-
-    steps: int
-    label_tokens: int
-    tokens: int
-    seconds: float
-    peak_bytes: int
-    early_grad_norm: float
-    last_loss: float
-    frozen: int = 0
-    curve: list[list[float]] = field(default_factory=list)
 
 
 def fit(
@@ -65,37 +51,24 @@ def fit(
 
     Raises InputError (through the caller's recipe) for a package that an optimizer needs and is not there.
     """
-    from transformers import TrainerCallback
-
-    log: list[list[float]] = []
-    seen = [0, 0]
-    freezer = _Freezer(model, training.grades) if training.grades else None
-
-    class Log(TrainerCallback):  # type: ignore[misc]
-        def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
-            if logs and "loss" in logs:
-                log.append([state.global_step, logs["loss"], float(logs.get("grad_norm", 0.0)), logs["learning_rate"]])
-
-        def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
-            if freezer is not None and freezer.step(state.global_step / state.max_steps):
-                control.should_training_stop = True
-
-    trainer_class = _trainer_class()
     seed_all(seed)
+    loss = _BatchLoss(tokenizer, training.loss, prune)
+    freezer = _Freezer(model, training.grades) if training.grades else None
+    log: list[list[float]] = []
     _reset_peak()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = trainer_class(
+        trainer = _trainer_class()(
             model=model,
             args=_arguments(training, seed, steps, folder),
             train_dataset=list(rows),
             data_collator=lambda part: {"rows": part},
-            callbacks=[Log()],
+            callbacks=[_logger(log, freezer)],
             optimizers=(_optimizer(model, training), None),
         )
         trainer.remove_callback(_printer())
-        trainer.own = _Own(tokenizer, training.loss, prune, seen)
+        trainer.batch_loss = loss
         averager = _averager(model, training)
         if averager is not None:
             trainer.add_callback(averager)
@@ -106,8 +79,8 @@ def fit(
     norms = [row[2] for row in log[:EARLY_STEPS]]
     return TrainLog(
         steps=int(trainer.state.global_step),
-        label_tokens=seen[0],
-        tokens=seen[1],
+        label_tokens=loss.label_tokens,
+        tokens=loss.tokens,
         seconds=round(time.perf_counter() - start, 3),
         peak_bytes=_peak_bytes(),
         early_grad_norm=sum(norms) / max(1, len(norms)),
@@ -117,33 +90,50 @@ def fit(
     )
 
 
+def _logger(log: list[list[float]], freezer: "_Freezer | None") -> Any:
+    """A callback that fills the curve's rows and lets GradES look at each step."""
+    from transformers import TrainerCallback
+
+    class Log(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                log.append([state.global_step, logs["loss"], float(logs.get("grad_norm", 0.0)), logs["learning_rate"]])
+
+        def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
+            if freezer is not None and freezer.step(state.global_step / state.max_steps):
+                control.should_training_stop = True
+
+    return Log()
+
+
 @dataclass
-class _Own:
-    """What the trainer adds to transformers': labels, loss, pruning, counts of [label tokens, tokens]."""
+class _BatchLoss:
+    """The loss of a batch, after pruning, with counts of what was trained on."""
 
     tokenizer: Any
-    loss: str
+    kind: str
     prune: Prune | None
-    seen: list[int]
+    label_tokens: int = 0
+    tokens: int = 0
 
     def __call__(self, model: Any, rows: list[Encoded]) -> torch.Tensor:
         if self.prune is not None:
             rows = self.prune(model, rows)
         batch = collate(rows, pad_id(self.tokenizer)).to(best_device())
         nll = token_losses(model, batch).nll
-        self.seen[0] += int(batch.counts.sum())
-        self.seen[1] += sum(len(row.input_ids) for row in rows)
-        return example_means(weighted(nll, self.loss), batch).mean()
+        self.label_tokens += int(batch.counts.sum())
+        self.tokens += sum(len(row.input_ids) for row in rows)
+        return example_means(weighted(nll, self.kind), batch).mean()
 
 
 def _trainer_class() -> Any:
     from transformers import Trainer
 
     class SftTrainer(Trainer):  # type: ignore[misc]
-        own: _Own
+        batch_loss: _BatchLoss
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-            loss = self.own(model, inputs["rows"])
+            loss = self.batch_loss(model, inputs["rows"])
             return (loss, None) if return_outputs else loss
 
         def floating_point_ops(self, _inputs: Any) -> int:

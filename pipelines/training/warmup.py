@@ -8,96 +8,78 @@ from typing import Any
 
 import numpy as np
 
-from gradsift.datastore import checkpoints, examples
+from gradsift.datastore import checkpoints
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import fingerprint
-from gradsift.datastore.store import Store
-from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION, Encoded, encode
-from gradsift.pipelines.model.load import Loaded, adapter_arrays, load_lora, lora_parameters, set_adapter
-from gradsift.pipelines.progress import Progress, quiet
-from gradsift.pipelines.recipe import Recipe, Warmup
-from gradsift.pipelines.training.loop import EpochEnd, make_optimizer, train
+from gradsift.pipelines.model.chats import usable_chats
+from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION
+from gradsift.pipelines.model.load import adapter_arrays, load_lora, lora_parameters, set_adapter
+from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.recipe import Warmup
+from gradsift.pipelines.training.loop import EpochEnd, Report, Start, epochs, make_optimizer
 
 TRAINER_VERSION = 1
 
 
-def training_spec(recipe: Recipe, loaded: Loaded) -> dict[str, Any]:
+def training_spec(work: Work) -> dict[str, Any]:
     """Fields that decide any training run of a recipe, apart from its data, seed and hyper-parameters."""
     return {
-        "model": loaded.model_digest,
-        "model_dtype": loaded.dtype,
-        "tokenizer": loaded.tokenizer_digest,
-        "adapter": recipe.lora.model_dump(),
+        "model": work.model.model_digest,
+        "model_dtype": work.model.dtype,
+        "tokenizer": work.model.tokenizer_digest,
+        "adapter": work.recipe.lora.model_dump(),
         "labels": LABEL_POLICY,
-        "max_length": recipe.encoding.max_length,
+        "max_length": work.recipe.encoding.max_length,
         "truncation": TRUNCATION,
         "trainer": TRAINER_VERSION,
     }
 
 
-def warmup_fingerprint(recipe: Recipe, warmup: Warmup, loaded: Loaded, pool: Dataset) -> str:
+def warmup_fingerprint(work: Work, warmup: Warmup, pool: Dataset) -> str:
     """Identity of a warm-up run."""
     return fingerprint(
-        training_spec(recipe, loaded) | {"training": warmup.model_dump(), "pool": pool.digest, "seed": recipe.seed}
+        training_spec(work) | {"training": warmup.model_dump(), "pool": pool.digest, "seed": work.recipe.seed}
     )
 
 
-def untrained(store: Store, recipe: Recipe, loaded: Loaded) -> list[Checkpoint]:
+def untrained(work: Work) -> list[Checkpoint]:
     """One checkpoint of the model as it is, for `warmup: null`: a fresh adapter (B = 0), or none where the rows are
     gradients of the model's own weights."""
+    recipe = work.recipe
     with_adapter = recipe.features.parameters != "linear"
-    run = fingerprint(training_spec(recipe, loaded) | {"untrained": with_adapter, "seed": recipe.seed})
-    if not checkpoints.listed(store, run):
+    run = fingerprint(training_spec(work) | {"untrained": with_adapter, "seed": recipe.seed})
+    if not checkpoints.listed(work.store, run):
         adapter = {}
         if with_adapter:
-            adapter = adapter_arrays(load_lora(loaded, recipe.model, recipe.lora, recipe.seed))
-        checkpoints.commit(store, run, 0, 0, 1.0, CheckpointState(adapter, {}, {}))
-    return checkpoints.listed(store, run)
+            adapter = adapter_arrays(load_lora(work.model, recipe.model, recipe.lora, recipe.seed))
+        checkpoints.commit(work.store, run, 0, 0, 1.0, CheckpointState(adapter, {}, {}))
+    return checkpoints.listed(work.store, run)
 
 
-def usable_chats(store: Store, loaded: Loaded, recipe: Recipe, ids: list[str]) -> tuple[list[str], list[Encoded]]:
-    """Ids and encodings of the examples that have a label, in the given order."""
-    messages = examples.get_messages(store, ids)
-    chats = [encode(loaded.tokenizer, messages[i], recipe.encoding.max_length) for i in ids]
-    kept = [(i, c) for i, c in zip(ids, chats, strict=True) if c.usable]
-    return [i for i, _ in kept], [c for _, c in kept]
-
-
-def warm_up(
-    store: Store, recipe: Recipe, loaded: Loaded, pool: Dataset, progress: Progress = quiet
-) -> list[Checkpoint]:
+def warm_up(work: Work, pool: Dataset) -> list[Checkpoint]:
     """Train, or finish training, and return the checkpoints, oldest first."""
-    warmup = recipe.warmup
+    recipe, warmup = work.recipe, work.recipe.warmup
     if warmup is None:
-        return untrained(store, recipe, loaded)
-    run = warmup_fingerprint(recipe, warmup, loaded, pool)
-    done = checkpoints.listed(store, run)
+        return untrained(work)
+    run = warmup_fingerprint(work, warmup, pool)
+    done = checkpoints.listed(work.store, run)
     if len(done) == warmup.epochs:
         return done
     size = max(round(warmup.fraction * len(pool.example_ids)), warmup.min_examples)
     order = np.random.default_rng([recipe.seed, 0]).permutation(len(pool.example_ids))[:size]
-    _, chats = usable_chats(store, loaded, recipe, [pool.example_ids[k] for k in order])
+    _, chats = usable_chats(work, [pool.example_ids[k] for k in order])
     if not chats:
         raise InputError("no example of the warm-up sample has a label token; raise encoding.max_length")
-    model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
-    optimizer = make_optimizer(model, warmup)
+    model = load_lora(work.model, recipe.model, recipe.lora, recipe.seed)
+    start = Start(make_optimizer(model, warmup), len(done))
     if done:
-        restore(model, optimizer, checkpoints.load(store, done[-1]), done[-1].step)
-    train(
-        model,
-        loaded.tokenizer,
-        chats,
-        warmup,
-        recipe.seed,
-        optimizer=optimizer,
-        first_epoch=len(done),
-        at_epoch_end=lambda end: checkpoints.commit(store, run, end.epoch, end.step, end.mean_lr, _state(end)),
-        progress=progress,
-        label="warm-up",
-    )
-    return checkpoints.listed(store, run)
+        restore(model, start.optimizer, checkpoints.load(work.store, done[-1]), done[-1].step)
+    report = Report("warm-up", work.progress)
+    for end in epochs(model, work.model.tokenizer, chats, warmup, recipe.seed, report, start):
+        checkpoints.commit(work.store, run, end.epoch, end.step, end.mean_lr, _state(end))
+    return checkpoints.listed(work.store, run)
 
 
 def _state(end: EpochEnd) -> CheckpointState:

@@ -1,15 +1,11 @@
-"""Generated answers of test rows, checked against their own (greedy, batched by length)."""
+"""Generated answers of test rows, checked against their own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from gradsift.datastore.examples import Messages
-from gradsift.pipelines.model.batches import by_length, pad_id
-from gradsift.pipelines.model.encode import chat_template
-from gradsift.pipelines.model.load import best_device
+from gradsift.pipelines.model.generate import greedy
 from gradsift.scorers.checkers import CHECKERS
 
 
@@ -21,47 +17,12 @@ class Answers:
     lengths: list[int]
 
 
-@torch.no_grad()
 def answer(
-    model: Any,
-    tokenizer: Any,
-    chats: Sequence[Messages],
-    metric: str,
-    max_new_tokens: int,
-    max_length: int,
-    batch_tokens: int = 8192,
+    model: Any, tokenizer: Any, chats: Sequence[Messages], metric: str, max_new_tokens: int, max_length: int
 ) -> Answers:
-    """Generate the last turn of each chat and check it. Prompts keep their last `max_length` tokens.
-
-    Cost: one forward for each prompt and each new token, in batches.
-    """
-    template, check = chat_template(tokenizer), CHECKERS[metric]
-    prompts = [
-        tokenizer.apply_chat_template(
-            list(chat[:-1]), chat_template=template, tokenize=True, add_generation_prompt=True, return_dict=True
-        )["input_ids"][-max_length:]
-        for chat in chats
-    ]
-    scores, lengths = [0.0] * len(chats), [0] * len(chats)
-    device, pad = best_device(), pad_id(tokenizer)
-    stop = tokenizer.eos_token_id
-    for part in by_length([len(p) + max_new_tokens for p in prompts], batch_tokens):
-        width = max(len(prompts[k]) for k in part)
-        ids = torch.tensor([[pad] * (width - len(prompts[k])) + list(prompts[k]) for k in part], device=device)
-        mask = torch.tensor([[0] * (width - len(prompts[k])) + [1] * len(prompts[k]) for k in part], device=device)
-        found = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=pad,
-            eos_token_id=stop,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-        )[:, width:].tolist()
-        for k, tokens in zip(part, found, strict=True):
-            kept = tokens[: tokens.index(stop)] if stop in tokens else tokens
-            lengths[k] = len(kept)
-            scores[k] = check(tokenizer.decode(kept, skip_special_tokens=True), chats[k][-1]["content"])
-    return Answers(scores, lengths)
+    """Generate the last turn of each chat and check it."""
+    check = CHECKERS[metric]
+    generated = greedy(model, tokenizer, [chat[:-1] for chat in chats], max_new_tokens, max_length)
+    texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in generated]
+    scores = [check(text, chat[-1]["content"]) for text, chat in zip(texts, chats, strict=True)]
+    return Answers(scores, [len(tokens) for tokens in generated])

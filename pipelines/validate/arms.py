@@ -18,7 +18,7 @@ leave. Arms that draw the same rows for several
 targets train once.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,19 +27,20 @@ from gradsift.datastore import examples, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.selections import Selection
-from gradsift.datastore.store import Store
-from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.methods.registry import methods
-from gradsift.pipelines.model.encode import Encoded
-from gradsift.pipelines.model.load import Loaded
-from gradsift.pipelines.recipe import Mixing, Recipe, Select, Validate
+from gradsift.pipelines.features.gather import Material, evidence
+from gradsift.pipelines.methods.registry import ROWS, methods
+from gradsift.pipelines.model.chats import Chats
+from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.recipe import Mixing, Select, Validate
+from gradsift.pipelines.recipe.validate import ARMS
 from gradsift.pipelines.select.select import choose
-from gradsift.pipelines.training.warmup import usable_chats
 from gradsift.scorers import budgets
 from gradsift.scorers.ranking import random_k, random_lengths, random_tokens
 
 QTUNING = "qtuning"
 BASE = "base"
+Masks = Mapping[str, list[bool]]  # of label tokens, by example
+NO_MASKS: Masks = {}
 DRAW = 7_919  # added to a seed for draws, so that they do not share the training's
 
 
@@ -52,83 +53,78 @@ class Arm:
     seed: int
     example_ids: tuple[str, ...]
     targets: tuple[str, ...]
-    masks: Mapping[str, list[bool]] = field(default_factory=dict, hash=False)  # of label tokens, by example
+    masks: Masks = field(default_factory=dict, hash=False)  # of label tokens, by example
 
 
-class Chats:
-    """Encoded usable chats of the pool, encoded on demand and kept."""
+@dataclass(frozen=True)
+class _Usable:
+    """The pool's usable examples: ids, sources and label tokens, in one order."""
 
-    def __init__(self, store: Store, recipe: Recipe, loaded: Loaded) -> None:
-        self._store, self._recipe, self._loaded = store, recipe, loaded
-        self._known: dict[str, Encoded] = {}
-        self._asked: set[str] = set()
+    ids: Sequence[str]
+    sources: Sequence[str]
+    tokens: Sequence[int]
 
-    def __call__(self, ids: Iterable[str]) -> list[Encoded]:
-        """Chats of the usable ones of the ids, in the given order."""
-        wanted = list(ids)
-        new = [i for i in dict.fromkeys(wanted) if i not in self._asked]
-        if new:
-            self._asked.update(new)
-            self._known.update(zip(*usable_chats(self._store, self._loaded, self._recipe, new), strict=True))
-        return [self._known[i] for i in wanted if i in self._known]
 
-    def usable(self, ids: Iterable[str]) -> list[str]:
-        """Those of the ids that have a label, in the given order."""
-        wanted = list(ids)
-        self(wanted)
-        return [i for i in wanted if i in self._known]
+@dataclass(frozen=True)
+class _Like:
+    """What other arms of a target are to be like: its rows, and the label tokens of each that its masks leave."""
+
+    rows: int
+    lengths: Sequence[int]
+
+
+Draws = dict[tuple[str, int, tuple[str, ...]], tuple[list[str], Masks]]
 
 
 def draw_arms(
-    store: Store,
-    recipe: Recipe,
-    pool: Dataset,
-    chats: Chats,
-    targets: Sequence[str],
-    chosen: Mapping[str, Selection],
-    mixture: Selection | None,
-    evidence: Callable[[str], Evidence],
+    work: Work, material: Material, chats: Chats, chosen: Mapping[str, Selection], mixture: Selection | None
 ) -> list[Arm]:
     """All arms but `base`, each draw once, in the order of the table. Raises InputError for an arm that cannot be."""
-    settings = recipe.validate_ or Validate()
-    ids = chats.usable(pool.example_ids)
-    if not ids:
-        raise InputError(f"pool {pool.name!r} has no example with a label token to validate on")
-    sources = examples.sources_of(store, ids)
-    codes = [sources[i][0] for i in ids]
-    tokens = [c.n_label_tokens for c in chats(ids)]
-    out: dict[tuple[str, int, tuple[str, ...]], tuple[list[str], Mapping[str, list[bool]]]] = {}
+    settings, pool = work.recipe.validation, _usable(work, material.pool, chats)
+    draws: Draws = {}
 
-    def add(
-        name: str, seed: int, rows: Sequence[str], target: str, masks: Mapping[str, list[bool]] | None = None
-    ) -> None:
-        key = (name, seed, tuple(rows))
-        out.setdefault(key, ([], masks or {}))[0].append(target)
+    def add(name: str, seed: int, rows: Sequence[str], target: str, masks: Masks = NO_MASKS) -> None:
+        draws.setdefault((name, seed, tuple(rows)), ([], masks))[0].append(target)
 
-    for target in targets:
+    for target in material.tests:
         selected = chosen.get(target)
         anchor = selected or mixture
         if anchor is None:
             raise InputError(f"there is neither a selection nor a mixture to validate for {target!r}")
-        size = min(anchor.rows, len(ids))
-        masks = selections.masks(store, anchor)
-        repeated = chats.usable(_repeated(anchor))
-        lengths = [
-            sum(masks[i]) if i in masks else c.n_label_tokens for i, c in zip(repeated, chats(repeated), strict=True)
-        ]
+        masks = selections.masks(work.store, anchor)
+        like = _like(anchor, masks, chats, len(pool.ids))
         for seed in settings.seeds:
             if selected is not None:
                 add("selected", seed, _repeated(selected), target, masks)
                 if settings.qtuning:
                     add(QTUNING, seed, _repeated(selected), target)
             if mixture is not None:
-                add("mixture", seed, _repeated(mixture), target, selections.masks(store, mixture))
+                add("mixture", seed, _repeated(mixture), target, selections.masks(work.store, mixture))
             for name in settings.arms:
                 if name in ("selected", "mixture"):
                     continue
-                rows = _rows(recipe, name, seed, size, ids, codes, tokens, lengths, lambda: evidence(target))
+                if name in ARMS:  # `random` is a method too; as an arm it is drawn anew for each seed
+                    rows = _drawn(settings, name, DRAW + seed, pool, like)
+                else:
+                    rows = _by_method(work, material, name, target, pool, like.rows)
                 add(name, seed, rows, target)
-    return [Arm(name, seed, rows, tuple(t), masks) for (name, seed, rows), (t, masks) in out.items()]
+    return [Arm(name, seed, rows, tuple(t), masks) for (name, seed, rows), (t, masks) in draws.items()]
+
+
+def _usable(work: Work, pool: Dataset, chats: Chats) -> _Usable:
+    ids = chats.usable(pool.example_ids)
+    if not ids:
+        raise InputError(f"pool {pool.name!r} has no example with a label token to validate on")
+    sources = examples.sources_of(work.store, ids)
+    return _Usable(ids, [sources[i][0] for i in ids], [chat.n_label_tokens for chat in chats(ids)])
+
+
+def _like(anchor: Selection, masks: Masks, chats: Chats, most: int) -> _Like:
+    repeated = chats.usable(_repeated(anchor))
+    lengths = [
+        sum(masks[i]) if i in masks else chat.n_label_tokens for i, chat in zip(repeated, chats(repeated), strict=True)
+    ]
+    return _Like(min(anchor.rows, most), lengths)
 
 
 def _repeated(selection: Selection) -> list[str]:
@@ -136,53 +132,45 @@ def _repeated(selection: Selection) -> list[str]:
     return [i for i, n in zip(selection.example_ids, selection.copies, strict=True) for _ in range(n)]
 
 
-def _rows(
-    recipe: Recipe,
-    name: str,
-    seed: int,
-    size: int,
-    ids: Sequence[str],
-    sources: Sequence[str],
-    tokens: Sequence[int],
-    lengths: Sequence[int],
-    evidence: Callable[[], Evidence],
-) -> list[str]:
-    settings = recipe.validate_ or Validate()
-    draw = DRAW + seed
+def _drawn(settings: Validate, name: str, draw: int, pool: _Usable, like: _Like) -> list[str]:
+    """Rows of an arm that looks at no model."""
     if name == "full":
-        return list(ids)
+        return list(pool.ids)
     if name == "random":
-        return _take(ids, random_k(len(ids), size, draw))
+        return _take(pool.ids, random_k(len(pool.ids), like.rows, draw))
     if name == "random_tokens":
-        return _take(ids, random_tokens(tokens, sum(lengths), draw))
+        return _take(pool.ids, random_tokens(pool.tokens, sum(like.lengths), draw))
     if name == "random_lengths":
-        return _take(ids, random_lengths(tokens, lengths, draw))
+        return _take(pool.ids, random_lengths(pool.tokens, like.lengths, draw))
     if name in ("random_balanced", "human"):
-        human = settings.human if name == "human" else None
-        return _by_source(ids, sources, size, draw, human)
-    if name not in methods():
-        raise InputError(f"no arm {name!r}")
-    e = evidence()
-    usable = set(ids)
-    select = Select(method=name, examples=min(size, len(e.ids)), encoder=settings.encoder)
-    choice, _ = choose(e, select)
+        return _by_source(pool, like.rows, draw, settings.human if name == "human" else None)
+    raise InputError(f"no arm {name!r}")
+
+
+def _by_method(work: Work, material: Material, name: str, target: str, pool: _Usable, size: int) -> list[str]:
+    encoder = work.recipe.validation.encoder
+    if methods()[name].needs & ROWS and not material.pairs:
+        raise InputError("this store has no gradient rows for an arm that chooses by a method; use `gradsift run`")
+    e = evidence(work, material, target, encoder if "encoder" in methods()[name].needs else None)
+    choice, _ = choose(e, Select(method=name, examples=min(size, len(e.ids)), encoder=encoder))
+    usable = set(pool.ids)
     return [i for i in (e.ids[int(k)] for k in choice.order) if i in usable]
 
 
-def _by_source(ids: Sequence[str], sources: Sequence[str], size: int, seed: int, human: Mixing | None) -> list[str]:
+def _by_source(pool: _Usable, size: int, seed: int, human: Mixing | None) -> list[str]:
     """As many ids in shares of sources (equal ones without `human`), at random within each."""
-    names = sorted(set(sources))
+    names = sorted(set(pool.sources))
     given = human.weights if human else None
     if human is not None and not isinstance(given, dict):
         raise InputError("validate.human needs `weights` as {source: share}")
     weights = [given.get(n, 0.0) if isinstance(given, dict) else 1.0 for n in names]
     if isinstance(given, dict) and (unknown := sorted(set(given) - set(names))):
         raise InputError(f"validate.human: the pool has no source {unknown[0]!r}; there are: {', '.join(names)}")
-    members = [[k for k, s in enumerate(sources) if s == n] for n in names]
+    members = [[k for k, s in enumerate(pool.sources) if s == n] for n in names]
     room = [len(rows) if w > 0 else 0 for rows, w in zip(members, weights, strict=True)]
     shares = budgets.bounded(weights, min(size, sum(room)), [0] * len(names), room)
     rng = np.random.default_rng(seed)
-    return [ids[rows[k]] for rows, n in zip(members, shares, strict=True) for k in rng.permutation(len(rows))[:n]]
+    return [pool.ids[rows[k]] for rows, n in zip(members, shares, strict=True) for k in rng.permutation(len(rows))[:n]]
 
 
 def _take(ids: Sequence[str], order: Iterable[int]) -> list[str]:

@@ -15,20 +15,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gradsift.datastore import checkpoints, features
+from gradsift.datastore.checkpoints import Checkpoint
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.methods.evidence import Evidence, unit_rows
+from gradsift.pipelines.methods.evidence import Evidence, SpacePair, unit_rows
+from gradsift.pipelines.model.batches import collate, pad_id
+from gradsift.pipelines.model.chats import Chats, usable_chats
 from gradsift.pipelines.model.encode import Encoded
-from gradsift.pipelines.model.load import Loaded, best_device, load_lora, lora_parameters, set_adapter
-from gradsift.pipelines.recipe import Recipe, Sft, Warmup
+from gradsift.pipelines.model.head import example_losses
+from gradsift.pipelines.model.load import best_device, load_lora, lora_parameters, set_adapter
+from gradsift.pipelines.model.losses import row_losses
+from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.recipe import Sft, Warmup
 from gradsift.pipelines.training.loop import make_optimizer
 from gradsift.pipelines.training.sft import fit
-from gradsift.pipelines.training.warmup import restore, usable_chats
-from gradsift.pipelines.validate.arms import Chats
-from gradsift.pipelines.validate.validate import row_losses
+from gradsift.pipelines.training.warmup import restore
 from gradsift.scorers import lexical, statistics
 
 F64 = NDArray[np.float64]
@@ -46,76 +51,69 @@ class OneStep:
     same_sign: float
 
 
-def one_step(
-    store: Store,
-    recipe: Recipe,
-    loaded: Loaded,
-    e: Evidence,
-    count: int,
-    lr: float = 1e-4,
-    checkpoint: int = -1,
-) -> OneStep:
+def one_step(work: Work, e: Evidence, count: int, lr: float = 1e-4, checkpoint: int = -1) -> OneStep:
     """The one-step truth of `count` examples drawn from the pool by the evidence's seed.
 
     Cost: count·(one step and a forward pass over the target). Raises InputError without a warm-up.
     """
+    recipe = work.recipe
     if recipe.warmup is None:
         raise InputError("the one-step test takes an optimizer step from a warm-up's checkpoint; this recipe has none")
     pair = e.pairs[checkpoint]
-    point = checkpoints.by_digest(store, features.space_spec(store, pair.train)["checkpoint"])
-    state = checkpoints.load(store, point)
+    point = checkpoint_of(work, pair)
     ids = [e.ids[k] for k in np.sort(np.random.default_rng(e.seed).permutation(len(e.ids))[:count])]
-    rows = features.read_all(store, pair.train, ids)
-    query = features.read_all(store, pair.query, sorted(e.target.example_ids))
+    rows = features.read_all(work.store, pair.train, ids)
+    query = features.read_all(work.store, pair.query, sorted(e.target.example_ids))
     mean = (query.unit() * query.norm[:, None]).mean(axis=0)
-    predicted = -lr * (rows.unit() * rows.norm[:, None]) @ mean
-    _, target = usable_chats(store, loaded, recipe, sorted(e.target.example_ids))
-    _, chats = usable_chats(store, loaded, recipe, ids)
-    model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
-    before = _stepped(model, recipe, state, point.step, None, lr, loaded, target)
-    actual = [_stepped(model, recipe, state, point.step, chat, lr, loaded, target) - before for chat in chats]
-    p, a = np.asarray(predicted, np.float64), np.array(actual)
-    by_rank = statistics.spearman(p, a)
-    same = float((np.sign(p) == np.sign(a)).mean())
-    return OneStep(p.tolist(), a.tolist(), float(np.corrcoef(p, a)[0, 1]), by_rank, same)
+    predicted = np.asarray(-lr * (rows.unit() * rows.norm[:, None]) @ mean, np.float64)
+    _, target = usable_chats(work, sorted(e.target.example_ids))
+    _, chats = usable_chats(work, ids)
+    model = load_lora(work.model, recipe.model, recipe.lora, recipe.seed)
+    state = checkpoints.load(work.store, point)
+
+    def loss_after(chat: Encoded | None) -> float:
+        optimizer = make_optimizer(model, recipe.warmup or Warmup())
+        restore(model, optimizer, state, point.step)
+        if chat is not None:
+            _step_on(work, model, optimizer, chat, lr)
+        return float(np.mean(row_losses(model, work.model.tokenizer, target, recipe.features.batch_tokens)))
+
+    before = loss_after(None)
+    actual = np.array([loss_after(chat) - before for chat in chats])
+    by_rank = float(np.corrcoef(statistics.ranks(predicted), statistics.ranks(actual))[0, 1])
+    same = float((np.sign(predicted) == np.sign(actual)).mean())
+    pearson = float(np.corrcoef(predicted, actual)[0, 1])
+    return OneStep(predicted.tolist(), actual.tolist(), pearson, by_rank, same)
 
 
-def _stepped(
-    model: Any,
-    recipe: Recipe,
-    state: Any,
-    step: int,
-    chat: Encoded | None,
-    lr: float,
-    loaded: Loaded,
-    target: Sequence[Encoded],
-) -> float:
-    """The target's mean loss at the checkpoint, or one step on a chat after it."""
-    from gradsift.pipelines.model.batches import collate, pad_id
-    from gradsift.pipelines.model.head import example_losses
-
-    optimizer = make_optimizer(model, recipe.warmup or Warmup())
-    restore(model, optimizer, state, step)
-    if chat is not None:
-        loss = example_losses(model, collate([chat], pad_id(loaded.tokenizer)).to(best_device())).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        for group in optimizer.param_groups:
-            group["lr"], group["weight_decay"] = lr, 0.0
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return float(np.mean(row_losses(model, loaded.tokenizer, target, recipe.features.batch_tokens)))
+def checkpoint_of(work: Work, pair: SpacePair) -> Checkpoint:
+    """The checkpoint that a pair of spaces is of."""
+    return checkpoints.by_digest(work.store, features.space_spec(work.store, pair.train)["checkpoint"])
 
 
-def trainer(store: Store, recipe: Recipe, loaded: Loaded, e: Evidence, ids: Sequence[str], training: Sft) -> Train:
+def _step_on(work: Work, model: Any, optimizer: torch.optim.AdamW, chat: Encoded, lr: float) -> None:
+    """One step on one chat at a learning rate, without decay."""
+    _backward(work, model, chat)
+    for group in optimizer.param_groups:
+        group["lr"], group["weight_decay"] = lr, 0.0
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _backward(work: Work, model: Any, chat: Encoded) -> None:
+    batch = collate([chat], pad_id(work.model.tokenizer)).to(best_device())
+    example_losses(model, batch).mean().backward()  # type: ignore[no-untyped-call]
+
+
+def trainer(work: Work, e: Evidence, ids: Sequence[str], training: Sft) -> Train:
     """A function of positions in `ids` that trains on them from the base and gives [V] losses of the target's rows."""
-    chats = Chats(store, recipe, loaded)
-    rows = chats(ids)
-    _, target = usable_chats(store, loaded, recipe, sorted(e.target.example_ids))
+    recipe, rows = work.recipe, Chats(work)(ids)
+    _, target = usable_chats(work, sorted(e.target.example_ids))
 
     def train(positions: Sequence[int]) -> F64:
-        model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
-        fit(model, loaded.tokenizer, [rows[k] for k in positions], training, recipe.seed)
-        return np.array(row_losses(model, loaded.tokenizer, target, recipe.features.batch_tokens))
+        model = load_lora(work.model, recipe.model, recipe.lora, recipe.seed)
+        fit(model, work.model.tokenizer, [rows[k] for k in positions], training, recipe.seed)
+        return row_losses(model, work.model.tokenizer, target, recipe.features.batch_tokens)
 
     return train
 
@@ -163,31 +161,27 @@ def removal(train: Train, scores: F64, fraction: float, at_random: Sequence[floa
     }
 
 
-def exact_dots(
-    store: Store, recipe: Recipe, loaded: Loaded, e: Evidence, ids: Sequence[str], checkpoint: int = -1
-) -> F64:
+def exact_dots(work: Work, e: Evidence, ids: Sequence[str], checkpoint: int = -1) -> F64:
     """[N, V] products of whole gradients (no projection, no optimizer) at one checkpoint, by a loop of backward passes.
 
     Memory 4·(N + V)·P bytes for P adapter weights: for small models.
     """
-    from gradsift.pipelines.model.batches import collate, pad_id
-    from gradsift.pipelines.model.head import example_losses
-
-    pair = e.pairs[checkpoint]
-    state = checkpoints.load(store, checkpoints.by_digest(store, features.space_spec(store, pair.train)["checkpoint"]))
-    model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
+    recipe = work.recipe
+    state = checkpoints.load(work.store, checkpoint_of(work, e.pairs[checkpoint]))
+    model = load_lora(work.model, recipe.model, recipe.lora, recipe.seed)
     set_adapter(model, state.adapter)
     parameters = list(lora_parameters(model).values())
 
     def gradients(names: Sequence[str]) -> NDArray[np.float32]:
-        _, chats = usable_chats(store, loaded, recipe, list(names))
-        out = []
+        _, chats = usable_chats(work, names)
+        rows = []
         for chat in chats:
-            loss = example_losses(model, collate([chat], pad_id(loaded.tokenizer)).to(best_device())).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
-            out.append(np.concatenate([p.grad.float().cpu().numpy().ravel() for p in parameters if p.grad is not None]))
+            _backward(work, model, chat)
+            rows.append(
+                np.concatenate([p.grad.float().cpu().numpy().ravel() for p in parameters if p.grad is not None])
+            )
             model.zero_grad(set_to_none=True)
-        return np.array(out)
+        return np.array(rows)
 
     return (gradients(ids) @ gradients(sorted(e.target.example_ids)).T).astype(np.float64)
 
@@ -206,12 +200,14 @@ def attributions(store: Store, e: Evidence, ids: Sequence[str]) -> Mapping[str, 
         raw = query.unit() * query.norm[:, None]
         for at, block in e.raw_blocks(pair):
             dot[at] += weight * (block @ raw.T)
-    found = {"less": e.similarity(per="query")[rows], "dot": dot[rows]}
+    scores = {"less": e.similarity(per="query")[rows], "dot": dot[rows]}
     last = features.read_all(store, e.pairs[-1].train, list(ids))
     if "embedding" in last.signals.column_names:
         query = features.read_all(store, e.pairs[-1].query, sorted(e.target.example_ids))
-        found["rds"] = (unit_rows(last.signal("embedding")) @ unit_rows(query.signal("embedding")).T).astype(np.float64)
+        scores["rds"] = (unit_rows(last.signal("embedding")) @ unit_rows(query.signal("embedding")).T).astype(
+            np.float64
+        )
     texts = e.texts()
-    found["bm25"] = np.asarray(lexical.bm25([texts[k] for k in rows], e.target_texts()), np.float64)
-    found["random"] = np.random.default_rng([e.seed, 5]).normal(size=found["less"].shape)
-    return found
+    scores["bm25"] = np.asarray(lexical.bm25([texts[k] for k in rows], e.target_texts()), np.float64)
+    scores["random"] = np.random.default_rng([e.seed, 5]).normal(size=scores["less"].shape)
+    return scores

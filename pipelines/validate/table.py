@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from gradsift.datastore.arms import ArmResult
+from gradsift.datastore.runs import ArmRow, Versus
 from gradsift.pipelines.recipe import Recipe
 from gradsift.pipelines.validate.arms import BASE, Arm
 from gradsift.scorers import statistics
@@ -25,41 +26,17 @@ class Run:
 
     arm: Arm
     lr: float
-    result: dict[str, Any]
+    result: ArmResult
 
 
 @dataclass(frozen=True)
-class ArmRow:
-    """A line of the result table: one arm on one target, over its seeds, at its best learning rate.
+class _Facts:
+    """What rows of the table look up: the recipe, the run of `base`, the metric of each target, sources of examples."""
 
-    `forgetting` is the mean change of the other targets' test loss against `base`. `versus` holds, by the other arm's
-    name, a comparison of test losses (negative: this arm is lower), paired by seed and row; its p is corrected for all
-    that this arm is compared with on the target.
-    """
-
-    arm: str
-    target: str
-    seeds: list[int]
-    lr: float
-    test_loss: list[float]
-    test_loss_mean: float | None
-    test_loss_ci95: float | None
-    metric: str
-    score: list[float]
-    score_mean: float | None
-    response_tokens: float | None
-    forgetting: float | None
-    examples: int
-    label_tokens: float
-    tokens: float | None  # that a run trained on, all epochs
-    source_precision: float | None
-    seconds: float | None
-    early_grad_norm: float | None
-    peak_bytes: int | None  # of a run, the largest; of the GPU, or of the whole process
-    diverged: int
-    lm_eval: dict[str, float] = field(default_factory=dict)  # means over seeds
-    curves: list[list[list[float]]] = field(default_factory=list)
-    versus: dict[str, dict[str, Any]] = field(default_factory=dict)
+    recipe: Recipe
+    base: Run | None
+    metrics: Mapping[str, str]
+    sources: Mapping[str, str]
 
 
 def mean_ci95(values: Sequence[float]) -> tuple[float, float | None]:
@@ -74,18 +51,10 @@ def mean_ci95(values: Sequence[float]) -> tuple[float, float | None]:
 
 def table(recipe: Recipe, runs: Sequence[Run], metrics: Mapping[str, str], sources: Mapping[str, str]) -> list[ArmRow]:
     """All rows, targets in recipe order. Compared: each of our arms with every other, and every arm with `random`."""
-    best = {(name, t): _best_rate(runs, name, t) for t in metrics for name in _names(runs, t)}
-    kept = {
-        (name, t): [x for x in runs if x.arm.name == name and t in x.arm.targets and x.lr == lr]
-        for (name, t), lr in best.items()
-    }
-    compared = _comparisons(kept, list(metrics))
-    base = next((x for x in runs if x.arm.name == BASE), None)
-    return [
-        _row(recipe, name, t, best[name, t], kept[name, t], base, metric, sources, compared)
-        for t, metric in metrics.items()
-        for name in _names(runs, t)
-    ]
+    best = {(name, t): _at_best_rate(runs, name, t) for t in metrics for name in _names(runs, t)}
+    compared = _comparisons(best, list(metrics))
+    facts = _Facts(recipe, next((x for x in runs if x.arm.name == BASE), None), metrics, sources)
+    return [_row(facts, name, t, kept, compared.get((name, t), {})) for (name, t), kept in best.items()]
 
 
 def _names(runs: Sequence[Run], target: str) -> list[str]:
@@ -95,103 +64,96 @@ def _names(runs: Sequence[Run], target: str) -> list[str]:
     return [name for name in dict.fromkeys(first) if name in mine]
 
 
-def _best_rate(runs: Sequence[Run], name: str, target: str) -> float:
-    """The learning rate with the least mean loss on the target's `val` rows; a rate that diverged once is last."""
+def _at_best_rate(runs: Sequence[Run], name: str, target: str) -> list[Run]:
+    """An arm's runs at the learning rate with the least mean loss on the target's `val` rows; a rate that diverged once
+    is last."""
     mine = [x for x in runs if x.arm.name == name and target in x.arm.targets]
-    losses = {lr: [x.result["vals"].get(target, math.inf) for x in mine if x.lr == lr] for lr in {x.lr for x in mine}}
-    return min(losses, key=lambda lr: (float(np.mean(losses[lr])), lr))
+    losses = {lr: [x.result.vals.get(target, math.inf) for x in mine if x.lr == lr] for lr in {x.lr for x in mine}}
+    best = min(losses, key=lambda lr: (float(np.mean(losses[lr])), lr))
+    return [x for x in mine if x.lr == best]
 
 
 def _comparisons(
     kept: Mapping[tuple[str, str], Sequence[Run]], targets: Sequence[str]
-) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """{(arm, other, target): comparison}, p corrected over those of the same arm and target."""
-    pairs = []
+) -> dict[tuple[str, str], dict[str, Versus]]:
+    """{(arm, target): {other: comparison}}, p corrected over those of the same arm and target."""
+    compared: dict[tuple[str, str], dict[str, Versus]] = {}
     for t in targets:
         names = [name for name, target in kept if target == t and name != BASE]
         ours = [name for name in OURS if name in names]
         wanted = [(a, b) for a in ours for b in names if a != b]
         wanted += [(a, "random") for a in names if "random" in names and a not in (*ours, "random")]
         wanted += [(name, BASE) for name in ours if (BASE, t) in kept]
-        pairs += [(a, b, t) for a, b in dict.fromkeys(wanted)]
-    found = {key: _compare(kept[key[0], key[2]], kept[key[1], key[2]], key[2]) for key in pairs}
-    known = {key: value for key, value in found.items() if value is not None}
-    out = {}
-    for family in dict.fromkeys((a, t) for a, _, t in known):
-        mine = {key: value for key, value in known.items() if (key[0], key[2]) == family}
-        adjusted = statistics.holm([value.p for value in mine.values()])
-        for (key, value), p in zip(mine.items(), adjusted, strict=True):
-            judged = {"p_adjusted": p, "comparisons": len(mine), "verdict": statistics.verdict(value, p)}
-            out[key] = asdict(value) | judged
-    return out
+        for arm in dict.fromkeys(a for a, _ in wanted):
+            others = dict.fromkeys(b for a, b in wanted if a == arm)
+            known = {b: c for b in others if (c := _compare(kept[arm, t], kept[b, t], t)) is not None}
+            adjusted = statistics.holm([c.p for c in known.values()])
+            compared[arm, t] = {
+                other: Versus(**asdict(c), p_adjusted=p, comparisons=len(known), verdict=statistics.verdict(c, p))
+                for (other, c), p in zip(known.items(), adjusted, strict=True)
+            }
+    return compared
 
 
 def _compare(one: Sequence[Run], other: Sequence[Run], target: str) -> statistics.Comparison | None:
-    a = {x.arm.seed: x.result["tests"][target] for x in one if not x.result["diverged"]}
-    b = {x.arm.seed: x.result["tests"][target] for x in other if not x.result["diverged"]}
+    a = {x.arm.seed: x.result.tests[target] for x in one if not x.result.diverged}
+    b = {x.arm.seed: x.result.tests[target] for x in other if not x.result.diverged}
     if other and other[0].arm.name == BASE and b:
         b = dict.fromkeys(a, next(iter(b.values())))  # no seed changes a model that is not trained
     seeds = sorted(set(a) & set(b))
     if not seeds:
         return None
     return statistics.compare(
-        np.array([a[s]["items"] for s in seeds]),
-        np.array([b[s]["items"] for s in seeds]),
-        np.array(a[seeds[0]]["tokens"], np.float64),
+        np.array([a[s].items for s in seeds]),
+        np.array([b[s].items for s in seeds]),
+        np.array(a[seeds[0]].tokens, np.float64),
     )
 
 
-def _row(
-    recipe: Recipe,
-    name: str,
-    target: str,
-    lr: float,
-    runs: Sequence[Run],
-    base: Run | None,
-    metric: str,
-    sources: Mapping[str, str],
-    compared: Mapping[tuple[str, str, str], dict[str, Any]],
-) -> ArmRow:
-    own = set(recipe.targets[target].own_sources)
-    good = [x for x in runs if not x.result["diverged"]]
-    losses = [x.result["tests"][target]["loss"] for x in good]
+def _row(facts: _Facts, name: str, target: str, runs: Sequence[Run], versus: Mapping[str, Versus]) -> ArmRow:
+    own = set(facts.recipe.targets[target].own_sources)
+    good = [x for x in runs if not x.result.diverged]
+    tests = [x.result.tests[target] for x in good]
+    losses = [test.loss for test in tests]
     mean, ci = mean_ci95(losses) if losses else (None, None)
-    scores = [x.result["tests"][target]["score"] for x in good if metric != "loss"]
-    lengths = [x.result["tests"][target]["response_tokens"] for x in good if metric != "loss"]
+    answered = [test for test in tests if test.score is not None]
+    logs = [x.result.train for x in good if x.result.train]
     shares = [
-        sum(sources[i] in own for i in x.arm.example_ids) / len(x.arm.example_ids) for x in runs if x.arm.example_ids
+        sum(facts.sources[i] in own for i in x.arm.example_ids) / len(x.arm.example_ids)
+        for x in runs
+        if x.arm.example_ids
     ]
-    trained = [x.result["train"] for x in good if x.result["train"]]
-    norms = [t["early_grad_norm"] for t in trained if t["early_grad_norm"] is not None]
     return ArmRow(
         arm=name,
         target=target,
         seeds=[x.arm.seed for x in good],
-        lr=lr,
+        lr=runs[0].lr,
         test_loss=losses,
         test_loss_mean=mean,
         test_loss_ci95=ci,
-        metric=metric,
-        score=scores,
-        score_mean=_mean(scores),
-        response_tokens=_mean(lengths),
-        forgetting=_forgetting(good, base, target) if name != BASE else None,
-        examples=round(float(np.mean([x.result["examples"] for x in runs]))),
-        label_tokens=float(np.mean([x.result["label_tokens"] for x in runs])),
-        tokens=_mean([t["tokens"] for t in trained]),
+        metric=facts.metrics[target],
+        score=[test.score for test in answered if test.score is not None],
+        score_mean=_mean([test.score for test in answered]),
+        response_tokens=_mean([test.response_tokens for test in answered]),
+        forgetting=_forgetting(good, facts.base, target) if name != BASE else None,
+        examples=round(float(np.mean([x.result.examples for x in runs]))),
+        label_tokens=float(np.mean([x.result.label_tokens for x in runs])),
+        tokens=_mean([log.tokens for log in logs]),
         source_precision=_mean(shares) if own else None,
-        seconds=_mean([t["seconds"] for t in trained]),
-        early_grad_norm=_mean(norms),
-        peak_bytes=max((t["peak_bytes"] for t in trained), default=None),
+        seconds=_mean([log.seconds for log in logs]),
+        early_grad_norm=_mean([log.early_grad_norm for log in logs]),
+        peak_bytes=max((log.peak_bytes for log in logs if log.peak_bytes is not None), default=None),
         diverged=len(runs) - len(good),
-        lm_eval=_means([x.result["lm_eval"] for x in good if "lm_eval" in x.result]),
-        curves=[[[row[0], row[1]] for row in t["curve"]] for t in trained],
-        versus={b: value for (a, b, t), value in compared.items() if a == name and t == target},
+        lm_eval=_means([x.result.lm_eval for x in good if x.result.lm_eval is not None]),
+        curves=[[[point[0], point[1]] for point in log.curve] for log in logs],
+        versus=versus,
     )
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Mean of those that are known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -199,17 +161,13 @@ def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _forgetting(runs: Sequence[Run], base: Run | None, target: str) -> float | None:
-    if base is None or base.result["diverged"]:
+    if base is None or base.result.diverged:
         return None
-    changes = [
-        measured["loss"] - base.result["tests"][other]["loss"]
-        for x in runs
-        for other, measured in x.result["tests"].items()
-        if other != target
-    ]
-    return _mean(changes)
-
-
-def as_dicts(rows: Sequence[ArmRow]) -> list[dict[str, Any]]:
-    """The table as plain data."""
-    return [asdict(row) for row in rows]
+    return _mean(
+        [
+            measured.loss - base.result.tests[other].loss
+            for x in runs
+            for other, measured in x.result.tests.items()
+            if other != target
+        ]
+    )

@@ -7,41 +7,41 @@ import pytest
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.flows.running import in_flow, processes, submitted
+from gradsift.flows.tasks import in_flow, processes, submit_jobs
 from gradsift.flows.validate import validate_with_prefect
 from gradsift.pipelines.runs.revalidate import revalidate
 from gradsift.pipelines.validate.arms import Arm
-from gradsift.pipelines.validate.validate import Benches, Job
+from gradsift.pipelines.validate.job import Benches, Job
 
 SETTINGS = {"seeds": [0], "epochs": 1, "test_rows": 6, "arms": ["random", "less"]}
 
 
 def losses(arms):
-    return {(a["target"], a["arm"]): a["test_loss"] for a in arms}
+    return {(a.target, a.arm): list(a.test_loss) for a in arms}
 
 
 def test_processes_do_the_runs_and_agree_with_one_process(copy, tmp_path, monkeypatch):
     root = shutil.copytree(copy.root, tmp_path / "other")
-    expected = losses(revalidate(copy, SETTINGS, out=tmp_path / "one.html")["arms"])
+    expected = losses(revalidate(copy, SETTINGS, out=tmp_path / "one.html").arms)
 
     def here(*_args, **_settings):
         raise AssertionError("the flow's own process should train nothing")
 
-    monkeypatch.setattr("gradsift.pipelines.validate.fit", here)
+    monkeypatch.setattr("gradsift.pipelines.validate.job.fit", here)
     made = validate_with_prefect(root, SETTINGS, out=tmp_path / "many.html", task_runner=processes(2))
-    found = losses(made["arms"])
+    found = losses(made.arms)
     assert set(found) == set(expected)
     for key, values in expected.items():
         assert found[key] == pytest.approx(values, abs=1e-4)
     with Store(root) as store:  # all is recorded: again, nothing is trained
-        assert losses(revalidate(store, SETTINGS, out=tmp_path / "again.html")["arms"]) == found
+        assert losses(revalidate(store, SETTINGS, out=tmp_path / "again.html").arms) == found
     assert (tmp_path / "many.html").read_text("utf-8").startswith("<!doctype html>")
 
 
 def test_a_failure_in_a_process_is_the_users_error(recipe, tmp_path):
     job = Job("lost", tmp_path / "nowhere", recipe, Arm("random", 0, ("x",), ("sql",)), 1e-3, None, Benches({}, {}))
     with pytest.raises(InputError, match="nowhere"):
-        in_flow("validate", "test", lambda: submitted([job]), processes(2))
+        in_flow("validate", "test", lambda: submit_jobs([job]), processes(2))
 
 
 def test_errors_cross_processes():

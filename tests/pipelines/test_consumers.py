@@ -13,7 +13,7 @@ import pytest
 import yaml
 from datasets import load_dataset
 
-from gradsift.datastore import selections
+from gradsift.datastore import runs, selections
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.recipe import Export
@@ -55,11 +55,9 @@ def exports(finished, tmp_path_factory):
         out = {}
         for kind, name in (("selection", "small-sql"), ("mixture", "twice"), ("pruned", "pruned-sql")):
             chosen = selections.get(store, name)
-            out[kind] = export(store, chosen, selections.recipe_of(store, chosen), root / kind)
+            out[kind] = export(store, chosen, runs.recipe_of(store, chosen), root / kind)
         chosen = selections.get(store, "small-sql")
-        out["jsonl"] = export(
-            store, chosen, selections.recipe_of(store, chosen), root / "jsonl", Export(format="jsonl")
-        )
+        out["jsonl"] = export(store, chosen, runs.recipe_of(store, chosen), root / "jsonl", Export(format="jsonl"))
     return out
 
 

@@ -40,7 +40,7 @@ def sides(two, kind):
     _, made = two
     if kind == "store":
         return [f"mix@{made[0]['digest'][:10]}", "mix"]
-    return [row["export"] for row in made]
+    return [row.export for row in made]
 
 
 @pytest.mark.parametrize("kind", ["store", "exports"])

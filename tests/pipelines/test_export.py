@@ -15,7 +15,7 @@ import yaml
 from datasets import load_dataset
 from running import PATIENCE, ROOT, start
 
-from gradsift.datastore import selections
+from gradsift.datastore import runs, selections
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export import card
@@ -53,14 +53,14 @@ def mixture(tmp_path, write_jsonl):
         )
         store = Store(folder / "store")
         made = curate(load_recipe(folder / "recipe.yaml"), store, export_root=folder / "out")
-        return store, Path(made.mixtures[0]["export"])
+        return store, Path(made.mixtures[0].export)
 
     return make
 
 
 def again(store, folder, **options):
     chosen = selections.get(store, "mixed")
-    return export(store, chosen, selections.recipe_of(store, chosen), folder, Export(**options))
+    return export(store, chosen, runs.recipe_of(store, chosen), folder, Export(**options))
 
 
 def test_datasets_reads_the_mixture(mixture):
@@ -123,7 +123,7 @@ def test_the_recipe_of_an_export_makes_it_again(mixture, tmp_path):
         (elsewhere / name).write_bytes(path.read_bytes())
     with Store(elsewhere / "store") as store:
         made = curate(load_recipe(elsewhere / "recipe.yaml"), store)
-    assert (Path(made.mixtures[0]["export"]) / "manifest.json").read_bytes() == (folder / "manifest.json").read_bytes()
+    assert (Path(made.mixtures[0].export) / "manifest.json").read_bytes() == (folder / "manifest.json").read_bytes()
 
 
 def test_large_exports_are_parts_of_one_order(mixture, monkeypatch):
@@ -173,7 +173,7 @@ def test_an_export_survives_kill_9_at_any_time(mixture, tmp_path, monkeypatch):
         "from gradsift.pipelines import export_rows; export_rows.PART_CHARS = 2000\n"
         "from gradsift.pipelines import export as e; from gradsift.datastore import selections; from gradsift.datastore.store import Store\n"
         "s = Store(sys.argv[1]); c = selections.get(s, 'mixed'); print('go', flush=True)\n"
-        "e.export(s, c, selections.recipe_of(s, c), Path(sys.argv[2]))\n"
+        "e.export(s, c, runs.recipe_of(s, c), Path(sys.argv[2]))\n"
     )
     kills = 0
     for delay in [0.01, 0.03, 0.06, 0.1, 0.2, 0.4, 0.8, PATIENCE]:
@@ -293,7 +293,7 @@ def test_pages_have_checksums(mixture):
 def test_labels_on_request(finished, tmp_path):
     with Store(finished[1]) as store:
         chosen = selections.newest(store)[0]
-        folder = export(store, chosen, selections.recipe_of(store, chosen), tmp_path / "x", Export(labels=True))
+        folder = export(store, chosen, runs.recipe_of(store, chosen), tmp_path / "x", Export(labels=True))
     found = load_dataset(str(folder), split="train")
     for row in found:
         assert len(row["input_ids"]) == len(row["labels"]) == len(row["attention_mask"])
@@ -304,7 +304,7 @@ def test_labels_on_request(finished, tmp_path):
 def test_the_atlas(finished, tmp_path):
     with Store(finished[1]) as store:
         chosen = selections.newest(store)[0]
-        folder = export(store, chosen, selections.recipe_of(store, chosen), tmp_path / "x", Export(atlas=True))
+        folder = export(store, chosen, runs.recipe_of(store, chosen), tmp_path / "x", Export(atlas=True))
     table = pq.read_table(folder / "atlas.parquet")
     assert table.num_rows == len(chosen.example_ids)
     for k, near in enumerate(table["neighbors"].to_pylist()):
@@ -345,7 +345,7 @@ def test_an_old_selection_is_exported_by_its_digest(finished, tmp_path):
         assert selections.get(store, "same").digest == digests[1]
         old = selections.get(store, f"same@{digests[0][:12]}")
         assert old.rows == 5
-        export(store, old, selections.recipe_of(store, old), tmp_path / "old")
+        export(store, old, runs.recipe_of(store, old), tmp_path / "old")
         with pytest.raises(InputError, match="no selection 'same@ffff'"):
             selections.get(store, "same@ffff")
     assert len(load_dataset(str(tmp_path / "old"), split="train")) == 5

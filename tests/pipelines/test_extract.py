@@ -314,10 +314,10 @@ def test_a_run_without_warm_up(recipe_data, store, parameters):
     features = {**recipe_data["features"], "parameters": parameters, "transform": "sgd", "row_dtype": "int4"}
     data = {k: v for k, v in recipe_data.items() if k != "validate"}
     result = curate(parse_recipe({**data, "warmup": None, "features": features}), store)
-    assert result.selections[0]["examples"] == 12
+    assert result.selections[0].examples == 12
     again = curate(parse_recipe({**data, "warmup": None, "features": features}), store)
-    assert again.selections[0]["digest"] == result.selections[0]["digest"]
-    assert all(row["computed"] == 0 for row in again.rows)
+    assert again.selections[0].digest == result.selections[0].digest
+    assert all(row.computed == 0 for row in again.rows)
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,18 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from gradsift.datastore import selections
+from gradsift.datastore import runs, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import export
+from gradsift.pipelines.features.gather import evidence
 from gradsift.pipelines.methods.evidence import unit_rows
 from gradsift.pipelines.methods.registry import Rule, checked_options, methods, options_of, rules, scores, table
+from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Select, parse_recipe
 from gradsift.pipelines.runs import reselect
 from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.select import overlap as overlap_module
 from gradsift.pipelines.select.overlap import overlap
 from gradsift.pipelines.select.select import choose
@@ -28,16 +31,16 @@ STORE_ONLY = [m for m in methods() if m not in ("embed", "ifd", "loss_drop", "ta
 @pytest.fixture
 def seen(copy):
     """Evidence of the finished run's one target."""
-    last = selections.last_run(copy)
-    recipe = parse_recipe(last["recipe"])
-    return reselect.evidence(copy, recipe, last["summary"])["sql"]
+    last = runs.last_run(copy)
+    work = Work(copy, parse_recipe(last.recipes.resolved))
+    return evidence(work, material_of(copy, last), "sql")
 
 
 def chosen(store, method, **select):
     budget = select.pop("budget", {"examples": 10})
     more = {k: select.pop(k) for k in ("seed", "name", "checkpoint") if k in select}
     rows = reselect.reselect(store, {"method": method, **budget, **select}, **more)
-    return selections.get(store, rows[0]["name"])
+    return selections.get(store, rows[0].name)
 
 
 @pytest.mark.parametrize("method", STORE_ONLY)
@@ -71,7 +74,7 @@ def test_the_same_seed_gives_the_same_selection_again(finished, tmp_path, method
 
 def test_the_preset_less_is_the_runs_own_selection(copy, finished):
     again = chosen(copy, "less", budget={"examples": 12})
-    assert again.digest == finished[2].selections[0]["digest"]
+    assert again.digest == finished[2].selections[0].digest
 
 
 def test_similarity_is_less_by_hand(seen):
@@ -241,7 +244,7 @@ def test_loss_drop_prefers_what_the_target_teaches(recipe_data, copy):
         chosen(copy, "loss_drop")
     plain = {**recipe_data, "validate": None, "select": {"method": "loss_drop", "examples": 12}}
     found = curate(parse_recipe(plain), copy).selections[0]
-    assert found["source_precision"] > found["source_share_of_pool"]
+    assert found.source_precision > found.source_share_of_pool
 
 
 def test_ifd_needs_and_uses_the_answers_own_loss(recipe_data, tmp_path):
@@ -249,8 +252,8 @@ def test_ifd_needs_and_uses_the_answers_own_loss(recipe_data, tmp_path):
     changes = {"features": features, "validate": None, "select": {"method": "ifd", "examples": 5}}
     with Store(tmp_path / "ifd") as store:
         found = curate(parse_recipe({**recipe_data, **changes}), store).selections[0]
-        table = selections.details(store, selections.get(store, found["name"]))
-    assert found["examples"] == 5
+        table = selections.details(store, selections.get(store, found.name))
+    assert found.examples == 5
     assert max(table["score"].to_pylist()) < 1
 
 
@@ -287,7 +290,7 @@ def test_masks_reach_the_export_and_the_trainer(copy, tmp_path):
     masks = selections.masks(copy, found)
     assert masks
     assert all(any(m) and not all(m) for m in masks.values() if len(m) > 1)
-    folder = export(copy, found, selections.recipe_of(copy, found), tmp_path / "out")
+    folder = export(copy, found, runs.recipe_of(copy, found), tmp_path / "out")
     data = load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     tokens = overlap_module._label_tokens(copy)
     for row in data:
@@ -324,11 +327,11 @@ def test_dynamic_pruning_in_training(recipe_data, copy):
     """The arm `qtuning` trains on the selected examples with each batch pruned, and is recorded apart."""
     settings = {**recipe_data["validate"], "seeds": [0], "arms": ["random_lengths"], "qtuning": {"sample_ratio": 0.5}}
     result = curate(parse_recipe({**recipe_data, "validate": settings}), copy)
-    arms = {arm["arm"]: arm for arm in result.arms}
+    arms = {arm.arm: arm for arm in result.arms}
     assert set(arms) == {"base", "selected", "qtuning", "random_lengths"}
-    assert arms["qtuning"]["test_loss"] != arms["selected"]["test_loss"]
-    assert arms["random_lengths"]["examples"] == arms["selected"]["examples"]
-    assert abs(arms["random_lengths"]["label_tokens"] / arms["selected"]["label_tokens"] - 1) < 0.35
+    assert arms["qtuning"].test_loss != arms["selected"].test_loss
+    assert arms["random_lengths"].examples == arms["selected"].examples
+    assert abs(arms["random_lengths"].label_tokens / arms["selected"].label_tokens - 1) < 0.35
 
 
 def test_the_callback_prunes_as_the_formulas_say(recipe):

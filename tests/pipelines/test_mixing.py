@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gradsift.datastore import selections
+from gradsift.datastore import runs, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.mix import law as mix_law
@@ -45,7 +45,7 @@ def mixed(tmp_path, write_jsonl):
 
 
 def by_source(made):
-    return {row["source"]: row["rows"] for row in made["table"]}
+    return {row.source: row.rows for row in made.table}
 
 
 def test_shares_are_those_of_the_weights(mixed):
@@ -60,12 +60,12 @@ def test_shares_are_those_of_the_weights(mixed):
 def test_caps_floors_and_what_there_is(mixed):
     made = mixed({"examples": 50, "caps": {"alpha": 0.4}, "floors": {"gamma": 0.16}})
     assert by_source(made) == {"alpha": 20, "beta": 22, "gamma": 8}
-    notes = {row["source"]: row["note"] for row in made["table"]}
+    notes = {row.source: row.note for row in made.table}
     assert notes["alpha"] == "cap"
     assert notes["gamma"] == "floor"
     short = mixed({"examples": 60, "weights": "uniform"})
     assert by_source(short) == {"alpha": 25, "beta": 25, "gamma": 10}
-    line = next(row for row in short["table"] if row["source"] == "gamma")
+    line = next(row for row in short.table if row.source == "gamma")
     assert (line["requested"], line["budget"], line["note"]) == (20, 10, "all there is")
 
 
@@ -75,7 +75,7 @@ def test_repetition_is_whole_copies_and_then_the_best_once_more(mixed):
     chosen = made["selection"]
     assert Counter(chosen.copies) == Counter({2: 40, 1: 20}) + Counter({3: 5, 2: 5})
     assert chosen.rows == 125
-    assert made["examples"] == 70
+    assert made.examples == 70
 
 
 def test_parts_take_in_their_order_and_nothing_twice(mixed):
@@ -84,8 +84,8 @@ def test_parts_take_in_their_order_and_nothing_twice(mixed):
         {"name": "rest"},
     ]})  # fmt: skip
     table = Counter()
-    for row in made["table"]:
-        table[row["part"]] += row["rows"]
+    for row in made.table:
+        table[row.part] += row.rows
     assert table == {"small": 10, "rest": 30}
     assert len(set(made["selection"].example_ids)) == 40
 
@@ -94,8 +94,8 @@ def test_a_budget_in_tokens_is_met_to_the_token(mixed, model_dir):
     for unit in ("label_tokens", "tokens"):
         made = mixed({unit: 1300, "weights": "uniform"}, model={"path": str(model_dir)})
         assert made["requested"] == made["realised"] == 1300
-        assert all(abs(row["tokens"] - row["budget"]) < 10 for row in made["table"])
-        assert [row["budget"] for row in made["table"]] == [434, 433, 433]
+        assert all(abs(row.tokens - row.budget) < 10 for row in made.table)
+        assert [row.budget for row in made.table] == [434, 433, 433]
 
 
 def test_the_seed_decides_and_ranks_are_nested(mixed):
@@ -122,8 +122,8 @@ def test_promise_5_neither_batch_nor_order_of_files_decides(tmp_path, write_json
                 "mix": {"examples": 70, "weights": "temperature", "repeat": 2}}  # fmt: skip
         with Store(tmp_path / f"machine{number}") as store:
             made = curate(parse_recipe(data), store).mixtures[0]
-        digests.append(made["digest"])
-        tables.append(made["table"])
+        digests.append(made.digest)
+        tables.append(made.table)
     assert digests[0] == digests[1]
     assert tables[0] == tables[1]
 
@@ -137,8 +137,8 @@ def test_promise_5_gradient_batches_do_not_decide_a_mixture(recipe_data, tmp_pat
         data["features"] = recipe_data["features"] | features
         with Store(tmp_path / str(number)) as store:
             made = curate(parse_recipe(data), store).mixtures[0]
-        manifest = json.loads((Path(made["export"]) / "manifest.json").read_text("utf-8"))
-        digests.append((made["digest"], manifest["digest"]))
+        manifest = json.loads((Path(made.export) / "manifest.json").read_text("utf-8"))
+        digests.append((made.digest, manifest["digest"]))
     assert digests[0] == digests[1]
 
 
@@ -221,8 +221,8 @@ def test_a_recipe_must_ask_for_something(recipe_data):
 
 def table_of(made):
     out = {}
-    for row in made["table"]:
-        out.setdefault(row["part"], {})[row["source"]] = row["rows"]
+    for row in made.table:
+        out.setdefault(row.part, {})[row.source] = row.rows
     return out
 
 
@@ -234,10 +234,10 @@ def test_parts_of_targets_choose_by_their_methods(copy):
         {"name": "human"},
     ]})  # fmt: skip
     assert {part: sum(found.values()) for part, found in table_of(made).items()} == {"sql": 15, "spread": 9, "human": 6}
-    chosen = selections.get(copy, made["name"])
+    chosen = selections.get(copy, made.name)
     assert len(set(chosen.example_ids)) == 30
     alone = reselect.reselect(copy, {"method": "less", "examples": 15}, name="alone")
-    assert set(chosen.example_ids[:15]) == set(selections.get(copy, alone[0]["name"]).example_ids)
+    assert set(chosen.example_ids[:15]) == set(selections.get(copy, alone[0].name).example_ids)
 
 
 @pytest.mark.parametrize("method", ["less", "tagcos", "facility_location"])
@@ -247,7 +247,7 @@ def test_a_part_without_shares_is_the_methods_own_choice(copy, method):
     choose = {"method": method, "options": options}
     made = reselect.remix(copy, {"examples": 14, "parts": [{"target": "sql", "select": choose}]}, name="part")
     reselect.reselect(copy, choose | {"examples": 14}, name="whole")
-    assert selections.get(copy, made["name"]).example_ids == selections.get(copy, "whole-sql").example_ids
+    assert selections.get(copy, made.name).example_ids == selections.get(copy, "whole-sql").example_ids
 
 
 @pytest.mark.parametrize("method", ["less", "tagcos", "gio", "qtuning"])
@@ -258,7 +258,7 @@ def test_any_method_can_be_held_to_shares(copy, method):
     ]})  # fmt: skip
     counts = table_of(made)["sql"]
     assert sum(counts.values()) == 20
-    assert max(counts.values()) - min(counts.values()) <= 1 or any(row["note"] for row in made["table"])
+    assert max(counts.values()) - min(counts.values()) <= 1 or any(row.note for row in made.table)
 
 
 def test_a_ranking_keeps_its_order_within_caps(copy):
@@ -272,15 +272,15 @@ def test_a_ranking_keeps_its_order_within_caps(copy):
 @pytest.mark.parametrize("weights", ["tive", "prospect"])
 def test_weights_from_the_pass(copy, weights):
     made = reselect.remix(copy, {"examples": 25, "weights": weights}, name=weights)
-    asked = {row["source"]: row["weight"] for row in made["table"]}
+    asked = {row.source: row.weight for row in made.table}
     assert sum(asked.values()) == pytest.approx(1)
-    assert sum(row["rows"] for row in made["table"]) == 25
+    assert sum(row.rows for row in made.table) == 25
 
 
 def test_masks_of_a_part_stay_with_their_examples(copy):
     made = reselect.remix(copy, {"examples": 80, "parts": [
         {"target": "sql", "select": {"method": "qtuning"}, "share": 0.5}, {"name": "rest"}]})  # fmt: skip
-    chosen = selections.get(copy, made["name"])
+    chosen = selections.get(copy, made.name)
     masks = selections.masks(copy, chosen)
     assert masks
     assert set(masks) <= set(chosen.example_ids[:40])
@@ -290,7 +290,7 @@ def test_the_fitted_law_mixes_and_is_not_fitted_twice(copy, monkeypatch):
     """The real thing, small: nine runs of a tiny model; a second call trains nothing."""
     trained, real = [], mix_law.train
     monkeypatch.setattr(mix_law, "train", lambda *a, **k: trained.append(1) or real(*a, **k))
-    counts = selections.last_run(copy)["summary"]["ingest"]["pool"]["used_by_source"]
+    counts = runs.last_run(copy).result.ingest.pool.used_by_source
     names = list(counts)[:2]
     law = {"weights": "scaling_law", "sources": names,
            "scaling_law": {"rows_each": 3, "held_out": 3, "epochs": 1, "batch_size": 4, "lr": 1e-3}}  # fmt: skip
@@ -310,7 +310,7 @@ def test_the_fitted_law_mixes_and_is_not_fitted_twice(copy, monkeypatch):
 
 def test_a_law_whose_runs_diverge_names_the_part(copy, monkeypatch):
     monkeypatch.setattr(mix_law, "mean_token_loss", lambda *_: 0.0)
-    names = list(selections.last_run(copy)["summary"]["ingest"]["pool"]["used_by_source"])[:2]
+    names = list(runs.last_run(copy).result.ingest.pool.used_by_source)[:2]
     settings_ = {"rows_each": 3, "held_out": 3, "epochs": 1, "batch_size": 4}
     part = {"name": "fitted", "weights": "scaling_law", "sources": names, "scaling_law": settings_}
     with pytest.raises(InputError, match="part 'fitted': losses must be finite and positive"):
@@ -322,7 +322,7 @@ def test_remix_needs_rows_that_were_computed(tmp_path, write_jsonl, recipe_data)
     data = {"name": "plain", "pool": [{"path": str(path)}], "mix": {"examples": 5}}
     with Store(tmp_path / "store") as store:
         curate(parse_recipe(data), store)
-        assert reselect.remix(store, {"examples": 7})["rows"] == 7
+        assert reselect.remix(store, {"examples": 7}).rows == 7
         with pytest.raises(InputError, match="no target 'sql'"):
             reselect.remix(store, {"examples": 7, "parts": [{"target": "sql"}]})
 
@@ -342,5 +342,5 @@ def test_every_mixture_meets_its_budget_or_says_why_not(mixed, tmp_path_factory,
             room = min(60 * repeat, int(cap * total + 1e-9)) + 40 * repeat
             assert room < total, error
         else:
-            assert sum(row["rows"] for row in made["table"]) == total == made["selection"].rows
+            assert sum(row.rows for row in made.table) == total == made["selection"].rows
             assert max(made["selection"].copies) <= repeat

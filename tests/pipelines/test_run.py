@@ -10,7 +10,7 @@ import pytest
 import yaml
 from running import start
 
-from gradsift.datastore import examples, features, leases, maintenance, selections
+from gradsift.datastore import examples, features, leases, maintenance, runs, selections
 from gradsift.datastore.errors import BusyError, FeatureSpaceMismatch, InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import damaged, export
@@ -27,19 +27,19 @@ def changed(data, **sections):
 
 
 def digests(result):
-    return [s["digest"] for s in result.selections]
+    return [s.digest for s in result.selections]
 
 
 def test_a_run_makes_what_it_says(finished):
     data, root, result = finished
-    assert [s["stage"] for s in result.stages] == [
+    assert [s.stage for s in result.stages] == [
         "model", "ingest", "warmup", "gradients-0", "gradients-1", "select", "export", "validate", "report",
     ]  # fmt: skip
-    assert result.selections[0]["examples"] == 12
-    names = {(a["arm"], len(a["seeds"])) for a in result.arms}
+    assert result.selections[0].examples == 12
+    names = {(a.arm, len(a.seeds)) for a in result.arms}
     assert names == {("base", 1), ("selected", 3), ("random", 3), ("random_tokens", 3)}
-    selected = next(a for a in result.arms if a["arm"] == "selected")
-    assert {name: v["seeds"] for name, v in selected["versus"].items()} == {"random": 3, "random_tokens": 3, "base": 3}
+    selected = next(a for a in result.arms if a.arm == "selected")
+    assert {name: v.seeds for name, v in selected.versus.items()} == {"random": 3, "random_tokens": 3, "base": 3}
     with Store(root) as store:
         assert not maintenance.verify(store)
         assert not maintenance.garbage(store, grace=-1)
@@ -51,7 +51,7 @@ def test_promise_2_a_second_run_computes_nothing(finished, tmp_path):
     with Store(tmp_path / "store") as store:
         shards = store.catalog.rows("SELECT * FROM shard")
         again = curate(parse_recipe(data), store)
-        assert all(row["computed"] == 0 for row in again.rows)
+        assert all(row.computed == 0 for row in again.rows)
         assert len(store.catalog.rows("SELECT * FROM shard")) == len(shards)
     assert digests(again) == digests(first)
     assert again.arms == first.arms
@@ -59,7 +59,7 @@ def test_promise_2_a_second_run_computes_nothing(finished, tmp_path):
 
 def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
     data, root, result = finished
-    left_out = result.ingest["pool"]["examples"] - result.ingest["pool"]["used"]  # leaks, which this pool keeps
+    left_out = result.ingest.pool.examples - result.ingest.pool.used  # leaks, which this pool keeps
     shutil.copytree(root, tmp_path / "store")
     grown = tmp_path / "grown.jsonl"
     extra = {"prompt": "Spell cat dog backwards.", "completion": "g o d t a c", "source": "new"}
@@ -69,7 +69,7 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
         before = {i for block in features.read(store, space) for i in block.example_ids}
         from gradsift.pipelines.features import gradients
         from gradsift.pipelines.features.space import make_job
-        from gradsift.pipelines.model.load import open_model
+        from gradsift.pipelines.model.work import open_work
         from gradsift.pipelines.pool.ingest import ingest
         from gradsift.pipelines.recipe import Source
 
@@ -78,10 +78,10 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
         from gradsift.datastore import checkpoints
 
         point = checkpoints.by_digest(store, features.space_spec(store, space)["checkpoint"])
-        job = make_job(recipe, open_model(recipe.model), store, point)
+        job = make_job(open_work(store, recipe), point)
         space, planned = gradients.plan_rows(store, job, pool)
         assert planned == 1 + left_out
-        assert gradients.work(store, job, space, pool) == 1 + left_out
+        assert gradients.compute(store, job, space, pool) == 1 + left_out
         after = {i for block in features.read(store, space) for i in block.example_ids}
         assert len(after - before) == 1 + left_out
 
@@ -126,9 +126,9 @@ def test_promise_1_and_2_kill_9_anywhere_and_go_on(finished, tmp_path):
     result = json.loads((tmp_path / "out").read_text())
     assert not left, f"no progress said {left}"
     assert [s["digest"] for s in result["selections"]] == digests(first)
-    by_arm = lambda arms: {a["arm"]: a["test_loss"] for a in arms}  # noqa: E731
-    for arm, losses in by_arm(first.arms).items():
-        np.testing.assert_allclose(by_arm(result["arms"])[arm], losses, rtol=1e-4)
+    losses = {arm["arm"]: arm["test_loss"] for arm in result["arms"]}
+    for arm in first.arms:
+        np.testing.assert_allclose(losses[arm.arm], arm.test_loss, rtol=1e-4)
     with Store(tmp_path / "store") as store:
         assert not maintenance.verify(store)
         for space in store.catalog.rows("SELECT space_id FROM feature_space"):
@@ -153,14 +153,14 @@ def test_the_export_is_what_load_dataset_reads(finished, tmp_path):
     import datasets
 
     data, root, result = finished
-    folder = Path(result.selections[0]["export"])
+    folder = Path(result.selections[0].export)
     rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path))
     assert len(rows) == 12
     assert set(rows[0]["messages"][0]) == {"role", "content"}
     assert rows["rank"][:3] == [0, 1, 2]
     assert rows["score"] == sorted(rows["score"], reverse=True)
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["selection"]["digest"] == result.selections[0]["digest"]
+    assert manifest["selection"]["digest"] == result.selections[0].digest
     assert manifest["seed"] == 0
     assert sum(manifest["sources"].values()) == 12
     assert manifest["licences"] == {"CC0-1.0": 12}
@@ -177,7 +177,7 @@ def test_an_export_carries_the_recipe_that_made_it(finished, tmp_path):
     with Store(tmp_path / "store") as store:
         curate(parse_recipe(other), store)
         for name, size in (("small-sql", 12), ("other-sql", 5)):
-            recipe = selections.recipe_of(store, selections.get(store, name)).resolved
+            recipe = runs.recipe_of(store, selections.get(store, name)).resolved
             assert recipe["select"]["examples"] == size
             assert recipe["name"] == name.removesuffix("-sql")
 
@@ -186,7 +186,7 @@ def test_an_export_is_replaced_whole_and_nothing_else_is_overwritten(finished, t
     _, root, _ = finished
     with Store(root) as store:
         chosen = selections.get(store, "small-sql")
-        data = selections.recipe_of(store, chosen)
+        data = runs.recipe_of(store, chosen)
         folder = export(store, chosen, data, tmp_path / "out")
         stamp = (folder / "manifest.json").stat().st_mtime_ns
         assert (export(store, chosen, data, folder) / "manifest.json").stat().st_mtime_ns == stamp
@@ -244,7 +244,7 @@ def test_a_query_equals_exact_search(finished):
 
     _, root, result = finished
     with Store(root) as store:
-        space = next(r["space_id"] for r in result.rows if r["role"] == "pool")
+        space = next(r.space_id for r in result.rows if r.role == "pool")
         ids = [r["example_id"] for r in store.catalog.rows(
             "SELECT example_id FROM feature_row WHERE status='ok' AND space_id=? ORDER BY 1", (space,))]  # fmt: skip
         block = features.read_all(store, space, ids)
@@ -287,7 +287,7 @@ def test_test_rows_in_the_pool_are_left_out(recipe_data, store, tmp_path):
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_bytes(pool.read_bytes() + b"".join(test.read_bytes().splitlines(keepends=True)[:5]))
     result = curate(parse_recipe(data | {"pool": [{"path": str(mixed)}], "validate": None}), store)
-    assert result.ingest["pool"]["left_out_test_rows"] >= 5
+    assert result.ingest.pool.left_out_test_rows >= 5
     held_out = {r["example_id"] for r in store.catalog.rows(
         "SELECT example_id FROM dataset_member JOIN dataset USING (dataset_id) WHERE role='test'")}  # fmt: skip
     assert not held_out & set(selections.get(store, "small-sql").example_ids)
@@ -307,4 +307,4 @@ def test_a_warm_up_of_one_step_is_enough(recipe_data, store):
     data = {k: v for k, v in recipe_data.items() if k != "validate"} | {"warmup": short}
     result = curate(parse_recipe(data), store)
     assert store.catalog.one("SELECT max(step) AS n FROM checkpoint")["n"] == 1
-    assert result.selections[0]["examples"] == 12
+    assert result.selections[0].examples == 12

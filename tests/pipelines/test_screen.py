@@ -6,6 +6,7 @@ from gradsift.datastore import examples, marks
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.pool import screen as screening
+from gradsift.pipelines.pool.marked import marked
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
 
@@ -52,11 +53,11 @@ def make(tmp_path, write_jsonl):
 
 
 def left_out(result):
-    return {row["reason"]: row["examples"] for row in result.ingest["pool"]["left_out"]}
+    return {row.reason: row.examples for row in result.ingest.pool.left_out}
 
 
 def pairs(store, reason):
-    return [(p["text"], p["twin_text"]) for p in screening.marked(store, reason)["pairs"]]
+    return [(p.text, p.twin_text) for p in marked(store, reason).pairs]
 
 
 def test_planted_duplicates_are_found_with_their_twins(make):
@@ -68,9 +69,9 @@ def test_planted_duplicates_are_found_with_their_twins(make):
         dedup={},
     )
     assert left_out(result) == {"exact": 1, "near_duplicate": 1}
-    assert result.ingest["pool"]["used"] == 21
-    found = [m for n in result.ingest["pool"]["screenings"] for m in marks.of_screening(store, n)]
-    kept = set(examples.get_dataset(store, result.ingest["pool"]["used_dataset_id"]).example_ids)
+    assert result.ingest.pool.used == 21
+    found = [m for n in result.ingest.pool.screenings for m in marks.of_screening(store, n)]
+    kept = set(examples.get_dataset(store, result.ingest.pool.used_dataset_id).example_ids)
     assert all(m.twin in kept and m.example_id not in kept and m.similarity >= 0.8 for m in found)
     assert {m.similarity for m in found if m.reason == "exact"} == {1.0}
 
@@ -130,18 +131,18 @@ def test_more_sets_can_be_named(make, write_jsonl):
 def test_without_the_section_everything_stays_and_nothing_was_deleted(make):
     rows = [*fillers(), chat(LONG, ANSWER), chat(LONG.upper(), ANSWER)]
     store, first = make(*rows, dedup={})
-    assert first.ingest["pool"]["used"] == 21
+    assert first.ingest.pool.used == 21
     _, second = make(*rows, store=store)
-    assert second.ingest["pool"]["used"] == 22
-    assert second.ingest["pool"]["new"] == 0
+    assert second.ingest.pool.used == 22
+    assert second.ingest.pool.new == 0
 
 
 def test_an_example_can_be_kept(make):
     rows = [*fillers(), chat(LONG, ANSWER), chat(LONG.upper(), ANSWER)]
     store, first = make(*rows, dedup={})
-    gone = marks.of_screening(store, first.ingest["pool"]["screenings"][0])[0].example_id
+    gone = marks.of_screening(store, first.ingest.pool.screenings[0])[0].example_id
     _, second = make(*rows, store=store, dedup={"keep": [gone]})
-    kept = examples.get_dataset(store, second.ingest["pool"]["used_dataset_id"]).example_ids
+    kept = examples.get_dataset(store, second.ingest.pool.used_dataset_id).example_ids
     assert gone in kept
     assert len(kept) == 21
     with pytest.raises(InputError, match="the pool has no example 'nobody'"):
@@ -152,7 +153,7 @@ def test_an_example_can_be_kept(make):
 def test_the_preferred_source_stays(make, preferred):
     rows = [chat(LONG, ANSWER) | {"source": "good"}, chat(LONG.upper(), ANSWER) | {"source": "bad"}]
     _, result = make(*fillers(), *rows, dedup={"prefer": [preferred]})
-    assert preferred in result.ingest["pool"]["used_by_source"]
+    assert preferred in result.ingest.pool.used_by_source
     with pytest.raises(InputError, match="the pool has no source 'goood'"):
         make(*fillers(), *rows, dedup={"prefer": ["goood"]})
 
@@ -166,8 +167,8 @@ def test_the_order_of_rows_and_earlier_contents_change_nothing(make):
     _, first = make(*rows, dedup={}, test=test)
     store, _ = make(*fillers(30)[25:])
     _, second = make(*rows[::-1], store=store, dedup={}, test=test)
-    assert first.mixtures[0]["digest"] == second.mixtures[0]["digest"]
-    assert first.ingest["pool"]["used_by_source"] == second.ingest["pool"]["used_by_source"]
+    assert first.mixtures[0].digest == second.mixtures[0].digest
+    assert first.ingest.pool.used_by_source == second.ingest.pool.used_by_source
 
 
 def test_a_killed_screening_goes_on(make, monkeypatch):
@@ -203,13 +204,13 @@ def test_semantic_by_gradients(recipe_data, finished, tmp_path):
                           "semantic": {"represent": "gradients", "epsilon": 0.3, "clusters": 1}}}  # fmt: skip
     with Store(tmp_path / "copy") as store:
         result = curate(parse_recipe(data), store)
-        assert sum(row["computed"] for row in result.rows) == 0
+        assert sum(row.computed for row in result.rows) == 0
         gone = left_out(result)["semantic"]
         assert gone > 0
-        assert result.ingest["pool"]["used"] == result.ingest["pool"]["examples"] - gone - sum(
+        assert result.ingest.pool.used == result.ingest.pool.examples - gone - sum(
             n for reason, n in left_out(result).items() if reason != "semantic"
         )
-        found = screening.marked(store, "semantic")["pairs"]
+        found = marked(store, "semantic").pairs
         assert all(p["similarity"] > 0.7 for p in found)
 
 
@@ -222,7 +223,7 @@ def test_semantic_by_a_sentence_encoder_needs_no_model(make, encoder_dir):
         "semantic": {"represent": "encoder", "encoder": str(encoder_dir), "epsilon": 1e-3, "clusters": 1},
     }
     store, result = make(*rows, dedup=section)
-    found = screening.marked(store, "semantic")["pairs"]
+    found = marked(store, "semantic").pairs
     assert len(found) == left_out(result)["semantic"] >= 1
     assert all(p["similarity"] > 0.999 for p in found)
     assert any(LONG in p["text"] for p in found)
@@ -238,4 +239,4 @@ def test_settings_that_leave_nothing_are_refused(make):
 def test_marks_of_an_unknown_reason(make):
     store, _ = make(*fillers())
     with pytest.raises(InputError, match="left nothing out for 'exact'"):
-        screening.marked(store, "exact")
+        marked(store, "exact")

@@ -3,29 +3,36 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from gradsift.pipelines.report.page import html, markdown
 from running import gradsift
 
-from gradsift.datastore import selections
+from gradsift.datastore import runs, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
+from gradsift.pipelines.features.gather import evidence
+from gradsift.pipelines.model.chats import Chats
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.load import load_trainable, open_model
+from gradsift.pipelines.model.losses import row_losses
+from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Sft, parse_recipe
 from gradsift.pipelines.report import charts
-from gradsift.pipelines.report.report import html, markdown, report, write_report
+from gradsift.pipelines.report.report import report, write_report
 from gradsift.pipelines.runs import reselect
+from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.runs.revalidate import revalidate
 from gradsift.pipelines.training import sft
 from gradsift.pipelines.validate import attribution
-from gradsift.pipelines.validate import validate as validation
+from gradsift.pipelines.validate import job as validation
 from gradsift.pipelines.validate.answers import answer
-from gradsift.pipelines.validate.arms import BASE, Chats, draw_arms
+from gradsift.pipelines.validate.arms import BASE, draw_arms
 from gradsift.pipelines.validate.table import mean_ci95
 from gradsift.scorers import checkers
 
@@ -56,9 +63,9 @@ def weights(model):
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_training_lowers_the_loss_of_its_rows(recipe_data, loaded, rows, mode):
     model = model_of(recipe_data, loaded, mode)
-    before = np.mean(validation.row_losses(model, loaded.tokenizer, rows, 2048))
+    before = np.mean(row_losses(model, loaded.tokenizer, rows, 2048))
     log = sft.fit(model, loaded.tokenizer, rows, Sft(epochs=4, batch_size=4, lr=5e-3, mode=mode), 0)
-    after = np.mean(validation.row_losses(model, loaded.tokenizer, rows, 2048))
+    after = np.mean(row_losses(model, loaded.tokenizer, rows, 2048))
     assert after < before - 0.2
     assert log.steps == 16
     assert log.label_tokens == 4 * sum(row.n_label_tokens for row in rows)
@@ -74,7 +81,7 @@ def test_two_trainings_agree_to_the_last_digit(recipe_data, loaded, rows):
     for _ in range(2):
         model = model_of(recipe_data, loaded)
         sft.fit(model, loaded.tokenizer, rows, Sft(epochs=2, batch_size=4, lr=1e-3), 7)
-        found.append(validation.row_losses(model, loaded.tokenizer, rows, 2048))
+        found.append(row_losses(model, loaded.tokenizer, rows, 2048))
     assert found[0] == found[1]
 
 
@@ -83,7 +90,7 @@ def test_accumulated_batches_are_the_same_step(recipe_data, loaded, rows):
     for micro in (None, 2):
         model = model_of(recipe_data, loaded)
         sft.fit(model, loaded.tokenizer, rows, Sft(epochs=1, batch_size=8, lr=1e-3, micro_batch_size=micro), 0)
-        found.append(validation.row_losses(model, loaded.tokenizer, rows, 2048))
+        found.append(row_losses(model, loaded.tokenizer, rows, 2048))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 
 
@@ -122,9 +129,9 @@ def test_grades_at_its_ends(recipe_data, loaded, rows):
 @pytest.mark.parametrize("optimizer", ["dog", "dadapt"])
 def test_optimizers_without_a_rate_train(recipe_data, loaded, rows, optimizer):
     model = model_of(recipe_data, loaded)
-    before = np.mean(validation.row_losses(model, loaded.tokenizer, rows, 2048))
+    before = np.mean(row_losses(model, loaded.tokenizer, rows, 2048))
     sft.fit(model, loaded.tokenizer, rows, Sft(epochs=12, batch_size=4, optimizer=optimizer), 0)
-    after = np.mean(validation.row_losses(model, loaded.tokenizer, rows, 2048))
+    after = np.mean(row_losses(model, loaded.tokenizer, rows, 2048))
     assert np.isfinite(after)
     assert after < before
 
@@ -167,13 +174,13 @@ def test_answers_do_not_depend_on_the_batch(recipe_data, loaded, data_dir):
 
 
 def arms_of(store, recipe_data, loaded, **validate):
-    last = selections.last_run(store)
-    recipe = parse_recipe(last["recipe"] | {"validate": validate})
-    found = reselect.evidence(store, recipe, last["summary"])
-    chosen = {"sql": selections.get(store, "small-sql")}
-    pool = found["sql"].pool
-    chats = Chats(store, recipe, loaded)
-    return draw_arms(store, recipe, pool, chats, ["sql"], chosen, None, found.__getitem__), chats, store
+    last = runs.last_run(store)
+    recipe = parse_recipe(last.recipes.resolved | {"validate": validate})
+    material = material_of(store, last)
+    material = replace(material, tests=material.targets)
+    work = Work(store, recipe, loaded)
+    chats = Chats(work)
+    return draw_arms(work, material, chats, {"sql": selections.get(store, "small-sql")}, None), chats, store
 
 
 def test_arms_are_what_their_names_say(copy, recipe_data, loaded):
@@ -234,7 +241,7 @@ def test_a_killed_validation_goes_on_without_training_again(copy, monkeypatch):
     assert len(trained) == 4, "two seeds of two arms, each once"
     again = revalidate(copy, settings)
     assert len(trained) == 4
-    assert again["arms"] == first["arms"]
+    assert again.arms == first.arms
 
 
 def test_two_stores_agree_to_the_last_digit(finished, tmp_path):
@@ -242,23 +249,23 @@ def test_two_stores_agree_to_the_last_digit(finished, tmp_path):
     for name in ("a", "b"):
         shutil.copytree(finished[1], tmp_path / name)
         with Store(tmp_path / name) as store:
-            arms = revalidate(store, SMALL | {"lr": 2.5e-3, "arms": ["random"]})["arms"]
-        found.append([(a["arm"], a["test_loss"], a["versus"]) for a in arms])
+            arms = revalidate(store, SMALL | {"lr": 2.5e-3, "arms": ["random"]}).arms
+        found.append([(a.arm, a.test_loss, a.versus) for a in arms])
     assert found[0] == found[1]
 
 
 def test_the_best_rate_is_chosen_on_val_and_a_divergence_is_said(copy):
     """A rate that explodes is never the best; where there is no other, the arm is shown as diverged."""
-    arms = revalidate(copy, SMALL | {"lrs": [1e-3, 1e6], "arms": ["random"], "max_grad_norm": 1e9})["arms"]
-    assert {a["lr"] for a in arms if a["arm"] != BASE} == {1e-3}
+    arms = revalidate(copy, SMALL | {"lrs": [1e-3, 1e6], "arms": ["random"], "max_grad_norm": 1e9}).arms
+    assert {a.lr for a in arms if a.arm != BASE} == {1e-3}
     note = next(p for s in report(copy)["sections"] for p in s["parts"] if p["title"] == "Test loss by arm")["note"]
     assert "best of 2 learning rates" in note
     assert "For selected, random that is the smallest tried: the best may lie beyond it." in note
-    only = revalidate(copy, SMALL | {"lr": 1e30, "arms": ["random"], "max_grad_norm": 1e30})["arms"]
-    lost = next(a for a in only if a["arm"] == "random")
-    assert lost["diverged"] == 2
-    assert lost["test_loss_mean"] is None
-    assert "random" not in next(a for a in only if a["arm"] == "selected")["versus"]
+    only = revalidate(copy, SMALL | {"lr": 1e30, "arms": ["random"], "max_grad_norm": 1e30}).arms
+    lost = next(a for a in only if a.arm == "random")
+    assert lost.diverged == 2
+    assert lost.test_loss_mean is None
+    assert "random" not in next(a for a in only if a.arm == "selected").versus
 
 
 def test_mixtures_methods_metrics_and_matched_steps(copy, monkeypatch):
@@ -272,29 +279,28 @@ def test_mixtures_methods_metrics_and_matched_steps(copy, monkeypatch):
 
     noted.seen = []
     monkeypatch.setattr(validation, "fit", noted)
-    last = selections.last_run(copy)
-    target = last["recipe"]["targets"]["sql"] | {"metric": "f1", "max_new_tokens": 4}
-    last["recipe"]["targets"]["sql"] = target
+    recipe = runs.last_run(copy).recipes.resolved
+    recipe["targets"]["sql"] |= {"metric": "f1", "max_new_tokens": 4}
     with copy.catalog.write() as db:
-        db.execute("UPDATE run SET recipe=? WHERE run_id=(SELECT max(run_id) FROM run)", (json.dumps(last["recipe"]),))
+        db.execute("UPDATE run SET recipe=? WHERE run_id=(SELECT max(run_id) FROM run)", (json.dumps(recipe),))
     found = revalidate(copy, SMALL | {"seeds": [0], "match": "steps", "arms": ["full", "rds"]})
-    arms = {a["arm"]: a for a in found["arms"]}
+    arms = {a.arm: a for a in found.arms}
     assert set(arms) == {"base", "mixture", "full", "rds"}
     assert {s for _, s in noted.seen} == {4}, "30 rows in batches of 8, whatever the arm's size"
-    assert all(a["score_mean"] is not None and 0 <= a["response_tokens"] <= 4 for a in arms.values())
-    assert arms["mixture"]["versus"]["full"]["verdict"] == "one seed"
+    assert all(a.score_mean is not None and 0 <= a.response_tokens <= 4 for a in arms.values())
+    assert arms["mixture"].versus["full"].verdict == "one seed"
 
 
 def test_masks_change_what_an_arm_trains_on(copy):
     reselect.reselect(copy, {"method": "qtuning", "examples": 60}, name="pruned")
     matched = ["random_tokens", "random_lengths"]
     found = revalidate(copy, SMALL | {"seeds": [0], "arms": matched, "qtuning": {}})
-    arms = {a["arm"]: a for a in found["arms"]}
-    assert arms["selected"]["label_tokens"] < arms["qtuning"]["label_tokens"]
+    arms = {a.arm: a for a in found.arms}
+    assert arms["selected"].label_tokens < arms["qtuning"].label_tokens
     for name in matched:  # to the tokens that are trained on, not those that the masks drop
-        off = abs(arms[name]["label_tokens"] / arms["selected"]["label_tokens"] - 1)
-        assert off < abs(arms["qtuning"]["label_tokens"] / arms["selected"]["label_tokens"] - 1) / 2
-    assert arms["selected"]["test_loss"] != arms["qtuning"]["test_loss"]
+        off = abs(arms[name].label_tokens / arms["selected"].label_tokens - 1)
+        assert off < abs(arms["qtuning"].label_tokens / arms["selected"].label_tokens - 1) / 2
+    assert arms["selected"].test_loss != arms["qtuning"].test_loss
 
 
 def test_mean_ci95():
@@ -310,25 +316,26 @@ def test_mean_ci95():
 # --- attribution ---------------------------------------------------------------------------------------------------
 
 
+def at_work(store, loaded):
+    """(work, evidence) of a finished run's one target."""
+    last = runs.last_run(store)
+    work = Work(store, parse_recipe(last.recipes.resolved), loaded)
+    return work, evidence(work, material_of(store, last), "sql")
+
+
 def test_stored_rows_predict_one_step(copy, loaded):
-    last = selections.last_run(copy)
-    recipe = parse_recipe(last["recipe"])
-    e = reselect.evidence(copy, recipe, last["summary"])["sql"]
-    found = attribution.one_step(copy, recipe, loaded, e, 40)
+    work, e = at_work(copy, loaded)
+    found = attribution.one_step(work, e, 40)
     assert found.same_sign > 0.9
     assert found.pearson > 0.6, "512 dims; whole gradients give 0.99999 here"
 
 
 def test_lds_and_removal_on_a_small_model(copy, loaded):
     """Gradient scores beat noise at predicting retrained losses; exact products and stored rows agree."""
-    last = selections.last_run(copy)
-    recipe = parse_recipe(last["recipe"])
-    e = reselect.evidence(copy, recipe, last["summary"])["sql"]
+    work, e = at_work(copy, loaded)
     ids = e.ids[:48]
-    scores = dict(attribution.attributions(copy, e, ids)) | {
-        "exact": attribution.exact_dots(copy, recipe, loaded, e, ids)
-    }
-    train = attribution.trainer(copy, recipe, loaded, e, ids, Sft(epochs=1, batch_size=8, lr=2e-3))
+    scores = dict(attribution.attributions(copy, e, ids)) | {"exact": attribution.exact_dots(work, e, ids)}
+    train = attribution.trainer(work, e, ids, Sft(epochs=1, batch_size=8, lr=2e-3))
     parts = attribution.halves(len(ids), 24, 0)
     assert all(len(p) == 24 for p in parts)
     losses = attribution.measure_halves(train, parts)
@@ -426,16 +433,16 @@ def test_status_shows_what_each_run_measured(finished):
 
     with Store(finished[1]) as store:
         lines = overview(store)["validation_arms"]
-        arms = selections.last_run(store)["summary"]["arms"]
-    selected = next(a for a in arms if a["arm"] == "selected")
+        arms = runs.last_run(store).result.arms
+    selected = next(a for a in arms if a.arm == "selected")
     first = next(x for x in lines if x["arm"] == "selected" and x["seed"] == 0)
-    assert first["test_losses"] == f"sql {round(selected['test_loss'][0], 4)}"
-    assert first["lr"] == selected["lr"]
-    assert first["examples"] == selected["examples"]
+    assert first["test_losses"] == f"sql {round(selected.test_loss[0], 4)}"
+    assert first["lr"] == selected.lr
+    assert first["examples"] == selected.examples
 
 
 def test_tables_keep_numbers_whole_and_fold_in_a_narrow_terminal(capsys, monkeypatch):
-    from gradsift import show
+    from gradsift.cli import show
 
     rows = [{"arm": "random_tokens", "label tokens": 1234, "test loss": 1.23456, "note": "a long remark " * 6}]
     for width, whole in ((80, True), (24, False)):
@@ -462,11 +469,11 @@ def test_a_card_names_what_was_not_beaten(finished):
     from gradsift.pipelines.report.report import cards
 
     with Store(finished[1]) as store:
-        summary = selections.last_run(store)["summary"]
-    arm = next(a for a in summary["arms"] if a["arm"] == "selected")
+        result = runs.last_run(store).result
+    arm = next(a for a in result.arms if a.arm == "selected")
     verdicts = {"random": "better", "random_tokens": "better", "bm25": "no evidence", "rds": "worse"}
-    versus = {name: arm["versus"]["random"] | {"verdict": verdict} for name, verdict in verdicts.items()}
-    (card,) = cards(summary | {"arms": [arm | {"versus": versus}]})
+    versus = {name: replace(arm.versus["random"], verdict=verdict) for name, verdict in verdicts.items()}
+    (card,) = cards(replace(result, arms=[replace(arm, versus=versus)]))
     assert card["headline"] == "Better than random"
     assert card["text"].endswith(" Not better than bm25, rds.")
 
@@ -475,12 +482,11 @@ def test_seconds_of_work_that_another_call_did_are_not_claimed(finished):
     from gradsift.pipelines.report.cost import costs
 
     with Store(finished[1]) as store:
-        run = selections.last_run(store)
-        recipe = parse_recipe(run["recipe"])
-        summary = run["summary"]
-        found = {c.what: c for c in costs(store, recipe, summary)}
-        again = [row | {"computed": 0} for row in summary["rows"]]
-        later = {c.what: c for c in costs(store, recipe, summary | {"rows": again})}
+        run = runs.last_run(store)
+        recipe = parse_recipe(run.recipes.resolved)
+        found = {c.what: c for c in costs(store, recipe, run.result)}
+        again = [replace(row, computed=0) for row in run.result.rows]
+        later = {c.what: c for c in costs(store, recipe, replace(run.result, rows=again))}
     assert found["gradient rows"].seconds > 0
     assert later["gradient rows"].seconds is None
     assert later["gradient rows"].flops == found["gradient rows"].flops

@@ -1,11 +1,12 @@
 """Commands about mixtures: mix, export, compare, and look at what screening left out."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from gradsift.app import DEFAULT_STORE, Flag, Json, StorePath, app
+from gradsift.cli.shared import DEFAULT_STORE, Flag, Json, StorePath, app, read_section
 
 
 @app.command
@@ -32,45 +33,20 @@ def mix(
     export_to
         Also write it to this folder.
     """
-    from gradsift import show
-    from gradsift.datastore import selections
+    from gradsift.cli import show, tables
+    from gradsift.datastore import runs, selections
     from gradsift.datastore.store import Store
     from gradsift.pipelines.export.export import export as write
     from gradsift.pipelines.runs.reselect import remix
-    from gradsift.settings import read_section
 
     section = read_section(settings, "mix")
     with Store(store, create=False) as opened, show.progress() as progress:
         made = remix(opened, section, name=name, seed=seed, progress=progress)
         if export_to is not None:
-            chosen = selections.get(opened, made["name"])
-            made["export"] = str(
-                write(opened, chosen, selections.recipe_of(opened, chosen), export_to, progress=progress)
-            )
-    show.document(made) if json else show_mixture(made)
-
-
-def show_mixture(made: dict[str, Any]) -> None:
-    """Requested against realised, as a table."""
-    from gradsift import show
-
-    unit = made.get("unit", "rows")
-    title = f"Mixture {made['name']}: {made.get('realised', 0):,} of {made.get('requested', 0):,} {unit}"
-    rows = [
-        {key: row[key] for key in ("part", "source", "requested", "budget", "rows", "tokens", "note")}
-        | {"asked": _percent(row["weight"]), "got": _percent(row["share"])}
-        for row in made["table"]
-    ]
-    columns = ["part", "source", "asked", "got", "requested", "rows", "tokens", "note"]
-    if all(row["tokens"] is None for row in rows):
-        columns.remove("tokens")
-    show.table(title, rows, columns)
-    if made.get("export"):
-        show.line(f"{made['rows']:,} rows in {made['export']}")
-
-
-def _percent(share: float | None) -> str:
-    return "by rank" if share is None else f"{share:.1%}"
+            recipes = runs.recipe_of(opened, made)
+            path = write(opened, selections.get(opened, made.name), recipes, export_to, progress=progress)
+            made = replace(made, export=str(path))
+    show.document(asdict(made)) if json else tables.show_mixture(made)
 
 
 @app.command
@@ -106,8 +82,8 @@ def export(
     require_licence
         Refuse rows of unknown licence.
     """
-    from gradsift import show
-    from gradsift.datastore import selections
+    from gradsift.cli import show
+    from gradsift.datastore import runs, selections
     from gradsift.datastore.store import Store
     from gradsift.pipelines.export.export import export as write
     from gradsift.pipelines.recipe import Export
@@ -116,7 +92,7 @@ def export(
              "require_licence": require_licence or None}  # fmt: skip
     with Store(store, create=False) as opened, show.progress() as progress:
         chosen = selections.get(opened, name, target)
-        recipes = selections.recipe_of(opened, chosen)
+        recipes = runs.recipe_of(opened, chosen)
         options = recipes.resolved.get("export", {}) | {k: v for k, v in given.items() if v is not None}
         path = write(opened, chosen, recipes, folder, Export.model_validate(options), progress)
     made = {"name": chosen.name, "examples": len(chosen.example_ids), "rows": chosen.rows, "digest": chosen.digest,
@@ -148,7 +124,7 @@ def diff(
     examples
         How many examples to show of each side's own.
     """
-    from gradsift import show
+    from gradsift.cli import show
     from gradsift.datastore.store import Store
     from gradsift.pipelines.export.diff import diff as compare
 
@@ -195,20 +171,20 @@ def marks(
     k
         How many pairs to show.
     """
-    from gradsift import show
+    from gradsift.cli import show
     from gradsift.datastore.store import Store
-    from gradsift.pipelines.pool.screen import marked
+    from gradsift.pipelines.pool.marked import marked
 
     with Store(store, create=False) as opened:
-        found = marked(opened, reason, k)
+        left_out = marked(opened, reason, k)
     if json:
-        show.document(found)
+        show.document(asdict(left_out))
         return
-    show.table("Left out", found["summary"])
-    show.line(f"{len(found['pairs'])} pairs, the least similar first:")
-    for row in found["pairs"]:
-        show.line(f"{row['reason']} {row['similarity']:.2f}")
-        show.line(f"  out  {row['example_id'][:8]} ({row['source']}) {row['text']}")
-        show.line(f"  twin {row['twin'][:8]} ({row['twin_source']}) {row['twin_text']}")
-    if found["pairs"]:
+    show.table("Left out", [asdict(entry) for entry in left_out.summary])
+    show.line(f"{len(left_out.pairs)} pairs, the least similar first:")
+    for pair in left_out.pairs:
+        show.line(f"{pair.reason} {pair.similarity:.2f}")
+        show.line(f"  out  {pair.example_id[:8]} ({pair.source}) {pair.text}")
+        show.line(f"  twin {pair.twin[:8]} ({pair.twin_source}) {pair.twin_text}")
+    if left_out.pairs:
         show.line("To keep one in any case, add its id to `dedup.keep` or `decontaminate.keep` and run again.")

@@ -2,7 +2,17 @@
 
 from pathlib import Path
 
-from gradsift.app import DEFAULT_STORE, Flag, Json, StorePath, app
+from gradsift.cli.shared import (
+    DEFAULT_STORE,
+    Flag,
+    Json,
+    StorePath,
+    app,
+    check_processes,
+    quiet_libraries,
+    quiet_prefect,
+    read_section,
+)
 
 
 @app.command
@@ -14,8 +24,8 @@ def report(*, out: Path | None = None, store: StorePath = DEFAULT_STORE, json: J
     out
         Where to write the page; default: reports/ in the store.
     """
-    from gradsift import show
-    from gradsift.datastore.selections import last_run
+    from gradsift.cli import show
+    from gradsift.datastore.runs import last_run
     from gradsift.datastore.store import Store
     from gradsift.pipelines.report.report import report as document
     from gradsift.pipelines.report.report import write_report
@@ -25,7 +35,7 @@ def report(*, out: Path | None = None, store: StorePath = DEFAULT_STORE, json: J
         if json:
             show.document(document(opened, run))
             return
-        path = write_report(opened, out or opened.root / "reports" / f"{run['name']}.html", run)
+        path = write_report(opened, out or opened.root / "reports" / f"{run.name}.html", run)
     show.line(f"{path}; as data: {path.with_suffix('.json')}")
 
 
@@ -53,10 +63,9 @@ def validate(
     processes
         Do this many runs at once, each in a process of its own.
     """
-    from gradsift import show
-    from gradsift.cli import check_processes, quiet_libraries, show_arms
+    from gradsift.cli import show, tables
+    from gradsift.datastore.runs import as_json
     from gradsift.datastore.store import Store
-    from gradsift.settings import read_section
 
     check_processes(no_prefect, processes)
     section = read_section(settings, "validate") if settings else None
@@ -66,16 +75,17 @@ def validate(
             from gradsift.pipelines.runs.revalidate import revalidate
 
             with Store(store, create=False) as opened:
-                made = revalidate(opened, section, out=out, progress=progress)
+                result = revalidate(opened, section, out=out, progress=progress)
         else:
-            from gradsift.flows.running import processes as pool
+            quiet_prefect()
+            from gradsift.flows.tasks import processes as pool
             from gradsift.flows.validate import validate_with_prefect
 
             Store(store, create=False).close()  # a folder that is no store should fail before Prefect starts
             runner = pool(processes) if processes else None
-            made = validate_with_prefect(store, section, out=out, progress=progress, task_runner=runner)
+            result = validate_with_prefect(store, section, out=out, progress=progress, task_runner=runner)
     if json:
-        show.document(made)
+        show.document({"arms": as_json(result)["arms"], "report": result.report})
         return
-    show_arms(made["arms"])
-    show.line(f"Report: {made['report']}")
+    tables.show_arms(result.arms)
+    show.line(f"Report: {result.report}")

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from gradsift.app import DEFAULT_STORE, Json, Options, StorePath, app
+from gradsift.cli.shared import DEFAULT_STORE, Json, Options, StorePath, app
 
 
 @app.command
 def methods(*, json: Json = False) -> None:
     """List the methods: what they do, what they need and cost, where they come from."""
-    from gradsift import show
+    from gradsift.cli import show
     from gradsift.pipelines.methods.registry import table
 
     rows = [asdict(row) for row in table()]
@@ -66,20 +66,20 @@ def select(
     picture
         For `qtuning`: write the error-uncertainty plane to this SVG file.
     """
-    from gradsift import show
+    from gradsift.cli import show, tables
     from gradsift.datastore.store import Store
     from gradsift.pipelines.runs.reselect import reselect
 
     chosen = {**_select_section(method, rule, option, encoder), "examples": examples, "fraction": fraction,
               "label_tokens": label_tokens}  # fmt: skip
     with Store(store, create=False) as opened, show.progress() as progress:
-        rows = reselect(opened, chosen, target=target, checkpoint=checkpoint, name=name, seed=seed, progress=progress)
+        made = reselect(opened, chosen, target=target, checkpoint=checkpoint, name=name, seed=seed, progress=progress)
         if picture is not None:
             from gradsift.pipelines.report.plane import draw_plane
 
-            draw_plane(opened, rows[0]["name"], picture)
-    shown = ("name", "examples", "source_precision", "source_share_of_pool", "by_source")
-    show.document(rows) if json else show.table("Selections", rows, shown)
+            draw_plane(opened, made[0].name, picture)
+    rows = [asdict(report) for report in made]
+    show.document(rows) if json else show.table("Selections", rows, tables.SELECTION)
 
 
 @app.command
@@ -114,7 +114,7 @@ def score(
     k
         How many of the best to show.
     """
-    from gradsift import show
+    from gradsift.cli import show
     from gradsift.datastore.errors import InputError
     from gradsift.datastore.store import Store
     from gradsift.pipelines.runs.reselect import score as score_pool
@@ -153,7 +153,7 @@ def overlap(
     k
         Compare the first k of each instead of the whole (Jaccard index).
     """
-    from gradsift import show
+    from gradsift.cli import show
     from gradsift.datastore.store import Store
     from gradsift.pipelines.select.overlap import overlap as compare
 

@@ -10,10 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-
+from gradsift.pipelines.report.page import markdown
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -23,9 +20,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
 from gradsift.datastore.errors import GradsiftError
+from gradsift.datastore.runs import ArmRow
 from gradsift.datastore.store import Store
-from gradsift.pipelines.report.report import markdown, report
-from gradsift.pipelines.validate.validate import Elsewhere, Job, do
+from gradsift.pipelines.report.report import report
+from gradsift.pipelines.validate.job import Job, do
+from gradsift.pipelines.validate.validate import Spread
 
 T = TypeVar("T")
 Runner = TaskRunner[Any]
@@ -41,7 +40,7 @@ def as_task(name: str, work: Callable[[], Any]) -> Any:
     return _task(name, work)()
 
 
-def submitted(jobs: Sequence[Job]) -> None:
+def submit_jobs(jobs: Sequence[Job]) -> None:
     """Do jobs on the task runner of the flow that this is called in, in whatever process or machine that has.
 
     All are tried; then the first failure is raised, and what was done is recorded.
@@ -75,9 +74,9 @@ def _doing(job: Job) -> Callable[[], None]:
     return work
 
 
-def elsewhere(runner: Runner | None) -> Elsewhere | None:
+def spread_over(runner: Runner | None) -> Spread | None:
     """What validation gives its runs to when the flow has a task runner; without one it does them itself."""
-    return None if runner is None else submitted
+    return None if runner is None else submit_jobs
 
 
 def processes(count: int) -> Runner:
@@ -133,11 +132,11 @@ def in_flow(name: str, run_name: str, work: Callable[[], T], runner: Runner | No
         raise error from None
 
 
-def publish(store: Store, name: str, arms: Sequence[dict[str, Any]]) -> None:
+def publish(store: Store, name: str, arms: Sequence[ArmRow]) -> None:
     """The report as Prefect artifacts of the flow run: the page as Markdown, and the table of arms as a table."""
     key = f"gradsift-{name}"
     create_markdown_artifact(markdown(report(store)), key=key, description=f"Report of {name}")
     if arms:
         columns = ("target", "arm", "examples", "test_loss_mean", "test_loss_ci95", "score_mean", "forgetting")
-        rows: list[dict[str, Any]] = [{c: arm[c] for c in columns} for arm in arms]
+        rows: list[dict[str, Any]] = [{c: getattr(arm, c) for c in columns} for arm in arms]
         create_table_artifact(rows, key=f"{key}-arms", description="Test loss by arm, mean over seeds")

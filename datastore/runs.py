@@ -1,0 +1,342 @@
+"""What a run made, as values: written to the catalog as JSON and read back by this module alone, whoever wrote it.
+
+A summary keeps the form that `gradsift run --json` prints: plain objects with the fields below, but that the counts of
+`SpaceRows` stand in the object itself (`"ok": 1480, "no_labels": 3`). Summaries of older versions lack fields that came
+later; `read` gives those their defaults.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from typing import Any, Protocol
+
+from pydantic import TypeAdapter
+
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.identity import canonical_json
+from gradsift.datastore.store import Store
+
+Json = dict[str, Any]
+Counts = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage and the seconds it took in this call: few where the work was done before."""
+
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """What reading a dataset gave. `rows_read` is good rows and quarantined ones; `duplicates` are good rows that
+    repeat another's chat."""
+
+    examples: int
+    digest: str
+    rows_read: int
+    new: int
+    duplicates: int
+    quarantined: Counts = field(default_factory=dict)  # by reason
+    by_source: Counts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Examples that a screening leaves out for one reason."""
+
+    reason: str
+    examples: int
+    by_source: Counts
+
+
+@dataclass(frozen=True)
+class PoolReport(DatasetReport):
+    """The pool's, with what screening left of it: `used` examples, which are the dataset `used_dataset_id`."""
+
+    left_out_test_rows: int = 0
+    left_out: Sequence[LeftOut] = ()
+    screenings: Sequence[int] = ()  # their numbers in the catalog
+    used: int | None = None  # None in summaries of older versions
+    used_dataset_id: int | None = None
+    used_by_source: Counts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What reading the sources gave, by dataset."""
+
+    pool: PoolReport
+    targets: Mapping[str, DatasetReport]
+    tests: Mapping[str, DatasetReport]
+
+
+@dataclass(frozen=True)
+class SpaceRows:
+    """Feature rows of a dataset at one checkpoint: where they are, how many were computed in this call, and how many
+    there are by status."""
+
+    role: str
+    space_id: int
+    dataset: str
+    checkpoint: int
+    transform: str
+    computed: int
+    dataset_id: int | None = None  # None in summaries of older versions
+    statuses: Counts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SelectionReport:
+    """A selection: its sources, and the share of the target's own ones in it and in the pool (None: none are known)."""
+
+    name: str
+    target: str
+    method: str
+    digest: str
+    examples: int
+    rule: str = ""
+    by_source: Counts = field(default_factory=dict)
+    source_precision: float | None = None
+    source_share_of_pool: float | None = None
+    export: str | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """A line of a mixture's table: what a part asked of a source and what came out.
+
+    `weight` is the share of the part that was asked for (None where the ranking decides), `requested` the budget that
+    follows from it before caps, floors and what there is, `budget` after. Both are rows, or tokens of a token budget.
+    """
+
+    part: str
+    source: str
+    weight: float | None
+    requested: int | None
+    budget: int
+    rows: int
+    examples: int
+    tokens: int | None
+    share: float
+    note: str
+
+
+@dataclass(frozen=True)
+class MixturePlan:
+    """What a mixture was asked for and what came out, in `unit`s and by part and source; the rules that it follows."""
+
+    unit: str = "rows"
+    requested: int = 0
+    realised: int = 0
+    table: Sequence[Share] = ()
+    rule: str = ""
+    order: str = ""
+
+
+@dataclass(frozen=True)
+class MixtureReport:
+    """A mixture: its budget in `unit`s, requested against realised, in all and by part and source."""
+
+    name: str
+    digest: str
+    examples: int
+    rows: int
+    unit: str = "rows"
+    requested: int = 0
+    realised: int = 0
+    by_source: Counts = field(default_factory=dict)
+    table: Sequence[Share] = ()
+    export: str | None = None
+
+
+@dataclass(frozen=True)
+class Versus:
+    """An arm's test loss against another's (negative: this arm is lower), paired by seed and row. `p_adjusted` is
+    corrected for all `comparisons` of the arm on the target; `effect` is in units of the other's noise over seeds."""
+
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+    wins: int
+    seeds: int
+    noise: float | None
+    effect: float | None
+    p_adjusted: float | None
+    comparisons: int
+    verdict: str
+
+
+@dataclass(frozen=True)
+class ArmRow:
+    """A line of the result table: one arm on one target, over its seeds, at its best learning rate.
+
+    `forgetting` is the mean change of the other targets' test loss against `base`; `versus` holds comparisons by the
+    other arm's name; `curves` has [step, loss] of each run.
+    """
+
+    arm: str
+    target: str
+    seeds: Sequence[int]
+    lr: float
+    test_loss: Sequence[float]
+    test_loss_mean: float | None
+    test_loss_ci95: float | None
+    metric: str
+    score: Sequence[float]
+    score_mean: float | None
+    response_tokens: float | None
+    forgetting: float | None
+    examples: int
+    label_tokens: float
+    tokens: float | None  # that a run trained on, all epochs
+    source_precision: float | None
+    seconds: float | None
+    early_grad_norm: float | None
+    peak_bytes: int | None = None  # of a run, the largest; of the GPU, or of the whole process
+    diverged: int = 0
+    lm_eval: Mapping[str, float] = field(default_factory=dict)  # means over seeds
+    curves: Sequence[Sequence[Sequence[float | None]]] = ()
+    versus: Mapping[str, Versus] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made. `base` is set for a selection, mixture or validation made later: the run whose rows it used."""
+
+    name: str
+    ingest: Ingested
+    base: str = ""
+    stages: Sequence[Stage] = ()
+    rows: Sequence[SpaceRows] = ()
+    selections: Sequence[SelectionReport] = ()
+    mixtures: Sequence[MixtureReport] = ()
+    arms: Sequence[ArmRow] = ()
+    report: str = ""
+
+    @property
+    def pool_rows(self) -> list[SpaceRows]:
+        """Rows of the pool, one entry for each checkpoint, oldest first."""
+        return [row for row in self.rows if row.role == "pool"]
+
+    @property
+    def made(self) -> list[SelectionReport | MixtureReport]:
+        """Selections, then mixtures."""
+        return [*self.selections, *self.mixtures]
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """The recipe of a run as plain data: with absolute paths, and with paths as its author wrote them."""
+
+    resolved: Json
+    written: Json
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its recipe, what it made, and the seconds it took."""
+
+    name: str
+    recipes: Recipes
+    result: RunResult
+    seconds: float
+
+
+def as_json(result: RunResult) -> Json:
+    """A result as plain data."""
+    document = asdict(result)
+    for row in document["rows"]:
+        row.update(row.pop("statuses"))
+    return document
+
+
+def read(document: Mapping[str, Any]) -> RunResult:
+    """A result from plain data, of this or an older version."""
+    known = {f.name for f in fields(SpaceRows)}
+    rows = [
+        {k: v for k, v in row.items() if k in known} | {"statuses": {k: v for k, v in row.items() if k not in known}}
+        for row in document["rows"]
+    ]
+    result: RunResult = _adapter().validate_python({**document, "rows": rows})
+    return result
+
+
+@cache
+def _adapter() -> TypeAdapter[RunResult]:
+    return TypeAdapter(RunResult)
+
+
+def plan_as_json(plan: MixturePlan) -> Json:
+    """A mixture's plan as plain data, as details of mixtures and manifests of exports hold it."""
+    budget = {"unit": plan.unit, "requested": plan.requested, "realised": plan.realised}
+    return {"budget": budget, "table": [asdict(line) for line in plan.table], "rule": plan.rule, "order": plan.order}
+
+
+def plan_from_json(document: Mapping[str, Any]) -> MixturePlan:
+    """The inverse of `plan_as_json`."""
+    lines = [Share(**line) for line in document["table"]]
+    return MixturePlan(**document["budget"], table=lines, rule=document["rule"], order=document["order"])
+
+
+def start(store: Store, name: str, recipes: Recipes) -> int:
+    """Record the start of a run; returns its number."""
+    with store.catalog.write() as db:
+        (made,) = db.rows(
+            "INSERT INTO run (name, recipe, started, written) VALUES (?, ?, ?, ?) RETURNING run_id",
+            (name, canonical_json(recipes.resolved), time.time(), canonical_json(recipes.written)),
+        )
+    return int(made["run_id"])
+
+
+def finish(store: Store, run_id: int, result: RunResult) -> None:
+    """Record the end of a run and what it made."""
+    with store.catalog.write() as db:
+        db.execute(
+            "UPDATE run SET finished=?, summary=? WHERE run_id=?",
+            (time.time(), canonical_json(as_json(result)), run_id),
+        )
+
+
+def last_run(store: Store, computed: bool = False) -> Run:
+    """The newest run that finished; `computed`: not counting later selections from its rows.
+
+    Raises InputError when there is none.
+    """
+    run = next((run for run in _finished(store) if not (computed and run.result.base)), None)
+    if run is None:
+        raise InputError(f"no run has finished in {store.root}; start one with `gradsift run RECIPE`")
+    return run
+
+
+class Named(Protocol):
+    """A selection or mixture."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of its rows."""
+
+
+def recipe_of(store: Store, chosen: Named) -> Recipes:
+    """Recipes of the newest finished run that made a selection or mixture; raises InputError when there is none."""
+    for run in _finished(store):
+        if any(made.name == chosen.name and made.digest == chosen.digest for made in run.result.made):
+            return run.recipes
+    raise InputError(f"no finished run made {chosen.name!r}; run its recipe again to its end")
+
+
+def _finished(store: Store) -> Iterator[Run]:
+    """Finished runs, the newest first, each read when it is asked for."""
+    numbers = store.catalog.rows("SELECT run_id FROM run WHERE finished IS NOT NULL ORDER BY run_id DESC")
+    for number in numbers:
+        (row,) = store.catalog.rows("SELECT * FROM run WHERE run_id=?", (number["run_id"],))
+        recipes = Recipes(json.loads(row["recipe"]), json.loads(row["written"] or row["recipe"]))
+        yield Run(row["name"], recipes, read(json.loads(row["summary"])), row["finished"] - row["started"])

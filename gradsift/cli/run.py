@@ -1,0 +1,128 @@
+"""Commands that run everything: a recipe, or the demo."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradsift.cli.shared import (
+    DEFAULT_STORE,
+    Flag,
+    Json,
+    StorePath,
+    app,
+    check_processes,
+    quiet_libraries,
+    quiet_prefect,
+)
+
+if TYPE_CHECKING:
+    from gradsift.datastore.runs import RunResult
+    from gradsift.pipelines.progress import Progress
+    from gradsift.pipelines.recipe import Recipe
+
+
+@app.command
+def run(
+    recipe: Path,
+    /,
+    *,
+    store: StorePath = DEFAULT_STORE,
+    export_to: Path | None = None,
+    dry_run: Flag = False,
+    no_prefect: Flag = False,
+    processes: int | None = None,
+    json: Json = False,
+) -> None:
+    """Run a recipe, or finish a run that was interrupted.
+
+    Parameters
+    ----------
+    recipe
+        The recipe file (YAML).
+    export_to
+        Folder for the exports; default: exports/ in the store.
+    dry_run
+        Show what would run: rows, bytes, minutes. Writes nothing.
+    no_prefect
+        Run the stages without Prefect.
+    processes
+        Do this many validation runs at once, each in a process of its own.
+    """
+    from gradsift.cli import show, tables
+    from gradsift.datastore.runs import as_json
+    from gradsift.pipelines.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    quiet_libraries()
+    if dry_run:
+        from gradsift.pipelines.runs.dryrun import plan_run
+
+        plan = plan_run(loaded, store)
+        show.document(asdict(plan)) if json else tables.show_plan(plan)
+        return
+    check_processes(no_prefect, processes)
+    with show.progress() as progress:
+        call = Call(loaded, store, export_to, progress)
+        result = _directly(call) if no_prefect else _under_prefect(call, processes)
+    show.document(as_json(result)) if json else tables.show_result(result)
+
+
+@app.command
+def demo(*, folder: Path = Path("demo"), no_prefect: Flag = False, json: Json = False) -> None:
+    """Make a pool with planted truth and a small model, run everything, and show what was found.
+
+    Parameters
+    ----------
+    folder
+        Where to put data, model, store, export and result.json.
+    no_prefect
+        Run the stages without Prefect.
+    """
+    from gradsift.cli import show, tables
+    from gradsift.datastore.runs import read
+    from gradsift.pipelines.demo.demo import run_demo
+
+    quiet_libraries()
+    with show.progress() as progress:
+
+        def run_one(recipe: "Recipe", store: Path, export_to: Path) -> "RunResult":
+            call = Call(recipe, store, export_to, progress)
+            return _directly(call) if no_prefect else _under_prefect(call)
+
+        document = run_demo(folder, run_one, progress)
+    if json:
+        show.document(document)
+        return
+    tables.show_result(read(document["run"]))
+    tables.show_planted(document["planted"])
+    show.line(f"Everything is in {folder}/ ; the table as data: {folder}/result.json")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A run that was asked for."""
+
+    recipe: "Recipe"
+    store: Path
+    export_to: Path | None
+    progress: "Progress"
+
+
+def _directly(call: Call) -> "RunResult":
+    from gradsift.datastore.store import Store
+    from gradsift.pipelines.runs.curate import curate
+
+    with Store(call.store) as opened:
+        return curate(call.recipe, opened, export_root=call.export_to, progress=call.progress)
+
+
+def _under_prefect(call: Call, count: int | None = None) -> "RunResult":
+    """As a flow; validation on `count` processes, if that is given."""
+    quiet_prefect()
+    from gradsift.flows.curate import curate_with_prefect
+    from gradsift.flows.tasks import processes
+
+    runner = processes(count) if count else None
+    return curate_with_prefect(
+        call.recipe, call.store, export_root=call.export_to, progress=call.progress, task_runner=runner
+    )

@@ -1,0 +1,79 @@
+"""The command line's app, and what its commands share."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from gradsift.pipelines.version import VERSION
+
+app = App(
+    name="gradsift",
+    suppress_keyboard_interrupt=False,  # __main__ says how to go on
+    version=VERSION,
+    help="Curate fine-tuning data by the gradients it produces.",
+    help_epilogue="Exit codes: 0 ok, 1 unexpected, 2 bad input, 4 damaged or incompatible store, 5 busy, "
+    "6 disk full, 130 interrupted.",
+)
+StorePath = Annotated[Path, Parameter(name=["--store", "-s"], env_var="GRADSIFT_STORE", help="Folder of the store.")]
+Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON document.")]
+Options = Annotated[tuple[str, ...], Parameter(name="--option", negative=())]
+Flag = Annotated[bool, Parameter(negative=())]
+DEFAULT_STORE = Path("store")
+
+# Our own progress is enough; libraries may still warn.
+LIBRARIES = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+# Prefect reads its settings when it is imported; a temporary server may be slow to start on a busy machine.
+PREFECT = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+}
+
+
+def quiet_libraries() -> None:
+    """Settings of the libraries that load models, where the user has not made them. Before they are imported."""
+    for name, value in LIBRARIES.items():
+        os.environ.setdefault(name, value)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def quiet_prefect() -> None:
+    """Settings of Prefect, where the user has not made them. Before `gradsift.flows` is imported."""
+    for name, value in PREFECT.items():
+        os.environ.setdefault(name, value)
+
+
+def check_processes(no_prefect: bool, processes: int | None) -> None:
+    """Raise InputError for a number of processes that cannot be."""
+    from gradsift.datastore.errors import InputError
+
+    if processes is not None and processes < 2:
+        raise InputError("--processes must be at least 2; without it validation does one run after the other")
+    if processes is not None and no_prefect:
+        raise InputError("--processes uses Prefect's process pool; leave out --no-prefect")
+
+
+def read_section(path: Path, name: str) -> dict[str, Any]:
+    """The fields of a recipe's section, alone in a YAML file or under the section's name. Raises InputError."""
+    import yaml
+
+    from gradsift.datastore.errors import InputError
+
+    try:
+        section = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    if not isinstance(section, dict):
+        raise InputError(f"{path} must hold the fields of `{name}`")
+    inner = section.get(name, section)
+    if not isinstance(inner, dict):
+        raise InputError(f"{path}: `{name}` must be a mapping")
+    return inner

@@ -1,0 +1,132 @@
+"""Commands about a store: what it holds, whether it is whole, and asking it for similar rows."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from gradsift.cli.shared import DEFAULT_STORE, Flag, Json, StorePath, app, quiet_libraries
+
+
+@app.command
+def query(
+    text: str | None = None,
+    /,
+    *,
+    answer: str | None = None,
+    id: Annotated[str | None, Parameter(name="--id")] = None,  # noqa: A002 - the flag's name
+    k: Annotated[int, Parameter(name=["-k", "--top"])] = 10,
+    checkpoint: int | None = None,
+    store: StorePath = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Show the training rows whose gradients are most like a chat's.
+
+    Parameters
+    ----------
+    text
+        What the user says.
+    answer
+        What the assistant answers; default: the model's own greedy answer.
+    id
+        Ask for the neighbours of a stored example instead (the start of its id is enough).
+    k
+        How many rows.
+    checkpoint
+        Which checkpoint's gradients; default: the last.
+    """
+    from gradsift.cli import show
+    from gradsift.datastore.errors import InputError
+    from gradsift.datastore.store import Store
+
+    if (text is None) == (id is None) or k < 1:
+        raise InputError("give either a text or --id, and -k of at least 1")
+    quiet_libraries()
+    from gradsift.pipelines.runs.query import query_by_id, query_by_text
+
+    with Store(store, create=False) as opened:
+        if id is not None:
+            answered = query_by_id(opened, id, k, checkpoint)
+        else:
+            answered = query_by_text(opened, text or "", answer, k, checkpoint)
+    if json:
+        show.document(asdict(answered))
+        return
+    show.line(f"user: {answered.user}")
+    show.line(f"assistant{' (generated)' if answered.generated else ''}: {answered.assistant}")
+    rows = [asdict(hit) | {"example_id": hit.example_id[:8]} for hit in answered.hits]
+    show.table(f"Nearest in gradient space (checkpoint {answered.checkpoint})", rows)
+
+
+@app.command
+def status(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
+    """Show what a store holds: examples, quarantine, feature rows, selections, validation arms, live work."""
+    from gradsift.cli import show
+    from gradsift.datastore.overview import overview
+    from gradsift.datastore.store import Store
+
+    with Store(store, create=False) as opened:
+        held = overview(opened)
+    if json:
+        show.document(held)
+        return
+    for name, rows in held.items():
+        show.table(name.replace("_", " ").capitalize(), rows)
+
+
+@app.command
+def doctor(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
+    """Check this installation and, if there is one, the store."""
+    from gradsift.cli import show
+    from gradsift.cli.doctor import checks
+    from gradsift.datastore.errors import GradsiftError
+
+    rows = checks(store)
+    show.document(rows) if json else show.table("Doctor", rows)
+    if any(row["state"] == "bad" for row in rows):
+        raise GradsiftError("something is wrong; see the lines marked bad")
+
+
+@app.command
+def verify(*, store: StorePath = DEFAULT_STORE, drop: Flag = False, json: Json = False) -> None:
+    """Check every byte of a store against its digests.
+
+    Parameters
+    ----------
+    drop
+        Forget damaged files, so that the next run makes them again.
+    """
+    from gradsift.cli import show
+    from gradsift.datastore import maintenance
+    from gradsift.datastore.errors import CorruptionError
+    from gradsift.datastore.store import Store
+
+    with Store(store, create=False) as opened:
+        damage = maintenance.verify(opened)
+        rows = [asdict(d) | ({"dropped": maintenance.drop_damaged(opened, d)} if drop else {}) for d in damage]
+    show.document(rows) if json else show.table("Damaged files", rows)
+    if damage and not drop:
+        raise CorruptionError(f"{len(damage)} damaged files; `gradsift verify --drop` forgets them")
+
+
+@app.command
+def gc(
+    *, store: StorePath = DEFAULT_STORE, grace_hours: float = 1.0, dry_run: Flag = False, json: Json = False
+) -> None:
+    """Delete files that no catalog row refers to (left by killed processes).
+
+    Parameters
+    ----------
+    grace_hours
+        Keep files younger than this; a live writer may be about to commit them.
+    dry_run
+        Only list them.
+    """
+    from gradsift.cli import show
+    from gradsift.datastore import maintenance
+    from gradsift.datastore.store import Store
+
+    with Store(store, create=False) as opened:
+        work = maintenance.garbage if dry_run else maintenance.collect
+        rows = [{"file": name, "bytes": size} for name, size in work(opened, grace_hours * 3600)]
+    show.document(rows) if json else show.table("Unreferenced files", rows)

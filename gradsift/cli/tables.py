@@ -1,0 +1,126 @@
+"""How results of runs look on a terminal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from gradsift.cli import show
+from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, Versus
+
+if TYPE_CHECKING:
+    from gradsift.pipelines.runs.dryrun import Plan
+
+SELECTION = ("name", "examples", "source_precision", "source_share_of_pool", "by_source")
+
+
+def show_plan(plan: "Plan") -> None:
+    """What a run would do."""
+    facts = asdict(plan)
+    minutes = facts.pop("minutes")
+    show.table("Would run (estimates for an empty store)", [{"what": k, "value": v} for k, v in facts.items()])
+    show.table("Minutes", [{"stage": k, "minutes": v} for k, v in minutes.items()])
+
+
+def show_result(result: RunResult) -> None:
+    """What a run made."""
+    show.table("Stages", [asdict(stage) for stage in result.stages])
+    pool = result.ingest.pool
+    rows = [{"source": name, "examples": count} for name, count in pool.by_source.items()]
+    show.table(f"Pool: {pool.examples} examples, {pool.duplicates} duplicates", rows)
+    if pool.left_out:
+        show.table(f"Screening leaves {pool.used} of them", [asdict(entry) for entry in pool.left_out])
+    show.table("Quarantined rows", [{"reason": reason, "rows": n} for reason, n in pool.quarantined.items()])
+    if result.selections:
+        show.table("Selections", [asdict(s) for s in result.selections], (*SELECTION, "export"))
+    for made in result.mixtures:
+        show_mixture(made)
+    if result.arms:
+        show_arms(result.arms)
+    show.line(f"Report: {result.report}")
+
+
+def show_planted(planted: Mapping[str, Any]) -> None:
+    """How much of the demo's planted truth was found."""
+    chosen = planted["selected"]
+    outcomes = [
+        ("rows of the target skill", "target_rows", "{selected} of {chosen} selected"),
+        ("near-duplicates of them", "near_duplicates", "{selected} selected"),
+        ("wrong answers", "wrong_answers", "{selected} selected"),
+        ("exact duplicates", "exact_duplicates", "{found} found and merged"),
+        ("leaked test questions", "leaks", "{found} found and left out"),
+    ]
+    rows = [
+        {"planted": what, "in pool": planted[key]["planted"], "outcome": text.format(chosen=chosen, **planted[key])}
+        for what, key, text in outcomes
+    ]
+    bad = {name: sum(counts.values()) for name, counts in planted["bad_rows"].items()}
+    rows.append({"planted": "bad rows", "in pool": bad["planted"], "outcome": f"{bad['quarantined']} quarantined"})
+    show.table("Planted truth", rows)
+
+
+def show_mixture(made: MixtureReport) -> None:
+    """Requested against realised, as a table."""
+    rows = [
+        {
+            "part": line.part,
+            "source": line.source,
+            "asked": _percent(line.weight),
+            "got": _percent(line.share),
+            "requested": line.requested,
+            "rows": line.rows,
+            "tokens": line.tokens,
+            "note": line.note,
+        }
+        for line in made.table
+    ]
+    columns = ["part", "source", "asked", "got", "requested", "rows", "tokens", "note"]
+    if all(line.tokens is None for line in made.table):
+        columns.remove("tokens")
+    show.table(f"Mixture {made.name}: {made.realised:,} of {made.requested:,} {made.unit}", rows, columns)
+    if made.export:
+        show.line(f"{made.rows:,} rows in {made.export}")
+
+
+def _percent(share: float | None) -> str:
+    return "by rank" if share is None else f"{share:.1%}"
+
+
+def show_arms(arms: Sequence[ArmRow]) -> None:
+    """The table of arms, and what follows from it in words."""
+    for target in dict.fromkeys(arm.target for arm in arms):
+        mine = [arm for arm in arms if arm.target == target]
+        rows = [_arm(arm) for arm in mine]
+        columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+        show.table(f"{target}: test loss by arm (mean over seeds, nats per token)", rows, columns)
+        for arm in mine:
+            if arm.diverged:
+                show.line(f"{target}: {arm.arm} diverged on {arm.diverged} seeds; they are left out")
+            for baseline, versus in arm.versus.items():
+                if arm.arm in ("selected", "mixture") and baseline != arm.arm:
+                    show.line(verdict_line(target, arm.arm, baseline, versus))
+
+
+def _arm(arm: ArmRow) -> dict[str, Any]:
+    precision = arm.source_precision
+    return {
+        "arm": arm.arm,
+        "rows": arm.examples,
+        "label tokens": round(arm.label_tokens),
+        "test loss": arm.test_loss_mean,
+        "±95%": arm.test_loss_ci95,
+        "own source": None if precision is None else f"{precision:.0%}",
+        arm.metric: arm.score_mean,
+        "forgets": arm.forgetting,
+    }
+
+
+def verdict_line(target: str, arm: str, baseline: str, versus: Versus) -> str:
+    """One comparison in words."""
+    from gradsift.pipelines.report.report import p_value
+
+    interval = "" if versus.low is None or versus.high is None else f" [{versus.low:+.4f}, {versus.high:+.4f}]"
+    p = "" if versus.p_adjusted is None else f", {p_value(versus.p_adjusted)} (of {versus.comparisons})"
+    return (
+        f"{target}: {arm} − {baseline} = {versus.difference:+.4f}{interval}; lower on {versus.wins} of "
+        f"{versus.seeds} seeds{p}: {versus.verdict}."
+    )

@@ -1,0 +1,44 @@
+"""The one place that assembles what methods look at, from what a run has read and computed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Dataset
+from gradsift.pipelines.features.encoder import encoder_pair
+from gradsift.pipelines.methods.evidence import Evidence, Measures, SpacePair
+from gradsift.pipelines.model.lengths import lengths
+from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.training.loss_drop import pool_losses
+
+
+@dataclass(frozen=True)
+class Material:
+    """The datasets of a run, and the spaces of gradient rows computed for them: one pair for each checkpoint, which
+    serves all targets; none where nothing needs gradients."""
+
+    pool: Dataset
+    targets: Mapping[str, Dataset]
+    tests: Mapping[str, Dataset] = field(default_factory=dict)
+    pairs: tuple[SpacePair, ...] = ()
+
+
+def evidence(work: Work, material: Material, target: str, encoder: str | None = None) -> Evidence:
+    """What a method looks at for a target; `encoder` is the folder of a sentence encoder, whose rows are computed where
+    they are missing. Raises InputError for an unknown target."""
+    if target not in material.targets:
+        raise InputError(f"there is no target {target!r}; this store has {', '.join(material.targets)}")
+    pool, wanted = material.pool, material.targets[target]
+    pair = encoder_pair(work, encoder, wanted, pool)
+    return Evidence(work.store, pool, wanted, material.pairs, work.recipe.seed, pair, _measures(work, wanted))
+
+
+def pool_rows(work: Work, pool: Dataset, *pairs: SpacePair) -> Evidence:
+    """What is known of a pool alone, by its rows in these spaces."""
+    return Evidence(work.store, pool, pool, pairs, work.recipe.seed)
+
+
+def _measures(work: Work, target: Dataset) -> Measures | None:
+    if work.loaded is None:
+        return None
+    return Measures(lambda pool: lengths(work, pool)["n_label_tokens"], pool_losses(work, target))

@@ -1,0 +1,39 @@
+"""Encoded chats of examples in the store."""
+
+from collections.abc import Iterable, Sequence
+
+from gradsift.datastore import examples
+from gradsift.pipelines.model.encode import Encoded, encode
+from gradsift.pipelines.model.work import Work
+
+
+def usable_chats(work: Work, ids: Sequence[str]) -> tuple[list[str], list[Encoded]]:
+    """Ids and encodings of the examples that have a label, in the given order."""
+    messages = examples.get_messages(work.store, ids)
+    chats = [encode(work.model.tokenizer, messages[i], work.recipe.encoding.max_length) for i in ids]
+    kept = [(i, c) for i, c in zip(ids, chats, strict=True) if c.usable]
+    return [i for i, _ in kept], [c for _, c in kept]
+
+
+class Chats:
+    """Encoded usable chats of the pool, encoded on demand and kept."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._known: dict[str, Encoded] = {}
+        self._asked: set[str] = set()
+
+    def __call__(self, ids: Iterable[str]) -> list[Encoded]:
+        """Chats of the usable ones of the ids, in the given order."""
+        wanted = list(ids)
+        new = [i for i in dict.fromkeys(wanted) if i not in self._asked]
+        if new:
+            self._asked.update(new)
+            self._known.update(zip(*usable_chats(self._work, new), strict=True))
+        return [self._known[i] for i in wanted if i in self._known]
+
+    def usable(self, ids: Iterable[str]) -> list[str]:
+        """Those of the ids that have a label, in the given order."""
+        wanted = list(ids)
+        self(wanted)
+        return [i for i in wanted if i in self._known]

@@ -1,0 +1,54 @@
+"""Greedy answers of a model, batched by length."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from gradsift.datastore.examples import Messages
+from gradsift.pipelines.model.batches import by_length, pad_id
+from gradsift.pipelines.model.encode import chat_template
+from gradsift.pipelines.model.load import best_device
+
+
+@torch.no_grad()
+def greedy(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Messages],
+    max_new_tokens: int,
+    max_length: int,
+    batch_tokens: int = 8192,
+) -> list[list[int]]:
+    """The next assistant turn of each chat as tokens, up to its end-of-turn token. Prompts keep their last
+    `max_length` tokens.
+
+    Cost: one forward for each prompt and each new token, in batches.
+    """
+    template, pad, stop = chat_template(tokenizer), pad_id(tokenizer), tokenizer.eos_token_id
+    encoded = [
+        tokenizer.apply_chat_template(
+            list(chat), chat_template=template, tokenize=True, add_generation_prompt=True, return_dict=True
+        )["input_ids"][-max_length:]
+        for chat in prompts
+    ]
+    answers: list[list[int]] = [[] for _ in prompts]
+    for part in by_length([len(p) + max_new_tokens for p in encoded], batch_tokens):
+        width = max(len(encoded[k]) for k in part)
+        fill = [width - len(encoded[k]) for k in part]
+        ids = [[pad] * empty + list(encoded[k]) for k, empty in zip(part, fill, strict=True)]
+        mask = [[0] * empty + [1] * len(encoded[k]) for k, empty in zip(part, fill, strict=True)]
+        generated = model.generate(
+            input_ids=torch.tensor(ids, device=best_device()),
+            attention_mask=torch.tensor(mask, device=best_device()),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=pad,
+            eos_token_id=stop,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+        )[:, width:].tolist()
+        for k, tokens in zip(part, generated, strict=True):
+            answers[k] = tokens[: tokens.index(stop)] if stop in tokens else tokens
+    return answers

@@ -1,0 +1,58 @@
+"""SemDeDup (Abbas et al. 2023, arXiv 2303.09540): near-duplicates by the cosine of two rows of a cluster."""
+
+import numpy as np
+
+from gradsift.datastore import features
+from gradsift.datastore.examples import Dataset
+from gradsift.datastore.marks import Mark
+from gradsift.pipelines.features.encoder import encoder_pair
+from gradsift.pipelines.features.gather import pool_rows
+from gradsift.pipelines.methods.evidence import Evidence, SpacePair, unit_rows
+from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.pool.screen import VERSION, Screened, screened
+from gradsift.pipelines.recipe import Dedup, Semantic
+from gradsift.scorers import dedup
+from gradsift.scorers.kmeans import kmeans
+
+
+def by_encoder(work: Work, pool: Dataset) -> Screened:
+    """The pool without near-duplicates by a sentence encoder, before any gradient is computed; as it is where the
+    recipe does not ask for that."""
+    settings = work.recipe.dedup
+    if settings is None or settings.semantic is None or settings.semantic.represent != "encoder":
+        return Screened(pool, [], 0)
+    pair = encoder_pair(work, settings.semantic.encoder, pool)
+    return _screened(work, pool_rows(work, pool, *([pair] if pair else [])), settings, settings.semantic)
+
+
+def by_rows(work: Work, pool: Dataset, pairs: tuple[SpacePair, ...]) -> Screened:
+    """The pool without near-duplicates by what the gradient pass computed; as it is where the recipe does not ask for
+    that."""
+    settings = work.recipe.dedup
+    if settings is None or settings.semantic is None or settings.semantic.represent == "encoder":
+        return Screened(pool, [], 0)
+    return _screened(work, pool_rows(work, pool, *pairs), settings, settings.semantic)
+
+
+def _screened(work: Work, e: Evidence, settings: Dedup, semantic: Semantic) -> Screened:
+    spec = {
+        "version": VERSION,
+        "pool": e.pool.digest,
+        "semantic": semantic.model_dump(mode="json", exclude={"encoder"}),
+        "spaces": [features.space_fingerprint(work.store, pair.train) for pair in e.pairs],
+        "seed": e.seed,
+        "keep": settings.keep,
+    }
+    return screened(work.store, e.pool, spec, lambda: _marks(e, settings, semantic))
+
+
+def _marks(e: Evidence, settings: Dedup, semantic: Semantic) -> list[Mark]:
+    rows = unit_rows(e.rows("embedding" if semantic.represent == "embedding" else "gradients"))
+    clusters = kmeans(rows, semantic.clusters or max(1, round(len(rows) ** 0.5)), e.seed)
+    twins = dedup.semdedup(rows, clusters, semantic.epsilon, semantic.keep)
+    keep = set(settings.keep)
+    return [
+        Mark(e.ids[k], "semantic", e.ids[int(twins.twin[k])], round(float(twins.similarity[k]), 6))
+        for k in np.flatnonzero(twins.twin >= 0)
+        if e.ids[k] not in keep
+    ]

@@ -1,0 +1,71 @@
+"""What later work takes from a run that is over: its recipe, its datasets, the spaces of its gradient rows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gradsift.datastore import checkpoints, examples, features
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.runs import Run
+from gradsift.datastore.store import Store
+from gradsift.pipelines.features.gather import Material
+from gradsift.pipelines.methods.evidence import SpacePair
+from gradsift.pipelines.recipe import Recipe, parse_recipe
+
+OLDER = "the store's last run is of an older version; run its recipe again (it finds its rows)"
+
+
+def changed(last: Run, sections: Mapping[str, Any], name: str, seed: int | None = None) -> Recipe:
+    """The run's recipe with other sections `select` and `mix`, under another name and without validation."""
+    more = {"select": None, "mix": None, **sections, "name": name[:64], "validate": None}
+    if seed is not None:
+        more["seed"] = seed
+    written = {**last.recipes.written, **more}
+    return parse_recipe({**last.recipes.resolved, **more}, "this selection").written_as(written)
+
+
+def name_after(last: Run, suffix: str) -> str:
+    """A name for what is made later from a run."""
+    return f"{last.recipes.resolved['name']}-{suffix.replace('_', '-')}"
+
+
+def material_of(store: Store, last: Run, checkpoint: int | None = None) -> Material:
+    """Datasets and spaces of a run, at all of its checkpoints or at one.
+
+    Raises InputError for a run of an older version, which must be finished again, and for an unknown checkpoint.
+    """
+    result = last.result
+    if result.ingest.pool.used_dataset_id is None or any(row.dataset_id is None for row in result.rows):
+        raise InputError(OLDER)
+    targets = {
+        name: examples.find_dataset(store, "target", name, report.digest)
+        for name, report in result.ingest.targets.items()
+    }
+    pool = examples.get_dataset(store, result.ingest.pool.used_dataset_id)
+    return Material(pool, targets, pairs=_pairs(store, last, checkpoint))
+
+
+def space_at(last: Run, checkpoint: int | None) -> tuple[int, int]:
+    """(the pool's feature space, its checkpoint) of a run, the last checkpoint where none is asked for. Raises
+    InputError for an unknown one, and for a run without gradients."""
+    ordinals = [row.checkpoint for row in last.result.pool_rows]
+    if not ordinals:
+        raise InputError("the store's last run computed no gradients; run a recipe whose method needs them")
+    wanted = max(ordinals) if checkpoint is None else checkpoint
+    if wanted not in ordinals:
+        raise InputError(f"there is no checkpoint {wanted}; this store has {sorted(ordinals)}")
+    return next(row.space_id for row in last.result.pool_rows if row.checkpoint == wanted), wanted
+
+
+def _pairs(store: Store, last: Run, checkpoint: int | None) -> tuple[SpacePair, ...]:
+    if checkpoint is not None:
+        space_at(last, checkpoint)
+    of_targets = {row.checkpoint: row.space_id for row in last.result.rows if row.role == "target"}
+    return tuple(
+        SpacePair(row.space_id, of_targets[row.checkpoint], _mean_lr(store, row.space_id))
+        for row in last.result.pool_rows
+        if checkpoint is None or row.checkpoint == checkpoint
+    )
+
+
+def _mean_lr(store: Store, space_id: int) -> float:
+    return checkpoints.by_digest(store, features.space_spec(store, space_id)["checkpoint"]).mean_lr

@@ -1,0 +1,188 @@
+"""One run of a validation: an arm trained at a learning rate, measured on every target, and recorded.
+
+The measure is the mean loss over all label tokens of the test rows (nats), with the loss of each row kept for the
+intervals, and where a target has a metric, generated answers. An arm that diverges is recorded as such. A `Job`
+pickles: whoever can open the store can do it (`do`), here or on the processes or machines of a task runner.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradsift.datastore import arms
+from gradsift.datastore.arms import ArmResult, Measured, TrainLog
+from gradsift.datastore.examples import Messages
+from gradsift.datastore.identity import digest_ids, fingerprint
+from gradsift.datastore.store import Store
+from gradsift.pipelines.model.chats import Chats
+from gradsift.pipelines.model.encode import Encoded
+from gradsift.pipelines.model.load import load_trainable
+from gradsift.pipelines.model.losses import row_losses, token_mean
+from gradsift.pipelines.model.work import Work, open_work
+from gradsift.pipelines.recipe import Recipe, Sft
+from gradsift.pipelines.training.prune import dynamic
+from gradsift.pipelines.training.sft import SFT_VERSION, fit
+from gradsift.pipelines.training.warmup import training_spec
+from gradsift.pipelines.validate.answers import answer
+from gradsift.pipelines.validate.arms import QTUNING, Arm
+from gradsift.pipelines.validate.harness import folder_digest, scores
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A set of rows to measure on: encoded, and as chats where answers are generated."""
+
+    name: str
+    digest: str
+    rows: list[Encoded]
+    chats: list[Messages]
+    metric: str
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Benches:
+    """What every run is measured on, by target."""
+
+    tests: Mapping[str, Bench]
+    vals: Mapping[str, Bench]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training and its measures: an arm at a learning rate, for a number of steps or the recipe's epochs."""
+
+    name: str
+    store_root: Path
+    recipe: Recipe
+    arm: Arm
+    lr: float
+    steps: int | None
+    benches: Benches
+
+    @property
+    def training(self) -> Sft:
+        """How it trains."""
+        settings = self.recipe.validation
+        return Sft(**(settings.model_dump(include=set(Sft.model_fields), exclude={"preset"}) | {"lr": self.lr}))
+
+
+def do(job: Job) -> None:
+    """Do a job in this process and record it in its store, unless that has been done."""
+    with Store(job.store_root, create=False) as store:
+        work = open_work(store, job.recipe)
+        run(work, job, Chats(work))
+
+
+def key_of(work: Work, job: Job) -> str:
+    """What the result is recorded under."""
+    return fingerprint(_spec(work, job))
+
+
+def recorded(work: Work, job: Job) -> ArmResult | None:
+    """The result of a job that has been done, or None."""
+    return arms.find(work.store, key_of(work, job), ArmResult)
+
+
+def run(work: Work, job: Job, chats: Chats) -> ArmResult:
+    """The recorded result of a job, made if it is not there."""
+    known = recorded(work, job)
+    if known is not None:
+        return known
+    arm, spec = job.arm, _spec(work, job)
+    rows = _masked(arm, chats)
+    model, log = _trained(work, job, rows)
+    result = _finite(
+        ArmResult(
+            examples=len(rows),
+            label_tokens=sum(row.n_label_tokens for row in rows),
+            train=log,
+            tests={name: _measured(work, model, bench) for name, bench in job.benches.tests.items()},
+            vals={name: _loss(work, model, bench) for name, bench in job.benches.vals.items()},
+            lm_eval=_harness(work, model, job),
+        )
+    )
+    arms.save(work.store, fingerprint(spec), arm.name, ",".join(arm.targets), arm.seed, spec, result)
+    return result
+
+
+def _spec(work: Work, job: Job) -> dict[str, Any]:
+    """All that a job's result depends on."""
+    settings, arm = job.recipe.validation, job.arm
+    spec = training_spec(work) | {
+        "sft": SFT_VERSION,
+        "training": job.training.model_dump() if arm.example_ids else {"mode": job.training.mode},
+        "steps": job.steps if arm.example_ids else None,
+        "examples": digest_ids(arm.example_ids),
+        "masks": fingerprint(arm.masks) if arm.masks else None,
+        "qtuning": settings.qtuning.model_dump() if arm.name == QTUNING and settings.qtuning else None,
+        "seed": arm.seed,
+        "tests": {t: [b.digest, b.metric, b.max_new_tokens] for t, b in job.benches.tests.items()},
+        "vals": {t: b.digest for t, b in job.benches.vals.items()},
+    }
+    if settings.lm_eval is not None:
+        asked = settings.lm_eval
+        spec["lm_eval"] = asked.model_dump(exclude={"include_path"}) | {"files": folder_digest(asked.include_path)}
+    return spec
+
+
+def _masked(arm: Arm, chats: Chats) -> list[Encoded]:
+    usable = chats.usable(arm.example_ids)
+    return [row.masked(arm.masks[i]) if i in arm.masks else row for i, row in zip(usable, chats(usable), strict=True)]
+
+
+def _trained(work: Work, job: Job, rows: Sequence[Encoded]) -> tuple[Any, TrainLog | None]:
+    settings, arm, recipe = job.recipe.validation, job.arm, job.recipe
+    model = load_trainable(work.model, recipe.model, recipe.lora, arm.seed, settings.mode)
+    if not rows:
+        return model, None
+    pruned = settings.qtuning if arm.name == QTUNING else None
+    prune = dynamic(pruned, work.model.tokenizer) if pruned else None
+    return model, fit(model, work.model.tokenizer, rows, job.training, arm.seed, steps=job.steps, prune=prune)
+
+
+def _measured(work: Work, model: Any, bench: Bench) -> Measured:
+    tokenizer, recipe = work.model.tokenizer, work.recipe
+    items = row_losses(model, tokenizer, bench.rows, recipe.features.batch_tokens)
+    measured = Measured(token_mean(items, bench.rows), items.tolist(), [row.n_label_tokens for row in bench.rows])
+    if bench.metric == "loss":
+        return measured
+    answers = answer(model, tokenizer, bench.chats, bench.metric, bench.max_new_tokens, recipe.encoding.max_length)
+    return replace(
+        measured,
+        scores=answers.scores,
+        score=float(np.mean(answers.scores)),
+        response_tokens=float(np.mean(answers.lengths)),
+    )
+
+
+def _loss(work: Work, model: Any, bench: Bench) -> float:
+    items = row_losses(model, work.model.tokenizer, bench.rows, work.recipe.features.batch_tokens)
+    return token_mean(items, bench.rows)
+
+
+def _harness(work: Work, model: Any, job: Job) -> dict[str, float] | None:
+    asked = job.recipe.validation.lm_eval
+    if asked is None:
+        return None
+    return scores(model, work.model.tokenizer, asked.tasks, asked.include_path, asked.limit)
+
+
+def _finite(result: ArmResult) -> ArmResult:
+    """The result, or without its figures and marked where training diverged."""
+    numbers = [measured.loss for measured in result.tests.values()] + list(result.vals.values())
+    if not np.isfinite(numbers).all():
+        return replace(result, diverged=True, tests={}, vals={}, train=None)
+    if result.train is None:
+        return result
+
+    def known(value: float | None) -> float | None:
+        return value if value is not None and np.isfinite(value) else None
+
+    log = result.train
+    curve = [[known(value) for value in point] for point in log.curve]
+    log = replace(log, curve=curve, early_grad_norm=known(log.early_grad_norm), last_loss=known(log.last_loss))
+    return replace(result, train=log)

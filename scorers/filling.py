@@ -68,8 +68,8 @@ def subset_sum(lengths: Sequence[int], goal: int) -> list[int]:
             new[length:] = reached[: goal + 1 - length] & ~reached[length:]
             last[new] = k
             reached |= new
-    at, found = int(np.flatnonzero(reached)[-1]), []
-    while at:
-        found.append(int(last[at]))
-        at -= lengths[found[-1]]
-    return found[::-1]
+    rest, positions = int(np.flatnonzero(reached)[-1]), []
+    while rest:
+        positions.append(int(last[rest]))
+        rest -= lengths[positions[-1]]
+    return positions[::-1]

@@ -56,8 +56,8 @@ def compare(arm: F64, baseline: F64, weights: F64 | None = None, draws: int = DR
 
 
 def interval(differences: F64, weights: F64, draws: int = DRAWS, seed: int = 0) -> tuple[float | None, float | None]:
-    """95 % percentile interval of the mean of [S, I] differences, resampling seeds and items; None for one seed and
-    item.
+    """95 % percentile interval of the mean of [S, I] differences, resampling seeds and items; (None, None) for a single
+    difference.
 
     With one seed only items are resampled. O(draws·(S + I)) random numbers and draws·S·I products.
     """

@@ -29,8 +29,8 @@ def s2l(
         members = np.flatnonzero(label == g)
         if not budget:
             continue
-        found = kmeans(losses[members].astype(np.float32), clusters, seed)
-        parts = sorted(found.members(), key=lambda part: (len(part) <= least, len(part), int(part[0])))
+        clustered = kmeans(losses[members].astype(np.float32), clusters, seed)
+        parts = sorted(clustered.members(), key=lambda part: (len(part) <= least, len(part), int(part[0])))
         left = int(budget)
         for number, part in enumerate(parts):
             take = min(len(part), -(-left // (len(parts) - number)))

@@ -1,6 +1,8 @@
-"""How many examples each group (cluster, source, subtask) may give. Exact sums, deterministic.
+"""How many examples each group (cluster, source, subtask) may give.
 
-Legend: G groups.
+    b_g ∝ w_g where no bound binds,   least_g ≤ b_g ≤ most_g,   Σ_g b_g = total
+
+in whole numbers, with exact sums (but for `floors`), and deterministic. Legend: G groups.
 """
 
 from collections.abc import Sequence

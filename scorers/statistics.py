@@ -1,5 +1,7 @@
 """Is one arm better than another? Paired differences, intervals, p-values, correction, and a plain verdict.
 
+    d_s = Σ_i w_i·(arm_si − baseline_si) / Σ_i w_i,     difference = mean_s d_s,     t = difference / (sd(d)/√S)
+
 Arms share seeds and test items, so everything is paired. Two sources of chance are kept apart: seeds (training) and
 items (the test set). The interval resamples both (two-level percentile bootstrap); the p-value is the paired t-test's
 over seeds, which is what repeating the experiment would vary; Holm's step-down corrects it for the number of

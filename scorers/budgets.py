@@ -1,6 +1,8 @@
-"""How many examples each group (cluster, source, subtask) may give. Exact sums, deterministic.
+"""How many examples each group (cluster, source, subtask) may give.
 
-Legend: G groups.
+    b_g ∝ w_g where no bound binds,   least_g ≤ b_g ≤ most_g,   Σ_g b_g = total
+
+in whole numbers, with exact sums (but for `floors`), and deterministic. Legend: G groups.
 """
 
 from collections.abc import Sequence
@@ -38,8 +40,8 @@ def largest_remainder(weights: Sequence[float], total: int, capacity: Sequence[i
 
 
 def floors(fraction: float, capacity: Sequence[int]) -> Counts:
-    """[G] budgets ⌊n·fraction⌋, as TAGCOS's released code takes them: their sum falls short of N·fraction, and a group
-    of fewer than 1/fraction gives nothing."""
+    """[G] budgets ⌊n·fraction⌋, as in TAGCOS's released code: their sum falls short of N·fraction, and a group of fewer
+    than 1/fraction gives nothing."""
     return np.array([int(int(n) * fraction) for n in capacity], np.int64)
 
 
@@ -57,8 +59,8 @@ def even(total: int, capacity: Sequence[int]) -> Counts:
 def bounded(weights: Sequence[float], total: int, least: Sequence[int], most: Sequence[int]) -> Counts:
     """[G] budgets in proportion to the weights, each between its bounds, summing to `total` exactly.
 
-    The one factor λ with Σ clip(λ·w, least, most) = total (water-filling), then floors and largest remainders, ties to
-    the earlier group. A group without weight gets its least. O(G log G).
+    Finds the factor λ with Σ clip(λ·w, least, most) = total (water-filling), then takes floors and largest remainders,
+    ties to the earlier group. A group without weight gets its least. O(G log G).
     Raises Unsuitable for a bad weight, or naming the bound that cannot be kept.
     """
     share = np.asarray(weights, np.float64)
@@ -93,6 +95,6 @@ def _water_filled(share: NDArray[np.float64], total: int, low: Counts, high: Cou
 
 
 def temperature(sizes: Sequence[int], t: float) -> NDArray[np.float64]:
-    """[G] weights n^(1/t), summing to one: 1 is by size, ∞ equal (multilingual BERT and T5 have it so)."""
+    """[G] weights n^(1/t), summing to one: t = 1 is by size, t = ∞ equal (as in multilingual BERT and T5)."""
     raised = np.asarray(sizes, np.float64) ** (1.0 / t)
     return np.asarray(raised / raised.sum(), np.float64)

@@ -1,8 +1,8 @@
-"""Is a generated answer right? Checkers against the reference answer, each from 0 to 1.
+"""Is a generated answer right? Checkers compare it with the reference answer and give 0 to 1.
 
-`exact`: equal after case, white space and final stops are normalised. `number`: the last number of both (GSM8K's way).
-`choice`: the first option letter, as `(B)`, `B.` or `B`. `f1`: harmonic mean of word precision and recall, articles and
-punctuation left out (SQuAD).
+`exact`: equal after case, white space and final stops are normalised. `number`: the last number of each is the same
+(GSM8K's way). `choice`: the first option letter is the same, as `(B)`, `B.` or `B`. `f1`: harmonic mean of word
+precision and recall, articles and punctuation left out (SQuAD).
 """
 
 import re
@@ -17,38 +17,38 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 def exact(answer: str, reference: str) -> float:
     """1 where the normalised texts are equal."""
-    return float(_plain(answer) == _plain(reference))
+    return float(_normalised(answer) == _normalised(reference))
 
 
-def _plain(text: str) -> str:
+def _normalised(text: str) -> str:
     return " ".join(text.lower().split()).rstrip(". ")
 
 
 def number(answer: str, reference: str) -> float:
     """1 where the last numbers are equal; 0 where either has none."""
-    one, other = last_number(answer), last_number(reference)
-    return float(one is not None and one == other)
+    given, wanted = last_number(answer), last_number(reference)
+    return float(given is not None and given == wanted)
 
 
 def last_number(text: str) -> float | None:
     """The last number of a text, thousands separators dropped."""
-    found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+    numbers = _NUMBER.findall(text)
+    return float(numbers[-1].replace(",", "")) if numbers else None
 
 
 def choice(answer: str, reference: str) -> float:
     """1 where the first option letters are equal; 0 where either has none."""
-    one, other = (_CHOICE.search(text.strip()) for text in (answer, reference))
-    return float(one is not None and other is not None and one[1].lower() == other[1].lower())
+    given, wanted = (_CHOICE.search(text.strip()) for text in (answer, reference))
+    return float(given is not None and wanted is not None and given[1].lower() == wanted[1].lower())
 
 
 def f1(answer: str, reference: str) -> float:
     """Word F1; 1 where both are empty."""
-    one, other = _words(answer), _words(reference)
-    if not one or not other:
-        return float(one == other)
-    common = sum((Counter(one) & Counter(other)).values())
-    return 2 * common / (len(one) + len(other))
+    given, wanted = _words(answer), _words(reference)
+    if not given or not wanted:
+        return float(given == wanted)
+    common = sum((Counter(given) & Counter(wanted)).values())
+    return 2 * common / (len(given) + len(wanted))
 
 
 def _words(text: str) -> list[str]:

@@ -1,10 +1,11 @@
 """Which training texts contain a test item: overlap of word n-grams.
 
-An item (what a user asks in a test, of W words) is covered by a text to the share of its words that lie in n-grams
-which the text has too. `n = 8` and a share of 0.5 is the rule of Tülu 3 (arXiv 2411.15124, §3.2); `n = 13` and any
-n-gram that of GPT-3 (arXiv 2005.14165, App. C), from which the third number is, too: n-grams that more than ten texts
-or items have are boilerplate (instructions, few-shot frames), and their words leave both sides of the share. Items of
-fewer than n words are not indexed: near-duplicate search is for those.
+    coverage(item, text) = words of the item that lie in an n-gram which the text has too / W,   W words of the item
+
+An item is what a user asks in a test. A coverage of 0.5 with `n = 8` is the rule of Tülu 3 (arXiv 2411.15124, §3.2);
+any n-gram at all with `n = 13` is that of GPT-3 (arXiv 2005.14165, App. C). GPT-3's is also the rule that n-grams in
+more than ten texts or items are boilerplate (instructions, few-shot frames): their words leave both sides of the
+share. Items of fewer than n words are not indexed: near-duplicate search is for those.
 Legend: V items, U distinct n-grams, P places where they stand in items.
 """
 
@@ -34,10 +35,10 @@ class Index:
 def index(items: Sequence[U64], n: int = 8) -> Index:
     """Index [V] items, given as word hashes. O(words · log words)."""
     long = [v for v, hashes in enumerate(items) if len(hashes) >= n]
-    found = [grams(items[v], n) for v in long]
-    flat = np.concatenate(found) if found else np.zeros(0, np.uint64)
-    item = np.repeat(np.array(long, np.int64), [len(g) for g in found])
-    place = np.concatenate([np.arange(len(g)) for g in found]) if found else np.zeros(0, np.int64)
+    of_items = [grams(items[v], n) for v in long]
+    flat = np.concatenate(of_items) if of_items else np.zeros(0, np.uint64)
+    item = np.repeat(np.array(long, np.int64), [len(g) for g in of_items])
+    place = np.concatenate([np.arange(len(g)) for g in of_items]) if of_items else np.zeros(0, np.int64)
     order = np.argsort(flat, kind="stable")
     keys, first = np.unique(flat[order], return_index=True)
     return Index(
@@ -49,9 +50,9 @@ def hits(known: Index, text: U64) -> I64:
     """Which of the [U] n-grams a text, given as word hashes, has. O(words · log U)."""
     if len(text) < known.n or not len(known.keys):
         return np.zeros(0, np.int64)
-    own = np.unique(grams(text, known.n))
-    at = np.minimum(np.searchsorted(known.keys, own), len(known.keys) - 1)
-    return np.asarray(at[known.keys[at] == own], np.int64)
+    its_grams = np.unique(grams(text, known.n))
+    at = np.minimum(np.searchsorted(known.keys, its_grams), len(known.keys) - 1)
+    return np.asarray(at[known.keys[at] == its_grams], np.int64)
 
 
 def rare(known: Index, texts_with: I64, common: int = 10) -> NDArray[np.bool_]:
@@ -61,15 +62,18 @@ def rare(known: Index, texts_with: I64, common: int = 10) -> NDArray[np.bool_]:
     return np.asarray((items_with <= common) & (texts_with <= common))
 
 
-def most_covered(known: Index, found: Sequence[I64], counts: NDArray[np.bool_]) -> tuple[I64, NDArray[np.float64]]:
-    """([N] item that each text covers most, −1 for none; [N] share of its counted words), from the texts' hits."""
+def most_covered(known: Index, text_hits: Sequence[I64], counts: NDArray[np.bool_]) -> tuple[I64, NDArray[np.float64]]:
+    """([N] item that each text covers most, −1 for none; [N] share of its words covered), from the texts' `hits`.
+
+    Only n-grams that `counts` ([U]) count; words in the others leave both sides of the share.
+    """
     every = np.repeat(counts, np.diff(known.start))
     boilerplate = {v: _marked(known, v, at) for v, at in _by_item(known.item[~every], known.place[~every])}
-    item, share = np.full(len(found), -1, np.int64), np.zeros(len(found))
-    for k, own in enumerate(found):
-        own = own[counts[own]]
-        if len(own):
-            rows = np.concatenate([np.arange(known.start[u], known.start[u + 1]) for u in own])
+    item, share = np.full(len(text_hits), -1, np.int64), np.zeros(len(text_hits))
+    for k, all_hits in enumerate(text_hits):
+        counted = all_hits[counts[all_hits]]
+        if len(counted):
+            rows = np.concatenate([np.arange(known.start[u], known.start[u + 1]) for u in counted])
             shares = {}
             for v, at in _by_item(known.item[rows], known.place[rows]):
                 free = ~boilerplate.get(v, np.zeros(known.words[v], bool))

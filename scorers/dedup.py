@@ -1,9 +1,12 @@
 """Near-duplicates by MinHash (Broder 1997) and by embeddings (SemDeDup, Abbas et al. 2023, arXiv 2303.09540).
 
-MinHash: of P random orders of all shingles, the share in which two texts have the same first one estimates their
-Jaccard index J, with standard error √(J(1−J)/P): 0.035 at J = 0.8 and P = 128. Texts are compared where a band of
-their signature is equal. Rows come in order of preference, and a row is left out for a *kept* row that is like it, so
-that nothing is left out because of a chain of texts each a little different from the last.
+    MinHash:   P(min π(A) = min π(B)) = J = |A ∩ B| / |A ∪ B|     over random orders π of all shingles
+    SemDeDup:  row i is a duplicate  ⇔  max_{j before i} cos(i, j) > 1 − ε,   within its cluster
+
+MinHash: the share of P random orders in which two texts have the same first shingle estimates their Jaccard index J,
+with standard error √(J(1−J)/P): 0.035 at J = 0.8 and P = 128. Two texts are compared if a band of their signatures is
+equal. Rows come in order of preference, and a row is left out only for a *kept* row that is like it: a chain of texts,
+each a little different from the last, does not leave out its far end.
 
 SemDeDup: within each cluster of k-means, rows are sorted by their cosine to the centre, and a row is a duplicate when
 its largest cosine to a row before it exceeds 1−ε. `keep="hard"` (the paper's choice) puts the farthest from the centre
@@ -38,7 +41,7 @@ def signatures(shingles: Iterable[U64], permutations: int = 128, seed: int = 1) 
     """[N, P] MinHash signatures of sets of shingle hashes (datasketch). About 70 µs for a text of 200 words."""
     from datasketch import MinHash
 
-    empty = MinHash(permutations, seed=seed, hashfunc=_as_it_is, scheme="affine32")
+    empty = MinHash(permutations, seed=seed, hashfunc=_unhashed, scheme="affine32")
     out = []
     for hashes in shingles:
         one = empty.copy()
@@ -47,7 +50,8 @@ def signatures(shingles: Iterable[U64], permutations: int = 128, seed: int = 1) 
     return np.array(out, np.uint32).reshape(-1, permutations)
 
 
-def _as_it_is(value: Any) -> Any:
+def _unhashed(value: Any) -> Any:
+    """Shingles are hashes already."""
     return value
 
 
@@ -81,28 +85,39 @@ def near_duplicates(signature: U32, threshold: float = 0.8) -> Twins:
     twins = Twins(np.full(len(keys), -1, np.int64), np.zeros(len(keys)))
     kept: list[dict[int, list[int]]] = [{} for _ in range(keys.shape[1])]
     for i in np.flatnonzero(_shared(keys)).tolist():
-        own = keys[i].tolist()
-        near = sorted({k for known, key in zip(kept, own, strict=True) for k in known.get(key, ())})
-        if near:
-            alike = (signature[near] == signature[i]).mean(axis=1)
-            best = int(alike.argmax())
-            if alike[best] >= threshold:
-                twins.twin[i], twins.similarity[i] = near[best], alike[best]
-                continue
-        for known, key in zip(kept, own, strict=True):
-            known.setdefault(key, []).append(i)
+        by_band = list(zip(kept, keys[i].tolist(), strict=True))
+        candidates = {k for rows_with, key in by_band for k in rows_with.get(key, ())}
+        if not _note_most_alike(twins, i, signature[i], signature, candidates, threshold):
+            for rows_with, key in by_band:
+                rows_with.setdefault(key, []).append(i)
     return twins
+
+
+def _note_most_alike(
+    twins: Twins, i: int, signature: NDArray[np.uint32], others: U32, candidates: set[int], threshold: float
+) -> bool:
+    """Note as row i's twin the candidate among the others that is most like it, ties to the earlier; whether one
+    reaches the threshold."""
+    if not candidates:
+        return False
+    ordered = sorted(candidates)
+    alike = (others[ordered] == signature).mean(axis=1)
+    best = int(alike.argmax())
+    if alike[best] < threshold:
+        return False
+    twins.twin[i], twins.similarity[i] = ordered[best], alike[best]
+    return True
 
 
 def _shared(keys: U64) -> NDArray[np.bool_]:
     """[N] whether a row has any band in common with another."""
-    found = np.zeros(len(keys), bool)
+    shared = np.zeros(len(keys), bool)
     for column in keys.T:
         order = np.argsort(column, kind="stable")
         same = column[order][1:] == column[order][:-1]
-        found[order[1:][same]] = True
-        found[order[:-1][same]] = True
-    return found
+        shared[order[1:][same]] = True
+        shared[order[:-1][same]] = True
+    return shared
 
 
 def like_any(signature: U32, others: U32, threshold: float = 0.8) -> Twins:
@@ -119,11 +134,7 @@ def like_any(signature: U32, others: U32, threshold: float = 0.8) -> Twins:
         for i in np.flatnonzero(np.isin(column, known)).tolist():
             near.setdefault(i, set()).update(by_key[int(column[i])])
     for i, candidates in near.items():
-        ordered = sorted(candidates)
-        alike = (others[ordered] == signature[i]).mean(axis=1)
-        best = int(alike.argmax())
-        if alike[best] >= threshold:
-            twins.twin[i], twins.similarity[i] = ordered[best], alike[best]
+        _note_most_alike(twins, i, signature[i], others, candidates, threshold)
     return twins
 
 
@@ -146,7 +157,7 @@ def semdedup(
             alike[np.arange(len(before)) >= start + np.arange(len(block))[:, None]] = -np.inf
             best = alike.argmax(axis=1)
             value = alike[np.arange(len(block)), best]
-            found = value > 1 - epsilon
-            twins.twin[block[found]] = before[best[found]]
-            twins.similarity[block[found]] = np.minimum(value[found], 1.0)
+            repeats = value > 1 - epsilon
+            twins.twin[block[repeats]] = before[best[repeats]]
+            twins.similarity[block[repeats]] = np.minimum(value[repeats], 1.0)
     return twins

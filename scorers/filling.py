@@ -1,8 +1,11 @@
 """Filling a budget from a ranking: how often each example is taken.
 
+    examples:  copies_i = ⌊B/N⌋ + [i < B mod N]
+    tokens:    Σ_i copies_i·length_i ≤ B,   as near to B as the window allows
+
 Examples: whole copies of all while they fit, then the best once more (TIVE's rule, `RUCAIBox/TIVE`). Tokens: the same,
 and since examples cannot be cut, the last gap is closed by the subset of the next examples whose lengths sum to it
-exactly, or come nearest from below. Legend: N examples in rank order.
+exactly, or come nearest from below. Legend: N examples in rank order, budget B.
 """
 
 from collections.abc import Sequence
@@ -68,8 +71,8 @@ def subset_sum(lengths: Sequence[int], goal: int) -> list[int]:
             new[length:] = reached[: goal + 1 - length] & ~reached[length:]
             last[new] = k
             reached |= new
-    at, found = int(np.flatnonzero(reached)[-1]), []
-    while at:
-        found.append(int(last[at]))
-        at -= lengths[found[-1]]
-    return found[::-1]
+    rest, positions = int(np.flatnonzero(reached)[-1]), []
+    while rest:
+        positions.append(int(last[rest]))
+        rest -= lengths[positions[-1]]
+    return positions[::-1]

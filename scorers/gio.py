@@ -21,7 +21,7 @@ O(steps·n² + n·N) of `released` and O(n·N) of `knn`; memory O(n·(n + N)), f
 
 Differences from the release, all in stop rules: `sequential` (its `sequential_increase_tolerance`) counts increases in
 a row and stops above `max_increases`, and `max_resets` ends the resets; as released neither can ever fire.
-The quantisation (k-means of pool and target, 1,500 centres in the paper) and `explode` are in the pipeline's hands.
+The caller quantises pool and target (k-means, 1,500 centres in the paper) and calls `explode` on the picks.
 Legend: N pool points, n target points, m points of W, d dims.
 """
 
@@ -53,7 +53,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Trace:
-    """Picks in order (positions in the pool), the KL after each, the KL at the start, and why it ended."""
+    """Picks in order (positions in the pool), the KL after each, the KL at the start, and why the run ended."""
 
     picks: list[int]
     kl: list[float]
@@ -92,7 +92,7 @@ def _pull(squared: F64) -> F64:
 
 
 class _Divergence:
-    """KL(X, W) while points come in: O(1) for each."""
+    """KL(X, W) of a W that grows: O(1) for each point."""
 
     def __init__(self, target: Points, start: Points, k: int) -> None:
         size, dims = target.shape
@@ -105,7 +105,7 @@ class _Divergence:
         self.log_factorials = float(np.log(np.arange(1, len(start) + 1)).sum())
 
     def with_point(self, value: float) -> float:
-        """The divergence if a point with this φ came in."""
+        """The divergence after one more point, with this φ."""
         m = self.count + 1
         order = np.log(self.k * m / self.others) - (self.log_factorials + np.log(m)) / m
         return float((self.sum + value) / m + self.constant + order)
@@ -122,13 +122,14 @@ class _Divergence:
         self.log_factorials += float(np.log(self.count))
 
 
-class _Ends:
+class _Stopping:
     """Applies a stop rule to the series of divergences."""
 
     def __init__(self, stop: Stop, first: float, pool: int) -> None:
         self.stop, self.last, self.pool, self.increases, self.taken = stop, first, pool, 0, 0
 
-    def at(self, new: float) -> bool:
+    def reached(self, new: float) -> bool:
+        """Whether the loop ends before the point that would bring this divergence."""
         rule, before = self.stop.rule, self.last
         self.increases = self.increases + 1 if new > before else 0
         return (
@@ -154,12 +155,12 @@ def gio_exact(pool: Points, target: Points, start: Points, size: int, stop: Stop
     values = phi(target, pool)
     total = _Divergence(target, start, k)
     first, picks, series = total.now(), list[int](), list[float]()
-    ends = _Ends(stop, first, len(pool))
+    stopping = _Stopping(stop, first, len(pool))
     for j in np.argsort(values, kind="stable")[:size]:
         new = total.with_point(values[j])
-        if ends.at(new):
+        if stopping.reached(new):
             return Trace(picks, series, first, stop.rule)
-        ends.accept(new)
+        stopping.accept(new)
         total.add(values[j])
         picks.append(int(j))
         series.append(new)
@@ -180,11 +181,11 @@ def gio_released(
     seed: int = 0,
 ) -> Trace:
     """The released loop: `steps` of gradient descent (three times as many at first and after a reset), then the nearest
-    pool point. With `max_resets`, a stop gives back the pool instead (points may then come twice) that many times."""
+    pool point. The first `max_resets` stops do not end it: the whole pool is open again, so points may come twice."""
     x = target.astype(np.float64)
     total, rng = _Divergence(target, start, k), np.random.default_rng(seed)
     first, picks, series = total.now(), list[int](), list[float]()
-    ends, alive, resets, longer = _Ends(stop, first, len(pool)), np.ones(len(pool), bool), 0, True
+    stopping, alive, resets, longer = _Stopping(stop, first, len(pool)), np.ones(len(pool), bool), 0, True
     # The point never leaves the span of the target, v = αX: with the products of the target with itself and the pool, a
     # step costs O(n²), whatever the dims.
     gram, count = x @ x.T, len(x)
@@ -203,8 +204,7 @@ def gio_released(
     def slope(alpha: F64, along: F64) -> F64:
         """The gradient of φ at αX, as coefficients of X."""
         weight = _pull(squares - 2 * along + alpha @ along)
-        found: F64 = factor * (weight.sum() * alpha - weight)
-        return found
+        return np.asarray(factor * (weight.sum() * alpha - weight), np.float64)
 
     alpha, along = begin()
     beta = slope(alpha, along)
@@ -221,12 +221,12 @@ def gio_released(
         new = total.with_point(values[j])
         if v_init != "prev_opt":
             alpha, along = begin()
-        if ends.at(new):
+        if stopping.reached(new):
             if resets == max_resets:
                 return Trace(picks, series, first, stop.rule)
-            resets, longer, alive[:], ends.increases = resets + 1, True, True, 0
+            resets, longer, alive[:], stopping.increases = resets + 1, True, True, 0
             continue
-        ends.accept(new)
+        stopping.accept(new)
         total.add(values[j])
         picks.append(j)
         series.append(new)
@@ -236,9 +236,9 @@ def gio_released(
 def gio_knn(pool: Points, target: Points, size: int, k: int = 1) -> Trace:
     """Greedy descent of (d/n) Σ_i log ν_k(x_i, W)/ρ_k(x_i) + log(m/(n−1)), ν_k the distance to the k-th nearest of W.
 
-    While W has fewer than k points a missing neighbour counts as twice the largest distance. Stops at `size` only: the
-    last term rises with each pick and says nothing about the order. For k = 1 this is facility location with the
-    similarity −log distance. O(n·N·d) once and O(n·N) for each pick; memory [n, N].
+    While W has fewer than k points, a missing neighbour counts as twice the largest distance. Stops at `size` only: the
+    last term rises with each pick and says nothing about the order. Raises Unsuitable without a neighbour. For k = 1
+    this is facility location with the similarity −log distance. O(n·N·d) once and O(n·N) for each pick; memory [n, N].
     """
     if k < 1:
         raise Unsuitable(f"GIO looks at one neighbour or more, not at {k}")

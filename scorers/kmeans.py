@@ -1,4 +1,8 @@
-"""k-means by FAISS, seeded. Lloyd's iterations cost O(N·K·D) each; memory is the rows and the centres.
+"""k-means by FAISS, seeded.
+
+    minimise Σ_n ‖x_n − c(x_n)‖²,   c(x) the nearest of K centres
+
+Lloyd's iterations cost O(N·K·D) each; memory is the rows and the centres.
 
 Legend: N rows, D dims, K clusters.
 """

@@ -4,7 +4,7 @@
 
 with ŷ, v̂ unit rows of checkpoint c and w_c the mean learning rate of its interval (matching.py of the released
 code: weighted sum over checkpoints, then the mean within a subtask, then the max over subtasks). The mean is linear,
-so it is taken over the query rows first: a row costs one product with J vectors, not with all V. The released code
+so it is taken over the query rows first: a row costs products with J vectors, not with all V. The released code
 does not renormalise that mean, and neither do we.
 
 Legend: N train rows, V query rows, J subtasks, C checkpoints, D dims.

@@ -1,11 +1,16 @@
 """Scores from words alone: BM25 and DSIR. Text in, numbers out.
 
+    BM25(x, q) = Σ_{w∈q} log(1 + (N − n_w + ½)/(n_w + ½)) · f_w / (f_w + k1·(1 − b + b·|x|/mean|x|))
+    DSIR(x)    = Σ_{g∈x} log p̂_target(h(g)) − log q̂_pool(h(g))
+
+with f_w the count of w in x and n_w the number of pool texts that have it; g a word or a pair of neighbours, h a hash.
+
 BM25 (Robertson; `bm25s`, the extra `text`): k1 = 1.5, b = 0.75, Lucene's idf. The queries are the target's texts.
 
 DSIR (Xie et al., NeurIPS 2023, arXiv 2302.03169; `data-selection` 1.0.3): words and pairs of neighbouring words,
-hashed to 10,000 buckets; log p̂_target(x) − log q̂_pool(x) of the bag, and selection by Gumbel top-k (here: `softmax`
-with temperature 1). Ours hashes with BLAKE2b, so buckets differ from the release's; the counts are smoothed by one for
-each 1e-8·total as there. Cost O(words). Legend: N pool texts, V target texts, B buckets.
+hashed to 10,000 buckets; selection by Gumbel top-k (here: `softmax` with temperature 1). Ours hashes with BLAKE2b, so
+buckets differ from the release's; the counts are smoothed by one for each 1e-8·total as there. Cost O(words).
+Legend: N pool texts, V target texts, B buckets.
 """
 
 import logging

@@ -3,7 +3,7 @@ their sum.
 
     Lᵢ(w) = Cᵢ·(wᵢ·N + γᵢ·((1 − wᵢ)·N)^αᵢ)^(−βᵢ) + Eᵢ
 
-N tokens in all; those of other domains count as γ·D^α tokens of the own one, never more than D. The published units
+N tokens in all; D tokens of other domains count as γ·D^α tokens of domain i, never more than D. The published units
 are millions of tokens. The fit uses 4·K + 1 short runs: an equal mix, and for each domain one run with its rows scaled
 by 1/3, 1/2, 2 and 3. Departure: all five numbers of a domain are fitted together (Huber loss on residuals relative to
 the mean loss, δ = 0.001, several starts) where the paper fits β first and the rest by trust-constr; the objective's
@@ -58,7 +58,7 @@ def best_weights(law: Law, n: float) -> F64:
 
     k = len(law.beta)
     floor = 1e-6
-    found = minimize(
+    result = minimize(
         lambda w: float(law.losses(np.asarray(w), n).sum()),
         np.full(k, 1 / k),
         method="SLSQP",
@@ -66,7 +66,7 @@ def best_weights(law: Law, n: float) -> F64:
         constraints=[{"type": "eq", "fun": lambda w: float(np.sum(w)) - 1}],
         options={"ftol": 1e-12, "maxiter": 1000},
     )
-    weights = np.clip(np.asarray(found.x, np.float64), 0, None)
+    weights = np.clip(np.asarray(result.x, np.float64), 0, None)
     return np.asarray(weights / weights.sum(), np.float64)
 
 
@@ -107,8 +107,8 @@ def _fit_one(own: F64, others: F64, loss: F64) -> Sequence[float]:
     starts = [(b, s, a) for b in (0.05, 0.3, 0.8) for s in (0.05, 0.5) for a in (0.5, 0.9)]
     bounds = [(1e-3, 3.0), (0.0, 1.0), (0.05, 1.0)]
     options = {"xatol": 1e-8, "fatol": 1e-16, "maxiter": 4000}
-    found = [minimize(objective, s, method="Nelder-Mead", bounds=bounds, options=options) for s in starts]
-    best = min(found, key=lambda f: (float(f.fun), tuple(f.x)))
+    results = [minimize(objective, s, method="Nelder-Mead", bounds=bounds, options=options) for s in starts]
+    best = min(results, key=lambda r: (float(r.fun), tuple(r.x)))
     beta, share, alpha = (float(x) for x in best.x)
     _, (c, e) = linear(best.x)
     gamma = share * largest ** (1 - alpha) if largest > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Words of a text and hashes of their n-grams: what near-duplicates and leaks are recognised by.
+"""Words of a text and hashes of their n-grams, by which near-duplicates and leaks are recognised.
 
 Words are runs of letters, digits and underscores in lower case (Unicode NFKC); a Chinese, Japanese or Korean character
 is a word of its own, as those scripts have no spaces. Hashes are the same on every machine and in every version of
@@ -28,8 +28,7 @@ def words(text: str, signs: bool = False) -> list[str]:
 
 def word_hashes(text: str, signs: bool = False) -> U64:
     """[W] hashes of the words: CRC-32, then mixed to 64 bits."""
-    found = words(text, signs)
-    return mix(np.array(list(map(_crc, found)), np.uint64) + np.uint64(1))
+    return mix(np.array(list(map(_crc, words(text, signs))), np.uint64) + np.uint64(1))
 
 
 @lru_cache(maxsize=1 << 18)

@@ -9,8 +9,8 @@
 | `gist` | P Pᵀ-cosines, P = G_Vᵀ U S⁻¹ of the k largest singular values of the **query** rows | GIST, 2602.18584 |
 
 DataInf sums over layers, each with its own λ; here the projected row counts as one layer (a departure, unless rows are
-taken by module). Rows are raw projected gradients: unit row times norm. All stream: one pass for H, one for scores.
-Cost: gram O(N·D² + D³), datainf O(N·J·D), gist O(V²·D + N·D·k). Legend: N rows, V queries, J subtasks, D dims.
+taken by module). Rows are raw projected gradients: unit row times norm. Rows are streamed: one pass for H, one for the
+scores. Cost: gram O(N·D² + D³), datainf O(N·J·D), gist O(V²·D + N·D·k). Legend: N rows, V queries, J subtasks, D dims.
 """
 
 from collections.abc import Iterable

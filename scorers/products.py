@@ -4,7 +4,7 @@
 
 A query is split into a high and a low int8 plane, so that the product is one integer GEMM: exact sums, hence the same
 for any number of threads and any chunk, at four times the arithmetic rate of f32 and without a float copy of the rows.
-What the split leaves out is at most a/64,516 for each dim: about 5e-7 of ‖m‖ for a whole row at 4,096 dims.
+The error of the split is at most a/64,516 for each dim: about 5e-7 of ‖m‖ for a whole row at 4,096 dims.
 Cost O(N·J·D); memory one chunk of rows and [N, 2J] int32. On one core 1,000,000 × 1,024 rows take 0.23 s for 8 queries
 and 1.6 s for 64 (f32 after conversion: 4.0 and 8.4 s). Legend: N rows, J queries, D dims.
 """

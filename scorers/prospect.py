@@ -1,4 +1,4 @@
-"""Weights of groups for their worst case: spectral risks (Prospect, Mehta et al. 2023, arXiv 2310.13863).
+"""Weights that prepare for the worst mixture of groups: spectral risks (Prospect, Mehta et al. 2023, arXiv 2310.13863).
 
     q* = argmax over q in P(σ) of  Σ qᵢ·ℓᵢ − ν·n·‖q − 1/n‖²
 

@@ -40,7 +40,7 @@ CAP = 0.49  # the largest α: beyond it an example is in Q1 or Q3 about the medi
 
 @dataclass(frozen=True)
 class Quadrants:
-    """[N] critical α, kept, kept with tokens to prune (Q2's side), and added beyond the quadrants."""
+    """[N] critical α; whether kept, kept with tokens to prune (as of Q2), and kept beyond the quadrants."""
 
     critical: F64
     keep: Bools
@@ -130,7 +130,7 @@ def draft_tokens(
     smoothing: float = 0.5,
 ) -> list[Bools]:
     """The draft code's budget for a batch: round(attended·sample_ratio·token_ratio) tokens stay in all, prompts
-    counted; what is missing goes from the Q2 examples' label tokens, highest s first over the batch, all of them if
+    counted. The excess is taken from the Q2 examples' label tokens, highest s first over the batch, all of them if
     need be."""
     masks = [np.full(len(n), bool(k)) for n, k in zip(nll, quadrants.keep, strict=True)]
     if token_ratio == 1:

@@ -77,7 +77,7 @@ def quota(scores: Array, ids: Sequence[str], groups: Sequence[Any], budgets: dic
 
 
 def softmax_sample(scores: Array, ids: Sequence[str], k: int, temperature: float, seed: int) -> Order:
-    """K drawn without replacement, one after the other with probability ∝ exp(score/temperature) of what is left.
+    """Draws k, one after the other without replacement, with probability ∝ exp(score/temperature) among those left.
 
     By the Gumbel trick: the k largest of score/temperature + Gumbel noise. Temperature 0 is `top_k`.
     """
@@ -101,8 +101,8 @@ def stratified(
 ) -> Order:
     """Coverage-centric sampling (CCS, Zheng et al., ICLR 2023; bounds and bins of Adapt-∞).
 
-    Examples outside the percentiles `cut` are left out, the rest falls into bins of equal width, and from the highest
-    bin down each gives ⌈left/bins left⌉ at random; an empty or small bin leaves more to the later ones.
+    Examples outside the percentiles `cut` are left out and the rest is put into bins of equal width. From the highest
+    bin down, each gives ⌈left/bins left⌉ at random; what an empty or small bin lacks comes from the later ones.
     May give fewer than k when the window holds fewer. Raises Unsuitable without a bin.
     """
     if bins < 1:
@@ -138,12 +138,12 @@ def within_tokens(order: Order, tokens: Sequence[int], budget: int) -> Order:
 
 
 def random_k(n: int, k: int, seed: int) -> Order:
-    """K of n positions in seeded random order."""
+    """Draws k of n positions, in seeded random order."""
     return np.random.default_rng(seed).permutation(n)[:k].astype(np.int64)
 
 
 def random_tokens(tokens: Sequence[int], budget: int, seed: int) -> Order:
-    """Positions in seeded random order until their label tokens come nearest to the budget (at least one)."""
+    """The start of a seeded random order whose label tokens come nearest to the budget (at least one position)."""
     order = np.random.default_rng(seed).permutation(len(tokens))
     total = np.cumsum(np.asarray(tokens, np.int64)[order])
     count = int(np.abs(total - budget).argmin()) + 1

@@ -1,5 +1,7 @@
 """Is one arm better than another? Paired differences, intervals, p-values, correction, and a plain verdict.
 
+    d_s = Σ_i w_i·(arm_si − baseline_si) / Σ_i w_i,     difference = mean_s d_s,     t = difference / (sd(d)/√S)
+
 Arms share seeds and test items, so everything is paired. Two sources of chance are kept apart: seeds (training) and
 items (the test set). The interval resamples both (two-level percentile bootstrap); the p-value is the paired t-test's
 over seeds, which is what repeating the experiment would vary; Holm's step-down corrects it for the number of
@@ -56,8 +58,8 @@ def compare(arm: F64, baseline: F64, weights: F64 | None = None, draws: int = DR
 
 
 def interval(differences: F64, weights: F64, draws: int = DRAWS, seed: int = 0) -> tuple[float | None, float | None]:
-    """95 % percentile interval of the mean of [S, I] differences, resampling seeds and items; None for one seed and
-    item.
+    """95 % percentile interval of the mean of [S, I] differences, resampling seeds and items; (None, None) for a single
+    difference.
 
     With one seed only items are resampled. O(draws·(S + I)) random numbers and draws·S·I products.
     """

@@ -5,9 +5,10 @@ non-negative combination reproduces the cluster's mean.
 
 by orthogonal matching pursuit, as the released code does it (CORDS' `OrthogonalMP_REG_Parallel`, λ = 1, 100 clusters):
 take the atom with the largest ⟨φ, residual⟩, solve the ridge problem on the support, drop atoms with negative weight,
-stop when the best atom is already in. A pursuit that stops early is restarted on the atoms that are left, with the
-full mean as target again, until the budget is met. φ is not normalised again: where checkpoints disagree it is short,
-λ = 1 then keeps the residual near b, and the method tends to the plain ranking by ⟨φ, b⟩. The weights x are not used.
+stop when the best atom is already chosen. A pursuit that stops early is restarted on the atoms that are left, with the
+full mean as target again, until the budget is met. φ is not normalised again, so it is short where checkpoints
+disagree; λ = 1 then keeps the residual near b, and the method tends to the plain ranking by ⟨φ, b⟩. The weights x are
+not used.
 
 Options that depart from the released code, off unless named:
 - `continue_residual`: a restart aims at what the rows chosen so far leave of b, not at b again.
@@ -108,13 +109,13 @@ def omp(atoms: Rows, target: Rows, size: int, ridge: float = 1.0, tol: float = 1
 def _products_ahead(
     atoms: Rows, fit: Rows, chosen: NDArray[np.bool_], j: int, known: list[int], left: int
 ) -> dict[int, Rows]:
-    """{atom: its product with every atom} of atom j and those that fit next best: one GEMM reads the atoms once where
-    as many picks, which mostly come from these, would read them each."""
-    open_ = np.where(chosen, -np.inf, fit)
-    open_[known] = -np.inf
-    open_[j] = np.inf
-    count = min(AHEAD, left, int((open_ > -np.inf).sum()))
-    best = np.argpartition(-open_, count - 1)[:count]
+    """{atom: its product with every atom} of atom j and of those that fit next best. Most of the next picks are
+    among them, and one GEMM reads the atoms once where each pick would read them again."""
+    promise = np.where(chosen, -np.inf, fit)
+    promise[known] = -np.inf
+    promise[j] = np.inf
+    count = min(AHEAD, left, int((promise > -np.inf).sum()))
+    best = np.argpartition(-promise, count - 1)[:count]
     return dict(zip(best.tolist(), np.ascontiguousarray((atoms @ atoms[best].T).T), strict=True))
 
 
@@ -135,20 +136,20 @@ def pursue(
     goal = np.asarray(target, np.float64)
     if not np.isfinite(goal).all():
         raise ValueError("the target of a pursuit must be finite")
-    aim, rounds, open_ = goal, list[Pursuit](), size
-    while open_ > 0 and len(left):
-        found = omp(atoms[left], aim, open_, ridge, tol)
-        if not found.atoms:
+    aim, rounds, missing = goal, list[Pursuit](), size
+    while missing > 0 and len(left):
+        pursuit = omp(atoms[left], aim, missing, ridge, tol)
+        if not pursuit.atoms:
             break
-        ids = left[found.atoms]
-        rounds.append(Pursuit([int(i) for i in ids], found.weights, found.residual))
+        ids = left[pursuit.atoms]
+        rounds.append(Pursuit([int(i) for i in ids], pursuit.weights, pursuit.residual))
         if continue_residual:
-            aim = aim - found.weights @ atoms[ids]
-        left = np.delete(left, found.atoms)
-        open_ -= len(ids)
-    if open_ > 0 and len(left):
+            aim = aim - pursuit.weights @ atoms[ids]
+        left = np.delete(left, pursuit.atoms)
+        missing -= len(ids)
+    if missing > 0 and len(left):
         fit = atoms[left] @ goal
-        best = left[np.lexsort((left, -fit))[:open_]]
+        best = left[np.lexsort((left, -fit))[:missing]]
         rounds.append(Pursuit([int(i) for i in best], np.zeros(len(best)), rounds[-1].residual if rounds else 1.0))
     return rounds
 
@@ -164,6 +165,6 @@ def tagcos(
     """[N, D] rows φ → chosen positions, cluster by cluster, each in the order of its pursuit."""
     chosen: list[int] = []
     for members, center, size in zip(clusters.members(), clusters.centers, budgets, strict=True):
-        for found in pursue(rows[members], center, int(size), ridge, tol, continue_residual):
-            chosen += members[found.atoms].tolist()
+        for pursuit in pursue(rows[members], center, int(size), ridge, tol, continue_residual):
+            chosen += members[pursuit.atoms].tolist()
     return np.array(chosen, np.int64)

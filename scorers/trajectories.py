@@ -1,5 +1,7 @@
 """S2L (Yang et al., NeurIPS 2024, `BigML-CS-UCLA/S2L`): equal shares of clusters of loss trajectories.
 
+    share of the k-th of K clusters, smallest first = min(its size, ⌈left / (K − k)⌉),   k = 0 … K − 1
+
 An example's trajectory is its loss at each checkpoint of a small model. FAISS k-means makes 100 clusters; clusters are
 served from the smallest (of more than `least` members) upward, each giving an equal share of what is left, at random.
 The released code does this within each source with equal quotas; `groups` does so.
@@ -29,8 +31,8 @@ def s2l(
         members = np.flatnonzero(label == g)
         if not budget:
             continue
-        found = kmeans(losses[members].astype(np.float32), clusters, seed)
-        parts = sorted(found.members(), key=lambda part: (len(part) <= least, len(part), int(part[0])))
+        clustered = kmeans(losses[members].astype(np.float32), clusters, seed)
+        parts = sorted(clustered.members(), key=lambda part: (len(part) <= least, len(part), int(part[0])))
         left = int(budget)
         for number, part in enumerate(parts):
             take = min(len(part), -(-left // (len(parts) - number)))

@@ -3,18 +3,19 @@
 TSDS (Liu et al., NeurIPS 2024, `ZifanL/TSDS`) minimises α/C·Σ γ_ij d_ij + (1 − α)·G(γ) over plans γ that give every
 target point the mass 1/M, where G caps the mass of single candidates:
 
-    uniform:  G = M·max_ij |γ_ij − 1/(MN)|             → each target spreads evenly over its K nearest, the same K for
-    all kde:      G = M·max_ij ρ_i·|γ_ij − 1/(ρ_i·M·Σ1/ρ)|   → its nearest in order, each up to u/ρ_i: near-duplicates
-    share
+    uniform:  G = M·max_ij |γ_ij − 1/(MN)|                   → each target spreads evenly over its K nearest candidates,
+                                                               the same K for all targets
+    kde:      G = M·max_ij ρ_i·|γ_ij − 1/(ρ_i·M·Σ1/ρ)|       → it fills its nearest in order, each up to u/ρ_i, so that
+                                                               near-duplicates share
 
-ρ is a kernel density max(0, 1 − d²/σ²) over the pool. The caps make the inner plan a filling from near to far, so the
+ρ is a kernel density max(0, 1 − d²/σ²) over the pool. With the caps given, the best plan fills from near to far, so the
 optimum is a search over one number, which is what we do; the released code's own stopping was not compared
 (UNCONFIRMED). α = 0.5, C = 5, σ = 0.75 and at most 5,000 neighbours are the release's settings. Its sampling is
 multinomial with replacement; ours draws without.
 
 Unbalanced OT (`uot`, needs the extra `ot`): cost (1 − S)/2, POT's `sinkhorn_unbalanced` with KL, reg 0.01, reg_m (∞,
-1e-4); candidates by the mass that they receive. Cost: TSDS O(M·N·D) for the neighbours, then O(M·K·log K); UOT O(M·N)
-for each iteration. Legend: M targets, N candidates, K neighbours.
+1e-4); candidates are ranked by the mass that they receive. Cost: TSDS O(M·N·D) for the neighbours, then O(M·K·log K);
+UOT O(M·N) for each iteration. Legend: M targets, N candidates, K neighbours.
 """
 
 from typing import Any

@@ -28,11 +28,11 @@ def test_the_released_run():
     x, pool = plane(1, 30), plane(5, 12)
     np.random.seed(0)  # noqa: NPY002
     start = np.random.uniform(0, 8, (10, 2))  # noqa: NPY002
-    found = gio_released(pool, x, start, size=6, steps=5)
-    assert found.start == pytest.approx(2.2913355, abs=5e-8)
-    assert found.picks == [4, 0, 11, 6, 3, 10]
+    run = gio_released(pool, x, start, size=6, steps=5)
+    assert run.start == pytest.approx(2.2913355, abs=5e-8)
+    assert run.picks == [4, 0, 11, 6, 3, 10]
     expected = [2.03410377, 1.83152310, 1.68179847, 1.54425280, 1.44135310, 1.36564771]
-    np.testing.assert_allclose(found.kl, expected, atol=5e-9)
+    np.testing.assert_allclose(run.kl, expected, atol=5e-9)
 
 
 def test_the_gradient_does_not_depend_on_what_is_chosen():
@@ -55,12 +55,12 @@ def test_the_gradient_does_not_depend_on_what_is_chosen():
 
 
 def gradient(x, v):
-    """∇φ(v) as it is written down."""
+    """∇φ(v) by its formula."""
     return x.shape[1] / len(x) * ((v - x) / ((v - x) ** 2).sum(axis=1, keepdims=True)).sum(axis=0)
 
 
 def test_descent_in_the_span_of_the_target_is_the_plain_one():
-    """The released loop with points of all dims, where ours moves coefficients of the target's points."""
+    """The released loop moves a point; ours moves the coefficients of a combination of the target's points."""
     rng = np.random.default_rng(4)
     x, pool, start = rng.normal(size=(30, 12)) + 1, rng.normal(size=(80, 12)) * 2, rng.normal(size=(10, 12))
     v = x.mean(axis=0)

@@ -30,11 +30,11 @@ LAW = mixing_law.Law(
     ],
 )
 def test_data_mixing_golden_weights(n, weights, objective):
-    found = mixing_law.best_weights(LAW, n)
-    np.testing.assert_allclose(found, weights, atol=6e-5)
-    assert found.sum() == pytest.approx(1)
+    best = mixing_law.best_weights(LAW, n)
+    np.testing.assert_allclose(best, weights, atol=6e-5)
+    assert best.sum() == pytest.approx(1)
     if objective:
-        assert LAW.losses(found, n).sum() == pytest.approx(objective, abs=2e-5)
+        assert LAW.losses(best, n).sum() == pytest.approx(objective, abs=2e-5)
 
 
 def test_data_mixing_beats_equal_weights_and_equals_a_grid():
@@ -143,19 +143,19 @@ def test_bounded_meets_total_and_bounds(case):
     weights, pairs, at = case
     low, high = [a for a, _ in pairs], [a + b for a, b in pairs]
     total = sum(low) + round(at * (sum(high) - sum(low)))
-    found = bounded(weights, total, low, high)
-    assert found.sum() == total
-    assert (found >= low).all()
-    assert (found <= high).all()
+    budgets = bounded(weights, total, low, high)
+    assert budgets.sum() == total
+    assert (budgets >= low).all()
+    assert (budgets <= high).all()
 
 
 @given(st.lists(st.floats(0.01, 10), min_size=1, max_size=6), st.integers(0, 500))
 def test_bounded_without_bounds_is_hamilton(weights, total):
     room = [10_000] * len(weights)
-    found, known = bounded(weights, total, [0] * len(room), room), largest_remainder(weights, total, room)
-    assert np.abs(found - known).max() <= 1  # equal remainders may fall to another group by a rounding
+    budgets, known = bounded(weights, total, [0] * len(room), room), largest_remainder(weights, total, room)
+    assert np.abs(budgets - known).max() <= 1  # equal remainders may fall to another group by a rounding
     exact = np.array(weights) / sum(weights) * total
-    assert (np.abs(found - exact) < 1 + 1e-6).all()
+    assert (np.abs(budgets - exact) < 1 + 1e-6).all()
 
 
 def test_copies_for_examples():

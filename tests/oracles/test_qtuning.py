@@ -40,9 +40,9 @@ def bisection(ppl, entropy, ratio, steps=10, tolerance=0.01):
 
 @pytest.mark.parametrize(("ratio", "q2", "q4", "alpha"), [(0.25, {7}, {0}, 0.1225), (0.5, {6, 7}, {0, 1}, 0.245)])
 def test_eight_examples(ratio, q2, q4, alpha):
-    found = choose(PPL, ENT, ratio)
-    assert set(np.flatnonzero(found.prune)) == q2
-    assert set(np.flatnonzero(found.keep & ~found.prune)) == q4
+    plan = choose(PPL, ENT, ratio)
+    assert set(np.flatnonzero(plan.prune)) == q2
+    assert set(np.flatnonzero(plan.keep & ~plan.prune)) == q4
     assert bisection(PPL, ENT, ratio) == pytest.approx(alpha)
     critical, is_q2 = critical_alpha(PPL, ENT)
     inside = critical < alpha
@@ -88,10 +88,10 @@ def test_critical_alpha_is_the_quantile_form(points, alpha):
 def test_exactly_k_are_kept_and_larger_ratios_only_add(size, ratio, seed):
     rng = np.random.default_rng(seed)
     ppl, entropy = rng.lognormal(size=size), rng.normal(size=size)
-    found, more = choose(ppl, entropy, ratio), choose(ppl, entropy, min(1.0, ratio * 1.5))
-    assert found.keep.sum() == max(1, int(ratio * size))
-    assert not (found.keep & ~found.added & ~more.keep).any()
-    assert (found.critical[found.keep & ~found.added] <= CAP).all()
+    plan, more = choose(ppl, entropy, ratio), choose(ppl, entropy, min(1.0, ratio * 1.5))
+    assert plan.keep.sum() == max(1, int(ratio * size))
+    assert not (plan.keep & ~plan.added & ~more.keep).any()
+    assert (plan.critical[plan.keep & ~plan.added] <= CAP).all()
 
 
 def test_monotone_transforms_change_no_quadrant():
@@ -114,10 +114,10 @@ def test_one_outlier_squashes_minmax_and_not_ranks():
 
 def test_the_drafts_budget_counts_the_batch():
     nll = [np.log([9.0, 1, 1, 9]), np.log([1.0, 1]), np.log([1.0, 2])]
-    found = choose(np.array([8.0, 1, 4]), np.array([0.0, 9, 5]), 0.67)
-    masks = draft_tokens(nll, [6, 4, 4], found, 0.67, 0.75)
-    kept = sum(a for a, k in zip([6, 4, 4], found.keep, strict=True) if k)
-    assert sum((~m).sum() for m, k in zip(masks, found.keep, strict=True) if k) == kept - round(14 * 0.67 * 0.75)
+    plan = choose(np.array([8.0, 1, 4]), np.array([0.0, 9, 5]), 0.67)
+    masks = draft_tokens(nll, [6, 4, 4], plan, 0.67, 0.75)
+    kept = sum(a for a, k in zip([6, 4, 4], plan.keep, strict=True) if k)
+    assert sum((~m).sum() for m, k in zip(masks, plan.keep, strict=True) if k) == kept - round(14 * 0.67 * 0.75)
 
 
 def test_not_finite_is_refused():

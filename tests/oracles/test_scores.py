@@ -138,8 +138,8 @@ def test_el2n_and_grand_of_a_last_layer():
 
 def test_scores_of_one_example():
     assert difficulty.perplexity(np.array([0.0, math.log(7)])).tolist() == pytest.approx([1, 7])
-    found = difficulty.ifd(np.array([1.0, 3.0, 2.0]), np.array([2.0, 2.0, 2.0]))
-    assert found.tolist() == [0.5, -1.5, -1.0]  # 1 and more is misaligned: last
+    ifd = difficulty.ifd(np.array([1.0, 3.0, 2.0]), np.array([2.0, 2.0, 2.0]))
+    assert ifd.tolist() == [0.5, -1.5, -1.0]  # 1 and more is misaligned: last
     assert difficulty.loss_drop(np.array([2.0]), np.array([1.5])).tolist() == [0.25]
     tokens = np.array([1, 10, 100, 1000])
     assert np.abs(difficulty.residual(3 + 2 * np.log1p(tokens), tokens)).max() < 1e-9
@@ -187,8 +187,8 @@ def test_datainf_is_its_sum():
     by_hand = [
         sum(q - (q @ g) / (damping + g @ g) * g for g in rows) / (40 * damping) for q in queries
     ]  # fmt: skip
-    found = preconditioned.datainf(queries, [rows[:11], rows[11:]], float((rows**2).mean()), 40)
-    np.testing.assert_allclose(found, by_hand, rtol=1e-10)
+    turned = preconditioned.datainf(queries, [rows[:11], rows[11:]], float((rows**2).mean()), 40)
+    np.testing.assert_allclose(turned, by_hand, rtol=1e-10)
 
 
 def test_gist_has_orthonormal_columns():
@@ -244,11 +244,11 @@ def test_tsds_spreads_and_shares():
 def test_the_uniform_plan_is_the_best_of_its_objective():
     """Every K by brute force: α/C·mean distance + (1 − α)(1/K − 1/N)."""
     apart = np.random.default_rng(0).random((6, 30)) * 4
-    found = transport.knn_uniform(apart)
+    mass = transport.knn_uniform(apart)
     ranked = np.sort(apart, axis=1)
     costs = [0.1 * ranked[:, :k].mean() + 0.5 * (1 / k - 1 / 30) for k in range(1, 31)]
-    assert (found > 0).sum() >= int(np.argmin(costs)) + 1
-    assert found.max() >= 1 / (6 * (int(np.argmin(costs)) + 1)) - 1e-12
+    assert (mass > 0).sum() >= int(np.argmin(costs)) + 1
+    assert mass.max() >= 1 / (6 * (int(np.argmin(costs)) + 1)) - 1e-12
 
 
 def test_unbalanced_transport_prefers_what_is_near():
@@ -263,10 +263,10 @@ def test_unbalanced_transport_prefers_what_is_near():
 def test_bm25_finds_the_words():
     pytest.importorskip("bm25s")
     pool = ["the cat sat on the mat", "integrals and derivatives", "a dog and a cat"]
-    found = lexical.bm25(pool, ["cat mat", "derivatives of functions", "zzz"])
-    assert found[:, 0].argmax() == 0
-    assert found[:, 1].argmax() == 1
-    assert (found[:, 2] == 0).all()
+    scores = lexical.bm25(pool, ["cat mat", "derivatives of functions", "zzz"])
+    assert scores[:, 0].argmax() == 0
+    assert scores[:, 1].argmax() == 1
+    assert (scores[:, 2] == 0).all()
     assert lexical.bm25(pool, ["Cat"])[1, 0] == 0
 
 
@@ -274,8 +274,8 @@ def test_dsir_prefers_the_targets_words():
     counts = lexical.ngram_counts("a b a", 10_000)
     assert counts.sum() == 5  # three words, two pairs
     pool = ["solve the equation x", "tell me a story", "solve this sum", "write a poem"]
-    found = lexical.dsir(pool, ["solve the sum", "solve x"])
-    assert set(np.argsort(-found)[:2].tolist()) == {0, 2}
+    scores = lexical.dsir(pool, ["solve the sum", "solve x"])
+    assert set(np.argsort(-scores)[:2].tolist()) == {0, 2}
 
 
 def test_s2l_takes_equal_shares_of_trajectories():

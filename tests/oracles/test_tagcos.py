@@ -15,9 +15,9 @@ def rounds_of(atoms, target, size, **options):
     return [dict(zip(p.atoms, p.weights, strict=True)) for p in pursue(atoms, target, size, **options)]
 
 
-def assert_rounds(found, expected, tolerance=2e-6):
-    assert [set(r) for r in found] == [set(r) for r in expected]
-    for mine, theirs in zip(found, expected, strict=True):
+def assert_rounds(rounds, expected, tolerance=2e-6):
+    assert [set(r) for r in rounds] == [set(r) for r in expected]
+    for mine, theirs in zip(rounds, expected, strict=True):
         for atom, weight in theirs.items():
             assert mine[atom] == pytest.approx(weight, abs=tolerance)
 
@@ -30,11 +30,11 @@ def test_orthogonal_atoms():
     eye, b = np.eye(4), np.array([0.1, 0.4, 0.3, 0.2])
     assert_rounds(rounds_of(eye, b, 4), [{1: 0.2, 2: 0.15}, {0: 0.05, 3: 0.1}])
     assert_rounds(rounds_of(eye, b, 1), [{1: 0.4}])  # no ridge on the first atom
-    found = omp(eye, b, 4, ridge=0.0)
+    pursuit = omp(eye, b, 4, ridge=0.0)
     weights = np.zeros(4)
-    weights[found.atoms] = found.weights
+    weights[pursuit.atoms] = pursuit.weights
     np.testing.assert_allclose(weights, b, atol=1e-12)
-    assert found.residual < 1e-12
+    assert pursuit.residual < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_coherent_atoms_of_the_authors_function():
 
 
 def rebuilt(atoms, target, size, ridge=1.0, tol=1e-4):
-    """The pursuit as it is written down: everything anew for each atom."""
+    """The pursuit as the paper writes it: everything is computed again for each atom."""
     support, x, residual = [], np.zeros(0), target
     for _ in range(size):
         if np.linalg.norm(residual) < tol * np.linalg.norm(target):
@@ -91,10 +91,10 @@ def test_growing_a_factor_equals_rebuilding(ridge, shift):
     rng = np.random.default_rng(3)
     for _ in range(5):
         atoms = unit(rng.normal(size=(80, 24)) + shift)
-        found = omp(atoms, atoms.mean(axis=0), 20, ridge)
+        pursuit = omp(atoms, atoms.mean(axis=0), 20, ridge)
         support, x = rebuilt(atoms, atoms.mean(axis=0), 20, ridge)
-        assert found.atoms == support
-        np.testing.assert_allclose(found.weights, x, atol=1e-6)
+        assert pursuit.atoms == support
+        np.testing.assert_allclose(pursuit.weights, x, atol=1e-6)
 
 
 def test_without_ridge_the_residual_never_grows():

@@ -46,9 +46,9 @@ def test_signatures_estimate_the_jaccard_index():
     near = base[:]
     near[60] = "other"
     far = base[:40] + text(rng, 80)
-    found = sign([base, near, far], permutations=1024)
+    signature = sign([base, near, far], permutations=1024)
     for k, other in ((1, near), (2, far)):
-        assert (found[0] == found[k]).mean() == pytest.approx(jaccard(base, other), abs=0.05)
+        assert (signature[0] == signature[k]).mean() == pytest.approx(jaccard(base, other), abs=0.05)
 
 
 def test_bands_make_candidates_of_what_is_at_the_threshold():
@@ -71,14 +71,14 @@ def test_near_duplicates_equal_brute_force():
                 other[at] = WORDS[int(rng.integers(0, len(WORDS)))]
             texts.append(other)
     signature = sign(texts)
-    found = dedup.near_duplicates(signature, 0.8)
+    twins = dedup.near_duplicates(signature, 0.8)
     alike = (signature[:, None] == signature[None]).mean(axis=2)
-    kept = np.flatnonzero(found.twin < 0)
-    for i, twin in enumerate(found.twin):
+    kept = np.flatnonzero(twins.twin < 0)
+    for i, twin in enumerate(twins.twin):
         before = [k for k in kept if k < i]
         if twin >= 0:
             assert twin in before
-            assert found.similarity[i] == alike[i, twin] == max(alike[i, before])
+            assert twins.similarity[i] == alike[i, twin] == max(alike[i, before])
         else:
             assert max([alike[i, k] for k in before], default=0) < 0.8
     assert 40 <= len(kept) < 150
@@ -90,8 +90,8 @@ def test_chains_do_not_cost_more_than_the_threshold():
     a = text(rng, 60)
     b, c = [*a[4:], *text(rng, 4)], [*a[10:], *text(rng, 10)]
     signature = sign([a, b, c], permutations=512)
-    found = dedup.near_duplicates(signature, 0.75)
-    assert found.twin.tolist() == [-1, 0, -1]
+    twins = dedup.near_duplicates(signature, 0.75)
+    assert twins.twin.tolist() == [-1, 0, -1]
 
 
 def test_like_any_equals_brute_force():
@@ -100,15 +100,15 @@ def test_like_any_equals_brute_force():
     rows = [text(rng) for _ in range(30)]
     for k in (3, 7, 21):
         rows[k] = [*others[k % 20][:-3], "x", "y", "z"]
-    found = dedup.like_any(sign(rows), sign(others), 0.8)
-    assert np.flatnonzero(found.twin >= 0).tolist() == [3, 7, 21]
-    assert found.twin[[3, 7, 21]].tolist() == [3, 7, 1]
+    twins = dedup.like_any(sign(rows), sign(others), 0.8)
+    assert np.flatnonzero(twins.twin >= 0).tolist() == [3, 7, 21]
+    assert twins.twin[[3, 7, 21]].tolist() == [3, 7, 1]
     assert (dedup.like_any(sign(rows), sign([]), 0.8).twin == -1).all()
 
 
 def test_short_and_empty_texts_are_compared_whole():
-    found = dedup.near_duplicates(sign([["hi"], ["hi"], ["ho"], ["?!"], ["?!"]]), 0.8)
-    assert found.twin.tolist() == [-1, 0, -1, -1, 3]
+    twins = dedup.near_duplicates(sign([["hi"], ["hi"], ["ho"], ["?!"], ["?!"]]), 0.8)
+    assert twins.twin.tolist() == [-1, 0, -1, -1, 3]
 
 
 @pytest.mark.parametrize(("keep", "stays"), [("hard", 2), ("easy", 0)])
@@ -117,12 +117,12 @@ def test_semdedup_by_hand(keep, stays):
     angles = np.array([0.02, 0.10, 0.16, 1.2, 0.02])
     rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     clusters = Clusters(np.array([0, 0, 0, 0, 1]), np.array([[1, 0], [1, 0]], np.float32))
-    found = dedup.semdedup(rows, clusters, 0.05, keep)
-    assert found.twin[stays] == -1
-    assert found.twin[3] == -1
-    assert found.twin[4] == -1
+    twins = dedup.semdedup(rows, clusters, 0.05, keep)
+    assert twins.twin[stays] == -1
+    assert twins.twin[3] == -1
+    assert twins.twin[4] == -1
     dropped = {0, 1, 2} - {stays}
-    assert all(found.twin[k] >= 0 and found.similarity[k] > 0.95 for k in dropped)
+    assert all(twins.twin[k] >= 0 and twins.similarity[k] > 0.95 for k in dropped)
 
 
 @given(st.integers(0, 1000))
@@ -136,8 +136,8 @@ def test_semdedup_equals_the_released_triangle(seed):
     order = np.argsort((rows @ center).round(6), kind="stable")
     triangle = np.triu(rows[order] @ rows[order].T, k=1)
     expected = set(order[triangle.max(axis=0) > 0.9].tolist())
-    found = dedup.semdedup(rows, clusters, 0.1)
-    assert set(np.flatnonzero(found.twin >= 0).tolist()) == expected
+    twins = dedup.semdedup(rows, clusters, 0.1)
+    assert set(np.flatnonzero(twins.twin >= 0).tolist()) == expected
 
 
 def test_semdedup_blocks_do_not_change_it(monkeypatch):
@@ -153,9 +153,9 @@ def test_semdedup_blocks_do_not_change_it(monkeypatch):
 
 def leaks(items, texts, n=3, common=10):
     known = contamination.index([word_hashes(t) for t in items], n)
-    found = [contamination.hits(known, word_hashes(t)) for t in texts]
-    texts_with = np.bincount(np.concatenate([*found, np.zeros(0, np.int64)]), minlength=len(known.keys))
-    return contamination.most_covered(known, found, contamination.rare(known, texts_with, common))
+    text_hits = [contamination.hits(known, word_hashes(t)) for t in texts]
+    texts_with = np.bincount(np.concatenate([*text_hits, np.zeros(0, np.int64)]), minlength=len(known.keys))
+    return contamination.most_covered(known, text_hits, contamination.rare(known, texts_with, common))
 
 
 def test_coverage_by_hand():

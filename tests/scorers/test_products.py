@@ -23,11 +23,11 @@ def rows_and_queries(size, dims, queries, seed=0):
 def test_equal_to_float_products(size, queries, dims):
     q, scale, means = rows_and_queries(size, dims, queries)
     exact = (q.astype(np.float64) * scale[:, None]) @ means.T.astype(np.float64)
-    found = similarity(q, means, scale)
-    assert found.dtype == np.float32
-    assert found.shape == (size, queries)
+    values = similarity(q, means, scale)
+    assert values.dtype == np.float32
+    assert values.shape == (size, queries)
     left_out = np.abs(means).max() / 64_516  # of each dim, at most
-    np.testing.assert_allclose(found, exact, rtol=1e-6, atol=4 * left_out)
+    np.testing.assert_allclose(values, exact, rtol=1e-6, atol=4 * left_out)
 
 
 def test_chunks_and_read_only_rows_give_the_same_bits(monkeypatch):
@@ -50,7 +50,7 @@ def test_a_query_of_zeros():
 def test_the_largest_sums_do_not_overflow():
     dims = products.MAX_DIMS
     q = np.full((1, dims), 127, np.int8)
-    found = similarity(q, np.ones((1, dims), np.float32), np.ones(1, np.float32))
-    np.testing.assert_allclose(found, 127.0 * dims, rtol=1e-6)
+    largest = similarity(q, np.ones((1, dims), np.float32), np.ones(1, np.float32))
+    np.testing.assert_allclose(largest, 127.0 * dims, rtol=1e-6)
     with pytest.raises(Unsuitable, match="overflow"):
         similarity(np.ones((1, dims + 1), np.int8), np.ones((1, dims + 1), np.float32), np.ones(1, np.float32))

@@ -10,23 +10,23 @@ from gradsift.scorers.statistics import compare, holm, interval, lds, spearman, 
 def test_a_comparison_by_hand():
     arm = np.array([[1.0, 2.0], [1.0, 3.0], [2.0, 2.0]])
     base = np.array([[2.0, 2.0], [2.0, 4.0], [2.5, 2.5]])
-    found = compare(arm, base)
-    assert found.difference == pytest.approx(np.mean([-0.5, -1.0, -0.5]))
-    assert (found.wins, found.seeds) == (3, 3)
-    assert found.p == pytest.approx(stats.ttest_rel(arm.mean(axis=1), base.mean(axis=1)).pvalue)
-    assert found.noise == pytest.approx(np.std([2.0, 3.0, 2.5], ddof=1))
-    assert found.effect == pytest.approx(found.difference / found.noise)
-    assert found.low <= found.difference <= found.high
+    comparison = compare(arm, base)
+    assert comparison.difference == pytest.approx(np.mean([-0.5, -1.0, -0.5]))
+    assert (comparison.wins, comparison.seeds) == (3, 3)
+    assert comparison.p == pytest.approx(stats.ttest_rel(arm.mean(axis=1), base.mean(axis=1)).pvalue)
+    assert comparison.noise == pytest.approx(np.std([2.0, 3.0, 2.5], ddof=1))
+    assert comparison.effect == pytest.approx(comparison.difference / comparison.noise)
+    assert comparison.low <= comparison.difference <= comparison.high
     weighted = compare(arm, base, np.array([3.0, 1.0]))
     assert weighted.difference == pytest.approx(np.mean([-0.75, -1.0, -0.5]))
 
 
 def test_one_seed_has_an_interval_of_items_and_no_verdict():
     rng = np.random.default_rng(0)
-    found = compare(rng.normal(1, 0.1, (1, 50)), rng.normal(2, 0.1, (1, 50)))
-    assert found.p is None
-    assert found.high < 0
-    assert verdict(found, None) == "one seed"
+    comparison = compare(rng.normal(1, 0.1, (1, 50)), rng.normal(2, 0.1, (1, 50)))
+    assert comparison.p is None
+    assert comparison.high < 0
+    assert verdict(comparison, None) == "one seed"
     assert compare(np.ones((1, 1)), np.ones((1, 1))).low is None
 
 
@@ -79,8 +79,8 @@ def test_no_difference_is_rarely_called_one():
     called = 0
     for k in range(200):
         base, arm = rng.normal(0, 1, (4, 30)), rng.normal(0, 1, (4, 30))
-        found = compare(arm, base, draws=300, seed=k)
-        called += verdict(found, found.p) != "no evidence"
+        comparison = compare(arm, base, draws=300, seed=k)
+        called += verdict(comparison, comparison.p) != "no evidence"
     assert called <= 20
 
 

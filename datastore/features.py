@@ -153,7 +153,7 @@ def statuses(store: Store, space_id: int, dataset_id: int) -> dict[str, int]:
         for r in store.catalog.rows(
             "SELECT coalesce(r.status, 'missing') AS status, count(*) AS n FROM dataset_member AS m "
             "LEFT JOIN feature_row AS r ON r.example_id = m.example_id AND r.space_id = ? "
-            "WHERE m.dataset_id = ? GROUP BY 1",
+            "WHERE m.dataset_id = ? GROUP BY 1 ORDER BY 1",
             (space_id, dataset_id),
         )
     }

@@ -24,7 +24,12 @@ def canonical_json(value: Any) -> str:
 
 def digest_text(text: str) -> str:
     """sha256 hex of a text's UTF-8 bytes."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return digest_bytes(text.encode("utf-8"))
+
+
+def digest_bytes(content: bytes) -> str:
+    """sha256 hex of bytes."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def fingerprint(value: Any) -> str:

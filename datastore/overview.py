@@ -23,13 +23,14 @@ def overview(store: Store) -> dict[str, Table]:
             "SELECT source, count(*) AS examples, sum(chars) AS characters FROM example "
             "GROUP BY source ORDER BY examples DESC, source"
         ),
-        "datasets": rows("SELECT role, name, rows, substr(digest, 1, 12) AS digest FROM dataset"),
+        "datasets": rows("SELECT role, name, rows, substr(digest, 1, 12) AS digest FROM dataset ORDER BY dataset_id"),
         "quarantine": catalog.named("quarantine_summary"),
         "feature_rows": [r | {"fingerprint": r["fingerprint"][:12]} for r in catalog.named("coverage")],
         "selections": rows(
             "SELECT s.name, s.target, s.method, count(*) AS examples, sum(copies) AS rows, "
             "substr(s.digest, 1, 12) AS digest "
-            "FROM selection AS s JOIN selection_item USING (selection_id) GROUP BY s.selection_id"
+            "FROM selection AS s JOIN selection_item USING (selection_id) "
+            "GROUP BY s.selection_id ORDER BY s.selection_id"
         ),
         "validation_arms": _arms(rows("SELECT name, target, seed, spec, result FROM arm")),
         "runs": [
@@ -39,9 +40,9 @@ def overview(store: Store) -> dict[str, Table]:
                 "started_utc": _utc(r["started"]),
                 "finished_utc": "not finished" if r["finished"] is None else _utc(r["finished"]),
             }
-            for r in rows("SELECT run_id, name, started, finished FROM run")
+            for r in rows("SELECT run_id, name, started, finished FROM run ORDER BY run_id")
         ],
-        "live_work": _live(rows("SELECT name, holder, expires FROM lease")),
+        "live_work": _live(rows("SELECT name, holder, expires FROM lease ORDER BY name")),
     }
 
 

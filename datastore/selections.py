@@ -165,7 +165,8 @@ def get(store: Store, name: str, target: str | None = None) -> Selection:
         (plain, target, digest, digest),
     )
     if row is None:
-        names = ", ".join(str(r["name"]) for r in store.catalog.rows("SELECT DISTINCT name FROM selection"))
+        known = store.catalog.rows("SELECT name FROM selection GROUP BY name ORDER BY min(selection_id)")
+        names = ", ".join(str(r["name"]) for r in known)
         raise InputError(f"no selection {name!r} in {store.root}; there are: {names or 'none'}")
     return _load(store, row)
 

@@ -76,7 +76,8 @@ def test_the_core_never_imports_prefect_and_no_module_is_loaded_twice():
 
 
 def test_the_datastore_knows_no_models():
-    names = [f"gradsift.datastore.{p.stem}" for p in (ROOT / "datastore").glob("*.py") if p.stem != "__init__"]
+    modules = [p.stem for p in (ROOT / "datastore").glob("*.py") if p.stem not in ("__init__", "testing")]
+    names = [f"gradsift.datastore.{name}" for name in modules]
     assert not {"torch", "transformers", "prefect"} & loaded_after(f"import {', '.join(names)}")
 
 
@@ -91,6 +92,61 @@ def test_no_pickle_and_no_remote_code():
         text = path.read_text("utf-8")
         for word in ("import pickle", "torch.load(", "allow_pickle=True", "trust_remote_code=True", "cloudpickle"):
             assert word not in text, f"{word} in {path}"
+
+
+OUTSIDE_THE_STORE = [p for floor in ("scorers", "pipelines", "flows", "gradsift") for p in modules_of(floor)]
+SQL = re.compile(
+    r"\s*(SELECT\b.*\bFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|(CREATE|ALTER|DROP)\s+TABLE|"
+    r"PRAGMA|VACUUM|BEGIN\s+IMMEDIATE)\b",
+    re.S,
+)
+
+
+def texts_of(tree):
+    """String literals of a module, of f-strings the text up to the first value, docstrings included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(v.value if isinstance(v, ast.Constant) else "x" for v in node.values)
+
+
+def leaks(tree):
+    """What a module knows of the catalog and of files that only `datastore/` and `sql/` may know."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("catalog", "backend", "shard_path"):
+            yield f".{node.attr}"
+    yield from (text for text in texts_of(tree) if SQL.match(text))
+
+
+@pytest.mark.parametrize("path", OUTSIDE_THE_STORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_the_datastore_knows_the_catalog_and_the_files(path):
+    assert not {"sqlite3", "psycopg", "sqlalchemy"} & {name.split(".")[0] for name in imported(path)}
+    own = ("engine", "sqlite", "backend", "local", "testing")
+    assert not {f"gradsift.datastore.{name}" for name in own} & {n.rpartition(".")[0] for n in imported(path)}
+    if "demo" not in path.relative_to(ROOT).as_posix():  # the demo's chats teach SQL
+        assert not list(leaks(ast.parse(path.read_text("utf-8"))))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "store.catalog.rows(text)",
+        "store.backend.open(name)",
+        "'SELECT spec FROM selection'",
+        "f'INSERT INTO {table} VALUES (?)'",
+        "f'SELECT a FROM example WHERE b IN ({marks})'",
+        "'UPDATE run SET name=?'",
+        "'delete'.join('DELETE FROM run')",
+    ],
+)
+def test_a_leak_is_seen(code):
+    assert list(leaks(ast.parse(code)))
+
+
+def test_only_tests_need_the_testing_module():
+    names = {name for path in MODULES if path.stem != "testing" for name in imported(path)}
+    assert not {n for n in names if n.startswith(("gradsift.datastore.testing", "pytest"))}
 
 
 def test_version_is_one():

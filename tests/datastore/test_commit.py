@@ -14,6 +14,7 @@ import pytest
 from running import ROOT, python
 
 from gradsift.datastore import examples, features, files, leases, maintenance
+from gradsift.datastore.attributes import attribute
 from gradsift.datastore.errors import (
     BusyError,
     CatalogVersionError,
@@ -342,3 +343,30 @@ def test_a_forged_name_deletes_nothing_outside(store, tmp_path):
 def test_gc_waits_for_a_run(store):
     with leases.held(store, "run"), pytest.raises(BusyError):
         maintenance.collect(store)
+
+
+def test_damaged_values_of_examples_are_dropped_and_computed_again(store):
+    """Their side files share the kind of score tables, and a row of `attribute` refers to them."""
+    fill(store)
+    pool = examples.get_dataset(store, 1)
+    calls = []
+
+    def lengths(chats):
+        calls.append(len(chats))
+        return {"turns": pa.array([len(chat) for chat in chats])}
+
+    (table,) = attribute(store, {"what": "turns"}, pool.dataset_id, lengths)
+    name = store.catalog.one("SELECT name FROM shard WHERE kind='scores'")["name"]
+    (store.root / name).write_bytes(b"\x00" * 7)
+    with Store(store.root) as fresh:
+        with pytest.raises(CorruptionError):
+            list(attribute(fresh, {"what": "turns"}, pool.dataset_id, lengths))
+        (damage,) = maintenance.verify(fresh)
+        assert maintenance.drop_damaged(fresh, damage) == "its values will be computed again"
+        assert not maintenance.verify(fresh)
+        assert not (fresh.root / name).exists()
+        (again,) = attribute(fresh, {"what": "turns"}, pool.dataset_id, lengths)
+        assert again.equals(table)
+        assert calls == [30, 30]
+        list(attribute(fresh, {"what": "turns"}, pool.dataset_id, lengths))
+        assert calls == [30, 30]

@@ -1,0 +1,148 @@
+"""The catalog's engine: transactions, ids of new rows, threads, dialects, and stores of earlier versions."""
+
+import hashlib
+import threading
+
+import pytest
+
+from gradsift import sql
+from gradsift.datastore import examples, features, selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import BadRow, Example
+from gradsift.datastore.overview import committed_bytes, overview
+
+RELEASED = {
+    "0001_init.sql": "62fb465a487f5249b635744d19282123551aa598afce94352e789e3f64046fb0",
+    "0002_mixtures.sql": "4f32e787d49a3be3a2d6e4c924d5a8ac3de397f107787866879fd1eb963c1ffe",
+}
+LEASE = "INSERT INTO lease VALUES (?, 'me', 0)"
+
+
+def leases_of(engine):
+    return [row["name"] for row in engine.rows("SELECT name FROM lease ORDER BY name")]
+
+
+def test_promise_10_released_migrations_are_what_they_were():
+    """A store remembers the digest of each migration and refuses to open with another."""
+    now = {m.name: hashlib.sha256(m.text.encode()).hexdigest() for m in sql.migrations("sqlite")}
+    assert {name: now.get(name) for name in RELEASED} == RELEASED
+
+
+def test_a_transaction_is_all_or_nothing(store):
+    def fail():
+        with store.catalog.write() as db:
+            db.execute(LEASE, ("lost",))
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail()
+    with store.catalog.write() as db:
+        assert db.execute(LEASE, ("kept",)) == 1
+        db.executemany(LEASE, [("b",), ("a",)])
+        assert db.execute("DELETE FROM lease WHERE name=?", ("b",)) == 1
+    assert leases_of(store.catalog) == ["a", "kept"]
+
+
+def test_a_new_row_gives_its_id_and_a_known_one_none(store):
+    new = "INSERT INTO screening (spec, created) VALUES (?, 0) ON CONFLICT DO NOTHING RETURNING screening_id"
+    with store.catalog.write() as db:
+        assert db.one(new, ("a",))["screening_id"] == 1
+        assert db.one(new, ("a",)) is None
+        assert db.one(new, ("b",))["screening_id"] == 2
+    assert [dict(row) for row in store.catalog.rows("SELECT screening_id, spec FROM screening ORDER BY spec")] == [
+        {"screening_id": 1, "spec": "a"},
+        {"screening_id": 2, "spec": "b"},
+    ]
+
+
+def test_a_thread_does_not_see_what_another_has_not_committed(store):
+    seen = []
+
+    def look():
+        seen.append(leases_of(store.catalog))
+        store.catalog.close()
+
+    with store.catalog.write() as db:
+        db.execute(LEASE, ("mine",))
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+    assert seen == [[]]
+    assert leases_of(store.catalog) == ["mine"]
+
+
+def test_a_closed_engine_opens_again(store):
+    store.catalog.close()
+    assert leases_of(store.catalog) == []
+
+
+def test_a_dialect_has_its_own_query_or_the_shared_one():
+    assert "CROSS JOIN" in sql.query("members_of_shard", "sqlite")
+    assert "CROSS JOIN" not in sql.query("members_of_shard", "another")
+    assert sql.query("lineage", "sqlite") == sql.query("lineage", "another")
+    assert sql.query_names("another") == sql.query_names("sqlite")
+    with pytest.raises(FileNotFoundError):
+        sql.query("no_such_query")
+
+
+def test_a_refused_row_again_replaces_the_older_entry(store):
+    examples.quarantine(store, [BadRow("f", 1, "s", "empty", "first", ""), BadRow("f", 2, "s", "empty", "", "")])
+    examples.quarantine(store, [BadRow("f", 1, "t", "long", "second", "x")])
+    rows = [tuple(dict(row).values()) for row in store.catalog.rows("SELECT * FROM quarantine ORDER BY line")]
+    assert rows == [("f", 1, "t", "long", "second", "x"), ("f", 2, "s", "empty", "", "")]
+
+
+def add(store, *names):
+    chat = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "say"}]
+    examples.add(store, [Example(name.ljust(32, "0"), chat, "made", "f", k) for k, name in enumerate(names)])
+
+
+def test_an_id_is_known_by_its_start(store):
+    add(store, "aa1", "aa2", "b")
+    assert examples.find_prefix(store, "aa1") == "aa1".ljust(32, "0")
+    for start, told in (("aa", "more than one"), ("c", "no example")):
+        with pytest.raises(InputError, match=told):
+            examples.find_prefix(store, start)
+
+
+def test_a_feature_space_is_known_by_its_fingerprint(store):
+    space = features.define_space(store, {"kind": "a"})
+    assert features.space_by_fingerprint(store, features.space_fingerprint(store, space)) == space
+    assert features.space_by_fingerprint(store, "other") is None
+
+
+def test_facts_and_spec_of_a_selection(store):
+    add(store, "a", "b")
+    ids = ["b".ljust(32, "0"), "a".ljust(32, "0")]
+    chosen = selections.save(store, "s", "t", {"method": "m", "spaces": [["x", "y"]]}, ids, [1.0, 0.5])
+    assert selections.spec_of(store, chosen) == {"method": "m", "spaces": [["x", "y"]]}
+    assert selections.facts(store, chosen) == selections.Facts(["made"] * 2, [None] * 2, [6, 6])
+    assert examples.shards_of(store, ids) == [1]
+    assert committed_bytes(store) > 0
+
+
+def test_the_last_run_of_computed_rows(store):
+    for summary in ({"base": None, "n": 1}, {"base": "first", "n": 2}):
+        selections.finish_run(store, selections.start_run(store, "r", {}), summary)
+    selections.start_run(store, "unfinished", {})
+    assert selections.last_run(store)["summary"]["n"] == 2
+    assert selections.last_run(store, computed=True)["summary"]["n"] == 1
+
+
+def test_arms_and_runs_in_the_overview(store):
+    result = {"examples": 9, "tests": {"math": {"loss": 1.234567}, "sql": {"loss": 2.0}, "x": {"loss": None}}}
+    for key, lr, seed, of in (("a", 2e-3, 1, result), ("b", 1e-3, 1, result), ("c", None, 0, {"tests": {}})):
+        selections.save_arm(store, key, "less", "sql", seed, {"training": {"lr": lr}}, of)
+    with store.catalog.write() as db:
+        db.execute("INSERT INTO run (name, recipe, started) VALUES ('r', '{}', 86400.9)")
+        db.execute("INSERT INTO run (name, recipe, started, finished) VALUES ('s', '{}', 0, 59)")
+    tables = overview(store)
+    assert [tuple(row.values()) for row in tables["validation_arms"]] == [
+        ("sql", "less", 0, None, None, None),
+        ("sql", "less", 1, 1e-3, 9, "math 1.2346, sql 2.0"),
+        ("sql", "less", 1, 2e-3, 9, "math 1.2346, sql 2.0"),
+    ]
+    assert [(row["started_utc"], row["finished_utc"]) for row in tables["runs"]] == [
+        ("1970-01-02 00:00:00", "not finished"),
+        ("1970-01-01 00:00:00", "1970-01-01 00:00:59"),
+    ]

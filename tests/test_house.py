@@ -93,6 +93,13 @@ def test_no_pickle_and_no_remote_code():
             assert word not in text, f"{word} in {path}"
 
 
+def test_tests_run_commands_in_one_way():
+    """With one environment and one patience: tests/running.py."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        if path.name != "running.py":
+            assert not re.search(r"subprocess\.(run|Popen|check_\w+)\(", path.read_text("utf-8")), path
+
+
 def test_version_is_one():
     import tomllib
 

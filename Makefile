@@ -4,13 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint typecheck check clean
+# Processes that run tests: `auto` is one for each core, 0 runs them in the process of pytest.
+WORKERS ?= auto
+PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test quick lint typecheck check clean
 
 demo: $(STAMP)  ## the whole flow on generated data, a few minutes
 	$(BIN)/gradsift demo --folder demo
 
-test: $(STAMP)  ## all tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+test: $(STAMP)  ## all tests, on all cores
+	$(PYTEST)
+
+quick: $(STAMP)  ## the tests that are not slow, to run while working
+	$(PYTEST) -m 'not slow'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

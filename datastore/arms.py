@@ -2,9 +2,8 @@
 
 import json
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
@@ -73,7 +72,7 @@ def find(store: Store, key: str, kind: type[Result]) -> Result | None:
     row = store.catalog.one("SELECT result FROM arm WHERE arm_key=?", (key,))
     if row is None:
         return None
-    result: Result = _adapter(kind).validate_python(json.loads(row["result"]))
+    result: Result = TypeAdapter(kind).validate_python(json.loads(row["result"]))
     return result
 
 
@@ -86,8 +85,3 @@ def save(
             "INSERT INTO arm VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (key, name, target, seed, canonical_json(spec), canonical_json(asdict(result)), time.time()),
         )
-
-
-@cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)

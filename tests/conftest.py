@@ -38,7 +38,7 @@ def pytest_xdist_auto_num_workers():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Slow tests first where workers share them, so that none is left alone with a long one at the end."""
+    """Slow tests first where workers share them (files at a time): none is left alone with a long one at the end."""
     if WORKERS > 1:
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

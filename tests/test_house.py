@@ -149,6 +149,13 @@ def test_only_tests_need_the_testing_module():
     assert not {n for n in names if n.startswith(("gradsift.datastore.testing", "pytest"))}
 
 
+def test_tests_run_commands_in_one_way():
+    """With one environment and one patience: tests/running.py."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        if path.name != "running.py":
+            assert not re.search(r"subprocess\.(run|Popen|check_\w+)\(", path.read_text("utf-8")), path
+
+
 def test_version_is_one():
     import tomllib
 

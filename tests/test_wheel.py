@@ -11,7 +11,6 @@ import pytest
 import yaml
 from running import ROOT, python, run
 
-pytestmark = pytest.mark.xdist_group("wheel")  # one wheel for all
 LEFT_OUT = (".*", "build", "dist", "demo", "*.egg-info", "__pycache__", "tests", "docs", "benchmarks")
 CLASHING = ("pipelines", "flows", "sql", "datastore", "scorers")
 

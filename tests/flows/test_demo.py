@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from running import PATIENCE, gradsift, start
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]  # one demo for all
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

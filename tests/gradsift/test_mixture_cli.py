@@ -8,7 +8,6 @@ import running
 import yaml
 
 gradsift = partial(running.gradsift, columns=60)
-pytestmark = pytest.mark.xdist_group("mixture_cli")  # one folder for all
 QUESTION = "Tell me in a few words how the lighthouse keeper of the small island spent the long nights of that winter"
 
 

@@ -20,6 +20,7 @@ def losses(arms):
     return {(a.target, a.arm): list(a.test_loss) for a in arms}
 
 
+@pytest.mark.slow
 def test_processes_do_the_runs_and_agree_with_one_process(copy, tmp_path, monkeypatch):
     root = shutil.copytree(copy.root, tmp_path / "other")
     expected = losses(revalidate(copy, SETTINGS, out=tmp_path / "one.html").arms)

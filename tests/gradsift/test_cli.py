@@ -44,6 +44,7 @@ def test_help_and_version():
     assert gradsift("--version").stdout.strip() == "0.1.0"
 
 
+@pytest.mark.slow
 def test_run_and_read_commands(recipe_file, tmp_path):
     path = recipe_file(validate=None)
     out = gradsift("run", path, "--store", tmp_path / "s", "--export-to", tmp_path / "out", "--no-prefect", "--json")
@@ -68,6 +69,7 @@ def test_dry_run_writes_nothing(recipe_file, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["recipe.yaml"]
 
 
+@pytest.mark.slow
 def test_query_export_verify_gc(copied, tmp_path):
     store, result = copied
     status = json.loads(gradsift("status", "--json", "-s", store).stdout)
@@ -93,6 +95,7 @@ def test_query_export_verify_gc(copied, tmp_path):
     assert not (store / "features" / "left.arrow").exists()
 
 
+@pytest.mark.slow
 def test_damage_is_reported_and_mended(copied, recipe_data, recipe_file):
     store, result = copied
     path = max((store / "features").iterdir(), key=lambda p: p.stat().st_size)
@@ -109,6 +112,7 @@ def test_damage_is_reported_and_mended(copied, recipe_data, recipe_file):
     assert sum(row["computed"] for row in json.loads(out.stdout)["rows"]) in range(1, 65)  # one unit or two
 
 
+@pytest.mark.slow
 def test_clear_errors_and_exit_codes(recipe_file, recipe_data, tmp_path, copied):
     store, _ = copied
     run = lambda path: gradsift("run", path, "-s", tmp_path / "s", "--no-prefect")  # noqa: E731
@@ -125,6 +129,7 @@ def test_clear_errors_and_exit_codes(recipe_file, recipe_data, tmp_path, copied)
     assert json.loads(refused.stdout)["exit_code"] == 2
 
 
+@pytest.mark.slow
 def test_a_full_disk_has_its_own_code(recipe_file, tmp_path):
     """The process may not write files over 100 KB, as on a disk that is full."""
     code = (
@@ -175,6 +180,7 @@ def test_hostile_text_is_shown_harmless(recipe_data, write_jsonl, tmp_path, reci
     assert "\x1b" not in card
 
 
+@pytest.mark.slow
 def test_methods_select_score_overlap(copied, tmp_path):
     root, _ = copied
     listed = json.loads(gradsift("methods", "--json").stdout)

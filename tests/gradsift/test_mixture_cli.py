@@ -30,6 +30,7 @@ def folder(tmp_path_factory):
     return where
 
 
+@pytest.mark.slow
 def test_a_recipe_without_a_model_needs_none(folder):
     found = json.loads(gradsift("run", "recipe.yaml", "--no-prefect", "--json", cwd=folder).stdout)
     assert [stage["stage"] for stage in found["stages"]] == ["ingest", "mix", "export", "report"]
@@ -39,6 +40,7 @@ def test_a_recipe_without_a_model_needs_none(folder):
     assert plan["minutes"] == {}
 
 
+@pytest.mark.slow
 def test_mix_export_diff(folder):
     (folder / "mix.yaml").write_text("examples: 12\nweights: {beta: 1}\n")
     out = gradsift("mix", "mix.yaml", "--name", "betas", "--export-to", "betas", cwd=folder)
@@ -85,6 +87,7 @@ def test_bad_settings_are_explained(folder, text, message):
     assert "Traceback" not in out.stderr
 
 
+@pytest.mark.slow
 def test_unlicensed_rows_and_unknown_names_are_explained(folder):
     (folder / "mix.yaml").write_text("examples: 41\n")
     gradsift("mix", "mix.yaml", "--name", "all", cwd=folder)

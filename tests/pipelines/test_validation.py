@@ -507,6 +507,7 @@ def test_pictures_of_odd_data():
         assert svg.count("<svg") == svg.count("</svg>") == 1
 
 
+@pytest.mark.slow
 def test_the_commands(copy, tmp_path):
     (tmp_path / "v.yaml").write_text("seeds: [0]\nepochs: 1\ntest_rows: 6\narms: [random]\n")
     out = gradsift("validate", "v.yaml", "--store", copy.root, "--out", "page.html", cwd=tmp_path).stdout

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gradsift.datastore.engine import Row
 from gradsift.datastore.store import Store
 
 TTL_SECONDS = 120.0
@@ -49,9 +50,7 @@ def acquire(store: Store, name: str, holder: str, ttl: float = TTL_SECONDS) -> b
     now = time.time()
     with store.catalog.write() as db:
         row = db.one("SELECT holder, expires FROM lease WHERE name=?", (name,))
-        # A clock that jumped must not lock a store for longer than two lifetimes.
-        other = row is not None and row["holder"] != holder and now < row["expires"] <= now + 2 * ttl
-        if row is not None and other and not holder_is_dead(row["holder"]):
+        if row and row["holder"] != holder and _is_live(row, now, ttl):
             return False
         db.execute(
             "INSERT INTO lease VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
@@ -59,6 +58,11 @@ def acquire(store: Store, name: str, holder: str, ttl: float = TTL_SECONDS) -> b
             (name, holder, now + ttl),
         )
     return True
+
+
+def _is_live(lease: Row, now: float, ttl: float) -> bool:
+    # A clock that jumped must not lock a store for longer than two lifetimes.
+    return now < lease["expires"] <= now + 2 * ttl and not holder_is_dead(lease["holder"])
 
 
 def release(store: Store, name: str, holder: str) -> None:

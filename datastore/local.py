@@ -95,9 +95,9 @@ class LocalFiles(Backend):
         for path in sorted(folder.iterdir()):
             with suppress(FileNotFoundError):  # a writer may just have renamed it
                 if path.is_file():
-                    found = path.stat()
+                    state = path.stat()
                     finished = not path.name.startswith(TMP_PREFIX)
-                    yield Listed(f"{kind}/{path.name}", found.st_size, now - found.st_mtime, finished)
+                    yield Listed(f"{kind}/{path.name}", state.st_size, now - state.st_mtime, finished)
 
     def _path(self, name: str) -> Path:
         path = self.root / name

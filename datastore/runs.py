@@ -64,6 +64,11 @@ class PoolReport(DatasetReport):
     used_dataset_id: int | None = None
     used_by_source: Counts = field(default_factory=dict)
 
+    @property
+    def left(self) -> int:
+        """Examples that screening left."""
+        return self.examples if self.used is None else self.used
+
 
 @dataclass(frozen=True)
 class Ingested:

@@ -3,17 +3,22 @@
 import ast
 import json
 import re
+from graphlib import TopologicalSorter
 
 import pytest
 from running import ROOT, python
 
 FLOORS = ("sql", "datastore", "scorers", "pipelines", "flows", "gradsift")
 LINKED = FLOORS[:-1]  # top-level folders, imported as gradsift.<name> through links
+ROOMS = (  # of pipelines/, in the order of the data
+    "methods", "recipe", "model", "training", "features", "pool", "select", "mix", "export", "validate", "report",
+    "runs", "demo",
+)  # fmt: skip
 
 
 def modules_of(floor):
-    found = (ROOT / floor).rglob("*.py") if floor != "gradsift" else (ROOT / "gradsift").glob("*.py")
-    return sorted(found)
+    paths = (ROOT / floor).rglob("*.py")
+    return sorted(p for p in paths if not any(q.is_symlink() for q in p.parents))
 
 
 MODULES = [path for floor in FLOORS for path in modules_of(floor)]
@@ -42,6 +47,61 @@ def test_imports_run_one_way(path):
     floor = path.relative_to(ROOT).parts[0]
     later = set(FLOORS[FLOORS.index(floor) + 1 :])
     assert not later & set(floors_imported(path)), "a floor may import only floors to its left"
+
+
+def rooms_imported(path):
+    """(room, module) of `pipelines/` that a file imports."""
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[:2] == ["gradsift", "pipelines"] and len(parts) > 3:
+            yield parts[2], ".".join(parts[2:])
+
+
+@pytest.mark.parametrize("path", modules_of("pipelines"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_rooms_are_in_the_order_of_the_data(path):
+    room = path.relative_to(ROOT / "pipelines").parts[0]
+    imports = dict(rooms_imported(path))
+    if room not in ROOMS:
+        assert not set(imports) & set(ROOMS), "what every room uses knows no room"
+        return
+    later = set(ROOMS[ROOMS.index(room) + 1 :])
+    assert not later & set(imports), "a room may import only rooms to its left"
+
+
+def test_every_folder_of_pipelines_is_a_room_and_says_what_it_is():
+    folders = {p.parent.name: p for p in (ROOT / "pipelines").glob("*/__init__.py")}
+    assert set(folders) == set(ROOMS)
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    for name, path in folders.items():
+        assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
+        assert f"`{name}`" in page, f"docs/architecture.md does not name {name}"
+
+
+def test_files_of_the_recipe_do_not_import_its_face():
+    for path in (ROOT / "pipelines" / "recipe").glob("*.py"):
+        names = {name.rpartition(".")[0] for name in imported(path)}
+        assert "gradsift.pipelines.recipe" not in names, path.name
+
+
+def test_modules_import_each_other_in_no_circle():
+    """At import time and inside functions alike."""
+    files = {_module(path): path for path in MODULES}
+    graph = {name: {n for n in _modules_in(files, imported(path)) if n != name} for name, path in files.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def _module(path):
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    parts = parts if parts[0] == "gradsift" else ["gradsift", *parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _modules_in(files, names):
+    """The modules that dotted names stand for: the longest start of each that is one."""
+    for name in names:
+        parts = name.split(".")
+        starts = (".".join(parts[:n]) for n in range(len(parts), 1, -1))
+        yield from [start for start in starts if start in files][:1]
 
 
 def test_there_is_one_import_name():

@@ -41,6 +41,7 @@ RULES = """\
 svg text { fill: var(--fg); font: 12px system-ui, sans-serif; } svg text.label { fill: var(--soft); }
 svg text.ours { font-weight: 700; }
 svg text.mark { font-size: 15px; font-weight: 700; paint-order: stroke; stroke: var(--bg); stroke-width: 4px; }
+svg text.corner { font-weight: 700; paint-order: stroke; stroke: var(--bg); stroke-width: 3px; }
 svg .grid { stroke: var(--line); stroke-width: 1; }
 svg .zero { stroke: var(--fg); stroke-width: 1.2; stroke-dasharray: 4 3; }
 """ + "".join(
@@ -56,10 +57,10 @@ STYLE = f"{_variables(LIGHT)}\n@media (prefers-color-scheme: dark) {{ {_variable
 def standalone(svg: str) -> str:
     """A picture as a file of its own, in light colours: many programs that show SVG know no CSS variables."""
     rules = re.sub(r"var\(--(\w+)\)", lambda name: LIGHT[name[1]], RULES)
-    head, body = svg.split(">", 1)  # the first one ends the tag: those in attributes are escaped
-    head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    size = r'<svg xmlns="http://www.w3.org/2000/svg" width="\1" height="\2" viewBox="0 0 \1 \2"'
+    head, body = re.sub(r'^<svg viewBox="0 0 (\d+) (\d+)"', size, svg).split("</title>", 1)
     paper = f'<rect width="100%" height="100%" fill="{LIGHT["bg"]}"/>'
-    return f"{head}>\n<style>\n{rules}</style>\n{paper}{body}\n"
+    return f"{head}</title>\n<style>\n{rules}</style>\n{paper}{body}\n"
 
 
 def _svg(height: int, title: str, body: Sequence[str]) -> str:
@@ -72,7 +73,7 @@ def _svg(height: int, title: str, body: Sequence[str]) -> str:
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", extra: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {extra}>{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {extra}>{escape(printable(text))}</text>'
 
 
 def _cut(text: str, size: int = 22) -> str:
@@ -200,7 +201,8 @@ def histogram(
 
 def _swatches(kinds: Sequence[tuple[str, str]]) -> tuple[list[str], int]:
     """Names of colours above a picture, and by how much more than one line moves it down."""
-    body, x, y = [], INSIDE + 6.0, 4
+    body: list[str] = []
+    x, y = INSIDE + 6.0, 4
     for kind, name in kinds:
         if x + 16 + 7 * len(name) > WIDTH and body:
             x, y = INSIDE + 6.0, y + 16
@@ -218,6 +220,11 @@ class Cloud:
     name: str
     points: Sequence[Point]
     radius: float = 2.6
+
+
+def two_clouds(points: Sequence[Point], chosen: int) -> list[Cloud]:
+    """Points of which the first few were chosen."""
+    return [Cloud("c7", "not chosen", points[chosen:], 2), Cloud("c0", "chosen", points[:chosen])]
 
 
 @dataclass(frozen=True)
@@ -263,10 +270,10 @@ def _crossed(cross: Cross, x: _Axis, y: _Axis) -> list[str]:
         f'<line class="zero" x1="{across:.1f}" x2="{across:.1f}" y1="{y.stop}" y2="{y.start}"/>',
         f'<line class="zero" x1="{x.start}" x2="{x.stop}" y1="{up:.1f}" y2="{up:.1f}"/>',
     ]
-    left, right, top, bottom = (x.start + 8, "start"), (x.stop - 8, "end"), y.stop + 20, y.start - 10
+    left, right, top, bottom = (x.start + 8, "start"), (x.stop - 8, "end"), y.stop + 16, y.start - 7
     places = ((right, top), (left, top), (left, bottom), (right, bottom))
     for text, ((at, anchor), line) in zip(cross.corners, places, strict=False):
-        body.append(_text(at, line, text, anchor, 'class="mark"'))
+        body.append(_text(at, line, text, anchor, 'class="corner"'))
     return body
 
 

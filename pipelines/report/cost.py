@@ -56,7 +56,7 @@ def costs(store: Store, recipe: Recipe, result: RunResult) -> list[Cost]:
     pool_tokens, target_tokens = _row_tokens(store, result.rows)
     if recipe.warmup is not None and pool_tokens:
         points, pool = max(1, len(result.pool_rows)), result.ingest.pool
-        size = pool.examples if pool.used is None else pool.used
+        size = pool.left
         share = min(1.0, max(recipe.warmup.fraction, recipe.warmup.min_examples / max(1, size)))
         tokens = int(pool_tokens / points * share * recipe.warmup.epochs)
         rows.append(("warm-up", tokens, 4.0 * n * tokens, seconds.get("warmup")))
@@ -66,11 +66,11 @@ def costs(store: Store, recipe: Recipe, result: RunResult) -> list[Cost]:
     training = _training(result.arms)
     main = training.get("selected") or training.get("mixture")
     whole = float(per_token * n * main[0]) if main else 0.0
-    out = [Cost(what, tokens, flops, spent, flops / whole if whole else None) for what, tokens, flops, spent in rows]
+    lines = [Cost(what, tokens, flops, spent, flops / whole if whole else None) for what, tokens, flops, spent in rows]
     for name, (tokens, spent) in training.items():
         flops = float(per_token * n * tokens)
-        out.append(Cost(f"training {name}, one seed", tokens, flops, spent, flops / whole if whole else None))
-    return out
+        lines.append(Cost(f"training {name}, one seed", tokens, flops, spent, flops / whole if whole else None))
+    return lines
 
 
 def _row_tokens(store: Store, rows: Sequence[SpaceRows]) -> tuple[int, int]:

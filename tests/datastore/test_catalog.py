@@ -1,12 +1,14 @@
 """The catalog's engine: transactions, ids of new rows, threads, dialects, and stores of earlier versions."""
 
 import hashlib
+import json
 import threading
 
 import pytest
 
 from gradsift import sql
-from gradsift.datastore import examples, features, selections
+from gradsift.datastore import arms, examples, features, runs, selections
+from gradsift.datastore.arms import ArmResult, Measured
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.datastore.overview import committed_bytes, overview
@@ -121,24 +123,49 @@ def test_facts_and_spec_of_a_selection(store):
     assert committed_bytes(store) > 0
 
 
+def made(**more):
+    pool = runs.PoolReport(1, "0" * 64, 1, 1, 0)
+    return runs.RunResult("r", runs.Ingested(pool, {}, {}), **more)
+
+
 def test_the_last_run_of_computed_rows(store):
-    for summary in ({"base": None, "n": 1}, {"base": "first", "n": 2}):
-        selections.finish_run(store, selections.start_run(store, "r", {}), summary)
-    selections.start_run(store, "unfinished", {})
-    assert selections.last_run(store)["summary"]["n"] == 2
-    assert selections.last_run(store, computed=True)["summary"]["n"] == 1
+    recipes = runs.Recipes({"name": "r"}, {"name": "written"})
+    for result in (made(), made(base="first")):
+        runs.finish(store, runs.start(store, "r", recipes), result)
+    runs.start(store, "unfinished", recipes)
+    assert runs.last_run(store).result.base == "first"
+    assert runs.last_run(store, computed=True).result.base == ""
+    assert runs.last_run(store).recipes == recipes
+
+
+def test_a_result_reads_back_as_it_was_written(store):
+    rows = [runs.SpaceRows("pool", 1, "p", 0, "sgd", 3, 2, {"ok": 3, "no_labels": 1})]
+    versus = runs.Versus(-0.1, None, None, None, 1, 1, None, None, None, 1, "one seed")
+    arm = runs.ArmRow(
+        "selected", "sql", [0], 1e-3, [1.5], 1.5, None, "loss", [], None, None, 0.25, 9, 30.0, 60.0, None, 2.5, 0.5,
+        curves=[[[1, 2.0], [2, None]]], versus={"random": versus},
+    )  # fmt: skip
+    result = made(rows=rows, arms=[arm], stages=[runs.Stage("ingest", 0.5)])
+    runs.finish(store, runs.start(store, "r", runs.Recipes({}, {})), result)
+    back = runs.last_run(store).result
+    assert (back.arms, back.rows, back.stages) == (result.arms, result.rows, result.stages)
+    assert json.loads(json.dumps(runs.as_json(back))) == json.loads(json.dumps(runs.as_json(result)))
+    assert runs.as_json(result)["rows"][0]["no_labels"] == 1
 
 
 def test_arms_and_runs_in_the_overview(store):
-    result = {"examples": 9, "tests": {"math": {"loss": 1.234567}, "sql": {"loss": 2.0}, "x": {"loss": None}}}
-    for key, lr, seed, of in (("a", 2e-3, 1, result), ("b", 1e-3, 1, result), ("c", None, 0, {"tests": {}})):
-        selections.save_arm(store, key, "less", "sql", seed, {"training": {"lr": lr}}, of)
+    tests = {"math": Measured(1.234567, [], []), "sql": Measured(2.0, [], [])}
+    for key, lr, seed, of in (("a", 2e-3, 1, tests), ("b", 1e-3, 1, tests), ("c", None, 0, {})):
+        result = ArmResult(9, 30, tests=of)
+        arms.save(store, key, "less", "sql", seed, {"training": {"lr": lr}}, result)
+        assert arms.find(store, key, ArmResult) == result
+    assert arms.find(store, "none", ArmResult) is None
     with store.catalog.write() as db:
         db.execute("INSERT INTO run (name, recipe, started) VALUES ('r', '{}', 86400.9)")
         db.execute("INSERT INTO run (name, recipe, started, finished) VALUES ('s', '{}', 0, 59)")
     tables = overview(store)
     assert [tuple(row.values()) for row in tables["validation_arms"]] == [
-        ("sql", "less", 0, None, None, None),
+        ("sql", "less", 0, None, 9, None),
         ("sql", "less", 1, 1e-3, 9, "math 1.2346, sql 2.0"),
         ("sql", "less", 1, 2e-3, 9, "math 1.2346, sql 2.0"),
     ]

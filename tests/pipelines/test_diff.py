@@ -39,7 +39,7 @@ def two(tmp_path, write_jsonl):
 def sides(two, kind):
     _, made = two
     if kind == "store":
-        return [f"mix@{made[0]['digest'][:10]}", "mix"]
+        return [f"mix@{made[0].digest[:10]}", "mix"]
     return [row.export for row in made]
 
 

@@ -18,7 +18,7 @@ from running import PATIENCE, ROOT, start
 from gradsift.datastore import runs, selections
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.export import card
+from gradsift.pipelines import tables
 from gradsift.pipelines.export import export as exporting
 from gradsift.pipelines.export import rows as export_rows
 from gradsift.pipelines.export.atlas import components, neighbours
@@ -170,10 +170,11 @@ def test_an_export_survives_kill_9_at_any_time(mixture, tmp_path, monkeypatch):
     target = tmp_path / "killed" / "mixed"
     code = (
         "import sys; from pathlib import Path\n"
-        "from gradsift.pipelines import export_rows; export_rows.PART_CHARS = 2000\n"
-        "from gradsift.pipelines import export as e; from gradsift.datastore import selections; from gradsift.datastore.store import Store\n"
+        "from gradsift.datastore import runs, selections; from gradsift.datastore.store import Store\n"
+        "from gradsift.pipelines.export import rows; from gradsift.pipelines.export.export import export\n"
+        "rows.PART_CHARS = 2000\n"
         "s = Store(sys.argv[1]); c = selections.get(s, 'mixed'); print('go', flush=True)\n"
-        "e.export(s, c, runs.recipe_of(s, c), Path(sys.argv[2]))\n"
+        "export(s, c, runs.recipe_of(s, c), Path(sys.argv[2]))\n"
     )
     kills = 0
     for delay in [0.01, 0.03, 0.06, 0.1, 0.2, 0.4, 0.8, PATIENCE]:
@@ -264,14 +265,14 @@ def test_hostile_names_stay_in_their_cells(mixture):
     assert yaml.safe_load(text.split("---")[1])["license"] == ["apache-2.0", "other"]
     with (folder / "composition.csv").open(encoding="utf-8", newline="") as handle:
         table = list(csv.DictReader(handle))
-    assert all(not cell.startswith(card.FORMULA) for row in table for cell in row.values())
+    assert all(not cell.startswith(tables.FORMULA) for row in table for cell in row.values())
     assert any(row["source"].startswith("'=HYPERLINK") for row in table)
     assert sum(int(row["rows"]) for row in table) == 20
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@x", "\t=1", " =1", "a\n=1"])
 def test_no_cell_is_a_formula(name):
-    assert not str(card.safe_csv(name)).lstrip().startswith(card.FORMULA)
+    assert not str(tables.safe_csv(name)).lstrip().startswith(tables.FORMULA)
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", "x" * 65, "Ä", "-a"])
@@ -341,7 +342,7 @@ def test_an_old_selection_is_exported_by_its_digest(finished, tmp_path):
         digests = []
         for count in (5, 6):
             made = reselect.remix(store, {"examples": count}, name="same")
-            digests.append(made["digest"])
+            digests.append(made.digest)
         assert selections.get(store, "same").digest == digests[1]
         old = selections.get(store, f"same@{digests[0][:12]}")
         assert old.rows == 5

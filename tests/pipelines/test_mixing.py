@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -39,7 +40,7 @@ def mixed(tmp_path, write_jsonl):
         data = {"name": "mixed", "pool": [{"path": str(f)} for f in (files or [path])], "mix": mix, **more}
         opened = store or Store(tmp_path / "store")
         made = curate(parse_recipe(data), opened, export_root=tmp_path / "out").mixtures[0]
-        return made | {"selection": selections.get(opened, "mixed")}
+        return SimpleNamespace(**vars(made), selection=selections.get(opened, "mixed"))
 
     return run
 
@@ -66,13 +67,13 @@ def test_caps_floors_and_what_there_is(mixed):
     short = mixed({"examples": 60, "weights": "uniform"})
     assert by_source(short) == {"alpha": 25, "beta": 25, "gamma": 10}
     line = next(row for row in short.table if row.source == "gamma")
-    assert (line["requested"], line["budget"], line["note"]) == (20, 10, "all there is")
+    assert (line.requested, line.budget, line.note) == (20, 10, "all there is")
 
 
 def test_repetition_is_whole_copies_and_then_the_best_once_more(mixed):
     made = mixed({"examples": 125, "weights": {"gamma": 1, "alpha": 4}, "repeat": 3})
     assert by_source(made) == {"gamma": 25, "alpha": 100}
-    chosen = made["selection"]
+    chosen = made.selection
     assert Counter(chosen.copies) == Counter({2: 40, 1: 20}) + Counter({3: 5, 2: 5})
     assert chosen.rows == 125
     assert made.examples == 70
@@ -87,22 +88,22 @@ def test_parts_take_in_their_order_and_nothing_twice(mixed):
     for row in made.table:
         table[row.part] += row.rows
     assert table == {"small": 10, "rest": 30}
-    assert len(set(made["selection"].example_ids)) == 40
+    assert len(set(made.selection.example_ids)) == 40
 
 
 def test_a_budget_in_tokens_is_met_to_the_token(mixed, model_dir):
     for unit in ("label_tokens", "tokens"):
         made = mixed({unit: 1300, "weights": "uniform"}, model={"path": str(model_dir)})
-        assert made["requested"] == made["realised"] == 1300
+        assert made.requested == made.realised == 1300
         assert all(abs(row.tokens - row.budget) < 10 for row in made.table)
         assert [row.budget for row in made.table] == [434, 433, 433]
 
 
 def test_the_seed_decides_and_ranks_are_nested(mixed):
-    first = mixed({"examples": 20})["selection"]
-    again = mixed({"examples": 20})["selection"]
-    other = mixed({"examples": 20}, seed=1)["selection"]
-    more = mixed({"examples": 40})["selection"]
+    first = mixed({"examples": 20}).selection
+    again = mixed({"examples": 20}).selection
+    other = mixed({"examples": 20}, seed=1).selection
+    more = mixed({"examples": 40}).selection
     assert first.digest == again.digest != other.digest
     assert set(first.example_ids) <= set(more.example_ids)
 
@@ -189,7 +190,7 @@ def test_a_source_that_screening_emptied_is_named(mixed, tmp_path, write_jsonl):
 @pytest.mark.parametrize(
     ("mix", "message"),
     [
-        ({}, "exactly one of `examples`, `fraction`, `label_tokens`, `tokens`"),
+        ({}, "exactly one of `examples`, `fraction`, `label_tokens` and `tokens`"),
         ({"examples": 5, "fraction": 0.1}, "exactly one of"),
         ({"examples": 5, "weights": "uniform", "parts": [{}]}, "`weights` belongs into the parts"),
         ({"examples": 5, "parts": [{"name": "a", "share": 0.7}, {"name": "b", "share": 0.7}]}, "sum to 1.4, not to 1"),
@@ -309,7 +310,7 @@ def test_the_fitted_law_mixes_and_is_not_fitted_twice(copy, monkeypatch):
 
 
 def test_a_law_whose_runs_diverge_names_the_part(copy, monkeypatch):
-    monkeypatch.setattr(mix_law, "mean_token_loss", lambda *_: 0.0)
+    monkeypatch.setattr(mix_law, "token_mean", lambda *_: 0.0)
     names = list(runs.last_run(copy).result.ingest.pool.used_by_source)[:2]
     settings_ = {"rows_each": 3, "held_out": 3, "epochs": 1, "batch_size": 4}
     part = {"name": "fitted", "weights": "scaling_law", "sources": names, "scaling_law": settings_}
@@ -342,5 +343,5 @@ def test_every_mixture_meets_its_budget_or_says_why_not(mixed, tmp_path_factory,
             room = min(60 * repeat, int(cap * total + 1e-9)) + 40 * repeat
             assert room < total, error
         else:
-            assert sum(row.rows for row in made.table) == total == made["selection"].rows
-            assert max(made["selection"].copies) <= repeat
+            assert sum(row.rows for row in made.table) == total == made.selection.rows
+            assert max(made.selection.copies) <= repeat

@@ -133,7 +133,7 @@ def test_promise_9_bad_rows_are_quarantined_with_file_line_and_reason(store, tmp
         ]
         assert {r["file"] for r in found} == {str(path)}
         assert len(pool.example_ids) == 1
-        assert (report.rows, report.duplicates) == (5, 1)
+        assert (report.rows_read, report.duplicates) == (5, 1)
     assert len(store.catalog.rows("SELECT * FROM origin")) == 2  # both lines are remembered
     assert len(store.catalog.rows("SELECT * FROM shard")) == 1
 

@@ -10,7 +10,7 @@ from gradsift.pipelines.select.score_checks import correlates
 def signals(store):
     rows = [row for row in runs.last_run(store).result.rows if row.role == "pool"]
     space = rows[-1].space_id
-    ids = features.with_rows(store, space, rows[-1]["dataset_id"])
+    ids = features.with_rows(store, space, rows[-1].dataset_id)
     return space, ids, features.read_all(store, space, ids)
 
 

@@ -211,7 +211,7 @@ def test_semantic_by_gradients(recipe_data, finished, tmp_path):
             n for reason, n in left_out(result).items() if reason != "semantic"
         )
         found = marked(store, "semantic").pairs
-        assert all(p["similarity"] > 0.7 for p in found)
+        assert all(p.similarity > 0.7 for p in found)
 
 
 def test_semantic_by_a_sentence_encoder_needs_no_model(make, encoder_dir):
@@ -225,8 +225,8 @@ def test_semantic_by_a_sentence_encoder_needs_no_model(make, encoder_dir):
     store, result = make(*rows, dedup=section)
     found = marked(store, "semantic").pairs
     assert len(found) == left_out(result)["semantic"] >= 1
-    assert all(p["similarity"] > 0.999 for p in found)
-    assert any(LONG in p["text"] for p in found)
+    assert all(p.similarity > 0.999 for p in found)
+    assert any(LONG in p.text for p in found)
     with pytest.raises(InputError, match="go together"):
         make(*rows, dedup={"semantic": {"represent": "encoder"}})
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gradsift.pipelines.report.page import html, markdown
 from running import gradsift
 
 from gradsift.datastore import runs, selections
@@ -19,11 +18,13 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import evidence
 from gradsift.pipelines.model.chats import Chats
 from gradsift.pipelines.model.encode import encode
+from gradsift.pipelines.model.generate import greedy
 from gradsift.pipelines.model.load import load_trainable, open_model
 from gradsift.pipelines.model.losses import row_losses
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Sft, parse_recipe
 from gradsift.pipelines.report import charts
+from gradsift.pipelines.report.page import html, markdown
 from gradsift.pipelines.report.report import report, write_report
 from gradsift.pipelines.runs import reselect
 from gradsift.pipelines.runs.last import material_of
@@ -81,7 +82,7 @@ def test_two_trainings_agree_to_the_last_digit(recipe_data, loaded, rows):
     for _ in range(2):
         model = model_of(recipe_data, loaded)
         sft.fit(model, loaded.tokenizer, rows, Sft(epochs=2, batch_size=4, lr=1e-3), 7)
-        found.append(row_losses(model, loaded.tokenizer, rows, 2048))
+        found.append(row_losses(model, loaded.tokenizer, rows, 2048).tolist())
     assert found[0] == found[1]
 
 
@@ -90,7 +91,7 @@ def test_accumulated_batches_are_the_same_step(recipe_data, loaded, rows):
     for micro in (None, 2):
         model = model_of(recipe_data, loaded)
         sft.fit(model, loaded.tokenizer, rows, Sft(epochs=1, batch_size=8, lr=1e-3, micro_batch_size=micro), 0)
-        found.append(row_losses(model, loaded.tokenizer, rows, 2048))
+        found.append(row_losses(model, loaded.tokenizer, rows, 2048).tolist())
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 
 
@@ -163,11 +164,13 @@ def test_checkers(metric, given, reference, score):
 def test_answers_do_not_depend_on_the_batch(recipe_data, loaded, data_dir):
     model = model_of(recipe_data, loaded)
     chats = [json.loads(line)["messages"] for line in (data_dir / "test.jsonl").read_text().splitlines()[:6]]
-    one = answer(model, loaded.tokenizer, chats, "f1", 12, 128, batch_tokens=1)
-    many = answer(model, loaded.tokenizer, chats, "f1", 12, 128)
-    assert one.scores == many.scores
-    assert one.lengths == many.lengths
-    assert all(0 <= n <= 12 for n in one.lengths)
+    prompts = [chat[:-1] for chat in chats]
+    one = greedy(model, loaded.tokenizer, prompts, 12, 128, batch_tokens=1)
+    assert one == greedy(model, loaded.tokenizer, prompts, 12, 128)
+    checked = answer(model, loaded.tokenizer, chats, "f1", 12, 128)
+    assert checked.lengths == [len(tokens) for tokens in one]
+    assert all(0 <= n <= 12 for n in checked.lengths)
+    assert all(0 <= score <= 1 for score in checked.scores)
 
 
 # --- arms ----------------------------------------------------------------------------------------------------------
@@ -497,7 +500,7 @@ def test_pictures_of_odd_data():
     for svg in (
         charts.intervals("t", [("a", 1.0, None, None, True)], "x"),
         charts.histogram("t", [1.0, 1.0, 1.0], [1.0], "x", 1.0),
-        charts.scatter("t", [(0.0, 0.0)], [(0.0, 0.0)], "x", "y"),
+        charts.scatter("t", charts.two_clouds([(0.0, 0.0), (0.0, 0.0)], 1), "x", "y"),
         charts.curves("t", {f"arm {k}" * 9: [[[1, 2.0], [2, None], [3, 1.0]]] for k in range(12)}, "x", "y"),
         charts.shares("t", [("a" * 90, {f"s{k}": k for k in range(20)}), ("b", {})]),
         charts.heat("t", ["a"], [[None]]),

@@ -1,0 +1,147 @@
+"""Does it help: what the report shows of each target's arms."""
+
+from collections.abc import Mapping, Sequence
+
+from gradsift.datastore.runs import ArmRow
+from gradsift.pipelines.report import charts
+from gradsift.pipelines.report.charts import Curve
+from gradsift.pipelines.report.parts import Part, Section
+from gradsift.pipelines.tables import Row
+
+OURS = ("selected", "mixture")
+DRAWN = 6  # arms in a picture of curves, at most
+DRAWN_FIRST = (*OURS, "random", "random_lengths", "random_tokens", "full")
+
+
+def arm_sections(arms: Sequence[ArmRow], rates: Sequence[float]) -> list[Section]:
+    """A section for each target; `rates` are the learning rates that each arm tried."""
+    return [
+        Section(f"Does it help on {target}?", _parts(target, [arm for arm in arms if arm.target == target], rates))
+        for target in dict.fromkeys(arm.target for arm in arms)
+    ]
+
+
+def _parts(target: str, arms: Sequence[ArmRow], rates: Sequence[float]) -> list[Part]:
+    harness = [{"arm": arm.arm, **arm.lm_eval} for arm in arms if arm.lm_eval]
+    note = "As the harness reports them, mean over seeds."
+    return [
+        _losses(target, arms, rates),
+        *([Part("lm-evaluation-harness", harness, note=note)] if harness else []),
+        *(_differences(target, arm) for arm in arms if arm.arm in OURS),
+        *_curves(target, arms),
+    ]
+
+
+def _losses(target: str, arms: Sequence[ArmRow], rates: Sequence[float]) -> Part:
+    ours = tuple(arm.arm for arm in arms if arm.arm in OURS)
+    points = [
+        (arm.arm, arm.test_loss_mean, *_around(arm.test_loss_mean, arm.test_loss_ci95), arm.arm in ours)
+        for arm in arms
+        if arm.test_loss_mean is not None
+    ]
+    svg = charts.intervals(f"{target}: test loss by arm", points, "test loss, nats per token (lower is better)")
+    note = " ".join(["Mean over seeds with its 95 % t interval.", *_remarks(arms, rates)])
+    return Part("Test loss by arm", _without_empty([_figures(arm) for arm in arms]), svg, note, ours)
+
+
+def _around(mean: float, half: float | None) -> tuple[float | None, float | None]:
+    return (None, None) if half is None else (mean - half, mean + half)
+
+
+def _figures(arm: ArmRow) -> Row:
+    return {
+        "arm": arm.arm,
+        "seeds": len(arm.seeds),
+        "examples": arm.examples,
+        "label_tokens": arm.label_tokens,
+        "test_loss_mean": arm.test_loss_mean,
+        "test_loss_ci95": arm.test_loss_ci95,
+        "score_mean": arm.score_mean,
+        "metric": arm.metric,
+        "response_tokens": arm.response_tokens,
+        "source_precision": arm.source_precision,
+        "forgetting": arm.forgetting,
+        "lr": arm.lr,
+        "early_grad_norm": arm.early_grad_norm,
+        "seconds": arm.seconds,
+        "peak_mb": None if arm.peak_bytes is None else round(arm.peak_bytes / 2**20),
+        "diverged": arm.diverged,
+    }
+
+
+def _without_empty(rows: Sequence[Row]) -> list[Row]:
+    """The rows without columns that say nothing of any arm."""
+    names = [name for name in rows[0] if any(row[name] not in (None, 0, "loss") for row in rows)]
+    return [{name: row[name] for name in names} for row in rows]
+
+
+def _remarks(arms: Sequence[ArmRow], rates: Sequence[float]) -> list[str]:
+    diverged = sum(arm.diverged for arm in arms)
+    remarks = [f"{diverged} runs diverged and are left out."] if diverged else []
+    if len(rates) > 1:
+        remarks.append(f"Each arm is at its best of {len(rates)} learning rates, by its loss on val rows.")
+        for end, word in ((max(rates), "largest"), (min(rates), "smallest")):
+            names = [arm.arm for arm in arms if arm.examples and arm.lr == end]
+            if names:
+                remarks.append(f"For {', '.join(names)} that is the {word} tried: the best may lie beyond it.")
+    return remarks
+
+
+def _differences(target: str, arm: ArmRow) -> Part:
+    rows = [
+        {
+            "against": name,
+            "difference": versus.difference,
+            "low": versus.low,
+            "high": versus.high,
+            "lower on": f"{versus.wins} of {versus.seeds}",
+            "p": versus.p,
+            "p corrected": versus.p_adjusted,
+            "in units of seed noise": versus.effect,
+            "verdict": versus.verdict,
+        }
+        for name, versus in arm.versus.items()
+    ]
+    points = [
+        (name, versus.difference, versus.low, versus.high, versus.verdict == "better")
+        for name, versus in arm.versus.items()
+    ]
+    label = "difference in test loss (left of 0: lower)"
+    return Part(
+        f"{arm.arm} against each other arm",
+        rows,
+        charts.intervals(f"{target}: difference in test loss", points, label, 0.0),
+        "Paired by seed and test row; 95 % bootstrap over both; p by the paired t-test over seeds, corrected (Holm) "
+        "for the comparisons of this arm. Few seeds find only large differences: no evidence is not evidence of none.",
+    )
+
+
+def _curves(target: str, arms: Sequence[ArmRow]) -> list[Part]:
+    curves: Mapping[str, Sequence[Curve]] = {
+        arm.arm: arm.curves for arm in sorted(arms, key=_drawn_first) if arm.curves
+    }
+    if not curves:
+        return []
+    drawn = {name: _by_share(curves[name]) for name in list(curves)[:DRAWN]}
+    note = (
+        "Mean of the seeds and the range between them; smoothed. Losses of different data are not comparable: only the "
+        "shape is." + (" The table has all arms." if len(curves) > DRAWN else "")
+    )
+    return [
+        Part(
+            "Training loss",
+            [{"arm": name, **charts.milestones(runs)} for name, runs in curves.items()],
+            charts.curves(f"{target}: training loss", drawn, "share of the steps, %", "loss of a batch"),
+            note,
+        )
+    ]
+
+
+def _drawn_first(arm: ArmRow) -> int:
+    return DRAWN_FIRST.index(arm.arm) if arm.arm in DRAWN_FIRST else len(DRAWN_FIRST)
+
+
+def _by_share(runs: Sequence[Curve]) -> list[Curve]:
+    """Curves over the share of a run's steps in percent, so that runs of unlike length can be seen in one picture."""
+    known = [[(step, loss) for step, loss in run if step is not None] for run in runs]
+    return [[(100 * step / run[-1][0], loss) for step, loss in run] for run in known if run]

@@ -7,11 +7,13 @@ import venv
 import zipfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from running import ROOT, python, run
 
-LEFT_OUT = (".*", "build", "dist", "demo", "*.egg-info", "__pycache__", "tests", "docs", "benchmarks")
+LEFT_OUT = shutil.ignore_patterns("__pycache__")
+LEFT_OUT_AT_TOP = shutil.ignore_patterns(".*", "build", "dist", "demo", "*.egg-info", "tests", "docs", "benchmarks")
 LARGE = ("torch", "transformers", "datasets", "peft", "prefect", "pyarrow", "safetensors")
 CLASHING = ("pipelines", "flows", "sql", "datastore", "scorers")
 
@@ -27,11 +29,21 @@ def build_wheel(source, out):
     return wheel
 
 
+def install(python_there, what):
+    """Into another environment; without this checkout on the path, whose metadata would say that it is there already."""
+    offline = ("--no-deps", "--no-index", "--no-build-isolation")
+    python("-m", "pip", "--python", python_there, "install", "--quiet", *offline, what, PYTHONPATH="")
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """The checkout without what earlier builds left in it."""
     folder = tmp_path_factory.mktemp("source") / "gradsift"
-    return shutil.copytree(ROOT, folder, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
+
+    def left_out(path, names):
+        return LEFT_OUT(path, names) | (LEFT_OUT_AT_TOP(path, names) if Path(path) == ROOT else set())
+
+    return shutil.copytree(ROOT, folder, symlinks=True, ignore=left_out)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +57,7 @@ def clean_python(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clean")
     venv.create(folder, with_pip=False)
     python_there = folder / "bin" / "python"
-    python("-m", "pip", "--python", python_there, "install", "--quiet", "--no-deps", "--no-index", wheel)
+    install(python_there, wheel)
     packages = Path(run([python_there, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).stdout.strip())
     (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")  # its own .pth files are not read
     return python_there
@@ -98,12 +110,41 @@ def test_it_runs_beside_packages_of_the_same_names(clean_python, folder):
     assert (folder / "store" / "reports" / "small.html").read_text("utf-8").startswith("<!doctype html>")
 
 
+def test_a_method_of_another_package(clean_python, folder):
+    """The example's package is installed and nothing else is done; its recipe names no model."""
+    package = shutil.copytree(ROOT / "examples" / "method-package", folder / "package")
+    install(clean_python, package)
+    command = clean_python.parent / "gradsift"
+    listed = json.loads(run([command, "methods", "--json"], cwd=folder, PYTHONPATH="").stdout)
+    (method,) = (row for row in listed if row["method"] == "shortest")
+    assert method["needs"] == "texts"
+    question = {"role": "user", "content": "?"}
+    pool = [{"messages": [question, {"role": "assistant", "content": "a " * n}]} for n in range(1, 9)]
+    (folder / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pool))
+    (folder / "val.jsonl").write_text(json.dumps(pool[4]) + "\n")
+    recipe = {
+        "name": "short",
+        "pool": [{"path": "pool.jsonl"}],
+        "targets": {"brief": {"val": {"path": "val.jsonl"}}},
+        "decontaminate": None,
+        "select": {"method": "shortest", "examples": 3},
+    }
+    (folder / "short.yaml").write_text(yaml.safe_dump(recipe))
+    arguments = ("short.yaml", "--export-to", "out", "--no-prefect", "--json")
+    out = run([command, "run", *arguments], cwd=folder, PYTHONPATH="")
+    assert json.loads(out.stdout)["rows"] == []
+    (data,) = (folder / "out" / "short-brief" / "data").glob("*.parquet")
+    exported = [row["messages"][1]["content"] for row in pq.read_table(data).to_pylist()]
+    assert sorted(len(answer.split()) for answer in exported) == [1, 2, 3]
+
+
 @pytest.mark.slow
 def test_a_users_type_checker_sees_types(clean_python, folder):
     (folder / "mine.py").write_text(
         "import gradsift\n\nreveal_type(gradsift.load_recipe)\nreveal_type(gradsift.Store)\n"
     )
-    skipped = f"[mypy-{','.join(f'{name}.*' for name in LARGE)}]\nfollow_imports = skip\n"  # minutes, for nothing
+    ignored = ",".join(f"{name}.*" for name in LARGE)
+    skipped = f"[mypy]\n[mypy-{ignored}]\nfollow_imports = skip\n"  # minutes, for nothing
     (folder / "mypy.ini").write_text(skipped)
     out = run([clean_python, "-m", "mypy", "--strict", "mine.py"], cwd=folder, PYTHONPATH="")
     recipe, store = (line for line in out.stdout.splitlines() if "Revealed type" in line)

@@ -18,9 +18,10 @@ from gradsift.pipelines.model.batches import by_length, collate
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.head import example_losses, token_losses
 from gradsift.pipelines.model.load import adapter_arrays, load_lora, lora_parameters, open_model
+from gradsift.pipelines.progress import quiet
 from gradsift.pipelines.recipe import Lora, Model
 from gradsift.pipelines.runs.curate import curate
-from gradsift.pipelines.training.loop import BETAS, EPS, make_optimizer, train
+from gradsift.pipelines.training.loop import BETAS, EPS, Report, Start, epochs, make_optimizer
 from gradsift.scorers.less import similarity
 
 PAD = 2
@@ -276,16 +277,19 @@ def test_warm_up_goes_on_where_it_was_killed(loaded, model_dir, chats):
     from gradsift.pipelines.recipe import Training
     from gradsift.pipelines.training.warmup import _state, restore
 
-    training, ends = Training(epochs=2, batch_size=4, lr=1e-3), []
-    lora = Lora(r=4, dropout=0.1)
+    training, lora = Training(epochs=2, batch_size=4, lr=1e-3), Lora(r=4, dropout=0.1)
+
+    def ends(model, start):
+        report = Report("warm-up", quiet)
+        return [(_state(e), e.step) for e in epochs(model, loaded.tokenizer, chats, training, 0, report, start)]
+
     model = load_lora(loaded, Model(path=str(model_dir)), lora, 0)
-    train(model, loaded.tokenizer, chats, training, 0, at_epoch_end=lambda e: ends.append((_state(e), e.step)))
+    first, second = ends(model, None)
     again = load_lora(loaded, Model(path=str(model_dir)), lora, 0)
-    optimizer = make_optimizer(again, training)
-    restore(again, optimizer, *ends[0])
-    train(again, loaded.tokenizer, chats, training, 0, optimizer=optimizer, first_epoch=1,
-          at_epoch_end=lambda e: ends.append((_state(e), e.step)))  # fmt: skip
-    assert checkpoints.tensors_digest(ends[2][0]) == checkpoints.tensors_digest(ends[1][0])
+    start = Start(make_optimizer(again, training), 1)
+    restore(again, start.optimizer, *first)
+    (resumed,) = ends(again, start)
+    assert checkpoints.tensors_digest(resumed[0]) == checkpoints.tensors_digest(second[0])
 
 
 def test_gguf_weights_give_the_same_model(model_dir, tmp_path, chats):

@@ -24,8 +24,8 @@ ROW_OVERHEAD_BYTES = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimates for an empty store; work that a store holds already is not done again. Without gradients the bytes are
-    those of text, in the store and exported, and no model is opened."""
+    """Estimates for an empty store; work that a store holds already is not done again. Without a model the bytes are
+    those of text, in the store and exported; without gradients there are no checkpoints."""
 
     pool_rows: int
     pool_quarantined: int
@@ -52,7 +52,7 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
     """Read the sources, encode a sample and time one forward and backward. Writes nothing."""
     good, bad = _read(recipe)
     free = shutil.disk_usage(_existing(store)).free
-    if not recipe.needs_rows:
+    if recipe.lm is None:
         text = sum(len(turn["content"]) for e in good for turn in e.messages)
         return Plan(len(good), len(bad), 1.0, 0.0, 0, 0, 3 * text, free, 0.0, {})
     loaded = open_model(recipe.model)
@@ -64,12 +64,13 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
     speed = probe.tokens_per_second
     val_rows = sum(len([x for x in read_source(t.val) if isinstance(x, Example)]) for t in recipe.targets.values())
     rows = len(good) * share
-    points, minutes = 1, {}
-    if recipe.warmup is not None:
+    points, minutes = int(recipe.needs_rows), {}
+    if recipe.needs_rows and recipe.warmup is not None:
         points = recipe.warmup.epochs
         warmup_rows = min(len(good), max(recipe.warmup.fraction * len(good), recipe.warmup.min_examples))
         minutes["warmup"] = warmup_rows * points * tokens / speed / 60
-    minutes["gradients"] = (rows + val_rows) * points * tokens / speed / 60
+    if recipe.needs_rows:
+        minutes["gradients"] = (rows + val_rows) * points * tokens / speed / 60
     arms = 0
     if recipe.validate_ is not None and recipe.selecting is not None:
         chosen = recipe.select.examples or (recipe.select.fraction or 0) * rows

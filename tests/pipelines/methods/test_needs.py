@@ -1,0 +1,149 @@
+"""A run computes what its methods need and nothing else; methods of other packages register in one way."""
+
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+from running import python
+
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
+from gradsift.pipelines.methods import registry
+from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.runs.dryrun import plan_run
+from gradsift.pipelines.runs.reselect import reselect
+
+WITHOUT_ROWS = ["ingest", "select", "export", "report"]
+
+
+@pytest.fixture
+def plain(recipe_data):
+    """The recipe without a model and what is done with one."""
+    return {name: recipe_data[name] for name in ("name", "pool", "targets", "decontaminate")}
+
+
+def stages(result):
+    return [stage.stage for stage in result.stages]
+
+
+@pytest.mark.parametrize("method", ["random", "bm25", "dsir"])
+def test_words_need_no_model(plain, store, method):
+    result = curate(parse_recipe(plain | {"select": {"method": method, "examples": 9}}), store)
+    assert stages(result) == WITHOUT_ROWS
+    assert not result.rows
+    assert [chosen.examples for chosen in result.selections] == [9]
+
+
+def test_embed_needs_the_encoder_alone(plain, store, encoder_dir):
+    select = {"method": "embed", "examples": 9, "encoder": str(encoder_dir)}
+    recipe = plain | {"select": select}
+    result = curate(parse_recipe(recipe), store)
+    assert "warmup" not in stages(result)
+    assert not result.rows
+    assert [chosen.examples for chosen in result.selections] == [9]
+
+
+def test_without_rows_a_selection_is_what_it_is_with_them(plain, recipe_data, store, finished):
+    """Of the words of the pool and the target, whatever else a run computed."""
+    result = curate(parse_recipe(plain | {"select": {"method": "bm25", "examples": 12}}), store)
+    with Store(finished[1]) as full:
+        (chosen,) = reselect(full, {"method": "bm25", "examples": 12})
+    assert result.selections[0].digest == chosen.digest
+
+
+def test_validation_of_random_rows_has_a_model_and_no_warm_up(recipe_data, store):
+    recipe = recipe_data | {
+        "select": {"method": "random", "examples": 12},
+        "validate": {"seeds": [0], "epochs": 1, "test_rows": 12, "arms": ["random"]},
+    }
+    result = curate(parse_recipe(recipe), store)
+    assert stages(result) == ["model", "ingest", "select", "export", "validate", "report"]
+    assert {arm.arm for arm in result.arms} == {"base", "selected", "random"}
+
+
+def test_an_arm_that_reads_rows_has_them(recipe_data):
+    recipe = recipe_data | {"select": {"method": "random", "examples": 12}}
+    assert not parse_recipe(recipe | {"validate": {"seeds": [0], "arms": ["bm25"]}}).needs_rows
+    assert parse_recipe(recipe | {"validate": {"seeds": [0], "arms": ["rds"]}}).needs_rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"select": {"method": "less", "examples": 9}}, "model"),
+        ({"select": {"method": "random", "examples": 9}, "validate": {"seeds": [0]}}, "model"),
+        ({"select": {"method": "random", "label_tokens": 900}}, "model"),
+        ({"select": {"method": "embed", "examples": 9}}, "encoder"),
+        ({"mix": {"examples": 9, "parts": [{"target": "sql", "share": 1.0, "select": {"method": "less"}}]}}, "model"),
+    ],
+)
+def test_what_is_needed_and_lacking_is_said_before_any_work(plain, changes, said):
+    with pytest.raises(InputError, match=said):
+        parse_recipe(plain | changes)
+
+
+def test_a_part_by_words_computes_no_rows(plain, store):
+    mix = {
+        "examples": 20,
+        "parts": [{"target": "sql", "share": 0.5, "select": {"method": "bm25"}}, {"name": "rest", "share": 0.5}],
+    }
+    result = curate(parse_recipe(plain | {"mix": mix}), store)
+    assert stages(result) == ["ingest", "mix", "export", "report"]
+    assert result.mixtures[0].rows == 20
+
+
+def test_a_store_without_rows_says_what_a_method_lacks(plain, store):
+    curate(parse_recipe(plain | {"select": {"method": "random", "examples": 9}}), store)
+    (chosen,) = reselect(store, {"method": "bm25", "examples": 5})
+    assert chosen.examples == 5
+    with pytest.raises(InputError, match="gradients"):
+        reselect(store, {"method": "less", "examples": 5})
+
+
+def test_a_dry_run_plans_no_rows(plain, tmp_path):
+    plan = plan_run(parse_recipe(plain | {"select": {"method": "random", "examples": 9}}), tmp_path / "store")
+    assert (plan.minutes, plan.checkpoints) == ({}, 0)
+    assert plan.pool_rows > 100
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_dry_run_of_random_rows_plans_the_arms_alone(recipe_data, tmp_path):
+    plan = plan_run(parse_recipe(recipe_data | {"select": {"method": "random", "examples": 9}}), tmp_path / "store")
+    assert set(plan.minutes) == {"validate"}
+    assert plan.bytes_needed == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("import no_such_module", "No module named 'no_such_module'"),
+        ("from gradsift.pipelines.methods.registry import method\nmethod('less', 'mine')(print)", "'less' already"),
+    ],
+)
+def test_a_package_whose_methods_cannot_be_had_is_named(monkeypatch, tmp_path, module, said):
+    (tmp_path / "their_methods.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "their_methods", raising=False)
+    points = [EntryPoint("theirs", "their_methods", registry.GROUP)]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    registry._load.cache_clear()
+    try:
+        with pytest.raises(InputError, match=f"their_methods.*{said}"):
+            registry.methods()
+    finally:
+        monkeypatch.undo()
+        registry._load()
+
+
+@pytest.mark.parametrize(("variables", "value"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+def test_threads_of_openmp_sleep_unless_the_user_says_otherwise(monkeypatch, variables, value):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    said = "import os, gradsift.pipelines; print(os.environ['OMP_WAIT_POLICY'])"
+    assert python("-c", said, **variables).stdout.strip() == value
+
+
+def test_where_torch_is_loaded_already_nothing_is_changed(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    said = "import sys; sys.modules['torch'] = sys; import os, gradsift.pipelines; print('OMP_WAIT_POLICY' in os.environ)"
+    assert python("-c", said).stdout.strip() == "False"

@@ -5,7 +5,7 @@ examples cost only themselves. The spec is everything that decides the values.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from gradsift.datastore.engine import Transaction
 from gradsift.datastore.examples import Messages, read_shard
-from gradsift.datastore.identity import fingerprint
+from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.datastore.store import Store
 
 Compute = Callable[[Sequence[Messages]], Mapping[str, pa.Array]]
@@ -21,7 +21,7 @@ Report = Callable[[int, int], None]
 
 
 def attribute(
-    store: Store, spec: Mapping[str, Any], dataset_id: int, compute: Compute, report: Report = lambda _done, _all: None
+    store: Store, spec: Spec, dataset_id: int, compute: Compute, report: Report = lambda _done, _all: None
 ) -> Iterator[pa.Table]:
     """Tables of `example_id` and the values of `compute`, of a dataset's members, shard by shard.
 

@@ -18,6 +18,7 @@ from gradsift.datastore.errors import CatalogVersionError
 from gradsift.datastore.identity import digest_text
 
 Parameters = Sequence[Any] | Mapping[str, Any]
+Record = dict[str, Any]  # a row of an answer, copied
 
 
 class Row(Protocol):
@@ -84,7 +85,7 @@ class Engine(ABC):
     def close(self) -> None:
         """Close this thread's handle; a later use opens it again."""
 
-    def named(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
+    def named(self, name: str, **parameters: Any) -> list[Record]:
         """Rows of a stored query (`sql/`), as dicts."""
         return [dict(row) for row in self.rows(sql.query(name, self.dialect), parameters)]
 

@@ -9,17 +9,14 @@ those only.
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from gradsift.datastore.engine import Transaction
 from gradsift.datastore.errors import CorruptionError, InputError
-from gradsift.datastore.identity import canonical_json, check_comparable, fingerprint
+from gradsift.datastore.identity import Spec, canonical_json, check_comparable, fingerprint
 from gradsift.datastore.rows import FeatureBlock, join_blocks, read_block, write_block
 from gradsift.datastore.store import Store
-
-Spec = Mapping[str, Any]
 
 
 def define_space(store: Store, spec: Spec) -> int:
@@ -33,12 +30,12 @@ def define_space(store: Store, spec: Spec) -> int:
     return int(row["space_id"])
 
 
-def space_spec(store: Store, space_id: int) -> dict[str, Any]:
+def space_spec(store: Store, space_id: int) -> Spec:
     """Spec of a feature space."""
     row = store.catalog.one("SELECT spec FROM feature_space WHERE space_id=?", (space_id,))
     if row is None:
         raise InputError(f"there is no feature space {space_id} in {store.root}")
-    spec: dict[str, Any] = json.loads(row["spec"])
+    spec: Spec = json.loads(row["spec"])
     return spec
 
 

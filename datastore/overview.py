@@ -3,12 +3,12 @@
 import json
 import time
 from datetime import UTC, datetime
-from typing import Any
 
+from gradsift.datastore.engine import Record
 from gradsift.datastore.leases import holder_is_dead
 from gradsift.datastore.store import Store
 
-Table = list[dict[str, Any]]
+Table = list[Record]
 
 
 def overview(store: Store) -> dict[str, Table]:

@@ -18,7 +18,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import canonical_json
 from gradsift.datastore.store import Store
 
-Json = dict[str, Any]
+Json = dict[str, Any]  # a document or a part of one, as JSON holds it
 Counts = Mapping[str, int]
 
 
@@ -260,7 +260,7 @@ def as_json(result: RunResult) -> Json:
     return document
 
 
-def read(document: Mapping[str, Any]) -> RunResult:
+def read(document: Json) -> RunResult:
     """A result from plain data, of this or an older version."""
     known = {f.name for f in fields(SpaceRows)}
     rows = [
@@ -282,7 +282,7 @@ def plan_as_json(plan: MixturePlan) -> Json:
     return {"budget": budget, "table": [asdict(line) for line in plan.table], "rule": plan.rule, "order": plan.order}
 
 
-def plan_from_json(document: Mapping[str, Any]) -> MixturePlan:
+def plan_from_json(document: Json) -> MixturePlan:
     """The inverse of `plan_as_json`."""
     lines = [Share(**line) for line in document["table"]]
     return MixturePlan(**document["budget"], table=lines, rule=document["rule"], order=document["order"])

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from gradsift.pipelines.report.page import markdown
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -20,8 +19,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
 from gradsift.datastore.errors import GradsiftError
-from gradsift.datastore.runs import ArmRow
+from gradsift.datastore.runs import ArmRow, Json
 from gradsift.datastore.store import Store
+from gradsift.pipelines.report.page import markdown
 from gradsift.pipelines.report.report import report
 from gradsift.pipelines.validate.job import Job, do
 from gradsift.pipelines.validate.validate import Spread
@@ -121,8 +121,10 @@ def in_flow(name: str, run_name: str, work: Callable[[], T], runner: Runner | No
             chain = chain.__context__
         return chain
 
-    settings: dict[str, Any] = {} if runner is None else {"task_runner": runner}
-    run = flow(name=name, flow_run_name=run_name, persist_result=False, validate_parameters=False, **settings)(attempt)
+    as_flow = flow(
+        name=name, flow_run_name=run_name, persist_result=False, validate_parameters=False, task_runner=runner
+    )
+    run = as_flow(attempt)
     try:
         return run()
     except BaseException as error:
@@ -138,5 +140,5 @@ def publish(store: Store, name: str, arms: Sequence[ArmRow]) -> None:
     create_markdown_artifact(markdown(report(store)), key=key, description=f"Report of {name}")
     if arms:
         columns = ("target", "arm", "examples", "test_loss_mean", "test_loss_ci95", "score_mean", "forgetting")
-        rows: list[dict[str, Any]] = [{c: getattr(arm, c) for c in columns} for arm in arms]
+        rows: list[Json] = [{c: getattr(arm, c) for c in columns} for arm in arms]
         create_table_artifact(rows, key=f"{key}-arms", description="Test loss by arm, mean over seeds")

@@ -1,19 +1,18 @@
 """The `validate` flow: arms of what a store's last run chose, each run as a Prefect task."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from gradsift.datastore.runs import RunResult
 from gradsift.datastore.store import Store
 from gradsift.flows.tasks import Runner, as_task, in_flow, publish, spread_over
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Fields
 from gradsift.pipelines.runs.revalidate import revalidate
 
 
 def validate_with_prefect(
     store_root: Path,
-    settings: Mapping[str, Any] | None = None,
+    settings: Fields | None = None,
     *,
     out: Path | None = None,
     progress: Progress = quiet,

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any]  # of a table, by column
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 

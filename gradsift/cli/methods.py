@@ -2,11 +2,17 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from gradsift.cli.shared import DEFAULT_STORE, Json, Options, StorePath, app
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gradsift.pipelines.recipe import Fields
+    from gradsift.pipelines.tables import Row
 
 
 @app.command
@@ -175,7 +181,7 @@ def overlap(
     show.table("Rank correlation of scores", _matrix(found["scores"], number))
 
 
-def _matrix(rows: list[dict[str, Any]], number: dict[str, str]) -> list[dict[str, Any]]:
+def _matrix(rows: "Sequence[Row]", number: "Mapping[str, str]") -> "list[Row]":
     """Numbers for names and two decimals, so that a matrix fits into a terminal."""
     return [
         {"#": number[row["selection"]]}
@@ -184,7 +190,7 @@ def _matrix(rows: list[dict[str, Any]], number: dict[str, str]) -> list[dict[str
     ]
 
 
-def _select_section(method: str, rule: str | None, option: tuple[str, ...], encoder: Path | None) -> dict[str, Any]:
+def _select_section(method: str, rule: str | None, option: tuple[str, ...], encoder: Path | None) -> "Fields":
     import yaml
 
     from gradsift.datastore.errors import InputError

@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from gradsift.pipelines.version import VERSION
+
+if TYPE_CHECKING:
+    from gradsift.pipelines.recipe import Fields
 
 app = App(
     name="gradsift",
@@ -61,7 +64,7 @@ def check_processes(no_prefect: bool, processes: int | None) -> None:
         raise InputError("--processes uses Prefect's process pool; leave out --no-prefect")
 
 
-def read_section(path: Path, name: str) -> dict[str, Any]:
+def read_section(path: Path, name: str) -> "Fields":
     """The fields of a recipe's section, alone in a YAML file or under the section's name. Raises InputError."""
     import yaml
 

@@ -31,7 +31,7 @@ from gradsift.datastore import leases, selections
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.files import disk_errors, fsync_folder, fsync_path
 from gradsift.datastore.identity import digest_file, fingerprint
-from gradsift.datastore.runs import Recipes, plan_as_json
+from gradsift.datastore.runs import Json, Recipes, plan_as_json
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export import card
@@ -94,11 +94,11 @@ def export(
     return folder
 
 
-def _manifest(folder: Path) -> dict[str, Any] | None:
+def _manifest(folder: Path) -> Json | None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
+        manifest: Json = json.loads((folder / "manifest.json").read_text("utf-8"))
         if manifest["gradsift_export"] in (1, EXPORT_VERSION):
             return manifest
     except (OSError, ValueError, KeyError, TypeError):
@@ -147,7 +147,7 @@ def _write(job: _Job, folder: Path) -> None:
     fsync_folder(folder)
 
 
-def _facts(job: _Job, plan: Layout, digest: str) -> dict[str, Any]:
+def _facts(job: _Job, plan: Layout, digest: str) -> Json:
     """What the manifest says of the rows."""
     selection = job.selection
     return {

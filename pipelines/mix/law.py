@@ -123,7 +123,8 @@ def _run(
     chosen = [rows[name].train[:count] for name, count in zip(names, design, strict=True)]
     training = Training(**settings.model_dump(include=set(Training.model_fields)))
     tokens = [sum(row.n_label_tokens for row in part) * training.epochs for part in chosen]
-    spec = training_spec(work) | {
+    spec = {
+        **training_spec(work),
         "kind": "mixing_law",
         "training": training.model_dump(),
         "seed": recipe.seed,

@@ -12,7 +12,6 @@ Legend: N pool examples, G sources of a part.
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ import pyarrow as pa
 from gradsift.datastore import examples, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
-from gradsift.datastore.identity import digest_ids
+from gradsift.datastore.identity import Spec, digest_ids
 from gradsift.datastore.runs import MixturePlan, MixtureReport, plan_as_json
 from gradsift.datastore.selections import MASK, MIXTURE, PLAN, Selection
 from gradsift.pipelines.features.gather import Material, evidence, pool_rows
@@ -73,7 +72,7 @@ def _evidence(work: Work, material: Material, mix: Mix) -> dict[str, Evidence]:
     }
 
 
-def _spec(work: Work, mix: Mix, pool: Dataset, known_of: Mapping[str, Evidence]) -> dict[str, Any]:
+def _spec(work: Work, mix: Mix, pool: Dataset, known_of: Mapping[str, Evidence]) -> Spec:
     """All that decides a mixture."""
     recipe = work.recipe
     plain = mix.model_dump(mode="json", exclude_none=True)
@@ -95,7 +94,7 @@ def _spec(work: Work, mix: Mix, pool: Dataset, known_of: Mapping[str, Evidence])
     }
 
 
-def _model_spec(work: Work, mix: Mix) -> dict[str, Any]:
+def _model_spec(work: Work, mix: Mix) -> Spec:
     """What of the model decides a mixture: nothing, unless it counts tokens or trains."""
     fitted = any(part.weights == "scaling_law" for part in mix.all_parts())
     if work.loaded is None or not (mix.tokens or mix.label_tokens or fitted):
@@ -120,7 +119,7 @@ def _total(mix: Mix, size: int) -> int:
     return int(mix.examples or mix.label_tokens or mix.tokens or 0)
 
 
-def _record(mixer: Mixer, spec: dict[str, Any], total: int, taken: Taken) -> Selection:
+def _record(mixer: Mixer, spec: Spec, total: int, taken: Taken) -> Selection:
     pool, recipe = mixer.pool, mixer.work.recipe
     positions = np.concatenate(taken.positions)
     copies = np.concatenate(taken.copies)

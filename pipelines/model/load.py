@@ -143,9 +143,15 @@ def load_base(loaded: Loaded, model: Model) -> Any:
 
 
 def _load_base(loaded: Loaded, model: Model) -> Any:
-    options: dict[str, Any] = {} if model.gguf_file else {"use_safetensors": True}
-    options |= {"dtype": DTYPES[loaded.dtype], "attn_implementation": model.attention, "output_loading_info": True}
-    base, info = _from_pretrained("AutoModelForCausalLM", loaded.folder, model, **options)
+    base, info = _from_pretrained(
+        "AutoModelForCausalLM",
+        loaded.folder,
+        model,
+        dtype=DTYPES[loaded.dtype],
+        attn_implementation=model.attention,
+        output_loading_info=True,
+        **({} if model.gguf_file else {"use_safetensors": True}),
+    )
     if missing := sorted(info["missing_keys"]):
         raise InputError(
             f"{loaded.folder} lacks {len(missing)} weights of its model, e.g. {missing[0]}; is it complete?"

@@ -20,7 +20,6 @@ pool and settings are screened once; signatures are kept in the store. Cost: abo
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,9 +30,9 @@ from gradsift.datastore import examples, marks
 from gradsift.datastore.attributes import attribute
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset, Messages
-from gradsift.datastore.identity import fingerprint
+from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.datastore.marks import Mark
-from gradsift.datastore.runs import LeftOut
+from gradsift.datastore.runs import Json, LeftOut
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Decontaminate, Dedup, MinHash
@@ -74,7 +73,7 @@ def screen(work: Work, pool: Dataset, references: Sequence[Dataset]) -> Screened
     return screened(work.store, pool, spec, lambda: _marks(work, pool, wanted))
 
 
-def screened(store: Store, pool: Dataset, spec: Mapping[str, Any], make: Callable[[], Sequence[Mark]]) -> Screened:
+def screened(store: Store, pool: Dataset, spec: Spec, make: Callable[[], Sequence[Mark]]) -> Screened:
     """The pool without the marks of the screening with this spec, which are made and recorded if that is new.
 
     Raises InputError when nothing is left.
@@ -105,7 +104,7 @@ def left_out(store: Store, marked: Sequence[Mark]) -> list[LeftOut]:
     return entries
 
 
-def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
+def _deciding(settings: Json) -> Json:
     """Settings without paths and without what runs later."""
     if settings["dedup"]:
         settings["dedup"] = {k: v for k, v in settings["dedup"].items() if k != "semantic"}

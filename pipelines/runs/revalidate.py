@@ -1,9 +1,7 @@
 """Validation of what a store holds: the last run's selections and mixture, with its own or other settings."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from gradsift.datastore import runs, selections
 from gradsift.datastore.errors import InputError
@@ -13,7 +11,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.pool.ingest import ingest
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
-from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.recipe import Fields, parse_recipe
 from gradsift.pipelines.report.report import write_report
 from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.validate.validate import Made, Spread, validate
@@ -21,7 +19,7 @@ from gradsift.pipelines.validate.validate import Made, Spread, validate
 
 def revalidate(
     store: Store,
-    settings: Mapping[str, Any] | None = None,
+    settings: Fields | None = None,
     *,
     out: Path | None = None,
     step: Step = directly,

@@ -1,9 +1,9 @@
 """Stage: score the pool against a target and choose: a method's score, its rule, and a budget."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradsift.datastore import examples, features, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
-from gradsift.datastore.identity import digest_ids
+from gradsift.datastore.identity import Spec, digest_ids
 from gradsift.datastore.runs import SelectionReport
 from gradsift.datastore.selections import MASK, Selection
 from gradsift.pipelines.methods.evidence import Evidence
@@ -125,7 +125,7 @@ def select_for(work: Work, e: Evidence, target_name: str) -> Selection:
     )
 
 
-def _spec(work: Work, e: Evidence, name: str) -> Mapping[str, Any]:
+def _spec(work: Work, e: Evidence, name: str) -> Spec:
     """All that decides a selection."""
     store, select = work.store, work.recipe.select
     score, rule, options = select.parts()

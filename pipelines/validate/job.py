@@ -15,7 +15,7 @@ import numpy as np
 from gradsift.datastore import arms
 from gradsift.datastore.arms import ArmResult, Measured, TrainLog
 from gradsift.datastore.examples import Messages
-from gradsift.datastore.identity import digest_ids, fingerprint
+from gradsift.datastore.identity import Spec, digest_ids, fingerprint
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.chats import Chats
 from gradsift.pipelines.model.encode import Encoded
@@ -109,10 +109,11 @@ def run(work: Work, job: Job, chats: Chats) -> ArmResult:
     return result
 
 
-def _spec(work: Work, job: Job) -> dict[str, Any]:
+def _spec(work: Work, job: Job) -> Spec:
     """All that a job's result depends on."""
     settings, arm = job.recipe.validation, job.arm
-    spec = training_spec(work) | {
+    spec = {
+        **training_spec(work),
         "sft": SFT_VERSION,
         "training": job.training.model_dump() if arm.example_ids else {"mode": job.training.mode},
         "steps": job.steps if arm.example_ids else None,
@@ -123,10 +124,11 @@ def _spec(work: Work, job: Job) -> dict[str, Any]:
         "tests": {t: [b.digest, b.metric, b.max_new_tokens] for t, b in job.benches.tests.items()},
         "vals": {t: b.digest for t, b in job.benches.vals.items()},
     }
-    if settings.lm_eval is not None:
-        asked = settings.lm_eval
-        spec["lm_eval"] = asked.model_dump(exclude={"include_path"}) | {"files": folder_digest(asked.include_path)}
-    return spec
+    asked = settings.lm_eval
+    if asked is None:
+        return spec
+    benchmarks = asked.model_dump(exclude={"include_path"}) | {"files": folder_digest(asked.include_path)}
+    return {**spec, "lm_eval": benchmarks}
 
 
 def _masked(arm: Arm, chats: Chats) -> list[Encoded]:

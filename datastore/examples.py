@@ -44,7 +44,7 @@ class BadRow:
 
 @dataclass(frozen=True)
 class AddReport:
-    """What `add` did: new examples, ones already known, and all ids in order of first appearance."""
+    """What `add` did: how many examples were new, and how many were known already."""
 
     new: int
     known: int
@@ -113,7 +113,7 @@ def known_ids(store: Store, ids: Sequence[str]) -> set[str]:
 
 
 def find_prefix(store: Store, start: str) -> str:
-    """The one example id that starts so. Raises InputError when there is none, or more than one."""
+    """The one example id that starts with this. Raises InputError when there is none, or more than one."""
     rows = store.catalog.rows(
         "SELECT example_id FROM example WHERE substr(example_id, 1, length(?)) = ? LIMIT 2", (start, start)
     )
@@ -233,8 +233,8 @@ def assign_sources(store: Store, facts: Mapping[str, tuple[str, str | None]]) ->
     changed = [
         (*wanted, i)
         for part in _parts(list(facts))
-        for i, said in sources_of(store, part).items()
-        if said != (wanted := facts[i])
+        for i, recorded in sources_of(store, part).items()
+        if recorded != (wanted := facts[i])
     ]
     if changed:
         with store.catalog.write() as db:

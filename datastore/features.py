@@ -45,9 +45,9 @@ def space_fingerprint(store: Store, space_id: int) -> str:
     return str(row["fingerprint"]) if row else ""
 
 
-def space_by_fingerprint(store: Store, mark: str) -> int | None:
+def space_by_fingerprint(store: Store, space_digest: str) -> int | None:
     """Id of the feature space with this fingerprint, or None."""
-    row = store.catalog.one("SELECT space_id FROM feature_space WHERE fingerprint=?", (mark,))
+    row = store.catalog.one("SELECT space_id FROM feature_space WHERE fingerprint=?", (space_digest,))
     return int(row["space_id"]) if row else None
 
 
@@ -171,19 +171,19 @@ def read(store: Store, space_id: int, ids: Sequence[str] | None = None) -> Itera
     one whose recorded space differs.
     """
     wanted = None if ids is None else set(ids)
-    mark = fingerprint(space_spec(store, space_id))
-    live: dict[int, dict[str, int]] = {}
+    space_digest = fingerprint(space_spec(store, space_id))
+    rows_of_shard: dict[int, dict[str, int]] = {}
     for r in store.catalog.rows(
         "SELECT u.shard_id, r.example_id, r.row FROM feature_row AS r JOIN unit AS u USING (unit_id) "
         "WHERE r.space_id = ? AND r.row IS NOT NULL ORDER BY u.shard_id, r.row",
         (space_id,),
     ):
         if wanted is None or r["example_id"] in wanted:
-            live.setdefault(int(r["shard_id"]), {})[r["example_id"]] = int(r["row"])
-    for shard_id, rows in live.items():
-        own, block = read_block(store.map(shard_id))
-        if own != mark:
-            raise CorruptionError(f"shard {shard_id} holds rows of space {own[:12]}, not {mark[:12]}")
+            rows_of_shard.setdefault(int(r["shard_id"]), {})[r["example_id"]] = int(r["row"])
+    for shard_id, rows in rows_of_shard.items():
+        recorded, block = read_block(store.map(shard_id))
+        if recorded != space_digest:
+            raise CorruptionError(f"shard {shard_id} holds rows of space {recorded[:12]}, not {space_digest[:12]}")
         keep = np.fromiter(rows.values(), np.int64, len(rows))
         if [block.example_ids[k] for k in keep] != list(rows):
             raise CorruptionError(f"shard {shard_id} does not hold the examples that the catalog lists")

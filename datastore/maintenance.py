@@ -62,9 +62,9 @@ def _forget_features(db: Transaction, shard_id: int) -> str:
 def _forget_checkpoint(db: Transaction, shard_id: int) -> str:
     row = db.one("SELECT warmup, ordinal FROM checkpoint WHERE shard_id=?", (shard_id,))
     if row:
-        later = (row["warmup"], row["ordinal"])
-        gone = db.rows("DELETE FROM checkpoint WHERE warmup=? AND ordinal>=? RETURNING shard_id", later)
-        db.executemany("DELETE FROM shard WHERE shard_id=?", [(r["shard_id"],) for r in gone])
+        this_and_later = (row["warmup"], row["ordinal"])
+        deleted = db.rows("DELETE FROM checkpoint WHERE warmup=? AND ordinal>=? RETURNING shard_id", this_and_later)
+        db.executemany("DELETE FROM shard WHERE shard_id=?", [(checkpoint["shard_id"],) for checkpoint in deleted])
     return "the warm-up will go on from the checkpoint before it"
 
 
@@ -104,9 +104,9 @@ def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
     run = store.catalog.one("SELECT * FROM lease WHERE name='run' AND expires > ?", (time.time(),))
     if run and not holder_is_dead(run["holder"]):
         raise BusyError("a run is working on this store; collect its garbage when it has ended")
-    gone = []
+    deleted = []
     for name, size in garbage(store, grace):
         if not store.catalog.one("SELECT 1 FROM shard WHERE name=?", (name,)):
             _delete(store, name)
-            gone.append((name, size))
-    return gone
+            deleted.append((name, size))
+    return deleted

@@ -36,7 +36,7 @@ def save(store: Store, spec: Spec, marks: Iterable[Mark]) -> list[Mark]:
             new = made["screening_id"]
             db.executemany(
                 "INSERT INTO mark VALUES (?, ?, ?, ?, ?)",
-                ((new, m.example_id, m.reason, m.twin, m.similarity) for m in marks),
+                ((new, mark.example_id, mark.reason, mark.twin, mark.similarity) for mark in marks),
             )
         row = made or db.rows("SELECT screening_id FROM screening WHERE spec=?", (text,))[0]
     return of_screening(store, row["screening_id"])
@@ -54,4 +54,4 @@ def of_screening(store: Store, screening_id: int) -> list[Mark]:
         "SELECT example_id, reason, twin, similarity FROM mark WHERE screening_id=? ORDER BY example_id",
         (screening_id,),
     )
-    return [Mark(r["example_id"], r["reason"], r["twin"], r["similarity"]) for r in rows]
+    return [Mark(row["example_id"], row["reason"], row["twin"], row["similarity"]) for row in rows]

@@ -1,6 +1,6 @@
 """What a run made, as values: written to the catalog as JSON and read back by this module alone, whoever wrote it.
 
-A summary keeps the form that `gradsift run --json` prints: plain objects with the fields below, but that the counts of
+A summary has the form that `gradsift run --json` prints: plain objects with the fields below, except that the counts of
 `SpaceRows` stand in the object itself (`"ok": 1480, "no_labels": 3`). Summaries of older versions lack fields that came
 later; `read` gives those their defaults.
 """

@@ -18,18 +18,17 @@ def validate_with_prefect(
     progress: Progress = quiet,
     task_runner: Runner | None = None,
 ) -> RunResult:
-    """`revalidate` as the Prefect flow `validate`, its runs spread over the task runner, if one is
-    given.
+    """`revalidate` as the Prefect flow `validate`, its runs spread over the task runner, if one is given.
 
     Raises what the work raised.
     """
 
-    def work() -> RunResult:
+    def run() -> RunResult:
         with Store(store_root, create=False) as store:
-            done = revalidate(
+            result = revalidate(
                 store, settings, out=out, step=as_task, progress=progress, spread=spread_over(task_runner)
             )
-            publish(store, Path(done.report).stem, done.arms)
-            return done
+            publish(store, Path(result.report).stem, result.arms)
+            return result
 
-    return in_flow("validate", store_root.resolve().name or "store", work, task_runner)
+    return in_flow("validate", store_root.resolve().name or "store", run, task_runner)

@@ -1,5 +1,6 @@
 """Text of data sets in tables of Markdown and CSV: signs that Markdown, HTML or a spreadsheet would act on are escaped
-or taken out. A table is a list of rows with the same keys, of which the first row's decide."""
+or taken out. A table is a list of rows with the same columns, in the order of
+the first row."""
 
 import csv
 import io
@@ -25,7 +26,7 @@ def markdown(rows: Sequence[Row]) -> str:
     if not rows:
         return "None.\n"
     names = list(rows[0])
-    numeric = {n for n in names if all(isinstance(r[n], int | float | None) for r in rows)}
+    numeric = {n for n in names if all(isinstance(row[n], int | float | None) for row in rows)}
     lines = [
         "| " + " | ".join(n.replace("_", " ") for n in names) + " |",
         "|" + "|".join("---:" if n in numeric else "---" for n in names) + "|",

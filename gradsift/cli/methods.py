@@ -9,10 +9,7 @@ from cyclopts import Parameter
 from gradsift.cli.shared import DEFAULT_STORE, Json, Options, StorePath, app
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from gradsift.pipelines.recipe import Fields
-    from gradsift.pipelines.tables import Row
 
 
 @app.command
@@ -126,10 +123,10 @@ def score(
     from gradsift.pipelines.runs.reselect import score as score_pool
 
     with Store(store, create=False) as opened:
-        found = score_pool(opened, _select_section(method, None, option, encoder), target, checkpoint)
-    if len(found) != 1:
-        raise InputError(f"this store has several targets; give --target ({', '.join(found)})")
-    table = next(iter(found.values()))
+        by_target = score_pool(opened, _select_section(method, None, option, encoder), target, checkpoint)
+    if len(by_target) != 1:
+        raise InputError(f"this store has several targets; give --target ({', '.join(by_target)})")
+    (table,) = by_target.values()
     if out is not None:
         import pyarrow.parquet as pq
 
@@ -159,35 +156,13 @@ def overlap(
     k
         Compare the first k of each instead of the whole (Jaccard index).
     """
-    from gradsift.cli import show
+    from gradsift.cli import show, tables
     from gradsift.datastore.store import Store
     from gradsift.pipelines.select.overlap import overlap as compare
 
     with Store(store, create=False) as opened:
-        found = compare(opened, names, target, k)
-    if json:
-        show.document(found)
-        return
-    rows, scores = found["rows"], {row["selection"]: row for row in found["scores"]}
-    number = {row["selection"]: str(n) for n, row in enumerate(rows, 1)}
-    listed = [
-        {"#": number[name], "selection": name, "examples": row["examples"],
-         "scores with length": scores.get(name, {}).get("with length")}
-        for name, row in ((row["selection"], row) for row in rows)
-    ]  # fmt: skip
-    show.table("Selections", listed)
-    chance = "" if found["by_chance"] is None else f"; chance alone gives about {found['by_chance']:.3f}"
-    show.table(f"Shared examples ({found['measure']}{chance})", _matrix(rows, number))
-    show.table("Rank correlation of scores", _matrix(found["scores"], number))
-
-
-def _matrix(rows: "Sequence[Row]", number: "Mapping[str, str]") -> "list[Row]":
-    """Numbers for names and two decimals, so that a matrix fits into a terminal."""
-    return [
-        {"#": number[row["selection"]]}
-        | {number[key]: "" if row[key] is None else f"{row[key]:.2f}" for key in row if key in number}
-        for row in rows
-    ]
+        alike = compare(opened, names, target, k)
+    show.document(asdict(alike)) if json else tables.show_overlap(alike)
 
 
 def _select_section(method: str, rule: str | None, option: tuple[str, ...], encoder: Path | None) -> "Fields":

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from gradsift.datastore.runs import Json
 from gradsift.pipelines.demo.data import general_text, sql
 from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.encode import encode
@@ -85,7 +86,7 @@ def _tokenizer(rng: random.Random) -> Any:
     )
 
 
-def demo_recipe() -> dict[str, Any]:
+def demo_recipe() -> Json:
     """The demo's recipe, with paths relative to its folder."""
     return Recipe.model_validate(
         {

@@ -44,7 +44,7 @@ class Layout:
 
     item: I64
     copy: I64
-    rows_each: int  # of a part
+    rows_each: int  # rows of a part
     facts: pa.Table  # example_id, source, licence, rank, score, and what the selection's details add
 
     @property
@@ -114,9 +114,9 @@ def spill(store: Store, plan: Layout, staging: Path, progress: Progress) -> None
     shards = examples.shards_of(store, plan.facts["example_id"].to_pylist())
     for number, shard in enumerate(shards, 1):
         table = examples.read_shard(store, shard).combine_chunks()
-        own = np.array(table["example_id"].to_pylist(), "S32")
-        at = np.minimum(np.searchsorted(names[by_name], own), len(names) - 1)
-        hit = np.flatnonzero(names[by_name][at] == own)
+        in_shard = np.array(table["example_id"].to_pylist(), "S32")
+        at = np.minimum(np.searchsorted(names[by_name], in_shard), len(names) - 1)
+        hit = np.flatnonzero(names[by_name][at] == in_shard)
         items = by_name[at[hit]]
         counts = start[items + 1] - start[items]
         rows = np.repeat(hit, counts)
@@ -172,17 +172,17 @@ def _write_part(plan: Layout, staging: Path, number: int, path: Path, labels: "L
     columns |= {name: plan.facts[name].take(items) for name in plan.facts.column_names}
     columns["copy"] = pa.array(plan.copy[first : first + plan.rows_each], pa.int32())
     columns["weight"] = pa.array(np.ones(len(items)), pa.float64())
-    whole = pa.table(columns)
+    finished = pa.table(columns)
     if labels is not None:
-        whole = labels.add(whole)
+        finished = labels.add(finished)
     temporary = path.with_name(f".tmp-{path.name}")
     if path.suffix == ".parquet":
         pq.write_table(
-            whole, temporary, compression="zstd", write_page_checksum=True, use_content_defined_chunking=True
+            finished, temporary, compression="zstd", write_page_checksum=True, use_content_defined_chunking=True
         )
     else:
         with temporary.open("w", encoding="utf-8", newline="\n") as handle:
-            for batch in whole.to_batches(max_chunksize=1024):
+            for batch in finished.to_batches(max_chunksize=1024):
                 handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
     fsync_path(temporary)
     temporary.rename(path)

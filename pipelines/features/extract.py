@@ -131,13 +131,13 @@ class Extractor:
     @torch.no_grad()
     def _answer_loss(self, chats: Sequence[Encoded]) -> torch.Tensor:
         """[B] loss of the label tokens on their own, after the tokenizer's BOS where it has one."""
-        tokenizer, out = self.job.loaded.tokenizer, torch.full((len(chats),), torch.nan, device=self.device)
+        tokenizer, losses = self.job.loaded.tokenizer, torch.full((len(chats),), torch.nan, device=self.device)
         alone = [_alone(chat, tokenizer.bos_token_id) for chat in chats]
         kept = [k for k, chat in enumerate(alone) if any(chat.labelled)]
         if kept:
             batch = collate([alone[k] for k in kept], pad_id(tokenizer)).to(self.device)
-            out[kept] = example_means(token_losses(self.model, batch).nll, batch)
-        return out
+            losses[kept] = example_means(token_losses(self.model, batch).nll, batch)
+        return losses
 
     def _block(self, ids: Sequence[str], done: list[tuple[list[int], Columns]]) -> tuple[FeatureBlock, dict[str, str]]:
         fetched = [(part, {name: t.cpu().numpy() for name, t in columns.items()}) for part, columns in done]

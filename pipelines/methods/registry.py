@@ -184,7 +184,7 @@ def _load() -> None:
         except Exception as error:
             package = point.dist.name if point.dist else point.value
             raise InputError(
-                f"the methods of package {package!r} cannot be loaded ({type(error).__name__}: {error}). Mend the "
+                f"the methods of package {package!r} cannot be loaded ({type(error).__name__}: {error}). Repair the "
                 "package or uninstall it."
             ) from error
 

@@ -161,11 +161,11 @@ def _load_base(loaded: Loaded, model: Model) -> Any:
 
 def lora_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
     """Trainable parameters by name: the adapter's A and B matrices, and nothing else."""
-    found = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    strangers = [n for n in found if ".lora_A." not in n and ".lora_B." not in n]
-    if strangers or not found:
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    strangers = [n for n in trainable if ".lora_A." not in n and ".lora_B." not in n]
+    if strangers or not trainable:
         raise ValueError(f"expected LoRA matrices only, found {strangers[:3] or 'nothing'}")
-    return found
+    return trainable
 
 
 def adapter_arrays(model: Any) -> dict[str, NDArray[np.float32]]:

@@ -154,7 +154,7 @@ def _check(messages: Messages) -> None:
         if role == "assistant" and not message["content"].strip():
             raise RowError("empty_assistant", f"assistant turn {number} is empty")
         previous = role
-    if not any(m["role"] == "assistant" for m in messages):
+    if not any(message["role"] == "assistant" for message in messages):
         raise RowError("no_assistant", "there is no assistant turn to learn from")
     if previous != "assistant":
         raise RowError("role_order", f"the last turn is {previous!r}; expected assistant")

@@ -85,7 +85,7 @@ def screened(store: Store, pool: Dataset, spec: Spec, make: Callable[[], Sequenc
 
 
 def _without(store: Store, pool: Dataset, marked: Sequence[Mark]) -> Dataset:
-    gone = {m.example_id for m in marked}
+    gone = {mark.example_id for mark in marked}
     kept = [i for i in pool.example_ids if i not in gone]
     if not kept:
         raise InputError(f"screening leaves nothing of pool {pool.name!r}; loosen `dedup` or `decontaminate`")
@@ -96,10 +96,10 @@ def _without(store: Store, pool: Dataset, marked: Sequence[Mark]) -> Dataset:
 
 def left_out(store: Store, marked: Sequence[Mark]) -> list[LeftOut]:
     """What marks leave out: one entry for each reason, with its sources."""
-    sources = examples.sources_of(store, [m.example_id for m in marked])
+    sources = examples.sources_of(store, [mark.example_id for mark in marked])
     entries = []
-    for reason in sorted({m.reason for m in marked}):
-        by_source = Counter(sources[m.example_id][0] for m in marked if m.reason == reason)
+    for reason in sorted({mark.reason for mark in marked}):
+        by_source = Counter(sources[mark.example_id][0] for mark in marked if mark.reason == reason)
         entries.append(LeftOut(reason, by_source.total(), dict(by_source.most_common())))
     return entries
 
@@ -124,14 +124,14 @@ def _marks(work: Work, pool: Dataset, references: Sequence[Dataset]) -> list[Mar
     store, leaks, twins = work.store, work.recipe.decontaminate, work.recipe.dedup
     ids = np.array(pool.example_ids)
     gone = np.zeros(len(ids), bool)
-    out: list[Mark] = []
+    made: list[Mark] = []
 
-    def take(positions: NDArray[np.int64], reason: str, twin: Sequence[str], similarity: Sequence[float]) -> None:
+    def mark(positions: NDArray[np.int64], reason: str, twin: Sequence[str], similarity: Sequence[float]) -> None:
         keep = set((leaks.keep if reason.startswith("leak") and leaks else twins.keep if twins else []) or [])
         for k, other, value in zip(positions.tolist(), twin, similarity, strict=True):
             if ids[k] not in keep and not gone[k]:
                 gone[k] = True
-                out.append(Mark(str(ids[k]), reason, str(other), round(float(value), 6)))
+                made.append(Mark(str(ids[k]), reason, str(other), round(float(value), 6)))
 
     for keep in (leaks.keep if leaks else [], twins.keep if twins else []):
         if unknown := sorted(set(keep) - set(pool.example_ids)):
@@ -141,27 +141,27 @@ def _marks(work: Work, pool: Dataset, references: Sequence[Dataset]) -> list[Mar
         item, share = _covered(work, leaks, pool, chats)
         over = np.flatnonzero(share > leaks.share)
         owners = [i for i in sorted(chats) for _ in _questions(chats[i])]
-        take(over, "leak_ngrams", [owners[item[k]] for k in over], share[over].tolist())
+        mark(over, "leak_ngrams", [owners[item[k]] for k in over], share[over].tolist())
         if leaks.minhash:
             mine, _ = _signatures(work, pool, leaks.minhash)
             names = sorted(chats)
             theirs = _sign([_words(text_of(chats[i])) for i in names], leaks.minhash)
-            like = dedup.like_any(mine, theirs, leaks.minhash.threshold)
-            hit = np.flatnonzero(like.twin >= 0)
-            take(hit, "leak_near_duplicate", [names[k] for k in like.twin[hit]], like.similarity[hit].tolist())
+            nearest = dedup.like_any(mine, theirs, leaks.minhash.threshold)
+            hit = np.flatnonzero(nearest.twin >= 0)
+            mark(hit, "leak_near_duplicate", [names[k] for k in nearest.twin[hit]], nearest.similarity[hit].tolist())
     if twins and (twins.exact or twins.minhash):
         signature, whole = _signatures(work, pool, twins.minhash or MinHash())
         order = _preference(store, pool, twins)
         if twins.exact:
             left = order[~gone[order]]
             repeated, first = _repeats(whole[left])
-            take(left[repeated], "exact", ids[left[first]].tolist(), [1.0] * len(first))
+            mark(left[repeated], "exact", ids[left[first]].tolist(), [1.0] * len(first))
         if twins.minhash:
             left = order[~gone[order]]
             near = dedup.near_duplicates(signature[left], twins.minhash.threshold)
             hit = np.flatnonzero(near.twin >= 0)
-            take(left[hit], "near_duplicate", ids[left[near.twin[hit]]].tolist(), near.similarity[hit].tolist())
-    return out
+            mark(left[hit], "near_duplicate", ids[left[near.twin[hit]]].tolist(), near.similarity[hit].tolist())
+    return made
 
 
 def _repeats(values: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -232,18 +232,18 @@ def _covered(
     spec = {"kind": "leaks", "version": VERSION, "ngram": settings.ngram, "turns": fingerprint(turns)}
 
     def compute(rows: Sequence[Messages]) -> Mapping[str, pa.Array]:
-        found = [contamination.hits(known, word_hashes("\n".join(_questions(chat)))) for chat in rows]
-        return {"ngrams": pa.array(found, pa.list_(pa.int32()))}
+        hits = [contamination.hits(known, word_hashes("\n".join(_questions(chat)))) for chat in rows]
+        return {"ngrams": pa.array(hits, pa.list_(pa.int32()))}
 
-    found = [np.zeros(0, np.int64)] * len(pool.example_ids)
+    hits_of = [np.zeros(0, np.int64)] * len(pool.example_ids)
     texts_with = np.zeros(len(known.keys), np.int64)
     names = np.array(pool.example_ids, "S32")
     label = f"leaks into {pool.name}"
     for table in attribute(work.store, spec, pool.dataset_id, compute, lambda n, of: work.progress(label, n, of)):
         hit = table.filter(pc.greater(pc.list_value_length(table["ngrams"]), 0))
         rows = np.searchsorted(names, np.array(hit["example_id"].to_pylist(), "S32"))
-        for row, own in zip(rows.tolist(), hit["ngrams"].to_pylist(), strict=True):
-            found[row] = np.array(own, np.int64)
-            texts_with[found[row]] += 1
+        for row, ngrams in zip(rows.tolist(), hit["ngrams"].to_pylist(), strict=True):
+            hits_of[row] = np.array(ngrams, np.int64)
+            texts_with[hits_of[row]] += 1
     counts = contamination.rare(known, texts_with, settings.common)
-    return contamination.most_covered(known, found, counts)
+    return contamination.most_covered(known, hits_of, counts)

@@ -71,8 +71,8 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for part in reversed(getattr(annotation, "__args__", ())):
-        if (found := section_of(part)) is not None:
-            return found
+        if (section := section_of(part)) is not None:
+            return section
     return None
 
 

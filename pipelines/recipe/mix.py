@@ -93,7 +93,7 @@ class Mix(Mixing):
             n for n, f in Mixing.model_fields.items() if getattr(self, n) != f.get_default(call_default_factory=True)
         ]
         if self.parts and own:
-            raise ValueError(f"`{own[0]}` belongs into the parts, since there are `parts`")
+            raise ValueError(f"`{own[0]}` belongs in the parts, since there are `parts`")
         names = [p.name or p.target or "pool" for p in self.parts]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"two parts are named {twice[0]!r}; give them names of their own")

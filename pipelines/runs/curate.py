@@ -56,14 +56,14 @@ def curate(
 
 @dataclass(frozen=True)
 class _Stages:
-    """The stages of a run as they are done, each a step with its time."""
+    """The stages of a run as they are done: each is a step, and its seconds are noted."""
 
     step: Step
     done: list[Stage] = field(default_factory=list)
 
-    def __call__(self, name: str, work: Callable[[], T]) -> T:
+    def __call__(self, name: str, action: Callable[[], T]) -> T:
         with self.timed(name):
-            value: T = self.step(name, work)
+            value: T = self.step(name, action)
         return value
 
     @contextmanager

@@ -62,27 +62,27 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
     share, tokens = len(usable) / max(1, len(chats)), _mean([len(c.input_ids) for c in usable])
     probe = _probe(recipe, loaded, usable[:PROBE_ROWS]) if any(c.usable for c in chats) else Probe(float("nan"), 0, 0)
     speed = probe.tokens_per_second
-    val_rows = sum(len([x for x in read_source(t.val) if isinstance(x, Example)]) for t in recipe.targets.values())
+    val_rows = sum(isinstance(row, Example) for target in recipe.targets.values() for row in read_source(target.val))
     rows = len(good) * share
-    points, minutes = 1, {}
+    checkpoints, minutes = 1, {}
     if recipe.warmup is not None:
-        points = recipe.warmup.epochs
+        checkpoints = recipe.warmup.epochs
         warmup_rows = min(len(good), max(recipe.warmup.fraction * len(good), recipe.warmup.min_examples))
-        minutes["warmup"] = warmup_rows * points * tokens / speed / 60
-    minutes["gradients"] = (rows + val_rows) * points * tokens / speed / 60
+        minutes["warmup"] = warmup_rows * checkpoints * tokens / speed / 60
+    minutes["gradients"] = (rows + val_rows) * checkpoints * tokens / speed / 60
     arms = 0
     if recipe.validate_ is not None and recipe.selecting is not None:
         chosen = recipe.select.examples or (recipe.select.fraction or 0) * rows
         arms = len(recipe.validate_.seeds) * (1 + len(recipe.validate_.arms)) * len(recipe.targets)
         minutes["validate"] = arms * chosen * recipe.validate_.epochs * tokens / speed / 60
     width = row_bytes(recipe.features, probe, _mean([c.n_label_tokens for c in usable]))
-    needed = int((rows + val_rows) * points * width)
+    needed = int((rows + val_rows) * checkpoints * width)
     return Plan(
         len(good),
         len(bad),
         share,
         tokens,
-        points,
+        checkpoints,
         arms,
         needed,
         free,
@@ -93,8 +93,8 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
 
 def _read(recipe: Recipe) -> tuple[list[Example], list[BadRow]]:
     rows = [row for source in recipe.pool for row in read_source(source, recipe.seed)]
-    good = list({x.example_id: x for x in rows if isinstance(x, Example)}.values())
-    return good, [x for x in rows if isinstance(x, BadRow)]
+    good = list({row.example_id: row for row in rows if isinstance(row, Example)}.values())
+    return good, [row for row in rows if isinstance(row, BadRow)]
 
 
 def _mean(values: list[int]) -> float:

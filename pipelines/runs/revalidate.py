@@ -29,7 +29,8 @@ def revalidate(
     """Run (or finish) the arms of the store's last run and record them as a run of its own, with a report.
 
     The last run may be a later selection or mixture (`gradsift select`, `mix`): then that is what is compared. Arms
-    that have been trained with the same settings are not trained again. Raises InputError for a run that cannot be.
+    that have been trained with the same settings are not trained again. Raises InputError where there is nothing to
+    validate, or no model to train.
     """
     last = runs.last_run(store)
     base = runs.last_run(store, computed=True)
@@ -56,8 +57,8 @@ def revalidate(
 
 
 def _made(store: Store, result: RunResult) -> Made:
-    chosen = {s.target: selections.get(store, s.name, s.target) for s in result.selections}
-    mixed = [selections.get(store, m.name) for m in result.mixtures]
+    chosen = {made.target: selections.get(store, made.name, made.target) for made in result.selections}
+    mixed = [selections.get(store, made.name) for made in result.mixtures]
     return Made(chosen, mixed[0] if mixed else None)
 
 

@@ -27,8 +27,8 @@ def dynamic(settings: QTuning, tokenizer: Any) -> Prune:
     def prune(model: Any, rows: list[Encoded]) -> list[Encoded]:
         nll, entropy = score(model, tokenizer, rows)
         ppl = np.array([np.exp(v.mean()) for v in nll])
-        doubt = np.array([v.mean() for v in entropy])
-        quadrants = qtuning.choose(ppl, doubt, settings.sample_ratio, settings.supplement)
+        uncertainty = np.array([v.mean() for v in entropy])
+        quadrants = qtuning.choose(ppl, uncertainty, settings.sample_ratio, settings.supplement)
         if settings.draft_budget:
             attended = [len(row.input_ids) for row in rows]
             masks = qtuning.draft_tokens(

@@ -2,7 +2,7 @@
 
 The measure is the mean loss over all label tokens of the test rows (nats), with the loss of each row kept for the
 intervals, and where a target has a metric, generated answers. An arm that diverges is recorded as such. A `Job`
-pickles: whoever can open the store can do it (`do`), here or on the processes or machines of a task runner.
+pickles: whoever can open the store can do it (`do_job`), here or on the processes or machines of a task runner.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ class Job:
         return Sft(**(settings.model_dump(include=set(Sft.model_fields), exclude={"preset"}) | {"lr": self.lr}))
 
 
-def do(job: Job) -> None:
+def do_job(job: Job) -> None:
     """Do a job in this process and record it in its store, unless that has been done."""
     with Store(job.store_root, create=False) as store:
         work = open_work(store, job.recipe)
@@ -89,9 +89,9 @@ def recorded(work: Work, job: Job) -> ArmResult | None:
 
 def run(work: Work, job: Job, chats: Chats) -> ArmResult:
     """The recorded result of a job, made if it is not there."""
-    known = recorded(work, job)
-    if known is not None:
-        return known
+    done_before = recorded(work, job)
+    if done_before is not None:
+        return done_before
     arm, spec = job.arm, _spec(work, job)
     rows = _masked(arm, chats)
     model, log = _trained(work, job, rows)

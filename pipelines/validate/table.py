@@ -30,8 +30,8 @@ class Run:
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """What rows of the table look up: the recipe, the run of `base`, the metric of each target, sources of examples."""
+class _Lookups:
+    """What the table's lines look up: the recipe, the run of `base`, the metric of each target, sources of examples."""
 
     recipe: Recipe
     base: Run | None
@@ -53,24 +53,26 @@ def table(recipe: Recipe, runs: Sequence[Run], metrics: Mapping[str, str], sourc
     """All rows, targets in recipe order. Compared: each of our arms with every other, and every arm with `random`."""
     best = {(name, t): _at_best_rate(runs, name, t) for t in metrics for name in _names(runs, t)}
     compared = _comparisons(best, list(metrics))
-    facts = _Facts(recipe, next((x for x in runs if x.arm.name == BASE), None), metrics, sources)
+    facts = _Lookups(recipe, next((run for run in runs if run.arm.name == BASE), None), metrics, sources)
     return [_row(facts, name, t, kept, compared.get((name, t), {})) for (name, t), kept in best.items()]
 
 
 def _names(runs: Sequence[Run], target: str) -> list[str]:
     """Arms of a target, in one order for all: `base`, ours, the others as they first come."""
-    first = [BASE, *OURS, *(x.arm.name for x in runs)]
-    mine = {x.arm.name for x in runs if target in x.arm.targets}
+    first = [BASE, *OURS, *(run.arm.name for run in runs)]
+    mine = {run.arm.name for run in runs if target in run.arm.targets}
     return [name for name in dict.fromkeys(first) if name in mine]
 
 
 def _at_best_rate(runs: Sequence[Run], name: str, target: str) -> list[Run]:
     """An arm's runs at the learning rate with the least mean loss on the target's `val` rows; a rate that diverged once
     is last."""
-    mine = [x for x in runs if x.arm.name == name and target in x.arm.targets]
-    losses = {lr: [x.result.vals.get(target, math.inf) for x in mine if x.lr == lr] for lr in {x.lr for x in mine}}
+    mine = [run for run in runs if run.arm.name == name and target in run.arm.targets]
+    losses: dict[float, list[float]] = {}
+    for run in mine:
+        losses.setdefault(run.lr, []).append(run.result.vals.get(target, math.inf))
     best = min(losses, key=lambda lr: (float(np.mean(losses[lr])), lr))
-    return [x for x in mine if x.lr == best]
+    return [run for run in mine if run.lr == best]
 
 
 def _comparisons(
@@ -96,8 +98,8 @@ def _comparisons(
 
 
 def _compare(one: Sequence[Run], other: Sequence[Run], target: str) -> statistics.Comparison | None:
-    a = {x.arm.seed: x.result.tests[target] for x in one if not x.result.diverged}
-    b = {x.arm.seed: x.result.tests[target] for x in other if not x.result.diverged}
+    a = {run.arm.seed: run.result.tests[target] for run in one if not run.result.diverged}
+    b = {run.arm.seed: run.result.tests[target] for run in other if not run.result.diverged}
     if other and other[0].arm.name == BASE and b:
         b = dict.fromkeys(a, next(iter(b.values())))  # no seed changes a model that is not trained
     seeds = sorted(set(a) & set(b))
@@ -110,23 +112,23 @@ def _compare(one: Sequence[Run], other: Sequence[Run], target: str) -> statistic
     )
 
 
-def _row(facts: _Facts, name: str, target: str, runs: Sequence[Run], versus: Mapping[str, Versus]) -> ArmRow:
+def _row(facts: _Lookups, name: str, target: str, runs: Sequence[Run], versus: Mapping[str, Versus]) -> ArmRow:
     own = set(facts.recipe.targets[target].own_sources)
-    good = [x for x in runs if not x.result.diverged]
-    tests = [x.result.tests[target] for x in good]
+    good = [run for run in runs if not run.result.diverged]
+    tests = [run.result.tests[target] for run in good]
     losses = [test.loss for test in tests]
     mean, ci = mean_ci95(losses) if losses else (None, None)
     answered = [test for test in tests if test.score is not None]
-    logs = [x.result.train for x in good if x.result.train]
+    logs = [run.result.train for run in good if run.result.train]
     shares = [
-        sum(facts.sources[i] in own for i in x.arm.example_ids) / len(x.arm.example_ids)
-        for x in runs
-        if x.arm.example_ids
+        sum(facts.sources[i] in own for i in run.arm.example_ids) / len(run.arm.example_ids)
+        for run in runs
+        if run.arm.example_ids
     ]
     return ArmRow(
         arm=name,
         target=target,
-        seeds=[x.arm.seed for x in good],
+        seeds=[run.arm.seed for run in good],
         lr=runs[0].lr,
         test_loss=losses,
         test_loss_mean=mean,
@@ -136,15 +138,15 @@ def _row(facts: _Facts, name: str, target: str, runs: Sequence[Run], versus: Map
         score_mean=_mean([test.score for test in answered]),
         response_tokens=_mean([test.response_tokens for test in answered]),
         forgetting=_forgetting(good, facts.base, target) if name != BASE else None,
-        examples=round(float(np.mean([x.result.examples for x in runs]))),
-        label_tokens=float(np.mean([x.result.label_tokens for x in runs])),
+        examples=round(float(np.mean([run.result.examples for run in runs]))),
+        label_tokens=float(np.mean([run.result.label_tokens for run in runs])),
         tokens=_mean([log.tokens for log in logs]),
         source_precision=_mean(shares) if own else None,
         seconds=_mean([log.seconds for log in logs]),
         early_grad_norm=_mean([log.early_grad_norm for log in logs]),
         peak_bytes=max((log.peak_bytes for log in logs if log.peak_bytes is not None), default=None),
         diverged=len(runs) - len(good),
-        lm_eval=_means([x.result.lm_eval for x in good if x.result.lm_eval is not None]),
+        lm_eval=_means([run.result.lm_eval for run in good if run.result.lm_eval is not None]),
         curves=[[[point[0], point[1]] for point in log.curve] for log in logs],
         versus=versus,
     )
@@ -166,8 +168,8 @@ def _forgetting(runs: Sequence[Run], base: Run | None, target: str) -> float | N
     return _mean(
         [
             measured.loss - base.result.tests[other].loss
-            for x in runs
-            for other, measured in x.result.tests.items()
+            for run in runs
+            for other, measured in run.result.tests.items()
             if other != target
         ]
     )

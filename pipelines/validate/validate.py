@@ -25,7 +25,7 @@ from gradsift.pipelines.validate.job import Bench, Benches, Job, key_of, recorde
 from gradsift.pipelines.validate.table import Run, table
 
 Spread = Callable[[Sequence[Job]], None]
-"""Does jobs (`job.do`) somewhere else before it returns."""
+"""Does jobs (`job.do_job`), in this process or elsewhere, before it returns."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def _jobs(work: Work, arms: Sequence[Arm], benches: Benches) -> list[Job]:
     rates = settings.lrs or [settings.lr]
     steps = _steps(settings, arms) if settings.match == "steps" else {}
     jobs = []
-    for arm, of in _with_steps(arms, steps):
+    for arm, arm_steps in _with_steps(arms, steps):
         for lr in rates if arm.example_ids else rates[:1]:
             name = f"validate {arm.name} {arm.seed}" + (f" {lr:g}" if len(rates) > 1 else "")
-            jobs.append(Job(name, work.store.root.resolve(), work.recipe, arm, lr, of, benches))
+            jobs.append(Job(name, work.store.root.resolve(), work.recipe, arm, lr, arm_steps, benches))
     return jobs
 
 
@@ -110,5 +110,5 @@ def _with_steps(arms: Sequence[Arm], steps: Mapping[str, int]) -> list[tuple[Arm
         groups: dict[int | None, list[str]] = {}
         for target in arm.targets:
             groups.setdefault(steps.get(target) if arm.example_ids else None, []).append(target)
-        timed += [(replace(arm, targets=tuple(targets)), of) for of, targets in groups.items()]
+        timed += [(replace(arm, targets=tuple(targets)), arm_steps) for arm_steps, targets in groups.items()]
     return timed

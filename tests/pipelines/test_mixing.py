@@ -192,7 +192,7 @@ def test_a_source_that_screening_emptied_is_named(mixed, tmp_path, write_jsonl):
     [
         ({}, "exactly one of `examples`, `fraction`, `label_tokens` and `tokens`"),
         ({"examples": 5, "fraction": 0.1}, "exactly one of"),
-        ({"examples": 5, "weights": "uniform", "parts": [{}]}, "`weights` belongs into the parts"),
+        ({"examples": 5, "weights": "uniform", "parts": [{}]}, "`weights` belongs in the parts"),
         ({"examples": 5, "parts": [{"name": "a", "share": 0.7}, {"name": "b", "share": 0.7}]}, "sum to 1.4, not to 1"),
         ({"examples": 5, "parts": [{"name": "a", "share": 0.7}]}, "sum to 0.7, not to 1"),
         ({"examples": 5, "parts": [{"name": "a", "share": 1}, {"name": "b"}]}, "leave nothing for the one without"),

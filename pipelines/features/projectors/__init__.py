@@ -1,7 +1,7 @@
 """Random projections of per-example gradients, P → D: `make_projector` and the families.
 
-A projector is handed one parameter's per-example gradients after the other and gives [B, D] rows whose inner products
-are unbiased estimates of the gradients' own. For a pair with cosine ρ the error of the estimate is about (1 − ρ²)/√D
+A projector takes per-example gradients, one parameter after the other, and gives [B, D] rows whose inner products are
+unbiased estimates of the gradients' own. For a pair with cosine ρ the error of the estimate is about (1 − ρ²)/√D
 for each of them; they differ in cost and in what they are good for:
 
 | family | cost of a row | for |

@@ -89,7 +89,7 @@ def _record(db: Transaction, shard: int, fresh: Sequence[Example], batch: Sequen
     db.executemany(
         "INSERT INTO example VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
-            (e.example_id, e.source, e.licence, shard, row, sum(len(m["content"]) for m in e.messages))
+            (e.example_id, e.source, e.licence, shard, row, sum(len(turn["content"]) for turn in e.messages))
             for row, e in enumerate(fresh)
         ),
     )
@@ -106,9 +106,9 @@ def _record_origins(db: Transaction, batch: Iterable[Example]) -> None:
 def known_ids(store: Store, ids: Sequence[str]) -> set[str]:
     """Which of the ids the store already has."""
     return {
-        str(r["example_id"])
+        str(row["example_id"])
         for part in _parts(ids)
-        for r in store.catalog.rows(f"SELECT example_id FROM example WHERE example_id IN ({marks(part)})", part)
+        for row in store.catalog.rows(f"SELECT example_id FROM example WHERE example_id IN ({marks(part)})", part)
     }
 
 
@@ -129,7 +129,7 @@ def quarantine(store: Store, rows: Sequence[BadRow]) -> None:
             "INSERT INTO quarantine (file, line, source, reason, detail, excerpt) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (file, line) DO UPDATE SET source=excluded.source, reason=excluded.reason, "
             "detail=excluded.detail, excerpt=excluded.excerpt",
-            ((r.file, r.line, r.source, r.reason, r.detail, r.excerpt) for r in rows),
+            ((row.file, row.line, row.source, row.reason, row.detail, row.excerpt) for row in rows),
         )
 
 
@@ -150,9 +150,9 @@ def shards_of(store: Store, ids: Sequence[str]) -> list[int]:
     """Numbers of the shards that hold any of the given examples, sorted."""
     return sorted(
         {
-            int(r["shard_id"])
+            int(row["shard_id"])
             for part in _parts(ids)
-            for r in store.catalog.rows(
+            for row in store.catalog.rows(
                 f"SELECT DISTINCT shard_id FROM example WHERE example_id IN ({marks(part)})", part
             )
         }
@@ -215,8 +215,8 @@ def get_dataset(store: Store, dataset_id: int) -> Dataset:
         row["role"],
         row["name"],
         row["digest"],
-        [m["example_id"] for m in members],
-        [m["subtask"] for m in members],
+        [member["example_id"] for member in members],
+        [member["subtask"] for member in members],
     )
 
 
@@ -265,9 +265,9 @@ def source_counts(store: Store, dataset: Dataset) -> dict[str, int]:
 def sources_of(store: Store, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
     """{example id: (source, licence)} for the given ids."""
     return {
-        r["example_id"]: (r["source"], r["licence"])
+        row["example_id"]: (row["source"], row["licence"])
         for part in _parts(ids)
-        for r in store.catalog.rows(
+        for row in store.catalog.rows(
             f"SELECT example_id, source, licence FROM example WHERE example_id IN ({marks(part)})", part
         )
     }

@@ -54,7 +54,7 @@ def digest_ids(ids: Iterable[str]) -> str:
 
 def example_id(messages: Sequence[Mapping[str, str]]) -> str:
     """Id of an example: digest of its canonical messages (role and content only)."""
-    return fingerprint([{"role": m["role"], "content": m["content"]} for m in messages])[:ID_CHARS]
+    return fingerprint([{"role": turn["role"], "content": turn["content"]} for turn in messages])[:ID_CHARS]
 
 
 def differing_fields(one: Spec, other: Spec, prefix: str = "") -> list[str]:

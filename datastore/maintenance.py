@@ -37,8 +37,8 @@ def drop_damaged(store: Store, damage: Damage) -> str:
     """Forget a damaged shard so that the next run makes it again; says what will happen.
 
     Feature rows return to their unit as planned work, a checkpoint and all later ones of its warm-up are
-    forgotten, scores leave their selection, values of examples are forgotten. A damaged shard of examples is kept: put
-    its file back from a copy, or read the sources into a new store.
+    forgotten, a selection loses its table of scores, values of examples are forgotten. A damaged shard of examples is
+    kept: put its file back from a copy, or read the sources into a new store.
     """
     if damage.kind not in FORGET:
         return "kept: put the file back from a copy, or ingest its sources into a new store"
@@ -90,7 +90,7 @@ def garbage(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
 
     The grace keeps a live writer's file, unfinished or not yet committed, safe.
     """
-    known = {r["name"] for r in store.catalog.rows("SELECT name FROM shard")}
+    known = {row["name"] for row in store.catalog.rows("SELECT name FROM shard")}
     return [
         (file.name, file.bytes)
         for kind in KINDS

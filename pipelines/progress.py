@@ -1,4 +1,4 @@
-"""How work is reported and wrapped: stages call functions; the face decides how it looks and what runs it."""
+"""How work is reported and wrapped: stages call these functions, their caller decides what they do."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar

@@ -16,6 +16,11 @@ def shortened(text: str, size: int) -> str:
     return text if len(text) <= size else f"{text[: size - 1]}…"
 
 
+def first_turn(chat: Sequence[Mapping[str, str]], role: str, size: int) -> str:
+    """The first turn of a role in a chat, shortened; empty where there is none."""
+    return shortened(next((turn["content"] for turn in chat if turn["role"] == role), ""), size)
+
+
 def printable(text: str) -> str:
     """The text with a space for every character that does not print."""
     return "".join(c if c.isprintable() else " " for c in text)

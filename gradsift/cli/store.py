@@ -104,7 +104,10 @@ def verify(*, store: StorePath = DEFAULT_STORE, drop: Flag = False, json: Json =
 
     with Store(store, create=False) as opened:
         damage = maintenance.verify(opened)
-        rows = [asdict(d) | ({"dropped": maintenance.drop_damaged(opened, d)} if drop else {}) for d in damage]
+        rows = [
+            asdict(damaged) | ({"dropped": maintenance.drop_damaged(opened, damaged)} if drop else {})
+            for damaged in damage
+        ]
     show.document(rows) if json else show.table("Damaged files", rows)
     if damage and not drop:
         raise CorruptionError(f"{len(damage)} damaged files; `gradsift verify --drop` forgets them")

@@ -35,7 +35,7 @@ def show_result(result: RunResult) -> None:
         show.table(f"Screening leaves {pool.used} of them", [asdict(entry) for entry in pool.left_out])
     show.table("Quarantined rows", [{"reason": reason, "rows": n} for reason, n in pool.quarantined.items()])
     if result.selections:
-        show.table("Selections", [asdict(s) for s in result.selections], (*SELECTION, "export"))
+        show.table("Selections", [asdict(made) for made in result.selections], (*SELECTION, "export"))
     for made in result.mixtures:
         show_mixture(made)
     if result.arms:
@@ -136,6 +136,8 @@ def _percent(share: float | None) -> str:
 
 def show_arms(arms: Sequence[ArmRow]) -> None:
     """The table of arms, and what follows from it in words."""
+    from gradsift.pipelines.recipe.validate import OURS
+
     for target in dict.fromkeys(arm.target for arm in arms):
         mine = [arm for arm in arms if arm.target == target]
         rows = [_arm(arm) for arm in mine]
@@ -145,7 +147,7 @@ def show_arms(arms: Sequence[ArmRow]) -> None:
             if arm.diverged:
                 show.line(f"{target}: {arm.arm} diverged on {arm.diverged} seeds; they are left out")
             for baseline, versus in arm.versus.items():
-                if arm.arm in ("selected", "mixture") and baseline != arm.arm:
+                if arm.arm in OURS and baseline != arm.arm:
                     show.line(verdict_line(target, arm.arm, baseline, versus))
 
 

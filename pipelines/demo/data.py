@@ -135,7 +135,7 @@ def _bad_lines() -> dict[str, list[bytes]]:
     """Bad rows by the reason that ingest should give."""
 
     def line(*turns: tuple[str, str]) -> bytes:
-        return json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]}).encode()
+        return json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]}).encode()
 
     return {
         "broken_json": [b'{"messages": [{"role": "user"', b"not json at all"],
@@ -154,7 +154,7 @@ def _bad_lines() -> dict[str, list[bytes]]:
 def write_demo_data(folder: Path, seed: int = 0) -> Planted:
     """Write pool.jsonl, val.jsonl and test.jsonl below a folder; returns what was planted."""
     rng = random.Random(seed)  # noqa: S311 - a generator of examples
-    target = [_row(TARGET, p) for p in _distinct(sql, rng, TARGET_ROWS + VAL_ROWS + TEST_ROWS + WRONG_ROWS)]
+    target = [_row(TARGET, pair) for pair in _distinct(sql, rng, TARGET_ROWS + VAL_ROWS + TEST_ROWS + WRONG_ROWS)]
     val, test = target[:VAL_ROWS], target[VAL_ROWS : VAL_ROWS + TEST_ROWS]
     pool = target[VAL_ROWS + TEST_ROWS : VAL_ROWS + TEST_ROWS + TARGET_ROWS]
     asked = target[-WRONG_ROWS:]
@@ -167,7 +167,7 @@ def write_demo_data(folder: Path, seed: int = 0) -> Planted:
     for row in test[:LEAK_ROWS]:
         user, answer = _pair(row)
         leaks.append(_row(LEAK, (f"A question for you. {user} Thank you!", answer)))
-    others = [_row(s, p) for s, make in SKILLS.items() for p in _distinct(make, rng, ROWS_PER_SKILL)]
+    others = [_row(name, pair) for name, make in SKILLS.items() for pair in _distinct(make, rng, ROWS_PER_SKILL)]
     lines = [row.as_json().encode() for row in (*pool, *wrong, *near, *leaks, *others, *pool[:EXACT_ROWS])]
     bad = _bad_lines()
     lines += [line for bad_lines in bad.values() for line in bad_lines]

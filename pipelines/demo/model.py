@@ -75,7 +75,7 @@ def _tokenizer(rng: random.Random) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = [m["content"] for chat in general_text(rng, 2_000) for m in chat]
+    texts = [turn["content"] for chat in general_text(rng, 2_000) for turn in chat]
     raw.train_from_iterator(texts + [t for _ in range(200) for t in sql(rng)], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,

@@ -16,7 +16,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Messages
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.rows import layout
-from gradsift.pipelines.tables import Row, shortened
+from gradsift.pipelines.tables import Row, first_turn
 
 SHOWN = 3
 TEXT_CHARS = 160
@@ -207,11 +207,12 @@ def _samples(side: Side, ids: Sequence[str], count: int) -> list[Sample]:
     ranked = sorted(ids, key=lambda i: (-(side.facts[i].score or 0.0), i))[:count]
     chats = side.chats(ranked)
     return [
-        Sample(i, side.facts[i].source, side.facts[i].score, _first(chats[i], "user"), _first(chats[i], "assistant"))
+        Sample(
+            example_id=i,
+            source=side.facts[i].source,
+            score=side.facts[i].score,
+            user=first_turn(chats[i], "user", TEXT_CHARS),
+            assistant=first_turn(chats[i], "assistant", TEXT_CHARS),
+        )
         for i in ranked
     ]
-
-
-def _first(chat: Messages, role: str) -> str:
-    """The first turn of a role, shortened."""
-    return shortened(next((turn["content"] for turn in chat if turn["role"] == role), ""), TEXT_CHARS)

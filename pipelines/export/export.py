@@ -245,7 +245,7 @@ def _card(job: _Export, plan: Layout, digest: str, *, labelled: bool) -> card.Ca
             "recipe": job.recipes.resolved.get("name", ""),
         },
         notes=notes,
-        hub_sources=[s["hub"] for s in job.recipes.written.get("pool", []) if s.get("hub")],
+        hub_sources=[source["hub"] for source in job.recipes.written.get("pool", []) if source.get("hub")],
     )
 
 

@@ -2,8 +2,8 @@
 
 Two passes. The first reads each shard of examples once and appends every wanted chat to the part that it belongs to
 (plain Arrow files); the second sorts one part at a time and writes it as a reader will see it. Memory is one shard and
-one part, however large the mixture; disk is twice the text while it runs. Both passes leave what they finished for a
-later call.
+one part, however large the mixture; disk is twice the text while it runs. What either pass has finished, a later call
+uses.
 
 Rows of a selection stand in rank order, those of a mixture in an order drawn from the seed, the example's id and the
 number of its copy: the same on every machine, whatever order the sources were read in. Legend: K distinct examples in
@@ -54,7 +54,7 @@ class Layout:
 
 
 def layout(store: Store, selection: Selection, seed: int) -> Layout:
-    """Lay a selection's rows out. Memory: about 200 bytes a row."""
+    """Where each row of a selection goes. Memory: about 200 bytes a row."""
     known = selections.facts(store, selection)
     if len(known.chars) != len(selection.example_ids):
         raise CorruptionError("some selected examples are no longer in the store; select again")
@@ -150,7 +150,7 @@ def write_parts(
     labels: "Labels | None",
     progress: Progress,
 ) -> list[str]:
-    """Second pass: each part sorted and written under its final name; ones that are there already are kept."""
+    """Second pass: each part sorted and written under its final name; parts that are there already are kept."""
     names = []
     for number in range(plan.parts):
         name = file_name(number, plan.parts, suffix)

@@ -66,13 +66,13 @@ class Extractor:
         self, ids: Sequence[str], chats: Sequence[Encoded], as_query: bool = False
     ) -> tuple[FeatureBlock, dict[str, str]]:
         """Feature rows of usable chats, in the given order, and {id: status} of those without a finite,
-        non-zero gradient; `as_query`: as of a target's, with its transform and loss.
+        non-zero gradient; `as_query`: rows as a target has them, with the transform and loss for targets.
 
-        Raises InputError naming a chat for which alone memory does not suffice.
+        Raises InputError naming a chat that does not fit into memory even alone.
         """
         job = self.job.as_query() if as_query else self.job
         change = self._transform(job.transform) if as_query else self.transform
-        lengths = [len(c.input_ids) for c in chats]
+        lengths = [len(chat.input_ids) for chat in chats]
         todo = deque(by_length(lengths, self.batch_tokens))
         done: list[tuple[list[int], Columns]] = []
         while todo:

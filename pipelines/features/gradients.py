@@ -97,7 +97,7 @@ def compute(
             extractor = extractor or Extractor(job)
             computed += _compute_unit(store, extractor, space_id, unit)
         done = total - sum(
-            n for s, n in features.statuses(store, space_id, dataset.dataset_id).items() if s == "planned"
+            n for status, n in features.statuses(store, space_id, dataset.dataset_id).items() if status == "planned"
         )
         progress(label or f"gradients of {dataset.name}", done, total)
     return computed

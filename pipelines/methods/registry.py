@@ -106,7 +106,7 @@ def _needs(given: NeedsOf | Needs | set[Need] | tuple[Need, ...]) -> NeedsOf:
 
 
 def represented(*others: Need) -> NeedsOf:
-    """Needs of a part that looks at the rows that its option `represent` names, and at others."""
+    """What a score or rule needs that looks at the rows named by its option `represent`, and what `others` says."""
     return lambda options: frozenset({options["represent"], *others})
 
 
@@ -131,7 +131,7 @@ def rule(name: str, needs: NeedsOf | tuple[Need, ...] = (), *, prefix: bool = Fa
 
 
 def preset(name: str, method: Method) -> None:
-    """Register a method made of a score and a rule that are registered."""
+    """Register a method made of a registered score and a registered rule."""
     _add(_METHODS, "method", name, method)
 
 

@@ -62,7 +62,7 @@ def _draws(work: Work, part: Part, pool: Dataset) -> dict[str, list[str]]:
         if part.sources is None or source in part.sources:
             by_source.setdefault(source, []).append(name)
     rng = np.random.default_rng([work.recipe.seed, 2])
-    return {s: [by_source[s][k] for k in rng.permutation(len(by_source[s]))] for s in sorted(by_source)}
+    return {source: [ids[k] for k in rng.permutation(len(ids))] for source, ids in sorted(by_source.items())}
 
 
 def law_weights(work: Work, part: Part, pool: Dataset, names: Sequence[str], budget: int) -> F64:

@@ -56,7 +56,7 @@ def make_mixture(work: Work, material: Material) -> Selection:
     if pool.lengths is not None:
         taken.free &= pool.lengths > 0  # nothing to learn from, or not to be rendered
     total, parts = _total(mix, len(material.pool.example_ids)), mix.all_parts()
-    shares = budgets.bounded([p.share or 0.0 for p in parts], total, [0] * len(parts), [total] * len(parts))
+    shares = budgets.bounded([part.share or 0.0 for part in parts], total, [0] * len(parts), [total] * len(parts))
     for number, (part, budget) in enumerate(zip(parts, shares.tolist(), strict=True), 1):
         fill_part(mixer, part, budget, taken)
         work.progress("parts of the mixture", number, len(parts))

@@ -67,7 +67,7 @@ def fill_part(mixer: Mixer, part: Part, budget: int, taken: Taken) -> None:
     ranks = Ranks(mixer, part, open_)
     groups = groups_of(part, ranks, pool)
     check_room(part, budget, groups, mixer)
-    picked = ranks.natural(budget) if by_ranking(part) else None
+    picked = ranks.of_whole_part(budget) if by_ranking(part) else None
     plan = _plan(mixer, part, groups, budget, picked)
     if picked is not None and within(part, groups.names, plan.weights, budget) and budget <= sum(groups.sizes):
         plan = _PartPlan(plan.weights, None, plan.weights.astype(np.int64))
@@ -98,13 +98,13 @@ def _plan(mixer: Mixer, part: Part, groups: Groups, budget: int, picked: Ranked 
 
 def _note_taken(part: Part, sources: Sequence[_Filling], ranks: Ranks, picked: Ranked | None, taken: Taken) -> None:
     """Note what a part takes, in the order of its ranking where there is one for all sources."""
-    positions = np.concatenate([s.order for s in sources])
-    copies = np.concatenate([s.copies for s in sources])
-    scores = np.concatenate([s.scores for s in sources])
+    positions = np.concatenate([source.order for source in sources])
+    copies = np.concatenate([source.copies for source in sources])
+    scores = np.concatenate([source.scores for source in sources])
     order = np.arange(len(positions))
-    if picked is not None or ranks.full:
+    if picked is not None or ranks.for_every_budget:
         whole = picked.order if picked is not None and np.isin(positions, picked.order).all() else None
-        if whole is None and ranks.full:
+        if whole is None and ranks.for_every_budget:
             whole = ranks.ranking().order
         if whole is not None:
             place = np.empty(len(ranks.open), np.int64)
@@ -146,7 +146,7 @@ def _fill(part: Part, g: int, name: str, amount: int, ranks: Ranks, pool: Pool) 
 
 def _close_gap(part: Part, budget: int, sources: Sequence[_Filling], groups: Groups, lengths: I64) -> None:
     """Let one source take the few tokens that lengths left over in all of them, where its own lengths allow it."""
-    spent = [int((lengths[s.order] * s.copies).sum()) for s in sources]
+    spent = [int((lengths[source.order] * source.copies).sum()) for source in sources]
     for k in sorted(range(len(sources)), key=lambda k: -groups.room[k]):
         wanted = spent[k] + budget - sum(spent)
         most = part.caps.get(groups.names[k], 1.0) * budget

@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 
 from gradsift.datastore.attributes import attribute
 from gradsift.datastore.examples import Dataset, Messages
+from gradsift.datastore.identity import Spec
 from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION, encode
 from gradsift.pipelines.model.work import Work
 
 I64 = NDArray[np.int64]
 
 
-def lengths_spec(work: Work) -> dict[str, object]:
+def lengths_spec(work: Work) -> Spec:
     """Everything that decides the counts."""
     return {
         "kind": "lengths",

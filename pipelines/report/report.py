@@ -11,7 +11,7 @@ from gradsift.datastore.files import disk_errors
 from gradsift.datastore.runs import ArmRow, MixtureReport, Run, RunResult, last_run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import Recipe, parse_recipe
-from gradsift.pipelines.report.arms import OURS
+from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.report.page import html
 from gradsift.pipelines.report.parts import Card, Document
 from gradsift.pipelines.report.sections import sections

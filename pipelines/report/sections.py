@@ -29,7 +29,7 @@ def sections(store: Store, recipe: Recipe, run: Run) -> list[Section]:
             "Cost",
             _costs(store, recipe, result),
             "FLOPs are estimates: 2·N a token and forward pass, N weights "
-            "outside the embedding. Seconds are of this call; work that was found done took none.",
+            "outside the embedding. Seconds are of this call; work that had been done before took none.",
         ),
         Section("Lineage", [_digests(run, chosen.all)]),
     ]

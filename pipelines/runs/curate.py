@@ -1,7 +1,7 @@
 """The whole run: ingest → screen → warm-up → gradients → select → mix → export → validate, from one recipe.
 
-Every stage asks the catalog what is done and does the rest, so the run can be killed anywhere and called again. What no
-method of the recipe needs is not computed. `step` wraps each piece of work (flows pass one that makes it a Prefect
+Every stage asks the catalog what is done and does the rest, so the run can be killed anywhere and called again. Only
+what a method of the recipe needs is computed. `step` wraps each piece of work (flows pass one that makes it a Prefect
 task); this module needs no Prefect.
 """
 

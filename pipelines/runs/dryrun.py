@@ -53,14 +53,16 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
     good, bad = _read(recipe)
     free = shutil.disk_usage(_existing(store)).free
     if not recipe.needs_rows:
-        text = sum(len(turn["content"]) for e in good for turn in e.messages)
+        text = sum(len(turn["content"]) for example in good for turn in example.messages)
         return Plan(len(good), len(bad), 1.0, 0.0, 0, 0, 3 * text, free, 0.0, {})
     loaded = open_model(recipe.model)
     step = max(1, len(good) // SAMPLE)
-    chats = [encode(loaded.tokenizer, e.messages, recipe.encoding.max_length) for e in good[::step]]
-    usable = [c for c in chats if c.usable] or chats
-    share, tokens = len(usable) / max(1, len(chats)), _mean([len(c.input_ids) for c in usable])
-    probe = _probe(recipe, loaded, usable[:PROBE_ROWS]) if any(c.usable for c in chats) else Probe(float("nan"), 0, 0)
+    chats = [encode(loaded.tokenizer, one.messages, recipe.encoding.max_length) for one in good[::step]]
+    usable = [chat for chat in chats if chat.usable] or chats
+    share, tokens = len(usable) / max(1, len(chats)), _mean([len(chat.input_ids) for chat in usable])
+    probe = (
+        _probe(recipe, loaded, usable[:PROBE_ROWS]) if any(chat.usable for chat in chats) else Probe(float("nan"), 0, 0)
+    )
     speed = probe.tokens_per_second
     val_rows = sum(isinstance(row, Example) for target in recipe.targets.values() for row in read_source(target.val))
     rows = len(good) * share
@@ -75,7 +77,7 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
         chosen = recipe.select.examples or (recipe.select.fraction or 0) * rows
         arms = len(recipe.validate_.seeds) * (1 + len(recipe.validate_.arms)) * len(recipe.targets)
         minutes["validate"] = arms * chosen * recipe.validate_.epochs * tokens / speed / 60
-    width = row_bytes(recipe.features, probe, _mean([c.n_label_tokens for c in usable]))
+    width = row_bytes(recipe.features, probe, _mean([chat.n_label_tokens for chat in usable]))
     needed = int((rows + val_rows) * checkpoints * width)
     return Plan(
         len(good),

@@ -16,7 +16,7 @@ from gradsift.pipelines.model.generate import greedy
 from gradsift.pipelines.model.work import open_work
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.last import space_at
-from gradsift.pipelines.tables import shortened
+from gradsift.pipelines.tables import first_turn
 
 ANSWER_TOKENS = 64
 EXCERPT_CHARS = 160
@@ -107,8 +107,4 @@ def _answer(
 
 def _turns(chat: Messages) -> tuple[str, str]:
     """The first turns of user and assistant, shortened."""
-
-    def first(role: str) -> str:
-        return shortened(next((turn["content"] for turn in chat if turn["role"] == role), ""), EXCERPT_CHARS)
-
-    return first("user"), first("assistant")
+    return first_turn(chat, "user", EXCERPT_CHARS), first_turn(chat, "assistant", EXCERPT_CHARS)

@@ -30,18 +30,19 @@ def overlap(store: Store, names: Sequence[str], target: str | None = None, k: in
     """How alike selections are: their Jaccard indices (or overlap of the first k), what chance gives, and the rank
     correlations of their scores with each other and with answer length."""
     chosen = [selections.get(store, name) for name in names] if names else selections.newest(store)
-    if not names and target is None and len(targets := sorted({s.target for s in chosen})) > 1:
+    if not names and target is None and len(targets := sorted({one.target for one in chosen})) > 1:
         raise InputError(f"this store has selections for {', '.join(targets)}; give --target, or names to compare")
-    chosen = [s for s in chosen if target in (None, s.target)]
+    chosen = [one for one in chosen if target in (None, one.target)]
     if len(chosen) < 2:
         raise InputError("overlap compares at least two selections; make more with `gradsift select`")
-    pool = max((d.num_rows for d in (selections.details(store, s) for s in chosen) if d is not None), default=0)
+    tables = [selections.details(store, one) for one in chosen]
+    pool = max((table.num_rows for table in tables if table is not None), default=0)
     rows: list[Row] = [
         {"selection": one.name, "examples": len(one.example_ids)}
         | {other.name: _shared(one.example_ids, other.example_ids, k) for other in chosen}
         for one in chosen
     ]
-    sizes = [len(s.example_ids) for s in chosen]
+    sizes = [len(one.example_ids) for one in chosen]
     mean = round(sum(sizes) / len(sizes))
     by_chance = (min(k, mean) / pool if k else compare.expected_jaccard(mean, mean, pool)) if pool else None
     return Overlap(f"overlap@{k}" if k else "jaccard", by_chance, rows, _score_correlations(store, chosen))

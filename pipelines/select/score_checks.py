@@ -1,7 +1,7 @@
 """What a selection's scores follow, besides what they are meant to: checks that need no training.
 
-Scores that rank examples by their length or by their loss would choose much the same without looking at a target, and
-an average of token gradients favours short answers. A strong correlation is no proof of harm; it says which random arm
+Scores that follow length or loss would choose much the same without looking at a target, and an average of token
+gradients favours short answers. A strong correlation is no proof of harm; it says which random arm
 to compare with (`random_lengths`, `random_tokens`).
 """
 

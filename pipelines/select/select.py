@@ -72,7 +72,7 @@ def _within(e: Evidence, select: Select, run: Callable[[int], Choice], rule: str
         run, lambda choice: sum(tokens[k] for k in choice.order), first, len(tokens), select.label_tokens
     )
     order = within_tokens(choice.order, tokens, select.label_tokens)
-    return Choice(order, choice.columns, {k: m for k, m in choice.masks.items() if k in set(order.tolist())})
+    return Choice(order, choice.columns, {k: mask for k, mask in choice.masks.items() if k in set(order.tolist())})
 
 
 Chosen = TypeVar("Chosen")
@@ -158,9 +158,9 @@ def describe(work: Work, target: str, chosen: Selection, pool: Dataset) -> Selec
         digest=chosen.digest,
         examples=len(sources),
         rule=work.recipe.select.parts()[1],
-        by_source={s: counts[s] for s in sorted(counts, key=lambda s: (-counts[s], s))},
-        source_precision=sum(s in own for s in sources) / len(sources) if own else None,
-        source_share_of_pool=sum(s in own for s in everything) / len(everything) if own else None,
+        by_source={source: counts[source] for source in sorted(counts, key=lambda source: (-counts[source], source))},
+        source_precision=sum(source in own for source in sources) / len(sources) if own else None,
+        source_share_of_pool=sum(source in own for source in everything) / len(everything) if own else None,
     )
 
 

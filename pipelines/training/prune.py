@@ -22,7 +22,7 @@ from gradsift.scorers import qtuning
 
 
 def dynamic(settings: QTuning, tokenizer: Any) -> Prune:
-    """The callback for `sft.fit`. A batch of one example is kept, with its tokens pruned if it is of Q2."""
+    """The callback for `sft.fit`. A batch of one example is kept, with its tokens pruned if it is in Q2."""
 
     def prune(model: Any, rows: list[Encoded]) -> list[Encoded]:
         nll, entropy = score(model, tokenizer, rows)

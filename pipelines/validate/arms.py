@@ -31,7 +31,7 @@ from gradsift.pipelines.methods.registry import ROWS, methods
 from gradsift.pipelines.model.chats import Chats
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Mixing, Select, Validate
-from gradsift.pipelines.recipe.validate import ARMS
+from gradsift.pipelines.recipe.validate import ARMS, OURS
 from gradsift.pipelines.select.select import choose
 from gradsift.scorers import budgets
 from gradsift.scorers.ranking import random_k, random_lengths, random_tokens
@@ -78,7 +78,8 @@ Draws = dict[tuple[str, int, tuple[str, ...]], tuple[list[str], Masks]]
 def draw_arms(
     work: Work, material: Material, chats: Chats, chosen: Mapping[str, Selection], mixture: Selection | None
 ) -> list[Arm]:
-    """All arms but `base`, each draw once, in the order of the table. Raises InputError for an arm that cannot be."""
+    """All arms but `base`, each draw once, in the order of the table. Raises InputError for an arm that cannot be
+    drawn."""
     settings, pool = work.recipe.validation, _usable(work, material.pool, chats)
     draws: Draws = {}
 
@@ -100,7 +101,7 @@ def draw_arms(
             if mixture is not None:
                 add("mixture", seed, _repeated(mixture), target, selections.masks(work.store, mixture))
             for name in settings.arms:
-                if name in ("selected", "mixture"):
+                if name in OURS:
                     continue
                 if name in ARMS:  # `random` is a method too; as an arm it is drawn anew for each seed
                     rows = _drawn(settings, name, DRAW + seed, pool, like)

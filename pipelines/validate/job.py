@@ -121,8 +121,10 @@ def _spec(work: Work, job: Job) -> Spec:
         "masks": fingerprint(arm.masks) if arm.masks else None,
         "qtuning": settings.qtuning.model_dump() if arm.name == QTUNING and settings.qtuning else None,
         "seed": arm.seed,
-        "tests": {t: [b.digest, b.metric, b.max_new_tokens] for t, b in job.benches.tests.items()},
-        "vals": {t: b.digest for t, b in job.benches.vals.items()},
+        "tests": {
+            target: [bench.digest, bench.metric, bench.max_new_tokens] for target, bench in job.benches.tests.items()
+        },
+        "vals": {target: bench.digest for target, bench in job.benches.vals.items()},
     }
     asked = settings.lm_eval
     if asked is None:
@@ -174,7 +176,7 @@ def _harness(work: Work, model: Any, job: Job) -> dict[str, float] | None:
 
 
 def _finite(result: ArmResult) -> ArmResult:
-    """The result, or without its figures and marked where training diverged."""
+    """The result; where training diverged, without its figures and marked so."""
     numbers = [measured.loss for measured in result.tests.values()] + list(result.vals.values())
     if not np.isfinite(numbers).all():
         return replace(result, diverged=True, tests={}, vals={}, train=None)

@@ -9,6 +9,7 @@ import numpy as np
 from gradsift.datastore.arms import ArmResult
 from gradsift.datastore.runs import ArmRow, Versus
 from gradsift.pipelines.recipe import Recipe
+from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.validate.arms import BASE, Arm
 from gradsift.scorers import statistics
 
@@ -17,7 +18,6 @@ T95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
-OURS = ("selected", "mixture")
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ def mean_ci95(values: Sequence[float]) -> tuple[float, float | None]:
 
 def table(recipe: Recipe, runs: Sequence[Run], metrics: Mapping[str, str], sources: Mapping[str, str]) -> list[ArmRow]:
     """All rows, targets in recipe order. Compared: each of our arms with every other, and every arm with `random`."""
-    best = {(name, t): _at_best_rate(runs, name, t) for t in metrics for name in _names(runs, t)}
+    best = {(name, target): _at_best_rate(runs, name, target) for target in metrics for name in _names(runs, target)}
     compared = _comparisons(best, list(metrics))
     facts = _Lookups(recipe, next((run for run in runs if run.arm.name == BASE), None), metrics, sources)
-    return [_row(facts, name, t, kept, compared.get((name, t), {})) for (name, t), kept in best.items()]
+    return [_row(facts, name, target, kept, compared.get((name, target), {})) for (name, target), kept in best.items()]
 
 
 def _names(runs: Sequence[Run], target: str) -> list[str]:
@@ -65,8 +65,8 @@ def _names(runs: Sequence[Run], target: str) -> list[str]:
 
 
 def _at_best_rate(runs: Sequence[Run], name: str, target: str) -> list[Run]:
-    """An arm's runs at the learning rate with the least mean loss on the target's `val` rows; a rate that diverged once
-    is last."""
+    """An arm's runs at the learning rate with the least mean loss on the target's `val` rows; a rate at which a run
+    diverged comes last."""
     mine = [run for run in runs if run.arm.name == name and target in run.arm.targets]
     losses: dict[float, list[float]] = {}
     for run in mine:
@@ -80,21 +80,31 @@ def _comparisons(
 ) -> dict[tuple[str, str], dict[str, Versus]]:
     """{(arm, target): {other: comparison}}, p corrected over those of the same arm and target."""
     compared: dict[tuple[str, str], dict[str, Versus]] = {}
-    for t in targets:
-        names = [name for name, target in kept if target == t and name != BASE]
+    for target in targets:
+        names = [name for name, of_target in kept if of_target == target and name != BASE]
         ours = [name for name in OURS if name in names]
-        wanted = [(a, b) for a in ours for b in names if a != b]
-        wanted += [(a, "random") for a in names if "random" in names and a not in (*ours, "random")]
-        wanted += [(name, BASE) for name in ours if (BASE, t) in kept]
-        for arm in dict.fromkeys(a for a, _ in wanted):
-            others = dict.fromkeys(b for a, b in wanted if a == arm)
-            known = {b: c for b in others if (c := _compare(kept[arm, t], kept[b, t], t)) is not None}
-            adjusted = statistics.holm([c.p for c in known.values()])
-            compared[arm, t] = {
-                other: Versus(**asdict(c), p_adjusted=p, comparisons=len(known), verdict=statistics.verdict(c, p))
-                for (other, c), p in zip(known.items(), adjusted, strict=True)
-            }
+        pairs = [(one, other) for one in ours for other in names if one != other]
+        pairs += [(name, "random") for name in names if "random" in names and name not in (*ours, "random")]
+        pairs += [(name, BASE) for name in ours if (BASE, target) in kept]
+        for arm in dict.fromkeys(one for one, _ in pairs):
+            others = dict.fromkeys(other for one, other in pairs if one == arm)
+            compared[arm, target] = _versus({other: kept[other, target] for other in others}, kept[arm, target], target)
     return compared
+
+
+def _versus(others: Mapping[str, Sequence[Run]], runs: Sequence[Run], target: str) -> dict[str, Versus]:
+    """An arm's runs against those of each other arm, p corrected over all of these."""
+    comparisons = {name: c for name, other in others.items() if (c := _compare(runs, other, target)) is not None}
+    adjusted = statistics.holm([comparison.p for comparison in comparisons.values()])
+    return {
+        name: Versus(
+            **asdict(comparison),
+            p_adjusted=p,
+            comparisons=len(comparisons),
+            verdict=statistics.verdict(comparison, p),
+        )
+        for (name, comparison), p in zip(comparisons.items(), adjusted, strict=True)
+    }
 
 
 def _compare(one: Sequence[Run], other: Sequence[Run], target: str) -> statistics.Comparison | None:
@@ -159,7 +169,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {key: float(np.mean([f[key] for f in figures])) for key in (figures[0] if figures else ())}
+    return {key: float(np.mean([figure[key] for figure in figures])) for key in (figures[0] if figures else ())}
 
 
 def _forgetting(runs: Sequence[Run], base: Run | None, target: str) -> float | None:

@@ -20,6 +20,7 @@ from gradsift.pipelines.model.chats import Chats, usable_chats
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.progress import Step, directly
 from gradsift.pipelines.recipe import Validate
+from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.validate.arms import BASE, Arm, draw_arms
 from gradsift.pipelines.validate.job import Bench, Benches, Job, key_of, recorded, run
 from gradsift.pipelines.validate.table import Run, table
@@ -41,7 +42,7 @@ def validate(
 ) -> list[ArmRow]:
     """Run (or finish) all arms and return the table, targets in recipe order, `base` first.
 
-    With `spread` the runs that are not recorded are given to it.
+    `spread`, if given, gets the runs that are not recorded yet.
     """
     settings, chats = work.recipe.validation, Chats(work)
     benches = _benches(work, material)
@@ -97,14 +98,14 @@ def _steps(settings: Validate, arms: Sequence[Arm]) -> dict[str, int]:
     """{target: steps that its selection (or the mixture) takes in the epochs}."""
     steps: dict[str, int] = {}
     for arm in arms:
-        if arm.name in ("selected", "mixture"):
+        if arm.name in OURS:
             for target in arm.targets:
                 steps.setdefault(target, -(-len(arm.example_ids) // settings.batch_size) * settings.epochs)
     return steps
 
 
 def _with_steps(arms: Sequence[Arm], steps: Mapping[str, int]) -> list[tuple[Arm, int | None]]:
-    """Arms with their steps; one that serves targets whose selections take unlike numbers of steps becomes several."""
+    """Arms with their steps; an arm of targets whose selections take different numbers of steps becomes several."""
     timed: list[tuple[Arm, int | None]] = []
     for arm in arms:
         groups: dict[int | None, list[str]] = {}

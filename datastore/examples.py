@@ -186,16 +186,16 @@ def define_dataset(store: Store, role: str, name: str, members: dict[str, str]) 
     ordered = sorted(members.items())
     digest = digest_ids(f"{i}\t{subtask}" for i, subtask in ordered)
     with store.catalog.write() as db:
-        made = db.one(
+        inserted = db.one(
             "INSERT INTO dataset (role, name, digest, rows, created) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING "
             "RETURNING dataset_id",
             (role, name, digest, len(ordered), time.time()),
         )
-        if made:
-            new = made["dataset_id"]
+        if inserted:
+            new = inserted["dataset_id"]
             db.executemany("INSERT INTO dataset_member VALUES (?, ?, ?)", ((new, i, s) for i, s in ordered))
         row = (
-            made
+            inserted
             or db.rows("SELECT dataset_id FROM dataset WHERE role=? AND name=? AND digest=?", (role, name, digest))[0]
         )
     dataset_id = int(row["dataset_id"])

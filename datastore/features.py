@@ -82,10 +82,10 @@ def plan(store: Store, space_id: int, ids: Sequence[str], flagged: Mapping[str, 
         todo = [i for i in ids if i not in have and i not in flagged]
         for start in range(0, len(todo), unit_rows):
             part = todo[start : start + unit_rows]
-            (made,) = db.rows(
+            (inserted,) = db.rows(
                 "INSERT INTO unit (space_id, examples) VALUES (?, ?) RETURNING unit_id", (space_id, len(part))
             )
-            unit_id = made["unit_id"]
+            unit_id = inserted["unit_id"]
             db.executemany(
                 "INSERT INTO feature_row VALUES (?, ?, ?, NULL, 'planned')", ((space_id, i, unit_id) for i in part)
             )

@@ -28,17 +28,17 @@ def save(store: Store, spec: Spec, marks: Iterable[Mark]) -> list[Mark]:
     """Record a screening and its marks in one transaction; the same spec again keeps the first."""
     text = canonical_json(spec)
     with store.catalog.write() as db:
-        made = db.one(
+        inserted = db.one(
             "INSERT INTO screening (spec, created) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING screening_id",
             (text, time.time()),
         )
-        if made:
-            new = made["screening_id"]
+        if inserted:
+            new = inserted["screening_id"]
             db.executemany(
                 "INSERT INTO mark VALUES (?, ?, ?, ?, ?)",
                 ((new, mark.example_id, mark.reason, mark.twin, mark.similarity) for mark in marks),
             )
-        row = made or db.rows("SELECT screening_id FROM screening WHERE spec=?", (text,))[0]
+        row = inserted or db.rows("SELECT screening_id FROM screening WHERE spec=?", (text,))[0]
     return of_screening(store, row["screening_id"])
 
 

@@ -291,11 +291,11 @@ def plan_from_json(document: Json) -> MixturePlan:
 def start(store: Store, name: str, recipes: Recipes) -> int:
     """Record the start of a run; returns its number."""
     with store.catalog.write() as db:
-        (made,) = db.rows(
+        (inserted,) = db.rows(
             "INSERT INTO run (name, recipe, started, written) VALUES (?, ?, ?, ?) RETURNING run_id",
             (name, canonical_json(recipes.resolved), time.time(), canonical_json(recipes.written)),
         )
-    return int(made["run_id"])
+    return int(inserted["run_id"])
 
 
 def finish(store: Store, run_id: int, result: RunResult) -> None:

@@ -63,17 +63,17 @@ def save(store: Store, name: str, target: str, spec: Spec, picks: Picks) -> Sele
     digest = _digest(picks.example_ids, copies, details)
 
     def record(db: Transaction, shard_id: int | None) -> bool:
-        made = db.one(
+        inserted = db.one(
             "INSERT INTO selection (name, target, method, digest, spec, scores_shard, created) "
             "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING selection_id",
             (name, target, spec["method"], digest, text, shard_id, time.time()),
         )
-        if made is None:
+        if inserted is None:
             return False
         items = zip(picks.example_ids, picks.scores, copies, strict=True)
         db.executemany(
             "INSERT INTO selection_item (selection_id, rank, example_id, score, copies) VALUES (?, ?, ?, ?, ?)",
-            ((made["selection_id"], rank, *item) for rank, item in enumerate(items)),
+            ((inserted["selection_id"], rank, *item) for rank, item in enumerate(items)),
         )
         return True
 

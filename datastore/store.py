@@ -122,11 +122,11 @@ def stored_file(row: Row) -> StoredFile:
 
 
 def _insert_shard(db: Transaction, kind: str, rows: int, file: StoredFile) -> int:
-    made = db.rows(
+    inserted = db.rows(
         "INSERT INTO shard (kind, name, rows, bytes, sha256, created) VALUES (?, ?, ?, ?, ?, ?) RETURNING shard_id",
         (kind, file.name, rows, file.bytes, file.sha256, time.time()),
     )
-    return int(made[0]["shard_id"])
+    return int(inserted[0]["shard_id"])
 
 
 class _LostRace(Exception):

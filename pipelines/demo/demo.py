@@ -22,7 +22,7 @@ SHOWN = ("arm", "target", "seeds", "test_loss_mean", "test_loss_ci95", "source_p
 
 
 @dataclass(frozen=True)
-class Chosen:
+class PlantedRows:
     """Rows of a kind that were planted, and those that the selection took."""
 
     planted: int
@@ -30,7 +30,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Merged:
+class PlantedCopies:
     """Repeated rows that were planted, and those that reading them found."""
 
     planted: int
@@ -38,7 +38,7 @@ class Merged:
 
 
 @dataclass(frozen=True)
-class Leaks:
+class PlantedLeaks:
     """Test questions that were planted, those that screening found, and those that were selected all the same."""
 
     planted: int
@@ -47,7 +47,7 @@ class Leaks:
 
 
 @dataclass(frozen=True)
-class BadRows:
+class PlantedBadRows:
     """Bad rows that were planted and those that are in quarantine, by reason."""
 
     planted: Mapping[str, int]
@@ -59,12 +59,12 @@ class PlantedTruth:
     """How much of what was planted was found, and how many examples were selected in all."""
 
     selected: int
-    target_rows: Chosen
-    near_duplicates: Chosen
-    wrong_answers: Chosen
-    exact_duplicates: Merged
-    leaks: Leaks
-    bad_rows: BadRows
+    target_rows: PlantedRows
+    near_duplicates: PlantedRows
+    wrong_answers: PlantedRows
+    exact_duplicates: PlantedCopies
+    leaks: PlantedLeaks
+    bad_rows: PlantedBadRows
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ def planted_truth(store: Store, result: RunResult, planted: Planted) -> PlantedT
     leaks_found = sum(entry.by_source.get(LEAK, 0) for entry in pool.left_out)
     return PlantedTruth(
         selected=len(chosen.example_ids),
-        target_rows=Chosen(planted.target_rows, picked[TARGET]),
-        near_duplicates=Chosen(planted.near_duplicates, picked[NEAR]),
-        wrong_answers=Chosen(planted.wrong_answers, picked[WRONG]),
-        exact_duplicates=Merged(planted.exact_duplicates, pool.duplicates),
-        leaks=Leaks(planted.leaks, leaks_found, picked[LEAK]),
-        bad_rows=BadRows(planted.bad_rows, dict(pool.quarantined)),
+        target_rows=PlantedRows(planted.target_rows, picked[TARGET]),
+        near_duplicates=PlantedRows(planted.near_duplicates, picked[NEAR]),
+        wrong_answers=PlantedRows(planted.wrong_answers, picked[WRONG]),
+        exact_duplicates=PlantedCopies(planted.exact_duplicates, pool.duplicates),
+        leaks=PlantedLeaks(planted.leaks, leaks_found, picked[LEAK]),
+        bad_rows=PlantedBadRows(planted.bad_rows, dict(pool.quarantined)),
     )

@@ -25,7 +25,7 @@ EDGES = (200, 500, 1000, 2000, 5000)
 
 
 @dataclass(frozen=True)
-class Facts:
+class ExampleFacts:
     """What is known of an example on one side; None where the method or the mixture says nothing of it."""
 
     chars: int
@@ -42,7 +42,7 @@ class Side:
     name: str
     digest: str
     copies: Mapping[str, int]
-    facts: Mapping[str, Facts]
+    facts: Mapping[str, ExampleFacts]
     chats: Callable[[Sequence[str]], Mapping[str, Messages]]
 
 
@@ -94,18 +94,18 @@ class Difference:
 def diff(store: Store | None, one: str, other: str, shown: int = SHOWN) -> Difference:
     """Compare two sides: counts, tables, and up to `shown` examples that only one has. Raises InputError."""
     a, b = _side(store, one), _side(store, other)
-    gone, come = sorted(set(a.copies) - set(b.copies)), sorted(set(b.copies) - set(a.copies))
+    left, came = sorted(set(a.copies) - set(b.copies)), sorted(set(b.copies) - set(a.copies))
     both = set(a.copies) & set(b.copies)
     return Difference(
         a=_size(a),
         b=_size(b),
         in_both=len(both),
-        only_a=len(gone),
-        only_b=len(come),
+        only_a=len(left),
+        only_b=len(came),
         other_copies=sum(a.copies[i] != b.copies[i] for i in both),
         by={key: table for key in ("source", "part", "cluster", "length") if (table := _by(a, b, key))},
-        score=_scores(a, b, gone, come, both),
-        examples=Samples(_samples(a, gone, shown), _samples(b, come, shown)),
+        score=_scores(a, b, left, came, both),
+        examples=Samples(_samples(a, left, shown), _samples(b, came, shown)),
     )
 
 
@@ -137,7 +137,7 @@ def _exported(folder: Path) -> Side:
     data = ds.dataset(files, format="json" if files[0].endswith(".jsonl") else "parquet")
     columns = [n for n in ("example_id", "source", "score", "part", "cluster", "messages") if n in data.schema.names]
     copies: dict[str, int] = {}
-    facts: dict[str, Facts] = {}
+    facts: dict[str, ExampleFacts] = {}
     for batch in data.to_batches(columns=columns, batch_size=4096):
         for row in batch.to_pylist():
             copies[row["example_id"]] = copies.get(row["example_id"], 0) + 1
@@ -150,11 +150,11 @@ def _exported(folder: Path) -> Side:
     return Side(manifest["name"], manifest["selection"]["digest"], copies, facts, chats)
 
 
-def _facts(row: Row, chars: int) -> Facts:
-    return Facts(chars, **{name: row.get(name) for name in ("source", "score", "part", "cluster")})
+def _facts(row: Row, chars: int) -> ExampleFacts:
+    return ExampleFacts(chars, **{name: row.get(name) for name in ("source", "score", "part", "cluster")})
 
 
-def _group(facts: Facts, key: str) -> str | None:
+def _group(facts: ExampleFacts, key: str) -> str | None:
     """The group of an example by source, part, cluster or length."""
     if key == "length":
         return BINS[int(np.searchsorted(EDGES, facts.chars, side="right"))]
@@ -186,12 +186,12 @@ def _change(line: Sequence[int]) -> int:
     return line[1] - line[0]
 
 
-def _scores(a: Side, b: Side, gone: Sequence[str], come: Sequence[str], both: set[str]) -> list[Row]:
+def _scores(a: Side, b: Side, left: Sequence[str], came: Sequence[str], both: set[str]) -> list[Row]:
     groups = (
-        ("left (score in a)", a, gone),
+        ("left (score in a)", a, left),
         ("stays (score in a)", a, sorted(both)),
         ("stays (score in b)", b, sorted(both)),
-        ("came (score in b)", b, come),
+        ("came (score in b)", b, came),
     )
     lines: list[Row] = []
     for name, side, ids in groups:

@@ -141,12 +141,12 @@ class Evidence:
                 means = self.means(pair, represent, per, renormalise)
                 if total is None:
                     total = np.zeros((len(self.ids), len(means)))
-                for rows, block in self.blocks(pair):
+                for positions, block in self.blocks(pair):
                     if represent == "embedding":
                         part = less.similarity(unit_rows(block.signal("embedding")), means)
                     else:
                         part = less.similarity(block.integers(), means, block.scale)
-                    total[rows] += weight * part
+                    total[positions] += weight * part
             self._kept[key] = np.asarray(total).round(SCORE_DECIMALS)
         similarity: F64 = self._kept[key]
         return similarity
@@ -192,27 +192,27 @@ class Evidence:
         if key not in self._kept:
             total: F32 | None = None
             for pair, weight in self._weighted(represent):
-                for rows, block in self.blocks(pair):
+                for positions, block in self.blocks(pair):
                     part = unit_rows(_signal(block, "embedding")) if represent == "embedding" else block.unit()
                     if total is None:
                         total = np.zeros((len(self.ids), part.shape[1]), np.float32)
-                    total[rows] += np.float32(weight) * part
+                    total[positions] += np.float32(weight) * part
             self._kept[key] = total
         rows_of_pool: F32 = self._kept[key]
         return rows_of_pool
 
     def raw_blocks(self, pair: SpacePair) -> Iterator[tuple[NDArray[np.int64], F32]]:
         """(positions, [n, D] projected gradients with their length) of one checkpoint."""
-        for rows, block in self.blocks(pair):
-            yield rows, block.unit() * block.norm[:, None]
+        for positions, block in self.blocks(pair):
+            yield positions, block.unit() * block.norm[:, None]
 
     def signal(self, name: str, checkpoint: int = -1) -> F64:
         """[N] a signal of the pool at one checkpoint. Raises InputError naming the setting that keeps it."""
         key = ("signal", name, checkpoint)
         if key not in self._kept:
             values = np.zeros(len(self.ids))
-            for rows, block in self.blocks(self._pair("gradients", checkpoint)):
-                values[rows] = _signal(block, name)
+            for positions, block in self.blocks(self._pair("gradients", checkpoint)):
+                values[positions] = _signal(block, name)
             if not np.isfinite(values).all():
                 raise InputError(f"{np.sum(~np.isfinite(values))} examples have no finite signal {name!r}")
             self._kept[key] = values
@@ -222,9 +222,9 @@ class Evidence:
     def token_signal(self, name: str, checkpoint: int = -1) -> list[F32]:
         """[N] arrays with one number for each label token."""
         by_example: list[F32] = [np.zeros(0, np.float32)] * len(self.ids)
-        for rows, block in self.blocks(self._pair("gradients", checkpoint)):
+        for positions, block in self.blocks(self._pair("gradients", checkpoint)):
             _require(block, name)
-            for k, values in zip(rows.tolist(), block.token_signal(name), strict=True):
+            for k, values in zip(positions.tolist(), block.token_signal(name), strict=True):
                 by_example[k] = values
         return by_example
 

@@ -49,9 +49,9 @@ def influence(
             flat = (g for _, g in e.raw_blocks(pair))
             mean_square = sum(squares) / (len(e.ids) * means.shape[1])
             turned = preconditioned.datainf(means, flat, mean_square, len(e.ids))
-        for rows, block in e.raw_blocks(pair):
+        for positions, block in e.raw_blocks(pair):
             part = block @ turned.T if basis is None else preconditioned.cosines(block @ basis, turned)
-            total[rows] += weight * part
+            total[positions] += weight * part
     return total
 
 

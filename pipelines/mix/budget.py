@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.mix.order import Mixer, Pool, Ranks
+from gradsift.pipelines.mix.order import Mixer, PartRanking, Pool
 from gradsift.pipelines.recipe import Part
 from gradsift.scorers import budgets
 
@@ -30,7 +30,7 @@ class Groups:
     room: list[int]
 
 
-def groups_of(part: Part, ranks: Ranks, pool: Pool) -> Groups:
+def groups_of(part: Part, ranks: PartRanking, pool: Pool) -> Groups:
     """The sources that have something left for a part. Raises InputError for one that it names and that has
     nothing left."""
     codes = [g for g in range(len(pool.names)) if (ranks.open & (pool.code == g)).any()]

@@ -60,7 +60,7 @@ class Mixer:
     rows: Evidence | None
 
 
-class Ranks:
+class PartRanking:
     """Ranked positions of a part, for the whole of it or for one source; a random part is ranked by its seed."""
 
     def __init__(self, mixer: Mixer, part: Part, open_: NDArray[np.bool_]) -> None:

@@ -13,7 +13,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import Share
 from gradsift.pipelines.mix.budget import Groups, allowed, by_ranking, cap_of, check_room, divided, groups_of, within
 from gradsift.pipelines.mix.law import held_out
-from gradsift.pipelines.mix.order import Masks, Mixer, Pool, Ranked, Ranks
+from gradsift.pipelines.mix.order import Masks, Mixer, PartRanking, Pool, Ranked
 from gradsift.pipelines.mix.weights import group_weights
 from gradsift.pipelines.recipe import Part
 from gradsift.pipelines.select.select import refusals_of
@@ -64,7 +64,7 @@ def fill_part(mixer: Mixer, part: Part, budget: int, taken: Taken) -> None:
     open_ = taken.free & allowed(part, pool)
     if part.weights == "scaling_law":
         open_[held_out(mixer.work, part, pool.data)] = False
-    ranks = Ranks(mixer, part, open_)
+    ranks = PartRanking(mixer, part, open_)
     groups = groups_of(part, ranks, pool)
     check_room(part, budget, groups, mixer)
     picked = ranks.of_whole_part(budget) if by_ranking(part) else None
@@ -96,7 +96,9 @@ def _plan(mixer: Mixer, part: Part, groups: Groups, budget: int, picked: Ranked 
     return _PartPlan(weights, requested, divided(part, groups, weights, budget))
 
 
-def _note_taken(part: Part, sources: Sequence[_Filling], ranks: Ranks, picked: Ranked | None, taken: Taken) -> None:
+def _note_taken(
+    part: Part, sources: Sequence[_Filling], ranks: PartRanking, picked: Ranked | None, taken: Taken
+) -> None:
     """Note what a part takes, in the order of its ranking where there is one for all sources."""
     positions = np.concatenate([source.order for source in sources])
     copies = np.concatenate([source.copies for source in sources])
@@ -123,12 +125,12 @@ def _taken_whole(ranked: Ranked, mine: NDArray[np.bool_]) -> _Filling:
     return _Filling(ranked.order[mine], ranked.scores[mine], ranked.masks, np.ones(int(mine.sum()), np.int64))
 
 
-def _filled(part: Part, groups: Groups, plan: _PartPlan, ranks: Ranks, pool: Pool) -> list[_Filling]:
+def _filled(part: Part, groups: Groups, plan: _PartPlan, ranks: PartRanking, pool: Pool) -> list[_Filling]:
     amounts = zip(groups.codes, groups.names, plan.given.tolist(), strict=True)
     return [_fill(part, g, name, amount, ranks, pool) for g, name, amount in amounts]
 
 
-def _fill(part: Part, g: int, name: str, amount: int, ranks: Ranks, pool: Pool) -> _Filling:
+def _fill(part: Part, g: int, name: str, amount: int, ranks: PartRanking, pool: Pool) -> _Filling:
     if not amount:
         return _Filling(np.zeros(0, np.int64), np.zeros(0), {}, np.zeros(0, np.int64))
     ranked = ranks.of_source(g, amount)

@@ -204,10 +204,10 @@ def _signatures(work: Work, pool: Dataset, settings: MinHash) -> tuple[U32, NDAr
     names = np.array(pool.example_ids, "S32")
     label = f"signatures of {pool.name}"
     for table in attribute(work.store, spec, pool.dataset_id, compute, lambda n, of: work.progress(label, n, of)):
-        rows = np.searchsorted(names, np.array(table["example_id"].to_pylist(), "S32"))
+        positions = np.searchsorted(names, np.array(table["example_id"].to_pylist(), "S32"))
         values = table["signature"].combine_chunks()
-        signature[rows] = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, settings.permutations)
-        whole[rows] = table["whole"].to_numpy()
+        signature[positions] = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, settings.permutations)
+        whole[positions] = table["whole"].to_numpy()
     return signature, whole
 
 
@@ -232,8 +232,8 @@ def _covered(
     known = contamination.index([word_hashes(text) for text in turns], settings.ngram)
     spec = {"kind": "leaks", "version": VERSION, "ngram": settings.ngram, "turns": fingerprint(turns)}
 
-    def compute(rows: Sequence[Messages]) -> Mapping[str, pa.Array]:
-        hits = [contamination.hits(known, word_hashes("\n".join(_questions(chat)))) for chat in rows]
+    def compute(batch: Sequence[Messages]) -> Mapping[str, pa.Array]:
+        hits = [contamination.hits(known, word_hashes("\n".join(_questions(chat)))) for chat in batch]
         return {"ngrams": pa.array(hits, pa.list_(pa.int32()))}
 
     hits_of = [np.zeros(0, np.int64)] * len(pool.example_ids)
@@ -242,9 +242,9 @@ def _covered(
     label = f"leaks into {pool.name}"
     for table in attribute(work.store, spec, pool.dataset_id, compute, lambda n, of: work.progress(label, n, of)):
         hit = table.filter(pc.greater(pc.list_value_length(table["ngrams"]), 0))
-        rows = np.searchsorted(names, np.array(hit["example_id"].to_pylist(), "S32"))
-        for row, ngrams in zip(rows.tolist(), hit["ngrams"].to_pylist(), strict=True):
-            hits_of[row] = np.array(ngrams, np.int64)
-            texts_with[hits_of[row]] += 1
+        positions = np.searchsorted(names, np.array(hit["example_id"].to_pylist(), "S32"))
+        for position, ngrams in zip(positions.tolist(), hit["ngrams"].to_pylist(), strict=True):
+            hits_of[position] = np.array(ngrams, np.int64)
+            texts_with[hits_of[position]] += 1
     counts = contamination.rare(known, texts_with, settings.common)
     return contamination.most_covered(known, hits_of, counts)

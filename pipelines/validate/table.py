@@ -21,7 +21,7 @@ T95 = (
 
 
 @dataclass(frozen=True)
-class Run:
+class ArmRun:
     """One training of an arm at a learning rate, and its recorded result."""
 
     arm: Arm
@@ -34,7 +34,7 @@ class _Lookups:
     """What the table's lines look up: the recipe, the run of `base`, the metric of each target, sources of examples."""
 
     recipe: Recipe
-    base: Run | None
+    base: ArmRun | None
     metrics: Mapping[str, str]
     sources: Mapping[str, str]
 
@@ -49,22 +49,26 @@ def mean_ci95(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, (T95[n - 2] if n - 2 < len(T95) else 1.96) * spread / math.sqrt(n)
 
 
-def table(recipe: Recipe, runs: Sequence[Run], metrics: Mapping[str, str], sources: Mapping[str, str]) -> list[ArmRow]:
+def table(
+    recipe: Recipe, runs: Sequence[ArmRun], metrics: Mapping[str, str], sources: Mapping[str, str]
+) -> list[ArmRow]:
     """All rows, targets in recipe order. Compared: each of our arms with every other, and every arm with `random`."""
     best = {(name, target): _at_best_rate(runs, name, target) for target in metrics for name in _names(runs, target)}
     compared = _comparisons(best, list(metrics))
-    facts = _Lookups(recipe, next((run for run in runs if run.arm.name == BASE), None), metrics, sources)
-    return [_row(facts, name, target, kept, compared.get((name, target), {})) for (name, target), kept in best.items()]
+    lookups = _Lookups(recipe, next((run for run in runs if run.arm.name == BASE), None), metrics, sources)
+    return [
+        _row(lookups, name, target, kept, compared.get((name, target), {})) for (name, target), kept in best.items()
+    ]
 
 
-def _names(runs: Sequence[Run], target: str) -> list[str]:
+def _names(runs: Sequence[ArmRun], target: str) -> list[str]:
     """Arms of a target, in one order for all: `base`, ours, the others as they first come."""
     first = [BASE, *OURS, *(run.arm.name for run in runs)]
     mine = {run.arm.name for run in runs if target in run.arm.targets}
     return [name for name in dict.fromkeys(first) if name in mine]
 
 
-def _at_best_rate(runs: Sequence[Run], name: str, target: str) -> list[Run]:
+def _at_best_rate(runs: Sequence[ArmRun], name: str, target: str) -> list[ArmRun]:
     """An arm's runs at the learning rate with the least mean loss on the target's `val` rows; a rate at which a run
     diverged comes last."""
     mine = [run for run in runs if run.arm.name == name and target in run.arm.targets]
@@ -76,7 +80,7 @@ def _at_best_rate(runs: Sequence[Run], name: str, target: str) -> list[Run]:
 
 
 def _comparisons(
-    kept: Mapping[tuple[str, str], Sequence[Run]], targets: Sequence[str]
+    kept: Mapping[tuple[str, str], Sequence[ArmRun]], targets: Sequence[str]
 ) -> dict[tuple[str, str], dict[str, Versus]]:
     """{(arm, target): {other: comparison}}, p corrected over those of the same arm and target."""
     compared: dict[tuple[str, str], dict[str, Versus]] = {}
@@ -92,7 +96,7 @@ def _comparisons(
     return compared
 
 
-def _versus(others: Mapping[str, Sequence[Run]], runs: Sequence[Run], target: str) -> dict[str, Versus]:
+def _versus(others: Mapping[str, Sequence[ArmRun]], runs: Sequence[ArmRun], target: str) -> dict[str, Versus]:
     """An arm's runs against those of each other arm, p corrected over all of these."""
     comparisons = {name: c for name, other in others.items() if (c := _compare(runs, other, target)) is not None}
     adjusted = statistics.holm([comparison.p for comparison in comparisons.values()])
@@ -107,7 +111,7 @@ def _versus(others: Mapping[str, Sequence[Run]], runs: Sequence[Run], target: st
     }
 
 
-def _compare(one: Sequence[Run], other: Sequence[Run], target: str) -> statistics.Comparison | None:
+def _compare(one: Sequence[ArmRun], other: Sequence[ArmRun], target: str) -> statistics.Comparison | None:
     a = {run.arm.seed: run.result.tests[target] for run in one if not run.result.diverged}
     b = {run.arm.seed: run.result.tests[target] for run in other if not run.result.diverged}
     if other and other[0].arm.name == BASE and b:
@@ -122,8 +126,8 @@ def _compare(one: Sequence[Run], other: Sequence[Run], target: str) -> statistic
     )
 
 
-def _row(facts: _Lookups, name: str, target: str, runs: Sequence[Run], versus: Mapping[str, Versus]) -> ArmRow:
-    own = set(facts.recipe.targets[target].own_sources)
+def _row(lookups: _Lookups, name: str, target: str, runs: Sequence[ArmRun], versus: Mapping[str, Versus]) -> ArmRow:
+    own = set(lookups.recipe.targets[target].own_sources)
     good = [run for run in runs if not run.result.diverged]
     tests = [run.result.tests[target] for run in good]
     losses = [test.loss for test in tests]
@@ -131,7 +135,7 @@ def _row(facts: _Lookups, name: str, target: str, runs: Sequence[Run], versus: M
     answered = [test for test in tests if test.score is not None]
     logs = [run.result.train for run in good if run.result.train]
     shares = [
-        sum(facts.sources[i] in own for i in run.arm.example_ids) / len(run.arm.example_ids)
+        sum(lookups.sources[i] in own for i in run.arm.example_ids) / len(run.arm.example_ids)
         for run in runs
         if run.arm.example_ids
     ]
@@ -143,11 +147,11 @@ def _row(facts: _Lookups, name: str, target: str, runs: Sequence[Run], versus: M
         test_loss=losses,
         test_loss_mean=mean,
         test_loss_ci95=ci,
-        metric=facts.metrics[target],
+        metric=lookups.metrics[target],
         score=[test.score for test in answered if test.score is not None],
         score_mean=_mean([test.score for test in answered]),
         response_tokens=_mean([test.response_tokens for test in answered]),
-        forgetting=_forgetting(good, facts.base, target) if name != BASE else None,
+        forgetting=_forgetting(good, lookups.base, target) if name != BASE else None,
         examples=round(float(np.mean([run.result.examples for run in runs]))),
         label_tokens=float(np.mean([run.result.label_tokens for run in runs])),
         tokens=_mean([log.tokens for log in logs]),
@@ -172,7 +176,7 @@ def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([figure[key] for figure in figures])) for key in (figures[0] if figures else ())}
 
 
-def _forgetting(runs: Sequence[Run], base: Run | None, target: str) -> float | None:
+def _forgetting(runs: Sequence[ArmRun], base: ArmRun | None, target: str) -> float | None:
     if base is None or base.result.diverged:
         return None
     return _mean(

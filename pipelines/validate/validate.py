@@ -23,7 +23,7 @@ from gradsift.pipelines.recipe import Validate
 from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.validate.arms import BASE, Arm, draw_arms
 from gradsift.pipelines.validate.job import Bench, Benches, Job, key_of, recorded, run
-from gradsift.pipelines.validate.table import Run, table
+from gradsift.pipelines.validate.table import ArmRun, table
 
 Spread = Callable[[Sequence[Job]], None]
 """Does jobs (`job.do_job`), in this process or elsewhere, before it returns."""
@@ -55,7 +55,7 @@ def validate(
     runs = []
     for number, job in enumerate(jobs, 1):
         result = step(job.name, lambda: run(work, job, chats))
-        runs.append(Run(job.arm, job.lr, result))
+        runs.append(ArmRun(job.arm, job.lr, result))
         work.progress("validation runs", number, len(jobs))
     known = examples.sources_of(work.store, sorted({i for arm in arms for i in arm.example_ids}))
     sources = {i: source for i, (source, _) in known.items()}

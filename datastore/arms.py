@@ -4,11 +4,11 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import TypeAdapter
 
-from gradsift.datastore.identity import canonical_json
+from gradsift.datastore.identity import Spec, canonical_json
 from gradsift.datastore.store import Store
 
 Result = TypeVar("Result")
@@ -76,9 +76,7 @@ def find(store: Store, key: str, kind: type[Result]) -> Result | None:
     return result
 
 
-def save(
-    store: Store, key: str, name: str, target: str, seed: int, spec: Mapping[str, Any], result: ArmResult | LawRun
-) -> None:
+def save(store: Store, key: str, name: str, target: str, seed: int, spec: Spec, result: ArmResult | LawRun) -> None:
     """Record the result of a training once. `spec` is all that decides it, `key` its fingerprint."""
     with store.catalog.write() as db:
         db.execute(

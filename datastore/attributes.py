@@ -5,7 +5,7 @@ examples cost only themselves. The spec is everything that decides the values.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from gradsift.datastore.engine import Transaction
 from gradsift.datastore.examples import Messages, read_shard
-from gradsift.datastore.identity import fingerprint
+from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.datastore.store import Store
 
 Compute = Callable[[Sequence[Messages]], Mapping[str, pa.Array]]
@@ -21,45 +21,46 @@ Report = Callable[[int, int], None]
 
 
 def attribute(
-    store: Store, spec: Mapping[str, Any], dataset_id: int, compute: Compute, report: Report = lambda _done, _all: None
+    store: Store, spec: Spec, dataset_id: int, compute: Compute, report: Report = lambda _done, _all: None
 ) -> Iterator[pa.Table]:
     """Tables of `example_id` and the values of `compute`, of a dataset's members, shard by shard.
 
     What is missing is computed and committed first. `report(shards done, shards)` is called after each. Memory is one
-    shard. The order of shards is that of their reading in: sort by id where order matters.
+    shard. Shards come in the order in which they were read in: sort by id where order matters.
     """
-    mark = fingerprint(spec)
+    spec_digest = fingerprint(spec)
     shards = store.catalog.rows(
         "SELECT DISTINCT e.shard_id FROM dataset_member AS m JOIN example AS e USING (example_id) "
         "WHERE m.dataset_id=? ORDER BY e.shard_id",
         (dataset_id,),
     )
     for done, row in enumerate(shards, 1):
-        of = int(row["shard_id"])
-        table = _known(store, mark, of) or _make(store, mark, of, compute)
-        members = store.catalog.named("members_of_shard", dataset_id=dataset_id, shard_id=of)
-        wanted = [r["example_id"] for r in members]
+        source_shard = int(row["shard_id"])
+        table = _known(store, spec_digest, source_shard) or _make(store, spec_digest, source_shard, compute)
+        members = store.catalog.named("members_of_shard", dataset_id=dataset_id, shard_id=source_shard)
+        wanted = [member["example_id"] for member in members]
         if len(wanted) < table.num_rows:
             table = table.filter(pc.is_in(table["example_id"], pa.array(wanted, pa.string())))
         yield table
         report(done, len(shards))
 
 
-def _known(store: Store, mark: str, of: int) -> pa.Table | None:
-    row = store.catalog.one("SELECT shard_id FROM attribute WHERE spec=? AND of_shard=?", (mark, of))
+def _known(store: Store, spec_digest: str, source_shard: int) -> pa.Table | None:
+    row = store.catalog.one("SELECT shard_id FROM attribute WHERE spec=? AND of_shard=?", (spec_digest, source_shard))
     if row is None:
         return None
     with store.open(row["shard_id"]) as file:
         return pq.read_table(file)
 
 
-def _make(store: Store, mark: str, of: int, compute: Compute) -> pa.Table:
-    source = read_shard(store, of)
-    values = compute(source["messages"].to_pylist())
-    table = pa.table({"example_id": source["example_id"], **values})
+def _make(store: Store, spec_digest: str, source_shard: int, compute: Compute) -> pa.Table:
+    chats = read_shard(store, source_shard)
+    values = compute(chats["messages"].to_pylist())
+    table = pa.table({"example_id": chats["example_id"], **values})
 
     def record(db: Transaction, shard_id: int) -> bool:
-        return bool(db.execute("INSERT INTO attribute VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (mark, of, shard_id)))
+        values = (spec_digest, source_shard, shard_id)
+        return bool(db.execute("INSERT INTO attribute VALUES (?, ?, ?) ON CONFLICT DO NOTHING", values))
 
     store.commit_file("scores", ".parquet", table.num_rows, lambda handle: _write(table, handle), record)
     return table

@@ -1,4 +1,4 @@
-"""Where the files of a store lie: what a back-end must do, and the values it speaks in.
+"""Where the files of a store are: what a back-end must do, and the values that it takes and gives.
 
 `datastore/local.py` is the one for a folder; `datastore/testing.py` is the suite that any other must pass. A back-end
 knows files and digests, never what they mean: the catalog says which of them exist, and `Store` asks for both.
@@ -56,7 +56,7 @@ class Backend(ABC):
 
     @abstractmethod
     def open(self, name: str) -> "pa.NativeFile":
-        """A file for reading, with seek; digests are for `check` to look at.
+        """A file for reading, with seek; `check` is what looks at digests.
 
         Raises CorruptionError when it is missing or not inside the back-end.
         """

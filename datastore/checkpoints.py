@@ -6,7 +6,7 @@ mean learning rate of the interval that ended there. safetensors only: reading o
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,12 +64,12 @@ def commit(store: Store, warmup: str, ordinal: int, step: int, mean_lr: float, s
             )
         )
 
-    data = save(_flatten(state))
-    store.commit_file("checkpoint", ".safetensors", len(state.adapter), lambda handle: _write(handle, data), record)
+    content = save(_flatten(state))
+    store.commit_file("checkpoint", ".safetensors", len(state.adapter), lambda handle: _write(handle, content), record)
 
 
-def _write(handle: Any, data: bytes) -> None:
-    handle.write(data)
+def _write(handle: BinaryIO, content: bytes) -> None:
+    handle.write(content)
 
 
 def _flatten(state: CheckpointState) -> Tensors:
@@ -80,13 +80,13 @@ def _flatten(state: CheckpointState) -> Tensors:
 def listed(store: Store, warmup: str) -> list[Checkpoint]:
     """Committed checkpoints of a warm-up run, oldest first."""
     return [
-        _checkpoint(r)
-        for r in store.catalog.rows("SELECT * FROM checkpoint WHERE warmup=? ORDER BY ordinal", (warmup,))
+        _checkpoint(row)
+        for row in store.catalog.rows("SELECT * FROM checkpoint WHERE warmup=? ORDER BY ordinal", (warmup,))
     ]
 
 
-def _checkpoint(r: Row) -> Checkpoint:
-    return Checkpoint(r["checkpoint_id"], r["ordinal"], r["step"], r["mean_lr"], r["digest"], r["shard_id"])
+def _checkpoint(row: Row) -> Checkpoint:
+    return Checkpoint(row["checkpoint_id"], row["ordinal"], row["step"], row["mean_lr"], row["digest"], row["shard_id"])
 
 
 def load(store: Store, checkpoint: Checkpoint) -> CheckpointState:

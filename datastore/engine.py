@@ -1,7 +1,7 @@
 """What the store asks of a database: the catalog's engine, and the rules that every engine keeps.
 
 SQLite (`datastore/sqlite.py`) is one; another database is another subclass here and its folder in `sql/`. Nobody
-outside `datastore/` meets an engine: what they need to know is a plain function of `examples`, `features`, and so on.
+outside `datastore/` sees an engine: others call plain functions of `examples`, `features`, and so on.
 
 Statements are the SQL that SQLite and PostgreSQL share; `?` stands for a value and `:name` for a named one. One that
 must differ is a file below `sql/<dialect>/queries` (see `sql.query`). Texts sort by code point, on every engine.
@@ -18,6 +18,7 @@ from gradsift.datastore.errors import CatalogVersionError
 from gradsift.datastore.identity import digest_text
 
 Parameters = Sequence[Any] | Mapping[str, Any]
+Record = dict[str, Any]  # a row of an answer, copied
 
 
 class Row(Protocol):
@@ -73,7 +74,7 @@ class Engine(ABC):
     def write(self) -> AbstractContextManager[Transaction]:
         """One transaction: all of it or nothing, alone among writers from its beginning. Nothing slow belongs inside.
 
-        Raises StoreFullError when the disk takes no more.
+        Raises StoreFullError when the disk is full.
         """
 
     @abstractmethod
@@ -84,7 +85,7 @@ class Engine(ABC):
     def close(self) -> None:
         """Close this thread's handle; a later use opens it again."""
 
-    def named(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
+    def named(self, name: str, **parameters: Any) -> list[Record]:
         """Rows of a stored query (`sql/`), as dicts."""
         return [dict(row) for row in self.rows(sql.query(name, self.dialect), parameters)]
 

@@ -44,7 +44,7 @@ class BadRow:
 
 @dataclass(frozen=True)
 class AddReport:
-    """What `add` did: new examples, ones already known, and all ids in order of first appearance."""
+    """What `add` did: how many examples were new, and how many were known already."""
 
     new: int
     known: int
@@ -89,7 +89,7 @@ def _record(db: Transaction, shard: int, fresh: Sequence[Example], batch: Sequen
     db.executemany(
         "INSERT INTO example VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
-            (e.example_id, e.source, e.licence, shard, row, sum(len(m["content"]) for m in e.messages))
+            (e.example_id, e.source, e.licence, shard, row, sum(len(turn["content"]) for turn in e.messages))
             for row, e in enumerate(fresh)
         ),
     )
@@ -106,14 +106,14 @@ def _record_origins(db: Transaction, batch: Iterable[Example]) -> None:
 def known_ids(store: Store, ids: Sequence[str]) -> set[str]:
     """Which of the ids the store already has."""
     return {
-        str(r["example_id"])
+        str(row["example_id"])
         for part in _parts(ids)
-        for r in store.catalog.rows(f"SELECT example_id FROM example WHERE example_id IN ({marks(part)})", part)
+        for row in store.catalog.rows(f"SELECT example_id FROM example WHERE example_id IN ({marks(part)})", part)
     }
 
 
 def find_prefix(store: Store, start: str) -> str:
-    """The one example id that starts so. Raises InputError when there is none, or more than one."""
+    """The one example id that starts with this. Raises InputError when there is none, or more than one."""
     rows = store.catalog.rows(
         "SELECT example_id FROM example WHERE substr(example_id, 1, length(?)) = ? LIMIT 2", (start, start)
     )
@@ -129,7 +129,7 @@ def quarantine(store: Store, rows: Sequence[BadRow]) -> None:
             "INSERT INTO quarantine (file, line, source, reason, detail, excerpt) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (file, line) DO UPDATE SET source=excluded.source, reason=excluded.reason, "
             "detail=excluded.detail, excerpt=excluded.excerpt",
-            ((r.file, r.line, r.source, r.reason, r.detail, r.excerpt) for r in rows),
+            ((row.file, row.line, row.source, row.reason, row.detail, row.excerpt) for row in rows),
         )
 
 
@@ -150,9 +150,9 @@ def shards_of(store: Store, ids: Sequence[str]) -> list[int]:
     """Numbers of the shards that hold any of the given examples, sorted."""
     return sorted(
         {
-            int(r["shard_id"])
+            int(row["shard_id"])
             for part in _parts(ids)
-            for r in store.catalog.rows(
+            for row in store.catalog.rows(
                 f"SELECT DISTINCT shard_id FROM example WHERE example_id IN ({marks(part)})", part
             )
         }
@@ -186,16 +186,16 @@ def define_dataset(store: Store, role: str, name: str, members: dict[str, str]) 
     ordered = sorted(members.items())
     digest = digest_ids(f"{i}\t{subtask}" for i, subtask in ordered)
     with store.catalog.write() as db:
-        made = db.one(
+        inserted = db.one(
             "INSERT INTO dataset (role, name, digest, rows, created) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING "
             "RETURNING dataset_id",
             (role, name, digest, len(ordered), time.time()),
         )
-        if made:
-            new = made["dataset_id"]
+        if inserted:
+            new = inserted["dataset_id"]
             db.executemany("INSERT INTO dataset_member VALUES (?, ?, ?)", ((new, i, s) for i, s in ordered))
         row = (
-            made
+            inserted
             or db.rows("SELECT dataset_id FROM dataset WHERE role=? AND name=? AND digest=?", (role, name, digest))[0]
         )
     dataset_id = int(row["dataset_id"])
@@ -215,8 +215,8 @@ def get_dataset(store: Store, dataset_id: int) -> Dataset:
         row["role"],
         row["name"],
         row["digest"],
-        [m["example_id"] for m in members],
-        [m["subtask"] for m in members],
+        [member["example_id"] for member in members],
+        [member["subtask"] for member in members],
     )
 
 
@@ -233,8 +233,8 @@ def assign_sources(store: Store, facts: Mapping[str, tuple[str, str | None]]) ->
     changed = [
         (*wanted, i)
         for part in _parts(list(facts))
-        for i, said in sources_of(store, part).items()
-        if said != (wanted := facts[i])
+        for i, recorded in sources_of(store, part).items()
+        if recorded != (wanted := facts[i])
     ]
     if changed:
         with store.catalog.write() as db:
@@ -265,9 +265,9 @@ def source_counts(store: Store, dataset: Dataset) -> dict[str, int]:
 def sources_of(store: Store, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
     """{example id: (source, licence)} for the given ids."""
     return {
-        r["example_id"]: (r["source"], r["licence"])
+        row["example_id"]: (row["source"], row["licence"])
         for part in _parts(ids)
-        for r in store.catalog.rows(
+        for row in store.catalog.rows(
             f"SELECT example_id, source, licence FROM example WHERE example_id IN ({marks(part)})", part
         )
     }

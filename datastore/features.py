@@ -1,6 +1,6 @@
 """Feature rows in the catalog: spaces, units of work, coverage, and reading blocks back.
 
-Each (space, example) has at most one `feature_row`, by primary key. `plan` hands the missing examples to
+Each (space, example) has at most one `feature_row`, by primary key. `plan` puts the missing examples into
 units inside one transaction, so that any number of workers agree on who computes what; `commit_unit` makes
 a unit's shard visible and marks its rows in one transaction. Re-planning after new examples adds units for
 those only.
@@ -9,17 +9,14 @@ those only.
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from gradsift.datastore.engine import Transaction
 from gradsift.datastore.errors import CorruptionError, InputError
-from gradsift.datastore.identity import canonical_json, check_comparable, fingerprint
+from gradsift.datastore.identity import Spec, canonical_json, check_comparable, fingerprint
 from gradsift.datastore.rows import FeatureBlock, join_blocks, read_block, write_block
 from gradsift.datastore.store import Store
-
-Spec = Mapping[str, Any]
 
 
 def define_space(store: Store, spec: Spec) -> int:
@@ -33,12 +30,12 @@ def define_space(store: Store, spec: Spec) -> int:
     return int(row["space_id"])
 
 
-def space_spec(store: Store, space_id: int) -> dict[str, Any]:
+def space_spec(store: Store, space_id: int) -> Spec:
     """Spec of a feature space."""
     row = store.catalog.one("SELECT spec FROM feature_space WHERE space_id=?", (space_id,))
     if row is None:
         raise InputError(f"there is no feature space {space_id} in {store.root}")
-    spec: dict[str, Any] = json.loads(row["spec"])
+    spec: Spec = json.loads(row["spec"])
     return spec
 
 
@@ -48,9 +45,9 @@ def space_fingerprint(store: Store, space_id: int) -> str:
     return str(row["fingerprint"]) if row else ""
 
 
-def space_by_fingerprint(store: Store, mark: str) -> int | None:
+def space_by_fingerprint(store: Store, space_digest: str) -> int | None:
     """Id of the feature space with this fingerprint, or None."""
-    row = store.catalog.one("SELECT space_id FROM feature_space WHERE fingerprint=?", (mark,))
+    row = store.catalog.one("SELECT space_id FROM feature_space WHERE fingerprint=?", (space_digest,))
     return int(row["space_id"]) if row else None
 
 
@@ -62,7 +59,8 @@ def check_spaces(store: Store, train: int, query: int) -> None:
 def missing(store: Store, space_id: int, ids: Sequence[str]) -> list[str]:
     """Ids without a row, planned or not, in the given order."""
     have = {
-        r["example_id"] for r in store.catalog.rows("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))
+        row["example_id"]
+        for row in store.catalog.rows("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))
     }
     return [i for i in ids if i not in have]
 
@@ -74,7 +72,9 @@ def plan(store: Store, space_id: int, ids: Sequence[str], flagged: Mapping[str, 
     computed. Safe to call from several workers at once.
     """
     with store.catalog.write() as db:
-        have = {r["example_id"] for r in db.rows("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))}
+        have = {
+            row["example_id"] for row in db.rows("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))
+        }
         db.executemany(
             "INSERT INTO feature_row VALUES (?, ?, NULL, NULL, ?)",
             ((space_id, i, status) for i, status in flagged.items() if i not in have),
@@ -82,10 +82,10 @@ def plan(store: Store, space_id: int, ids: Sequence[str], flagged: Mapping[str, 
         todo = [i for i in ids if i not in have and i not in flagged]
         for start in range(0, len(todo), unit_rows):
             part = todo[start : start + unit_rows]
-            (made,) = db.rows(
+            (inserted,) = db.rows(
                 "INSERT INTO unit (space_id, examples) VALUES (?, ?) RETURNING unit_id", (space_id, len(part))
             )
-            unit_id = made["unit_id"]
+            unit_id = inserted["unit_id"]
             db.executemany(
                 "INSERT INTO feature_row VALUES (?, ?, ?, NULL, 'planned')", ((space_id, i, unit_id) for i in part)
             )
@@ -95,8 +95,8 @@ def plan(store: Store, space_id: int, ids: Sequence[str], flagged: Mapping[str, 
 def open_units(store: Store, space_id: int, dataset_id: int) -> list[int]:
     """Units without a shard that hold at least one member of the dataset, oldest first."""
     return [
-        int(r["unit_id"])
-        for r in store.catalog.rows(
+        int(row["unit_id"])
+        for row in store.catalog.rows(
             "SELECT DISTINCT u.unit_id FROM unit AS u JOIN feature_row AS r USING (unit_id) "
             "JOIN dataset_member AS m ON m.example_id = r.example_id AND m.dataset_id = ? "
             "WHERE u.space_id = ? AND u.shard_id IS NULL ORDER BY u.unit_id",
@@ -108,8 +108,8 @@ def open_units(store: Store, space_id: int, dataset_id: int) -> list[int]:
 def unit_ids(store: Store, unit_id: int) -> list[str]:
     """Example ids of a unit, sorted."""
     return [
-        str(r["example_id"])
-        for r in store.catalog.rows(
+        str(row["example_id"])
+        for row in store.catalog.rows(
             "SELECT example_id FROM feature_row WHERE unit_id=? ORDER BY example_id", (unit_id,)
         )
     ]
@@ -149,8 +149,8 @@ def commit_unit(store: Store, space_id: int, unit_id: int, block: FeatureBlock, 
 def statuses(store: Store, space_id: int, dataset_id: int) -> dict[str, int]:
     """{status: members of the dataset}; members never planned count as 'missing'."""
     return {
-        str(r["status"]): int(r["n"])
-        for r in store.catalog.rows(
+        str(row["status"]): int(row["n"])
+        for row in store.catalog.rows(
             "SELECT coalesce(r.status, 'missing') AS status, count(*) AS n FROM dataset_member AS m "
             "LEFT JOIN feature_row AS r ON r.example_id = m.example_id AND r.space_id = ? "
             "WHERE m.dataset_id = ? GROUP BY 1 ORDER BY 1",
@@ -164,7 +164,7 @@ def shards_of(store: Store, space_id: int) -> list[int]:
     rows = store.catalog.rows(
         "SELECT shard_id FROM unit WHERE space_id=? AND shard_id IS NOT NULL ORDER BY shard_id", (space_id,)
     )
-    return [int(r["shard_id"]) for r in rows]
+    return [int(row["shard_id"]) for row in rows]
 
 
 def read(store: Store, space_id: int, ids: Sequence[str] | None = None) -> Iterator[FeatureBlock]:
@@ -174,19 +174,19 @@ def read(store: Store, space_id: int, ids: Sequence[str] | None = None) -> Itera
     one whose recorded space differs.
     """
     wanted = None if ids is None else set(ids)
-    mark = fingerprint(space_spec(store, space_id))
-    live: dict[int, dict[str, int]] = {}
-    for r in store.catalog.rows(
+    space_digest = fingerprint(space_spec(store, space_id))
+    rows_of_shard: dict[int, dict[str, int]] = {}
+    for row in store.catalog.rows(
         "SELECT u.shard_id, r.example_id, r.row FROM feature_row AS r JOIN unit AS u USING (unit_id) "
         "WHERE r.space_id = ? AND r.row IS NOT NULL ORDER BY u.shard_id, r.row",
         (space_id,),
     ):
-        if wanted is None or r["example_id"] in wanted:
-            live.setdefault(int(r["shard_id"]), {})[r["example_id"]] = int(r["row"])
-    for shard_id, rows in live.items():
-        own, block = read_block(store.map(shard_id))
-        if own != mark:
-            raise CorruptionError(f"shard {shard_id} holds rows of space {own[:12]}, not {mark[:12]}")
+        if wanted is None or row["example_id"] in wanted:
+            rows_of_shard.setdefault(int(row["shard_id"]), {})[row["example_id"]] = int(row["row"])
+    for shard_id, rows in rows_of_shard.items():
+        recorded, block = read_block(store.map(shard_id))
+        if recorded != space_digest:
+            raise CorruptionError(f"shard {shard_id} holds rows of space {recorded[:12]}, not {space_digest[:12]}")
         keep = np.fromiter(rows.values(), np.int64, len(rows))
         if [block.example_ids[k] for k in keep] != list(rows):
             raise CorruptionError(f"shard {shard_id} does not hold the examples that the catalog lists")
@@ -206,8 +206,8 @@ def read_all(store: Store, space_id: int, ids: Sequence[str]) -> FeatureBlock:
 def with_rows(store: Store, space_id: int, dataset_id: int) -> list[str]:
     """Members of a dataset that have a row in a space, sorted."""
     return [
-        str(r["example_id"])
-        for r in store.catalog.rows(
+        str(row["example_id"])
+        for row in store.catalog.rows(
             "SELECT r.example_id FROM dataset_member AS m JOIN feature_row AS r ON r.example_id = m.example_id "
             "WHERE m.dataset_id = ? AND r.space_id = ? AND r.status = 'ok' ORDER BY r.example_id",
             (dataset_id, space_id),

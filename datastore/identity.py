@@ -13,6 +13,7 @@ from typing import Any
 
 from gradsift.datastore.errors import FeatureSpaceMismatch
 
+Spec = Mapping[str, Any]  # all that decides a thing, as plain data: two with the same spec are the same
 ID_CHARS = 32  # 128 bits of sha256: no collision to fear below 10^18 examples
 CHUNK_BYTES = 1 << 20
 
@@ -53,10 +54,10 @@ def digest_ids(ids: Iterable[str]) -> str:
 
 def example_id(messages: Sequence[Mapping[str, str]]) -> str:
     """Id of an example: digest of its canonical messages (role and content only)."""
-    return fingerprint([{"role": m["role"], "content": m["content"]} for m in messages])[:ID_CHARS]
+    return fingerprint([{"role": turn["role"], "content": turn["content"]} for turn in messages])[:ID_CHARS]
 
 
-def differing_fields(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differing_fields(one: Spec, other: Spec, prefix: str = "") -> list[str]:
     """Dotted names of the fields in which two specs differ, sorted."""
     names: list[str] = []
     for key in sorted(set(one) | set(other)):
@@ -68,7 +69,7 @@ def differing_fields(one: Mapping[str, Any], other: Mapping[str, Any], prefix: s
     return names
 
 
-def check_comparable(train: Mapping[str, Any], query: Mapping[str, Any]) -> None:
+def check_comparable(train: Spec, query: Spec) -> None:
     """Refuse to compare rows of different feature spaces.
 
     Train and query rows may differ in `transform` and `loss` alone: one side is a step of training (by Adam, perhaps
@@ -84,7 +85,7 @@ def check_comparable(train: Mapping[str, Any], query: Mapping[str, Any]) -> None
         )
 
 
-def _get(spec: Mapping[str, Any], dotted: str) -> Any:
+def _get(spec: Spec, dotted: str) -> Any:
     value: Any = spec
     for key in dotted.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None

@@ -1,7 +1,7 @@
-"""Leases: who works on what. A lease expires by itself, and at once when its holder is known to be dead.
+"""Leases: who works on what. A lease expires by itself, or at once when its holder is known to be dead.
 
 A holder is `host:pid:start-time-of-the-process`. On the holder's own host a dead process is recognised, so that
-a run killed with `kill -9` can be resumed immediately; elsewhere one waits for `expires`.
+a run killed with `kill -9` can be resumed immediately; other hosts wait for `expires`.
 """
 
 import os
@@ -73,7 +73,7 @@ def release(store: Store, name: str, holder: str) -> None:
 
 @contextmanager
 def held(store: Store, name: str, ttl: float = TTL_SECONDS) -> Iterator[bool]:
-    """Hold a lease for a block, renewed by a daemon thread. Yields whether it was got."""
+    """Hold a lease for a block, renewed by a daemon thread. Yields whether it was free."""
     holder = holder_name()
     if not acquire(store, name, holder, ttl):
         yield False

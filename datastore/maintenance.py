@@ -37,8 +37,8 @@ def drop_damaged(store: Store, damage: Damage) -> str:
     """Forget a damaged shard so that the next run makes it again; says what will happen.
 
     Feature rows return to their unit as planned work, a checkpoint and all later ones of its warm-up are
-    forgotten, scores leave their selection, values of examples are forgotten. A damaged shard of examples is kept: put
-    its file back from a copy, or read the sources into a new store.
+    forgotten, a selection loses its table of scores, values of examples are forgotten. A damaged shard of examples is
+    kept: put its file back from a copy, or read the sources into a new store.
     """
     if damage.kind not in FORGET:
         return "kept: put the file back from a copy, or ingest its sources into a new store"
@@ -62,9 +62,9 @@ def _forget_features(db: Transaction, shard_id: int) -> str:
 def _forget_checkpoint(db: Transaction, shard_id: int) -> str:
     row = db.one("SELECT warmup, ordinal FROM checkpoint WHERE shard_id=?", (shard_id,))
     if row:
-        later = (row["warmup"], row["ordinal"])
-        gone = db.rows("DELETE FROM checkpoint WHERE warmup=? AND ordinal>=? RETURNING shard_id", later)
-        db.executemany("DELETE FROM shard WHERE shard_id=?", [(r["shard_id"],) for r in gone])
+        this_and_later = (row["warmup"], row["ordinal"])
+        deleted = db.rows("DELETE FROM checkpoint WHERE warmup=? AND ordinal>=? RETURNING shard_id", this_and_later)
+        db.executemany("DELETE FROM shard WHERE shard_id=?", [(checkpoint["shard_id"],) for checkpoint in deleted])
     return "the warm-up will go on from the checkpoint before it"
 
 
@@ -90,7 +90,7 @@ def garbage(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
 
     The grace keeps a live writer's file, unfinished or not yet committed, safe.
     """
-    known = {r["name"] for r in store.catalog.rows("SELECT name FROM shard")}
+    known = {row["name"] for row in store.catalog.rows("SELECT name FROM shard")}
     return [
         (file.name, file.bytes)
         for kind in KINDS
@@ -104,9 +104,9 @@ def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
     run = store.catalog.one("SELECT * FROM lease WHERE name='run' AND expires > ?", (time.time(),))
     if run and not holder_is_dead(run["holder"]):
         raise BusyError("a run is working on this store; collect its garbage when it has ended")
-    gone = []
+    deleted = []
     for name, size in garbage(store, grace):
         if not store.catalog.one("SELECT 1 FROM shard WHERE name=?", (name,)):
             _delete(store, name)
-            gone.append((name, size))
-    return gone
+            deleted.append((name, size))
+    return deleted

@@ -1,11 +1,10 @@
 """Marks: which examples a screening leaves out, why, and for which other example. The examples themselves stay."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from gradsift.datastore.identity import canonical_json
+from gradsift.datastore.identity import Spec, canonical_json
 from gradsift.datastore.store import Store
 
 
@@ -19,31 +18,31 @@ class Mark:
     similarity: float
 
 
-def find(store: Store, spec: Mapping[str, Any]) -> list[Mark] | None:
+def find(store: Store, spec: Spec) -> list[Mark] | None:
     """Marks of the screening with exactly this spec, sorted by example, or None when it has not been done."""
     row = store.catalog.one("SELECT screening_id FROM screening WHERE spec=?", (canonical_json(spec),))
     return None if row is None else of_screening(store, row["screening_id"])
 
 
-def save(store: Store, spec: Mapping[str, Any], marks: Iterable[Mark]) -> list[Mark]:
+def save(store: Store, spec: Spec, marks: Iterable[Mark]) -> list[Mark]:
     """Record a screening and its marks in one transaction; the same spec again keeps the first."""
     text = canonical_json(spec)
     with store.catalog.write() as db:
-        made = db.one(
+        inserted = db.one(
             "INSERT INTO screening (spec, created) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING screening_id",
             (text, time.time()),
         )
-        if made:
-            new = made["screening_id"]
+        if inserted:
+            new = inserted["screening_id"]
             db.executemany(
                 "INSERT INTO mark VALUES (?, ?, ?, ?, ?)",
-                ((new, m.example_id, m.reason, m.twin, m.similarity) for m in marks),
+                ((new, mark.example_id, mark.reason, mark.twin, mark.similarity) for mark in marks),
             )
-        row = made or db.rows("SELECT screening_id FROM screening WHERE spec=?", (text,))[0]
+        row = inserted or db.rows("SELECT screening_id FROM screening WHERE spec=?", (text,))[0]
     return of_screening(store, row["screening_id"])
 
 
-def number(store: Store, spec: Mapping[str, Any]) -> int:
+def number(store: Store, spec: Spec) -> int:
     """Number of a recorded screening, 0 for none."""
     row = store.catalog.one("SELECT screening_id FROM screening WHERE spec=?", (canonical_json(spec),))
     return int(row["screening_id"]) if row else 0
@@ -55,4 +54,4 @@ def of_screening(store: Store, screening_id: int) -> list[Mark]:
         "SELECT example_id, reason, twin, similarity FROM mark WHERE screening_id=? ORDER BY example_id",
         (screening_id,),
     )
-    return [Mark(r["example_id"], r["reason"], r["twin"], r["similarity"]) for r in rows]
+    return [Mark(row["example_id"], row["reason"], row["twin"], row["similarity"]) for row in rows]

@@ -3,20 +3,20 @@
 import json
 import time
 from datetime import UTC, datetime
-from typing import Any
 
+from gradsift.datastore.engine import Record
 from gradsift.datastore.leases import holder_is_dead
 from gradsift.datastore.store import Store
 
-Table = list[dict[str, Any]]
+Table = list[Record]
 
 
 def overview(store: Store) -> dict[str, Table]:
     """Tables of examples, datasets, quarantine, coverage, selections, arms, runs and live leases."""
     catalog = store.catalog
 
-    def rows(text: str) -> Table:
-        return [dict(row) for row in catalog.rows(text)]
+    def rows(query: str) -> Table:
+        return [dict(row) for row in catalog.rows(query)]
 
     return {
         "examples": rows(
@@ -25,7 +25,7 @@ def overview(store: Store) -> dict[str, Table]:
         ),
         "datasets": rows("SELECT role, name, rows, substr(digest, 1, 12) AS digest FROM dataset ORDER BY dataset_id"),
         "quarantine": catalog.named("quarantine_summary"),
-        "feature_rows": [r | {"fingerprint": r["fingerprint"][:12]} for r in catalog.named("coverage")],
+        "feature_rows": [row | {"fingerprint": row["fingerprint"][:12]} for row in catalog.named("coverage")],
         "selections": rows(
             "SELECT s.name, s.target, s.method, count(*) AS examples, sum(copies) AS rows, "
             "substr(s.digest, 1, 12) AS digest "
@@ -35,12 +35,12 @@ def overview(store: Store) -> dict[str, Table]:
         "validation_arms": _arms(rows("SELECT name, target, seed, spec, result FROM arm")),
         "runs": [
             {
-                "run_id": r["run_id"],
-                "name": r["name"],
-                "started_utc": _utc(r["started"]),
-                "finished_utc": "not finished" if r["finished"] is None else _utc(r["finished"]),
+                "run_id": run["run_id"],
+                "name": run["name"],
+                "started_utc": _utc(run["started"]),
+                "finished_utc": "not finished" if run["finished"] is None else _utc(run["finished"]),
             }
-            for r in rows("SELECT run_id, name, started, finished FROM run ORDER BY run_id")
+            for run in rows("SELECT run_id, name, started, finished FROM run ORDER BY run_id")
         ],
         "live_work": _live(rows("SELECT name, holder, expires FROM lease ORDER BY name")),
     }
@@ -48,7 +48,7 @@ def overview(store: Store) -> dict[str, Table]:
 
 def committed_bytes(store: Store) -> int:
     """Bytes of all committed files."""
-    return sum(int(r["bytes"]) for r in store.catalog.rows("SELECT bytes FROM shard"))
+    return sum(int(shard["bytes"]) for shard in store.catalog.rows("SELECT bytes FROM shard"))
 
 
 def _arms(arms: Table) -> Table:
@@ -73,7 +73,7 @@ def _utc(seconds: float) -> str:
 def _live(leases: Table) -> Table:
     now = time.time()
     return [
-        {"lease": r["name"], "holder": r["holder"], "seconds_left": round(r["expires"] - now)}
-        for r in leases
-        if r["expires"] > now and not holder_is_dead(r["holder"])
+        {"lease": lease["name"], "holder": lease["holder"], "seconds_left": round(lease["expires"] - now)}
+        for lease in leases
+        if lease["expires"] > now and not holder_is_dead(lease["holder"])
     ]

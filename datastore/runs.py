@@ -1,6 +1,6 @@
 """What a run made, as values: written to the catalog as JSON and read back by this module alone, whoever wrote it.
 
-A summary keeps the form that `gradsift run --json` prints: plain objects with the fields below, but that the counts of
+A summary has the form that `gradsift run --json` prints: plain objects with the fields below, except that the counts of
 `SpaceRows` stand in the object itself (`"ok": 1480, "no_labels": 3`). Summaries of older versions lack fields that came
 later; `read` gives those their defaults.
 """
@@ -18,7 +18,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import canonical_json
 from gradsift.datastore.store import Store
 
-Json = dict[str, Any]
+Json = dict[str, Any]  # a document or a part of one, as JSON holds it
 Counts = Mapping[str, int]
 
 
@@ -260,7 +260,7 @@ def as_json(result: RunResult) -> Json:
     return document
 
 
-def read(document: Mapping[str, Any]) -> RunResult:
+def read(document: Json) -> RunResult:
     """A result from plain data, of this or an older version."""
     known = {f.name for f in fields(SpaceRows)}
     rows = [
@@ -282,7 +282,7 @@ def plan_as_json(plan: MixturePlan) -> Json:
     return {"budget": budget, "table": [asdict(line) for line in plan.table], "rule": plan.rule, "order": plan.order}
 
 
-def plan_from_json(document: Mapping[str, Any]) -> MixturePlan:
+def plan_from_json(document: Json) -> MixturePlan:
     """The inverse of `plan_as_json`."""
     lines = [Share(**line) for line in document["table"]]
     return MixturePlan(**document["budget"], table=lines, rule=document["rule"], order=document["order"])
@@ -291,11 +291,11 @@ def plan_from_json(document: Mapping[str, Any]) -> MixturePlan:
 def start(store: Store, name: str, recipes: Recipes) -> int:
     """Record the start of a run; returns its number."""
     with store.catalog.write() as db:
-        (made,) = db.rows(
+        (inserted,) = db.rows(
             "INSERT INTO run (name, recipe, started, written) VALUES (?, ?, ?, ?) RETURNING run_id",
             (name, canonical_json(recipes.resolved), time.time(), canonical_json(recipes.written)),
         )
-    return int(made["run_id"])
+    return int(inserted["run_id"])
 
 
 def finish(store: Store, run_id: int, result: RunResult) -> None:

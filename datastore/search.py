@@ -29,9 +29,9 @@ def neighbours(store: Store, space_id: int, queries: NDArray[np.float32], k: int
     best: list[list[Neighbour]] = [[] for _ in queries]
     for block in features.read(store, space_id):
         cosines = block.unit() @ queries.T  # [n, Q]
-        for number, found in enumerate(best):
+        for number, nearest in enumerate(best):
             top = np.argsort(-cosines[:, number], kind="stable")[:k]
-            found += [Neighbour(block.example_ids[t], float(cosines[t, number])) for t in top]
-            found.sort(key=lambda n: (-n.cosine, n.example_id))
-            del found[k:]
+            nearest += [Neighbour(block.example_ids[t], float(cosines[t, number])) for t in top]
+            nearest.sort(key=lambda neighbour: (-neighbour.cosine, neighbour.example_id))
+            del nearest[k:]
     return best

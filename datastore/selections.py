@@ -2,16 +2,16 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gradsift.datastore.engine import Row, Transaction
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.identity import canonical_json, digest_ids, fingerprint
+from gradsift.datastore.identity import Spec, canonical_json, digest_ids, fingerprint
 from gradsift.datastore.runs import MixturePlan, plan_from_json
 from gradsift.datastore.store import Store
 
@@ -40,38 +40,40 @@ class Selection:
         return sum(self.copies)
 
 
-def save(
-    store: Store,
-    name: str,
-    target: str,
-    spec: Mapping[str, Any],
-    ids: Sequence[str],
-    scores: Sequence[float | None],
-    details: pa.Table | None = None,
-    copies: Sequence[int] | None = None,
-) -> Selection:
-    """Record a selection; the same spec again returns the one recorded first.
+@dataclass(frozen=True)
+class Picks:
+    """What was chosen, in rank order: ids, scores (None where the method gives none), and how often each occurs
+    (None: once).
 
-    `details` has a row for each example of the pool (`example_id`, `score`, and what else the rule says of it) and
-    goes to a Parquet shard beside it (of a mixture: a row for each chosen one). Its column `loss_mask` (a list of
-    booleans, one for each label token, or null) is part of the selection's digest.
+    `details` has a row for each example of the pool (`example_id`, `score`, and what else the rule says of it; of a
+    mixture: a row for each chosen one). Its column `loss_mask` (a list of booleans, one for each label token, or null)
+    is part of the selection's digest.
     """
-    text = canonical_json(spec)
-    copies = list(copies or [1] * len(ids))
-    digest = _digest(ids, copies, details)
+
+    example_ids: Sequence[str]
+    scores: Sequence[float | None]
+    details: pa.Table | None = None
+    copies: Sequence[int] | None = None
+
+
+def save(store: Store, name: str, target: str, spec: Spec, picks: Picks) -> Selection:
+    """Record a selection, its details in a Parquet shard; the same spec again returns the one recorded first."""
+    text, details = canonical_json(spec), picks.details
+    copies = list(picks.copies or [1] * len(picks.example_ids))
+    digest = _digest(picks.example_ids, copies, details)
 
     def record(db: Transaction, shard_id: int | None) -> bool:
-        made = db.one(
+        inserted = db.one(
             "INSERT INTO selection (name, target, method, digest, spec, scores_shard, created) "
             "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING selection_id",
             (name, target, spec["method"], digest, text, shard_id, time.time()),
         )
-        if made is None:
+        if inserted is None:
             return False
-        new = made["selection_id"]
+        items = zip(picks.example_ids, picks.scores, copies, strict=True)
         db.executemany(
             "INSERT INTO selection_item (selection_id, rank, example_id, score, copies) VALUES (?, ?, ?, ?, ?)",
-            ((new, k, i, s, n) for k, (i, s, n) in enumerate(zip(ids, scores, copies, strict=True))),
+            ((inserted["selection_id"], rank, *item) for rank, item in enumerate(items)),
         )
         return True
 
@@ -79,7 +81,7 @@ def save(
         with store.catalog.write() as db:
             record(db, None)
     else:
-        store.commit_file("scores", ".parquet", details.num_rows, lambda h: _write(details, h), record)
+        store.commit_file("scores", ".parquet", details.num_rows, lambda handle: _write(details, handle), record)
     return find(store, spec) or _missing(name)
 
 
@@ -113,8 +115,8 @@ def masks(store: Store, selection: Selection) -> dict[str, list[bool]]:
     table = details(store, selection)
     if table is None or MASK not in table.column_names:
         return {}
-    found = _masks(table)
-    return {i: found[i] for i in selection.example_ids if i in found}
+    of_all = _masks(table)
+    return {i: of_all[i] for i in selection.example_ids if i in of_all}
 
 
 def _masks(table: pa.Table) -> dict[str, list[bool]]:
@@ -122,7 +124,7 @@ def _masks(table: pa.Table) -> dict[str, list[bool]]:
     return {i: mask for i, mask in pairs if mask is not None}
 
 
-def spec_of(store: Store, selection: Selection) -> dict[str, Any]:
+def spec_of(store: Store, selection: Selection) -> Spec:
     """Everything that decided a selection: digests of its pool and targets, feature spaces, settings."""
     row = store.catalog.one("SELECT spec FROM selection WHERE selection_id=?", (selection.selection_id,))
     return dict(json.loads(row["spec"])) if row else {}
@@ -144,10 +146,10 @@ def facts(store: Store, selection: Selection) -> Facts:
         "WHERE i.selection_id=? ORDER BY i.rank",
         (selection.selection_id,),
     )
-    return Facts([r["source"] for r in rows], [r["licence"] for r in rows], [r["chars"] for r in rows])
+    return Facts([row["source"] for row in rows], [row["licence"] for row in rows], [row["chars"] for row in rows])
 
 
-def find(store: Store, spec: Mapping[str, Any]) -> Selection | None:
+def find(store: Store, spec: Spec) -> Selection | None:
     """The selection with exactly this spec, or None."""
     row = store.catalog.one("SELECT * FROM selection WHERE spec=?", (canonical_json(spec),))
     return _load(store, row) if row else None
@@ -166,7 +168,7 @@ def get(store: Store, name: str, target: str | None = None) -> Selection:
     )
     if row is None:
         known = store.catalog.rows("SELECT name FROM selection GROUP BY name ORDER BY min(selection_id)")
-        names = ", ".join(str(r["name"]) for r in known)
+        names = ", ".join(str(row["name"]) for row in known)
         raise InputError(f"no selection {name!r} in {store.root}; there are: {names or 'none'}")
     return _load(store, row)
 
@@ -191,9 +193,9 @@ def _load(store: Store, row: Row) -> Selection:
         row["target"],
         row["method"],
         row["digest"],
-        [i["example_id"] for i in items],
-        [i["score"] for i in items],
-        [i["copies"] for i in items],
+        [item["example_id"] for item in items],
+        [item["score"] for item in items],
+        [item["copies"] for item in items],
     )
 
 

@@ -106,7 +106,7 @@ class SqliteEngine(Engine):
     def write(self) -> Iterator[SqliteTransaction]:
         """One immediate transaction: all of it or nothing. Nothing slow belongs inside.
 
-        Raises StoreFullError when the disk takes no more.
+        Raises StoreFullError when the disk is full.
         """
         connection = self._connection
         with disk_errors(self.path):

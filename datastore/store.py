@@ -22,7 +22,7 @@ class Store:
     """An open store. Modules `examples`, `features`, `checkpoints` and `selections` work on it.
 
     `root` is also where reports and exports go unless told otherwise. `catalog` and `backend` are for the modules of
-    `datastore/`: everybody else calls a function of theirs.
+    `datastore/` alone: everybody else calls functions of these modules.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class Store:
     ) -> int | None:
         """Write a file durably, then commit it with the rows that refer to it in one transaction.
 
-        `record(db, shard_id)` inserts what belongs to the shard; if it returns False someone else was
-        first: nothing is committed and our file is deleted. Returns the shard id, or None then.
+        `record(db, shard_id)` inserts what belongs to the shard; when it returns False, somebody else was faster:
+        nothing is committed and this file is deleted. Returns the shard id, or None then.
         """
         written = self.backend.write(kind, suffix, fill)
         try:
@@ -122,11 +122,11 @@ def stored_file(row: Row) -> StoredFile:
 
 
 def _insert_shard(db: Transaction, kind: str, rows: int, file: StoredFile) -> int:
-    made = db.rows(
+    inserted = db.rows(
         "INSERT INTO shard (kind, name, rows, bytes, sha256, created) VALUES (?, ?, ?, ?, ?, ?) RETURNING shard_id",
         (kind, file.name, rows, file.bytes, file.sha256, time.time()),
     )
-    return int(made[0]["shard_id"])
+    return int(inserted[0]["shard_id"])
 
 
 class _LostRace(Exception):

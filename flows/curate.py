@@ -23,7 +23,7 @@ def curate_with_prefect(
     Raises what the work raised.
     """
 
-    def work() -> RunResult:
+    def run() -> RunResult:
         with Store(store_root) as store:
             result = curate(
                 recipe,
@@ -36,4 +36,4 @@ def curate_with_prefect(
             publish(store, result.name, result.arms)
             return result
 
-    return in_flow("curate", recipe.name, work, task_runner)
+    return in_flow("curate", recipe.name, run, task_runner)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from gradsift.pipelines.report.page import markdown
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -20,24 +19,25 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
 from gradsift.datastore.errors import GradsiftError
-from gradsift.datastore.runs import ArmRow
+from gradsift.datastore.runs import ArmRow, Json
 from gradsift.datastore.store import Store
+from gradsift.pipelines.report.page import markdown
 from gradsift.pipelines.report.report import report
-from gradsift.pipelines.validate.job import Job, do
+from gradsift.pipelines.validate.job import Job, do_job
 from gradsift.pipelines.validate.validate import Spread
 
 T = TypeVar("T")
 Runner = TaskRunner[Any]
 
 
-def _task(name: str, work: Callable[[], Any]) -> Any:
-    """A task without parameters (a runner may look into those, and change them): what it needs is in `work`."""
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)
+def _task(name: str, action: Callable[[], Any]) -> Any:
+    """A task without parameters (a runner may look into those, and change them): what it needs is in `action`."""
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(action)
 
 
-def as_task(name: str, work: Callable[[], Any]) -> Any:
+def as_task(name: str, action: Callable[[], Any]) -> Any:
     """Run a piece of work as a Prefect task. Nothing is passed or kept: the store holds all state."""
-    return _task(name, work)()
+    return _task(name, action)()
 
 
 def submit_jobs(jobs: Sequence[Job]) -> None:
@@ -46,7 +46,7 @@ def submit_jobs(jobs: Sequence[Job]) -> None:
     All are tried; then the first failure is raised, and what was done is recorded.
     """
     with _server_for_children():
-        futures = [_task(job.name, _doing(job)).submit() for job in jobs]
+        futures = [_task(job.name, _action_of(job)).submit() for job in jobs]
     try:
         for future in futures:
             future.wait()
@@ -67,15 +67,15 @@ def _server_for_children() -> Iterator[None]:
         yield
 
 
-def _doing(job: Job) -> Callable[[], None]:
-    def work() -> None:
-        do(job)
+def _action_of(job: Job) -> Callable[[], None]:
+    def action() -> None:
+        do_job(job)
 
-    return work
+    return action
 
 
 def spread_over(runner: Runner | None) -> Spread | None:
-    """What validation gives its runs to when the flow has a task runner; without one it does them itself."""
+    """How validation spreads its runs when the flow has a task runner; None without one: it does them itself."""
     return None if runner is None else submit_jobs
 
 
@@ -98,17 +98,17 @@ def _hang_up() -> None:
         running.client.__exit__(None, None, None)
 
 
-def in_flow(name: str, run_name: str, work: Callable[[], T], runner: Runner | None = None) -> T:
-    """Do work as a Prefect flow run.
+def in_flow(name: str, run_name: str, action: Callable[[], T], runner: Runner | None = None) -> T:
+    """Do an action as a Prefect flow run.
 
-    Raises what the work raised, even where Prefect fails in its turn: a Ctrl-C in a terminal also ends the
-    temporary server, and the error of not reaching it must not hide the interrupt.
+    Raises what the action raised, even where Prefect then fails too: a Ctrl-C in a terminal also ends the temporary
+    server, and the error of not reaching it must not hide the interrupt.
     """
     failures: list[BaseException] = []
 
     def attempt() -> T:
         try:
-            return work()
+            return action()
         except BaseException as error:
             failures.append(error)
             if isinstance(error, KeyboardInterrupt):
@@ -121,8 +121,10 @@ def in_flow(name: str, run_name: str, work: Callable[[], T], runner: Runner | No
             chain = chain.__context__
         return chain
 
-    settings: dict[str, Any] = {} if runner is None else {"task_runner": runner}
-    run = flow(name=name, flow_run_name=run_name, persist_result=False, validate_parameters=False, **settings)(attempt)
+    as_flow = flow(
+        name=name, flow_run_name=run_name, persist_result=False, validate_parameters=False, task_runner=runner
+    )
+    run = as_flow(attempt)
     try:
         return run()
     except BaseException as error:
@@ -138,5 +140,5 @@ def publish(store: Store, name: str, arms: Sequence[ArmRow]) -> None:
     create_markdown_artifact(markdown(report(store)), key=key, description=f"Report of {name}")
     if arms:
         columns = ("target", "arm", "examples", "test_loss_mean", "test_loss_ci95", "score_mean", "forgetting")
-        rows: list[dict[str, Any]] = [{c: getattr(arm, c) for c in columns} for arm in arms]
+        rows: list[Json] = [{c: getattr(arm, c) for c in columns} for arm in arms]
         create_table_artifact(rows, key=f"{key}-arms", description="Test loss by arm, mean over seeds")

@@ -1,36 +1,34 @@
 """The `validate` flow: arms of what a store's last run chose, each run as a Prefect task."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from gradsift.datastore.runs import RunResult
 from gradsift.datastore.store import Store
 from gradsift.flows.tasks import Runner, as_task, in_flow, publish, spread_over
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.recipe import Fields
 from gradsift.pipelines.runs.revalidate import revalidate
 
 
 def validate_with_prefect(
     store_root: Path,
-    settings: Mapping[str, Any] | None = None,
+    settings: Fields | None = None,
     *,
     out: Path | None = None,
     progress: Progress = quiet,
     task_runner: Runner | None = None,
 ) -> RunResult:
-    """`revalidate` as the Prefect flow `validate`, its runs spread over the task runner, if one is
-    given.
+    """`revalidate` as the Prefect flow `validate`, its runs spread over the task runner, if one is given.
 
     Raises what the work raised.
     """
 
-    def work() -> RunResult:
+    def run() -> RunResult:
         with Store(store_root, create=False) as store:
-            done = revalidate(
+            result = revalidate(
                 store, settings, out=out, step=as_task, progress=progress, spread=spread_over(task_runner)
             )
-            publish(store, Path(done.report).stem, done.arms)
-            return done
+            publish(store, Path(result.report).stem, result.arms)
+            return result
 
-    return in_flow("validate", store_root.resolve().name or "store", work, task_runner)
+    return in_flow("validate", store_root.resolve().name or "store", run, task_runner)

@@ -1,10 +1,10 @@
-"""How work is reported and wrapped: stages call functions; the face decides how it looks and what runs it."""
+"""How work is reported and wrapped: stages call these functions, their caller decides what they do."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
-Step = Callable[[str, Callable[[], Any]], Any]
+Step = Callable[[str, Callable[[], Any]], Any]  # of a name and an action: does it and gives its value
 
 
 class Progress(Protocol):
@@ -19,6 +19,6 @@ def quiet(stage: str, done: int, total: int | None) -> None:
     """Report nothing."""
 
 
-def directly(_name: str, work: Callable[[], T]) -> T:
+def directly(_name: str, action: Callable[[], T]) -> T:
     """A step without an orchestrator."""
-    return work()
+    return action()

@@ -1,18 +1,24 @@
 """Text of data sets in tables of Markdown and CSV: signs that Markdown, HTML or a spreadsheet would act on are escaped
-or taken out. A table is a list of rows with the same keys, of which the first row's decide."""
+or taken out. A table is a list of rows with the same columns, in the order of
+the first row."""
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any]  # of a table, by column
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def shortened(text: str, size: int) -> str:
     """The text, or its start and an ellipsis: at most `size` characters."""
     return text if len(text) <= size else f"{text[: size - 1]}…"
+
+
+def first_turn(chat: Sequence[Mapping[str, str]], role: str, size: int) -> str:
+    """The first turn of a role in a chat, shortened; empty where there is none."""
+    return shortened(next((turn["content"] for turn in chat if turn["role"] == role), ""), size)
 
 
 def printable(text: str) -> str:
@@ -25,7 +31,7 @@ def markdown(rows: Sequence[Row]) -> str:
     if not rows:
         return "None.\n"
     names = list(rows[0])
-    numeric = {n for n in names if all(isinstance(r[n], int | float | None) for r in rows)}
+    numeric = {n for n in names if all(isinstance(row[n], int | float | None) for row in rows)}
     lines = [
         "| " + " | ".join(n.replace("_", " ") for n in names) + " |",
         "|" + "|".join("---:" if n in numeric else "---" for n in names) + "|",

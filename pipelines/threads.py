@@ -2,7 +2,7 @@
 variable, since OpenMP reads it once, when it is loaded.
 
 Threads that spin while they wait make two busy processes on one machine several times slower (docs/results.md). A
-setting of the user's stands; where the caller imported torch before, it is too late, and nothing is changed.
+user's own setting stays; where the caller imported torch before, it is too late, and nothing is changed.
 """
 
 import os

@@ -2,9 +2,10 @@
 
 import shutil
 import sys
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from gradsift.datastore.errors import GradsiftError
 from gradsift.datastore.files import file_system_type, on_network
@@ -13,61 +14,71 @@ from gradsift.datastore.store import Store, is_store
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "pyarrow", "prefect", "fastapi", "cyclopts")
 LOW_BYTES = 2 << 30
+NEEDED = "Prefect needs fastapi>=0.139,<0.151"
 
 
-def checks(store: Path) -> list[dict[str, Any]]:
-    """Rows of {check, state, detail}; state is ok, warn or bad."""
-    rows = [_row("python", sys.version_info >= (3, 11), sys.version.split()[0])]
-    rows += [_package(name) for name in PACKAGES]
-    rows += [_fastapi(), _accelerator()]
+@dataclass(frozen=True)
+class Check:
+    """What was looked at, and how it is."""
+
+    check: str
+    state: Literal["ok", "warn", "bad"]
+    detail: str
+
+
+def checks(store: Path) -> list[Check]:
+    """All checks of the installation and of the store, if there is one."""
+    done = [_check("python", sys.version_info >= (3, 11), sys.version.split()[0])]
+    done += [_package(name) for name in PACKAGES]
+    done += [_fastapi(), _accelerator()]
     folder = store if store.exists() else store.resolve().parent
     free = shutil.disk_usage(folder if folder.exists() else Path.cwd()).free
-    rows.append(_row("free disk", free > LOW_BYTES, f"{free / 2**30:.1f} GiB", bad="warn"))
+    done.append(_check("free disk", free > LOW_BYTES, f"{free / 2**30:.1f} GiB", failing="warn"))
     kind = file_system_type(folder)
     network = on_network(folder)
     detail = f"{kind or 'unknown'}{' (network: the catalog uses no WAL here, one writer at a time)' if network else ''}"
-    rows.append(_row("file system", not network, detail, bad="warn"))
-    rows.append(_store(store))
-    return rows
+    done.append(_check("file system", not network, detail, failing="warn"))
+    done.append(_store(store))
+    return done
 
 
-def _row(check: str, good: bool, detail: str, bad: str = "bad") -> dict[str, Any]:
-    return {"check": check, "state": "ok" if good else bad, "detail": detail}
+def _check(check: str, good: bool, detail: str, failing: Literal["warn", "bad"] = "bad") -> Check:
+    return Check(check, "ok" if good else failing, detail)
 
 
-def _package(name: str) -> dict[str, Any]:
+def _package(name: str) -> Check:
     try:
-        return _row(name, True, version(name))
+        return _check(name, True, version(name))
     except PackageNotFoundError:
-        return _row(name, False, f"missing: pip install {name}")
+        return _check(name, False, f"missing: pip install {name}")
 
 
-def _fastapi() -> dict[str, Any]:
+def _fastapi() -> Check:
     try:
-        found = version("fastapi")
+        installed = version("fastapi")
     except PackageNotFoundError:
-        return _row("prefect with fastapi", False, "fastapi is missing")
-    minor = tuple(int(part) for part in found.split(".")[:2])
-    good = (0, 139) <= minor < (0, 151)
-    return _row("prefect with fastapi", good, found if good else f"{found}: Prefect needs fastapi>=0.139,<0.151")
+        return _check("prefect with fastapi", False, "fastapi is missing")
+    series = tuple(int(part) for part in installed.split(".")[:2])
+    good = (0, 139) <= series < (0, 151)
+    return _check("prefect with fastapi", good, installed if good else f"{installed}: {NEEDED}")
 
 
-def _accelerator() -> dict[str, Any]:
+def _accelerator() -> Check:
     try:
         import torch
     except ImportError as error:
-        return _row("accelerator", False, f"torch cannot be imported: {error}")
+        return _check("accelerator", False, f"torch cannot be imported: {error}")
     if torch.cuda.is_available():
-        return _row("accelerator", True, torch.cuda.get_device_name())
-    return _row("accelerator", True, f"none; {torch.get_num_threads()} CPU threads")
+        return _check("accelerator", True, torch.cuda.get_device_name())
+    return _check("accelerator", True, f"none; {torch.get_num_threads()} CPU threads")
 
 
-def _store(store: Path) -> dict[str, Any]:
+def _store(store: Path) -> Check:
     if not is_store(store):
-        return _row("store", True, f"none at {store} yet")
+        return _check("store", True, f"none at {store} yet")
     try:
         with Store(store, create=False) as opened:
             mebibytes = committed_bytes(opened) / 2**20
     except GradsiftError as error:
-        return _row("store", False, str(error))
-    return _row("store", True, f"{store}: {mebibytes:.1f} MiB committed; `gradsift verify` checks it")
+        return _check("store", False, str(error))
+    return _check("store", True, f"{store}: {mebibytes:.1f} MiB committed; `gradsift verify` checks it")

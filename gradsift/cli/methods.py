@@ -2,11 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from gradsift.cli.shared import DEFAULT_STORE, Json, Options, StorePath, app
+
+if TYPE_CHECKING:
+    from gradsift.pipelines.recipe import Fields
 
 
 @app.command
@@ -120,10 +123,10 @@ def score(
     from gradsift.pipelines.runs.reselect import score as score_pool
 
     with Store(store, create=False) as opened:
-        found = score_pool(opened, _select_section(method, None, option, encoder), target, checkpoint)
-    if len(found) != 1:
-        raise InputError(f"this store has several targets; give --target ({', '.join(found)})")
-    table = next(iter(found.values()))
+        by_target = score_pool(opened, _select_section(method, None, option, encoder), target, checkpoint)
+    if len(by_target) != 1:
+        raise InputError(f"this store has several targets; give --target ({', '.join(by_target)})")
+    (table,) = by_target.values()
     if out is not None:
         import pyarrow.parquet as pq
 
@@ -153,38 +156,16 @@ def overlap(
     k
         Compare the first k of each instead of the whole (Jaccard index).
     """
-    from gradsift.cli import show
+    from gradsift.cli import show, tables
     from gradsift.datastore.store import Store
     from gradsift.pipelines.select.overlap import overlap as compare
 
     with Store(store, create=False) as opened:
-        found = compare(opened, names, target, k)
-    if json:
-        show.document(found)
-        return
-    rows, scores = found["rows"], {row["selection"]: row for row in found["scores"]}
-    number = {row["selection"]: str(n) for n, row in enumerate(rows, 1)}
-    listed = [
-        {"#": number[name], "selection": name, "examples": row["examples"],
-         "scores with length": scores.get(name, {}).get("with length")}
-        for name, row in ((row["selection"], row) for row in rows)
-    ]  # fmt: skip
-    show.table("Selections", listed)
-    chance = "" if found["by_chance"] is None else f"; chance alone gives about {found['by_chance']:.3f}"
-    show.table(f"Shared examples ({found['measure']}{chance})", _matrix(rows, number))
-    show.table("Rank correlation of scores", _matrix(found["scores"], number))
+        alike = compare(opened, names, target, k)
+    show.document(asdict(alike)) if json else tables.show_overlap(alike)
 
 
-def _matrix(rows: list[dict[str, Any]], number: dict[str, str]) -> list[dict[str, Any]]:
-    """Numbers for names and two decimals, so that a matrix fits into a terminal."""
-    return [
-        {"#": number[row["selection"]]}
-        | {number[key]: "" if row[key] is None else f"{row[key]:.2f}" for key in row if key in number}
-        for row in rows
-    ]
-
-
-def _select_section(method: str, rule: str | None, option: tuple[str, ...], encoder: Path | None) -> dict[str, Any]:
+def _select_section(method: str, rule: str | None, option: tuple[str, ...], encoder: Path | None) -> "Fields":
     import yaml
 
     from gradsift.datastore.errors import InputError

@@ -95,12 +95,11 @@ def export(
         recipes = runs.recipe_of(opened, chosen)
         options = recipes.resolved.get("export", {}) | {k: v for k, v in given.items() if v is not None}
         path = write(opened, chosen, recipes, folder, Export.model_validate(options), progress)
-    made = {"name": chosen.name, "examples": len(chosen.example_ids), "rows": chosen.rows, "digest": chosen.digest,
-            "folder": str(path)}  # fmt: skip
     if json:
-        show.document(made)
+        show.document({"name": chosen.name, "examples": len(chosen.example_ids), "rows": chosen.rows,
+                       "digest": chosen.digest, "folder": str(path)})  # fmt: skip
     else:
-        show.line(f"{made['rows']} rows in {path}; read them with load_dataset({str(path)!r})")
+        show.line(f"{chosen.rows} rows in {path}; read them with load_dataset({str(path)!r})")
 
 
 @app.command
@@ -124,34 +123,17 @@ def diff(
     examples
         How many examples to show of each side's own.
     """
-    from gradsift.cli import show
+    from gradsift.cli import show, tables
     from gradsift.datastore.store import Store
     from gradsift.pipelines.export.diff import diff as compare
 
     folders = all((Path(side) / "manifest.json").is_file() for side in (one, other))
     if folders:
-        found = compare(None, one, other, examples)
+        difference = compare(None, one, other, examples)
     else:
         with Store(store, create=False) as opened:
-            found = compare(opened, one, other, examples)
-    if json:
-        show.document(found)
-        return
-    for key in ("a", "b"):
-        side = found[key]
-        show.line(f"{key}: {side['name']}@{side['digest'][:12]}, {side['rows']:,} rows, {side['examples']:,} examples")
-    show.line(
-        f"{found['in_both']:,} examples in both ({found['other_copies']:,} with other copies), "
-        f"{found['only_a']:,} only in a, {found['only_b']:,} only in b"
-    )
-    for key, rows in found["by"].items():
-        show.table(f"Rows by {key}", rows)
-    if found["score"]:
-        show.table("Scores", found["score"])
-    for key, title in (("only_a", "Only in a"), ("only_b", "Only in b")):
-        if found["examples"][key]:
-            rows = [row | {"example_id": row["example_id"][:8]} for row in found["examples"][key]]
-            show.table(f"{title}: {len(rows)} of {found[key]:,}", rows)
+            difference = compare(opened, one, other, examples)
+    show.document(asdict(difference)) if json else tables.show_difference(difference)
 
 
 @app.command

@@ -1,5 +1,6 @@
 """Commands about results: the report of a run, and validation of what a store holds."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from gradsift.cli.shared import (
@@ -33,7 +34,7 @@ def report(*, out: Path | None = None, store: StorePath = DEFAULT_STORE, json: J
     with Store(store, create=False) as opened:
         run = last_run(opened)
         if json:
-            show.document(document(opened, run))
+            show.document(asdict(document(opened, run)))
             return
         path = write_report(opened, out or opened.root / "reports" / f"{run.name}.html", run)
     show.line(f"{path}; as data: {path.with_suffix('.json')}")

@@ -79,7 +79,6 @@ def demo(*, folder: Path = Path("demo"), no_prefect: Flag = False, json: Json = 
         Run the stages without Prefect.
     """
     from gradsift.cli import show, tables
-    from gradsift.datastore.runs import read
     from gradsift.pipelines.demo.demo import run_demo
 
     quiet_libraries()
@@ -89,12 +88,12 @@ def demo(*, folder: Path = Path("demo"), no_prefect: Flag = False, json: Json = 
             call = Call(recipe, store, export_to, progress)
             return _directly(call) if no_prefect else _under_prefect(call)
 
-        document = run_demo(folder, run_one, progress)
+        outcome = run_demo(folder, run_one, progress)
     if json:
-        show.document(document)
+        show.document(outcome.document())
         return
-    tables.show_result(read(document["run"]))
-    tables.show_planted(document["planted"])
+    tables.show_result(outcome.result)
+    tables.show_planted(outcome.truth)
     show.line(f"Everything is in {folder}/ ; the table as data: {folder}/result.json")
 
 

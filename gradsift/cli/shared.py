@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from gradsift.pipelines.version import VERSION
+
+if TYPE_CHECKING:
+    from gradsift.pipelines.recipe import Fields
 
 app = App(
     name="gradsift",
@@ -37,7 +40,7 @@ PREFECT = {
 
 
 def quiet_libraries() -> None:
-    """Settings of the libraries that load models, where the user has not made them. Before they are imported."""
+    """Set what the user has not set for the libraries that load models. Call it before they are imported."""
     for name, value in LIBRARIES.items():
         os.environ.setdefault(name, value)
     from transformers.utils import logging
@@ -46,13 +49,13 @@ def quiet_libraries() -> None:
 
 
 def quiet_prefect() -> None:
-    """Settings of Prefect, where the user has not made them. Before `gradsift.flows` is imported."""
+    """Set what the user has not set for Prefect. Call it before `gradsift.flows` is imported."""
     for name, value in PREFECT.items():
         os.environ.setdefault(name, value)
 
 
 def check_processes(no_prefect: bool, processes: int | None) -> None:
-    """Raise InputError for a number of processes that cannot be."""
+    """Raise InputError for a number of processes that makes no sense."""
     from gradsift.datastore.errors import InputError
 
     if processes is not None and processes < 2:
@@ -61,7 +64,7 @@ def check_processes(no_prefect: bool, processes: int | None) -> None:
         raise InputError("--processes uses Prefect's process pool; leave out --no-prefect")
 
 
-def read_section(path: Path, name: str) -> dict[str, Any]:
+def read_section(path: Path, name: str) -> "Fields":
     """The fields of a recipe's section, alone in a YAML file or under the section's name. Raises InputError."""
     import yaml
 

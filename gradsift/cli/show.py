@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from gradsift.pipelines.progress import Progress
+from gradsift.pipelines.tables import Row
 
 LINE_SECONDS = 5.0
-Row = Mapping[str, Any]
 
 
 def document(value: Any) -> None:
@@ -88,12 +88,12 @@ def progress() -> Iterator[Progress]:
 
 
 def _bars() -> Iterator[Progress]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bars(*columns, console=Console(stderr=True)) as bars:
-        known: dict[str, Any] = {}
+        known: dict[str, TaskID] = {}
 
         def update(stage: str, done: int, total: int | None) -> None:
             if stage not in known:

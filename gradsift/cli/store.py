@@ -81,9 +81,10 @@ def doctor(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
     from gradsift.cli.doctor import checks
     from gradsift.datastore.errors import GradsiftError
 
-    rows = checks(store)
+    done = checks(store)
+    rows = [asdict(check) for check in done]
     show.document(rows) if json else show.table("Doctor", rows)
-    if any(row["state"] == "bad" for row in rows):
+    if any(check.state == "bad" for check in done):
         raise GradsiftError("something is wrong; see the lines marked bad")
 
 
@@ -103,7 +104,10 @@ def verify(*, store: StorePath = DEFAULT_STORE, drop: Flag = False, json: Json =
 
     with Store(store, create=False) as opened:
         damage = maintenance.verify(opened)
-        rows = [asdict(d) | ({"dropped": maintenance.drop_damaged(opened, d)} if drop else {}) for d in damage]
+        rows = [
+            asdict(damaged) | ({"dropped": maintenance.drop_damaged(opened, damaged)} if drop else {})
+            for damaged in damage
+        ]
     show.document(rows) if json else show.table("Damaged files", rows)
     if damage and not drop:
         raise CorruptionError(f"{len(damage)} damaged files; `gradsift verify --drop` forgets them")
@@ -127,6 +131,6 @@ def gc(
     from gradsift.datastore.store import Store
 
     with Store(store, create=False) as opened:
-        work = maintenance.garbage if dry_run else maintenance.collect
-        rows = [{"file": name, "bytes": size} for name, size in work(opened, grace_hours * 3600)]
+        listed = maintenance.garbage if dry_run else maintenance.collect
+        rows = [{"file": name, "bytes": size} for name, size in listed(opened, grace_hours * 3600)]
     show.document(rows) if json else show.table("Unreferenced files", rows)

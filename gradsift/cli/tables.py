@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gradsift.cli import show
 from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, Versus
+from gradsift.pipelines.tables import Row
 
 if TYPE_CHECKING:
+    from gradsift.pipelines.demo.demo import PlantedTruth
+    from gradsift.pipelines.export.diff import Difference
     from gradsift.pipelines.runs.dryrun import Plan
+    from gradsift.pipelines.select.overlap import Overlap
 
 SELECTION = ("name", "examples", "source_precision", "source_share_of_pool", "by_source")
 
@@ -31,7 +35,7 @@ def show_result(result: RunResult) -> None:
         show.table(f"Screening leaves {pool.used} of them", [asdict(entry) for entry in pool.left_out])
     show.table("Quarantined rows", [{"reason": reason, "rows": n} for reason, n in pool.quarantined.items()])
     if result.selections:
-        show.table("Selections", [asdict(s) for s in result.selections], (*SELECTION, "export"))
+        show.table("Selections", [asdict(made) for made in result.selections], (*SELECTION, "export"))
     for made in result.mixtures:
         show_mixture(made)
     if result.arms:
@@ -39,23 +43,68 @@ def show_result(result: RunResult) -> None:
     show.line(f"Report: {result.report}")
 
 
-def show_planted(planted: Mapping[str, Any]) -> None:
+def show_planted(truth: "PlantedTruth") -> None:
     """How much of the demo's planted truth was found."""
-    chosen = planted["selected"]
-    outcomes = [
-        ("rows of the target skill", "target_rows", "{selected} of {chosen} selected"),
-        ("near-duplicates of them", "near_duplicates", "{selected} selected"),
-        ("wrong answers", "wrong_answers", "{selected} selected"),
-        ("exact duplicates", "exact_duplicates", "{found} found and merged"),
-        ("leaked test questions", "leaks", "{found} found and left out"),
+    target, near, wrong = truth.target_rows, truth.near_duplicates, truth.wrong_answers
+    exact, leaks, bad = truth.exact_duplicates, truth.leaks, truth.bad_rows
+    lines = [
+        ("rows of the target skill", target.planted, f"{target.selected} of {truth.selected} selected"),
+        ("near-duplicates of them", near.planted, f"{near.selected} selected"),
+        ("wrong answers", wrong.planted, f"{wrong.selected} selected"),
+        ("exact duplicates", exact.planted, f"{exact.found} found and merged"),
+        ("leaked test questions", leaks.planted, f"{leaks.found} found and left out"),
+        ("bad rows", sum(bad.planted.values()), f"{sum(bad.quarantined.values())} quarantined"),
     ]
-    rows = [
-        {"planted": what, "in pool": planted[key]["planted"], "outcome": text.format(chosen=chosen, **planted[key])}
-        for what, key, text in outcomes
+    show.table("Planted truth", [{"planted": what, "in pool": n, "outcome": outcome} for what, n, outcome in lines])
+
+
+def show_difference(difference: "Difference") -> None:
+    """How two selections or mixtures differ."""
+    for letter, side in (("a", difference.a), ("b", difference.b)):
+        show.line(f"{letter}: {side.name}@{side.digest[:12]}, {side.rows:,} rows, {side.examples:,} examples")
+    show.line(
+        f"{difference.in_both:,} examples in both ({difference.other_copies:,} with other copies), "
+        f"{difference.only_a:,} only in a, {difference.only_b:,} only in b"
+    )
+    for key, lines in difference.by.items():
+        show.table(f"Rows by {key}", lines)
+    if difference.score:
+        show.table("Scores", difference.score)
+    for letter, samples, count in (
+        ("a", difference.examples.only_a, difference.only_a),
+        ("b", difference.examples.only_b, difference.only_b),
+    ):
+        if samples:
+            shown = [asdict(sample) | {"example_id": sample.example_id[:8]} for sample in samples]
+            show.table(f"Only in {letter}: {len(samples)} of {count:,}", shown)
+
+
+def show_overlap(alike: "Overlap") -> None:
+    """How alike selections are, their names as numbers so that a matrix fits into a terminal."""
+    number = {row["selection"]: str(n) for n, row in enumerate(alike.rows, 1)}
+    with_length = {row["selection"]: row["with length"] for row in alike.scores}
+    listed = [
+        {
+            "#": number[row["selection"]],
+            "selection": row["selection"],
+            "examples": row["examples"],
+            "scores with length": with_length.get(row["selection"]),
+        }
+        for row in alike.rows
     ]
-    bad = {name: sum(counts.values()) for name, counts in planted["bad_rows"].items()}
-    rows.append({"planted": "bad rows", "in pool": bad["planted"], "outcome": f"{bad['quarantined']} quarantined"})
-    show.table("Planted truth", rows)
+    show.table("Selections", listed)
+    chance = "" if alike.by_chance is None else f"; chance alone gives about {alike.by_chance:.3f}"
+    show.table(f"Shared examples ({alike.measure}{chance})", _numbered(alike.rows, number))
+    show.table("Rank correlation of scores", _numbered(alike.scores, number))
+
+
+def _numbered(rows: Sequence[Row], number: Mapping[str, str]) -> list[Row]:
+    """The rows with numbers for the selections' names, and two decimals."""
+    return [
+        {"#": number[row["selection"]]}
+        | {number[key]: "" if row[key] is None else f"{row[key]:.2f}" for key in row if key in number}
+        for row in rows
+    ]
 
 
 def show_mixture(made: MixtureReport) -> None:
@@ -87,6 +136,8 @@ def _percent(share: float | None) -> str:
 
 def show_arms(arms: Sequence[ArmRow]) -> None:
     """The table of arms, and what follows from it in words."""
+    from gradsift.pipelines.recipe.validate import OURS
+
     for target in dict.fromkeys(arm.target for arm in arms):
         mine = [arm for arm in arms if arm.target == target]
         rows = [_arm(arm) for arm in mine]
@@ -96,11 +147,11 @@ def show_arms(arms: Sequence[ArmRow]) -> None:
             if arm.diverged:
                 show.line(f"{target}: {arm.arm} diverged on {arm.diverged} seeds; they are left out")
             for baseline, versus in arm.versus.items():
-                if arm.arm in ("selected", "mixture") and baseline != arm.arm:
+                if arm.arm in OURS and baseline != arm.arm:
                     show.line(verdict_line(target, arm.arm, baseline, versus))
 
 
-def _arm(arm: ArmRow) -> dict[str, Any]:
+def _arm(arm: ArmRow) -> Row:
     precision = arm.source_precision
     return {
         "arm": arm.arm,

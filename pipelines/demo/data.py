@@ -6,9 +6,11 @@ exact duplicates, leaked test questions, and bad rows of every kind that ingest 
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from gradsift.datastore.examples import Messages
 
 Pair = tuple[str, str]
 TARGET = "sql"
@@ -86,22 +88,54 @@ SKILLS: dict[str, Callable[[random.Random], Pair]] = {
 }
 
 
-def _row(source: str, pair: Pair) -> dict[str, Any]:
-    messages = [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    return {"source": source, "licence": "CC0-1.0", "messages": messages}
+@dataclass(frozen=True)
+class Planted:
+    """How many rows of each kind were planted; bad ones by the reason that ingest should give."""
+
+    target_rows: int
+    wrong_answers: int
+    near_duplicates: int
+    exact_duplicates: int
+    leaks: int
+    bad_rows: Mapping[str, int]
 
 
-def general_text(rng: random.Random, rows: int) -> list[list[dict[str, str]]]:
+@dataclass(frozen=True)
+class _Row:
+    """A line of a file of rows."""
+
+    source: str
+    licence: str
+    messages: Messages
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def _row(source: str, pair: Pair) -> _Row:
+    return _Row(source, "CC0-1.0", _chat(pair))
+
+
+def _chat(pair: Pair) -> Messages:
+    return [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+
+
+def _pair(row: _Row) -> Pair:
+    user, answer = (turn["content"] for turn in row.messages)
+    return user, answer
+
+
+def general_text(rng: random.Random, rows: int) -> list[Messages]:
     """Chats of all skills but the target's, to train the base model on."""
     names = sorted(SKILLS)
-    return [_row("", SKILLS[rng.choice(names)](rng))["messages"] for _ in range(rows)]
+    return [_chat(SKILLS[rng.choice(names)](rng)) for _ in range(rows)]
 
 
 def _bad_lines() -> dict[str, list[bytes]]:
     """Bad rows by the reason that ingest should give."""
 
     def line(*turns: tuple[str, str]) -> bytes:
-        return json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]}).encode()
+        return json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]}).encode()
 
     return {
         "broken_json": [b'{"messages": [{"role": "user"', b"not json at all"],
@@ -117,47 +151,47 @@ def _bad_lines() -> dict[str, list[bytes]]:
     }
 
 
-def write_demo_data(folder: Path, seed: int = 0) -> dict[str, Any]:
+def write_demo_data(folder: Path, seed: int = 0) -> Planted:
     """Write pool.jsonl, val.jsonl and test.jsonl below a folder; returns what was planted."""
     rng = random.Random(seed)  # noqa: S311 - a generator of examples
-    target = [_row(TARGET, p) for p in _distinct(sql, rng, TARGET_ROWS + VAL_ROWS + TEST_ROWS + WRONG_ROWS)]
+    target = [_row(TARGET, pair) for pair in _distinct(sql, rng, TARGET_ROWS + VAL_ROWS + TEST_ROWS + WRONG_ROWS)]
     val, test = target[:VAL_ROWS], target[VAL_ROWS : VAL_ROWS + TEST_ROWS]
     pool = target[VAL_ROWS + TEST_ROWS : VAL_ROWS + TEST_ROWS + TARGET_ROWS]
     asked = target[-WRONG_ROWS:]
-    wrong = [_row(WRONG, (a["messages"][0]["content"], _wrong_answer(rng))) for a in asked]
+    wrong = [_row(WRONG, (_pair(row)[0], _wrong_answer(rng))) for row in asked]
     near = []
     for number in range(NEAR_ROWS):
-        user, answer = (m["content"] for m in pool[number % 10]["messages"])
+        user, answer = _pair(pool[number % 10])
         near.append(_row(NEAR, (user.rstrip(".") + "!" * (1 + number // 10), answer)))
     leaks = []
     for row in test[:LEAK_ROWS]:
-        user, answer = (m["content"] for m in row["messages"])
+        user, answer = _pair(row)
         leaks.append(_row(LEAK, (f"A question for you. {user} Thank you!", answer)))
-    others = [_row(s, p) for s, make in SKILLS.items() for p in _distinct(make, rng, ROWS_PER_SKILL)]
-    rows = [json.dumps(row).encode() for row in (*pool, *wrong, *near, *leaks, *others, *pool[:EXACT_ROWS])]
+    others = [_row(name, pair) for name, make in SKILLS.items() for pair in _distinct(make, rng, ROWS_PER_SKILL)]
+    lines = [row.as_json().encode() for row in (*pool, *wrong, *near, *leaks, *others, *pool[:EXACT_ROWS])]
     bad = _bad_lines()
-    rows += [line for lines in bad.values() for line in lines]
-    rng.shuffle(rows)
+    lines += [line for bad_lines in bad.values() for line in bad_lines]
+    rng.shuffle(lines)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pool.jsonl").write_bytes(b"\n".join(rows) + b"\n")
+    (folder / "pool.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     for name, part in (("val", val), ("test", test)):
-        text = "".join(json.dumps(row) + "\n" for row in part)
+        text = "".join(row.as_json() + "\n" for row in part)
         (folder / f"{name}.jsonl").write_text(text, "utf-8")
-    return {
-        "target_rows": TARGET_ROWS,
-        "wrong_answers": WRONG_ROWS,
-        "near_duplicates": NEAR_ROWS,
-        "exact_duplicates": EXACT_ROWS,
-        "leaks": LEAK_ROWS,
-        "bad_rows": {reason: len(lines) for reason, lines in bad.items()},
-    }
+    return Planted(
+        target_rows=TARGET_ROWS,
+        wrong_answers=WRONG_ROWS,
+        near_duplicates=NEAR_ROWS,
+        exact_duplicates=EXACT_ROWS,
+        leaks=LEAK_ROWS,
+        bad_rows={reason: len(bad_lines) for reason, bad_lines in bad.items()},
+    )
 
 
 def _distinct(make: Callable[[random.Random], Pair], rng: random.Random, count: int) -> list[Pair]:
-    found: dict[Pair, None] = {}
-    while len(found) < count:
-        found.setdefault(make(rng))
-    return list(found)
+    pairs: dict[Pair, None] = {}
+    while len(pairs) < count:
+        pairs.setdefault(make(rng))
+    return list(pairs)
 
 
 def _wrong_answer(rng: random.Random) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from gradsift.datastore.runs import Json
 from gradsift.pipelines.demo.data import general_text, sql
 from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.encode import encode
@@ -74,7 +75,7 @@ def _tokenizer(rng: random.Random) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = [m["content"] for chat in general_text(rng, 2_000) for m in chat]
+    texts = [turn["content"] for chat in general_text(rng, 2_000) for turn in chat]
     raw.train_from_iterator(texts + [t for _ in range(200) for t in sql(rng)], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
@@ -85,7 +86,7 @@ def _tokenizer(rng: random.Random) -> Any:
     )
 
 
-def demo_recipe() -> dict[str, Any]:
+def demo_recipe() -> Json:
     """The demo's recipe, with paths relative to its folder."""
     return Recipe.model_validate(
         {

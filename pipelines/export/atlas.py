@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gradsift.datastore import examples, features, selections
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Messages
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.progress import Progress
@@ -37,14 +38,14 @@ def write_atlas(store: Store, selection: Selection, facts: pa.Table, path: Path,
         )
     rows = block.unit()
     xy = components(rows)
-    near, apart = neighbours(rows, NEIGHBOURS, progress)
+    near, distances = neighbours(rows, NEIGHBOURS, progress)
     chats = examples.get_messages(store, ids)
-    points = [{"ids": n.tolist(), "distances": d.tolist()} for n, d in zip(near, apart, strict=True)]
+    points = [{"ids": n.tolist(), "distances": d.tolist()} for n, d in zip(near, distances, strict=True)]
     kind = pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float64()))])
     table = pa.table(
         {
             **{name: facts[name] for name in facts.column_names},
-            "text": pa.array(["\n\n".join(t["content"] for t in chats[i])[:TEXT_CHARS] for i in ids], pa.string()),
+            "text": pa.array([_text(chats[i]) for i in ids], pa.string()),
             "x": pa.array(xy[:, 0], pa.float32()),
             "y": pa.array(xy[:, 1], pa.float32()),
             "neighbors": pa.array(points, kind),
@@ -53,15 +54,19 @@ def write_atlas(store: Store, selection: Selection, facts: pa.Table, path: Path,
     pq.write_table(table, path, compression="zstd", write_page_checksum=True)
 
 
+def _text(chat: Messages) -> str:
+    return "\n\n".join(turn["content"] for turn in chat)[:TEXT_CHARS]
+
+
 def _space(store: Store, selection: Selection) -> int:
     """The pool's feature space at the last checkpoint that the selection looked at."""
     spaces: Any = selections.spec_of(store, selection).get("spaces") or []
     if selection.method == MIXTURE and spaces:
         spaces = next((s for s in spaces.values() if s), [])
-    found = features.space_by_fingerprint(store, spaces[-1][0]) if spaces else None
-    if found is None:
+    space = features.space_by_fingerprint(store, spaces[-1][0]) if spaces else None
+    if space is None:
         raise InputError(f"{selection.name!r} was chosen without gradient rows, which the atlas shows")
-    return found
+    return space
 
 
 def components(rows: F32) -> F32:
@@ -87,13 +92,13 @@ def components(rows: F32) -> F32:
 def neighbours(rows: F32, k: int, progress: Progress) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """[N, D] unit rows → ([N, k] positions of the nearest others, [N, k] cosine distances); ties to the earlier."""
     n, k = len(rows), min(k, len(rows) - 1)
-    near, apart = np.zeros((n, k), np.int64), np.zeros((n, k))
+    near, distances = np.zeros((n, k), np.int64), np.zeros((n, k))
     for start in range(0, n, BLOCK):
         part = slice(start, min(n, start + BLOCK))
         cosine = (rows[part] @ rows.T).astype(np.float64).round(6)
         own = np.arange(part.start, part.stop)
         cosine[own - start, own] = -np.inf
         order = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
-        near[part], apart[part] = order, 1 - np.take_along_axis(cosine, order, axis=1)
+        near[part], distances[part] = order, 1 - np.take_along_axis(cosine, order, axis=1)
         progress("export: neighbours", part.stop, n)
-    return near, apart
+    return near, distances

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 from huggingface_hub import DatasetCardData
 
+from gradsift.datastore.runs import Json
 from gradsift.pipelines.tables import Row, markdown
 from gradsift.pipelines.version import VERSION
 
@@ -191,7 +191,7 @@ def trl_yaml(labelled: bool) -> str:
 def axolotl_yaml(suffix: str, labelled: bool) -> str:
     """Axolotl's `datasets` block; run from inside the export's folder, or set the path."""
     kind = "parquet" if suffix == "parquet" else "json"
-    entry: dict[str, Any] = {"path": "data", "ds_type": kind, "split": "train"}
+    entry: Json = {"path": "data", "ds_type": kind, "split": "train"}
     if labelled:
         entry["type"] = None  # rows hold input_ids and labels already
     else:

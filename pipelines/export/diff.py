@@ -3,18 +3,20 @@
 Either side is a selection of the store (NAME, or NAME@DIGEST for an older one) or the folder of an export.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.dataset as ds
 
 from gradsift.datastore import examples, selections
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Messages
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.rows import layout
+from gradsift.pipelines.tables import Row, first_turn
 
 SHOWN = 3
 TEXT_CHARS = 160
@@ -23,32 +25,92 @@ EDGES = (200, 500, 1000, 2000, 5000)
 
 
 @dataclass(frozen=True)
+class ExampleFacts:
+    """What is known of an example on one side; None where the method or the mixture says nothing of it."""
+
+    chars: int
+    source: str | None = None
+    score: float | None = None
+    part: str | None = None
+    cluster: int | None = None
+
+
+@dataclass(frozen=True)
 class Side:
-    """One side: {example: copies}, its facts as columns, and how to read a chat."""
+    """One side: copies and facts by example, and how to read chats by their ids."""
 
     name: str
     digest: str
     copies: Mapping[str, int]
-    facts: Mapping[str, Mapping[str, Any]]  # by example: source, score, chars, part, cluster where known
-    chats: Any
+    facts: Mapping[str, ExampleFacts]
+    chats: Callable[[Sequence[str]], Mapping[str, Messages]]
 
 
-def diff(store: Store | None, one: str, other: str, shown: int = SHOWN) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Size:
+    """How much a side holds."""
+
+    name: str
+    digest: str
+    examples: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An example that only one side has, with the start of its text."""
+
+    example_id: str
+    source: str | None
+    score: float | None
+    user: str
+    assistant: str
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some examples that only one side has, by side."""
+
+    only_a: list[Sample]
+    only_b: list[Sample]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two sides compared. Counts are of examples; `by` holds a table of rows for each way to group them, `score` one
+    of the scores of those that left, stay and came (empty where a side has none)."""
+
+    a: Size
+    b: Size
+    in_both: int
+    only_a: int
+    only_b: int
+    other_copies: int
+    by: dict[str, list[Row]]
+    score: list[Row]
+    examples: Samples
+
+
+def diff(store: Store | None, one: str, other: str, shown: int = SHOWN) -> Difference:
     """Compare two sides: counts, tables, and up to `shown` examples that only one has. Raises InputError."""
     a, b = _side(store, one), _side(store, other)
-    gone, come = sorted(set(a.copies) - set(b.copies)), sorted(set(b.copies) - set(a.copies))
+    left, came = sorted(set(a.copies) - set(b.copies)), sorted(set(b.copies) - set(a.copies))
     both = set(a.copies) & set(b.copies)
-    return {
-        "a": {"name": a.name, "digest": a.digest, "examples": len(a.copies), "rows": sum(a.copies.values())},
-        "b": {"name": b.name, "digest": b.digest, "examples": len(b.copies), "rows": sum(b.copies.values())},
-        "in_both": len(both),
-        "only_a": len(gone),
-        "only_b": len(come),
-        "other_copies": sum(a.copies[i] != b.copies[i] for i in both),
-        "by": {key: table for key in ("source", "part", "cluster", "length") if (table := _by(a, b, key))},
-        "score": _scores(a, b, gone, come, both),
-        "examples": {"only_a": _shown(a, gone, shown), "only_b": _shown(b, come, shown)},
-    }
+    return Difference(
+        a=_size(a),
+        b=_size(b),
+        in_both=len(both),
+        only_a=len(left),
+        only_b=len(came),
+        other_copies=sum(a.copies[i] != b.copies[i] for i in both),
+        by={key: table for key in ("source", "part", "cluster", "length") if (table := _by(a, b, key))},
+        score=_scores(a, b, left, came, both),
+        examples=Samples(_samples(a, left, shown), _samples(b, came, shown)),
+    )
+
+
+def _size(side: Side) -> Size:
+    return Size(side.name, side.digest, len(side.copies), sum(side.copies.values()))
 
 
 def _side(store: Store | None, name: str) -> Side:
@@ -62,94 +124,95 @@ def _side(store: Store | None, name: str) -> Side:
 
 def _stored(store: Store, name: str) -> Side:
     chosen = selections.get(store, name)
-    facts = layout(store, chosen, 0).facts
+    table = layout(store, chosen, 0).facts
     chars = dict(zip(chosen.example_ids, selections.facts(store, chosen).chars, strict=True))
-    known = {row["example_id"]: row | {"chars": chars[row["example_id"]]} for row in facts.to_pylist()}
+    facts = {row["example_id"]: _facts(row, chars[row["example_id"]]) for row in table.to_pylist()}
     copies = dict(zip(chosen.example_ids, chosen.copies, strict=True))
-    return Side(chosen.name, chosen.digest, copies, known, lambda ids: examples.get_messages(store, ids))
+    return Side(chosen.name, chosen.digest, copies, facts, lambda ids: examples.get_messages(store, ids))
 
 
 def _exported(folder: Path) -> Side:
-    import json
-
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     files = [str(folder / name) for name in manifest["files"] if name.startswith("data/")]
     data = ds.dataset(files, format="json" if files[0].endswith(".jsonl") else "parquet")
     columns = [n for n in ("example_id", "source", "score", "part", "cluster", "messages") if n in data.schema.names]
     copies: dict[str, int] = {}
-    facts: dict[str, dict[str, Any]] = {}
+    facts: dict[str, ExampleFacts] = {}
     for batch in data.to_batches(columns=columns, batch_size=4096):
         for row in batch.to_pylist():
             copies[row["example_id"]] = copies.get(row["example_id"], 0) + 1
-            chars = sum(len(turn["content"]) for turn in row.pop("messages"))
-            facts[row["example_id"]] = row | {"chars": chars}
+            facts[row["example_id"]] = _facts(row, sum(len(turn["content"]) for turn in row["messages"]))
 
-    def chats(ids: Sequence[str]) -> dict[str, Any]:
-        found = data.to_table(columns=["example_id", "messages"], filter=ds.field("example_id").isin(list(ids)))
-        return dict(zip(found["example_id"].to_pylist(), found["messages"].to_pylist(), strict=True))
+    def chats(ids: Sequence[str]) -> Mapping[str, Messages]:
+        table = data.to_table(columns=["example_id", "messages"], filter=ds.field("example_id").isin(list(ids)))
+        return dict(zip(table["example_id"].to_pylist(), table["messages"].to_pylist(), strict=True))
 
     return Side(manifest["name"], manifest["selection"]["digest"], copies, facts, chats)
 
 
-def _value(side: Side, example: str, key: str) -> str | None:
-    fact = side.facts[example]
+def _facts(row: Row, chars: int) -> ExampleFacts:
+    return ExampleFacts(chars, **{name: row.get(name) for name in ("source", "score", "part", "cluster")})
+
+
+def _group(facts: ExampleFacts, key: str) -> str | None:
+    """The group of an example by source, part, cluster or length."""
     if key == "length":
-        return BINS[int(np.searchsorted(EDGES, fact["chars"], side="right"))]
-    value = fact.get(key)
+        return BINS[int(np.searchsorted(EDGES, facts.chars, side="right"))]
+    value = getattr(facts, key)
     return None if value is None else str(value)
 
 
-def _by(a: Side, b: Side, key: str) -> list[dict[str, Any]]:
+def _by(a: Side, b: Side, key: str) -> list[Row]:
+    """A line for each group: rows on either side, the change, and examples that left and came."""
     counts: dict[str, list[int]] = {}
     for at, (side, other) in enumerate(((a, b), (b, a))):
         for example, copies in side.copies.items():
-            value = _value(side, example, key)
-            if value is not None:
-                row = counts.setdefault(value, [0, 0, 0, 0])
-                row[at] += copies
-                row[2 + at] += example not in other.copies
-    order = BINS if key == "length" else sorted(counts, key=lambda v: (-abs(counts[v][1] - counts[v][0]), v))
-    names = (key if key != "length" else "characters", "a", "b", "change", "left", "came")
-    found = []
-    for value in order:
-        if value in counts:
-            n_a, n_b, left, came = counts[value]
-            found.append(dict(zip(names, (value, n_a, n_b, n_b - n_a, left, came), strict=True)))
-    return found
-
-
-def _scores(a: Side, b: Side, gone: Sequence[str], come: Sequence[str], both: set[str]) -> list[dict[str, Any]]:
-    groups = (
-        ("left (score in a)", a, gone),
-        ("stays (score in a)", a, sorted(both)),
-        ("stays (score in b)", b, sorted(both)),
-        ("came (score in b)", b, come),
-    )
-    rows = []
-    for name, side, ids in groups:
-        values = [s for i in ids if (s := side.facts[i].get("score")) is not None]
-        if values:
-            low, middle, high = np.quantile(values, [0, 0.5, 1]).tolist()
-            rows.append({"rows that": name, "examples": len(values), "lowest": low, "median": middle, "highest": high})
-    return rows
-
-
-def _shown(side: Side, ids: Sequence[str], count: int) -> list[dict[str, Any]]:
-    """The best-scored of them (without scores, the first ids), with the start of their text."""
-    ranked = sorted(ids, key=lambda i: (-(side.facts[i].get("score") or 0.0), i))[:count]
-    chats = side.chats(ranked)
+            group = _group(side.facts[example], key)
+            if group is not None:
+                line = counts.setdefault(group, [0, 0, 0, 0])
+                line[at] += copies
+                line[2 + at] += example not in other.copies
+    order = BINS if key == "length" else sorted(counts, key=lambda group: (-abs(_change(counts[group])), group))
+    name = "characters" if key == "length" else key
     return [
-        {
-            "example_id": i,
-            "source": side.facts[i].get("source"),
-            "score": side.facts[i].get("score"),
-            "user": _first(chats[i], "user"),
-            "assistant": _first(chats[i], "assistant"),
-        }
-        for i in ranked
+        {name: group, "a": rows_a, "b": rows_b, "change": rows_b - rows_a, "left": left, "came": came}
+        for group in order
+        if group in counts
+        for rows_a, rows_b, left, came in [counts[group]]
     ]
 
 
-def _first(chat: Sequence[Mapping[str, str]], role: str) -> str:
-    text = next((turn["content"] for turn in chat if turn["role"] == role), "")
-    return text if len(text) <= TEXT_CHARS else f"{text[: TEXT_CHARS - 1]}…"
+def _change(line: Sequence[int]) -> int:
+    return line[1] - line[0]
+
+
+def _scores(a: Side, b: Side, left: Sequence[str], came: Sequence[str], both: set[str]) -> list[Row]:
+    groups = (
+        ("left (score in a)", a, left),
+        ("stays (score in a)", a, sorted(both)),
+        ("stays (score in b)", b, sorted(both)),
+        ("came (score in b)", b, came),
+    )
+    lines: list[Row] = []
+    for name, side, ids in groups:
+        values = [score for i in ids if (score := side.facts[i].score) is not None]
+        if values:
+            low, middle, high = np.quantile(values, [0, 0.5, 1]).tolist()
+            lines.append({"rows that": name, "examples": len(values), "lowest": low, "median": middle, "highest": high})
+    return lines
+
+
+def _samples(side: Side, ids: Sequence[str], count: int) -> list[Sample]:
+    """The best-scored of them (without scores, the first ids), with the start of their text."""
+    ranked = sorted(ids, key=lambda i: (-(side.facts[i].score or 0.0), i))[:count]
+    chats = side.chats(ranked)
+    return [
+        Sample(
+            example_id=i,
+            source=side.facts[i].source,
+            score=side.facts[i].score,
+            user=first_turn(chats[i], "user", TEXT_CHARS),
+            assistant=first_turn(chats[i], "assistant", TEXT_CHARS),
+        )
+        for i in ranked
+    ]

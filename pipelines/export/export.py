@@ -31,7 +31,7 @@ from gradsift.datastore import leases, selections
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.files import disk_errors, fsync_folder, fsync_path
 from gradsift.datastore.identity import digest_file, fingerprint
-from gradsift.datastore.runs import Recipes, plan_as_json
+from gradsift.datastore.runs import Json, Recipes, plan_as_json
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export import card
@@ -47,7 +47,7 @@ EXPORT_VERSION = 2
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Export:
     """One export: what is written, how, and the key that all of it gives."""
 
     store: Store
@@ -79,7 +79,7 @@ def export(
     # In the recipe's own order, whether it comes from a file or from the catalog.
     recipes = Recipes(recipes.resolved, parse_recipe(recipes.written, "the recipe of this selection").written)
     deciding = [selection.name, selection.digest, options.model_dump(), recipes.written, pa.__version__]
-    job = _Job(store, selection, recipes, options, fingerprint([EXPORT_VERSION, VERSION, *deciding]), progress)
+    job = _Export(store, selection, recipes, options, fingerprint([EXPORT_VERSION, VERSION, *deciding]), progress)
     old = _manifest(folder)
     if old is not None and old.get("key") == job.key and not damaged(folder):
         return folder
@@ -94,15 +94,15 @@ def export(
     return folder
 
 
-def _manifest(folder: Path) -> dict[str, Any] | None:
+def _manifest(folder: Path) -> Json | None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
+        manifest: Json = json.loads((folder / "manifest.json").read_text("utf-8"))
         if manifest["gradsift_export"] in (1, EXPORT_VERSION):
             return manifest
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not one of ours
+        pass  # not an export of gradsift
     raise InputError(f"{folder} exists and is not a gradsift export; choose another folder or remove it")
 
 
@@ -116,7 +116,7 @@ def damaged(folder: Path) -> list[str]:
     ]
 
 
-def _write(job: _Job, folder: Path) -> None:
+def _write(job: _Export, folder: Path) -> None:
     store, selection = job.store, job.selection
     plan = layout(store, selection, job.seed)
     licences = _licences(plan)
@@ -147,7 +147,7 @@ def _write(job: _Job, folder: Path) -> None:
     fsync_folder(folder)
 
 
-def _facts(job: _Job, plan: Layout, digest: str) -> dict[str, Any]:
+def _facts(job: _Export, plan: Layout, digest: str) -> Json:
     """What the manifest says of the rows."""
     selection = job.selection
     return {
@@ -196,7 +196,7 @@ def _unlicensed(plan: Layout, rows: int) -> str:
     )
 
 
-def _write_texts(job: _Job, plan: Layout, digest: str, folder: Path, *, labelled: bool) -> list[str]:
+def _write_texts(job: _Export, plan: Layout, digest: str, folder: Path, *, labelled: bool) -> list[str]:
     """Write the small files; returns their names."""
     described = _card(job, plan, digest, labelled=labelled)
     texts = {
@@ -212,7 +212,7 @@ def _write_texts(job: _Job, plan: Layout, digest: str, folder: Path, *, labelled
     return list(texts)
 
 
-def _card(job: _Job, plan: Layout, digest: str, *, labelled: bool) -> card.Card:
+def _card(job: _Export, plan: Layout, digest: str, *, labelled: bool) -> card.Card:
     selection, rows = job.selection, len(plan.item)
     asked = selections.plan(job.store, selection)
     what, notes = f"Chosen by `{selection.method}` for the target `{selection.target}`.", []
@@ -245,7 +245,7 @@ def _card(job: _Job, plan: Layout, digest: str, *, labelled: bool) -> card.Card:
             "recipe": job.recipes.resolved.get("name", ""),
         },
         notes=notes,
-        hub_sources=[s["hub"] for s in job.recipes.written.get("pool", []) if s.get("hub")],
+        hub_sources=[source["hub"] for source in job.recipes.written.get("pool", []) if source.get("hub")],
     )
 
 

@@ -2,8 +2,8 @@
 
 Two passes. The first reads each shard of examples once and appends every wanted chat to the part that it belongs to
 (plain Arrow files); the second sorts one part at a time and writes it as a reader will see it. Memory is one shard and
-one part, however large the mixture; disk is twice the text while it runs. Both passes leave what they finished for a
-later call.
+one part, however large the mixture; disk is twice the text while it runs. What either pass has finished, a later call
+uses.
 
 Rows of a selection stand in rank order, those of a mixture in an order drawn from the seed, the example's id and the
 number of its copy: the same on every machine, whatever order the sources were read in. Legend: K distinct examples in
@@ -44,7 +44,7 @@ class Layout:
 
     item: I64
     copy: I64
-    rows_each: int  # of a part
+    rows_each: int  # rows of a part
     facts: pa.Table  # example_id, source, licence, rank, score, and what the selection's details add
 
     @property
@@ -54,7 +54,7 @@ class Layout:
 
 
 def layout(store: Store, selection: Selection, seed: int) -> Layout:
-    """Lay a selection's rows out. Memory: about 200 bytes a row."""
+    """Where each row of a selection goes. Memory: about 200 bytes a row."""
     known = selections.facts(store, selection)
     if len(known.chars) != len(selection.example_ids):
         raise CorruptionError("some selected examples are no longer in the store; select again")
@@ -114,9 +114,9 @@ def spill(store: Store, plan: Layout, staging: Path, progress: Progress) -> None
     shards = examples.shards_of(store, plan.facts["example_id"].to_pylist())
     for number, shard in enumerate(shards, 1):
         table = examples.read_shard(store, shard).combine_chunks()
-        own = np.array(table["example_id"].to_pylist(), "S32")
-        at = np.minimum(np.searchsorted(names[by_name], own), len(names) - 1)
-        hit = np.flatnonzero(names[by_name][at] == own)
+        in_shard = np.array(table["example_id"].to_pylist(), "S32")
+        at = np.minimum(np.searchsorted(names[by_name], in_shard), len(names) - 1)
+        hit = np.flatnonzero(names[by_name][at] == in_shard)
         items = by_name[at[hit]]
         counts = start[items + 1] - start[items]
         rows = np.repeat(hit, counts)
@@ -150,7 +150,7 @@ def write_parts(
     labels: "Labels | None",
     progress: Progress,
 ) -> list[str]:
-    """Second pass: each part sorted and written under its final name; ones that are there already are kept."""
+    """Second pass: each part sorted and written under its final name; parts that are there already are kept."""
     names = []
     for number in range(plan.parts):
         name = file_name(number, plan.parts, suffix)
@@ -172,17 +172,17 @@ def _write_part(plan: Layout, staging: Path, number: int, path: Path, labels: "L
     columns |= {name: plan.facts[name].take(items) for name in plan.facts.column_names}
     columns["copy"] = pa.array(plan.copy[first : first + plan.rows_each], pa.int32())
     columns["weight"] = pa.array(np.ones(len(items)), pa.float64())
-    whole = pa.table(columns)
+    finished = pa.table(columns)
     if labels is not None:
-        whole = labels.add(whole)
+        finished = labels.add(finished)
     temporary = path.with_name(f".tmp-{path.name}")
     if path.suffix == ".parquet":
         pq.write_table(
-            whole, temporary, compression="zstd", write_page_checksum=True, use_content_defined_chunking=True
+            finished, temporary, compression="zstd", write_page_checksum=True, use_content_defined_chunking=True
         )
     else:
         with temporary.open("w", encoding="utf-8", newline="\n") as handle:
-            for batch in whole.to_batches(max_chunksize=1024):
+            for batch in finished.to_batches(max_chunksize=1024):
                 handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
     fsync_path(temporary)
     temporary.rename(path)

@@ -4,7 +4,7 @@ For a linear map z = x Wᵀ a forward hook keeps its input x, a hook on its outp
 gradient of example b is G_b = Σ_t δ_bt x_btᵀ, because no layer mixes examples. LoRA's A and B are such maps, and so
 is any linear layer with the frozen weight it has. No weight requires a gradient, so that autograd forms none for the
 batch; the graph starts at the first captured layer. Plain LoRA layers are fused (fused_lora.py). Each layer's (δ, x)
-is handed to `consume` and freed: an example's whole gradient never exists. Cost: one forward and backward, plus
+goes to `consume` and is freed: an example's whole gradient never exists. Cost: one forward and backward, plus
 2·T·I·O FLOPs for each example and layer (with I or O = r for LoRA); memory is the batch's activations. Biases are
 left out.
 Legend: B examples, T tokens, I inputs, O outputs.
@@ -38,7 +38,7 @@ def watched_layers(
     linear = _linear_types()
     head = model.get_output_embeddings()
     inside_head = {id(part) for part in head.modules()} if head is not None else set()
-    found: dict[str, torch.nn.Module] = {}
+    watched: dict[str, torch.nn.Module] = {}
     for name, module in model.named_modules():
         is_lora = ".lora_A." in name or ".lora_B." in name
         if is_lora and (not isinstance(module, torch.nn.Linear) or module.bias is not None):
@@ -47,21 +47,21 @@ def watched_layers(
             raise InputError(f"lora.targets reach the output head ({name}); leave it out")
         if parameters == "linear":
             if isinstance(module, linear) and not is_lora and id(module) not in inside_head:
-                found[_plain_name(name)] = module
+                watched[_plain_name(name)] = module
         elif is_lora and not (parameters == "lora_b" and ".lora_A." in name):
-            found[f"{name}.weight"] = module
+            watched[f"{name}.weight"] = module
     if only is not None:
-        kept = {n: module for n, module in found.items() if any(fnmatch.fnmatchcase(n, glob) for glob in only)}
-        if found and not kept:
+        kept = {n: module for n, module in watched.items() if any(fnmatch.fnmatchcase(n, glob) for glob in only)}
+        if watched and not kept:
             raise InputError(
-                f"features.layers {list(only)} match none of the model's weights, such as {next(iter(found))}"
+                f"features.layers {list(only)} match none of the model's weights, such as {next(iter(watched))}"
             )
-        found = kept
-    if not found:
+        watched = kept
+    if not watched:
         raise InputError(
             f"the model has no {'linear' if parameters == 'linear' else 'LoRA'} layers to take gradients of"
         )
-    return found
+    return watched
 
 
 def _linear_types() -> tuple[type[torch.nn.Module], ...]:
@@ -77,7 +77,7 @@ def _plain_name(name: str) -> str:
 
 @contextmanager
 def capturing(model: Any, layers: Mapping[str, torch.nn.Module], consume: Consume) -> Iterator[None]:
-    """Within the block, each backward hands every layer's (δ, x) to `consume`, last layer first.
+    """Within the block, each backward calls `consume` with every layer's (δ, x), last layer first.
 
     The model must be in eval mode (dropout would make the rows random).
     """

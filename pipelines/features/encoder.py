@@ -83,7 +83,7 @@ def _encoder(folder: Path) -> Any:
     @torch.no_grad()
     def encode(texts: list[str]) -> tuple[Any, Any]:
         order = sorted(range(len(texts)), key=lambda k: len(texts[k]))
-        out = np.zeros((len(texts), model.config.hidden_size), np.float32)
+        vectors = np.zeros((len(texts), model.config.hidden_size), np.float32)
         counts = np.zeros(len(texts), np.int32)
         for start in range(0, len(order), BATCH_ROWS):
             part = order[start : start + BATCH_ROWS]
@@ -92,8 +92,8 @@ def _encoder(folder: Path) -> Any:
             ).to(best_device())
             hidden = model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"][..., None].float()
-            out[part] = ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy()
+            vectors[part] = ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy()
             counts[part] = batch["attention_mask"].sum(1).cpu().numpy()
-        return out, counts
+        return vectors, counts
 
     return encode

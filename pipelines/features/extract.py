@@ -66,13 +66,13 @@ class Extractor:
         self, ids: Sequence[str], chats: Sequence[Encoded], as_query: bool = False
     ) -> tuple[FeatureBlock, dict[str, str]]:
         """Feature rows of usable chats, in the given order, and {id: status} of those without a finite,
-        non-zero gradient; `as_query`: as of a target's, with its transform and loss.
+        non-zero gradient; `as_query`: rows as a target has them, with the transform and loss for targets.
 
-        Raises InputError naming a chat for which alone memory does not suffice.
+        Raises InputError naming a chat that does not fit into memory even alone.
         """
         job = self.job.as_query() if as_query else self.job
         change = self._transform(job.transform) if as_query else self.transform
-        lengths = [len(c.input_ids) for c in chats]
+        lengths = [len(chat.input_ids) for chat in chats]
         todo = deque(by_length(lengths, self.batch_tokens))
         done: list[tuple[list[int], Columns]] = []
         while todo:
@@ -131,13 +131,13 @@ class Extractor:
     @torch.no_grad()
     def _answer_loss(self, chats: Sequence[Encoded]) -> torch.Tensor:
         """[B] loss of the label tokens on their own, after the tokenizer's BOS where it has one."""
-        tokenizer, out = self.job.loaded.tokenizer, torch.full((len(chats),), torch.nan, device=self.device)
+        tokenizer, losses = self.job.loaded.tokenizer, torch.full((len(chats),), torch.nan, device=self.device)
         alone = [_alone(chat, tokenizer.bos_token_id) for chat in chats]
         kept = [k for k, chat in enumerate(alone) if any(chat.labelled)]
         if kept:
             batch = collate([alone[k] for k in kept], pad_id(tokenizer)).to(self.device)
-            out[kept] = example_means(token_losses(self.model, batch).nll, batch)
-        return out
+            losses[kept] = example_means(token_losses(self.model, batch).nll, batch)
+        return losses
 
     def _block(self, ids: Sequence[str], done: list[tuple[list[int], Columns]]) -> tuple[FeatureBlock, dict[str, str]]:
         fetched = [(part, {name: t.cpu().numpy() for name, t in columns.items()}) for part, columns in done]

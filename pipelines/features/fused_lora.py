@@ -60,11 +60,11 @@ def fuse(
     )
     # Outputs must require a gradient even where the input does not (the first layer), and no weight does.
     anchor = torch.zeros((), device=base.weight.device, requires_grad=True)
-    module.forward = lambda x: _Fused.apply(x, anchor, layer)  # type: ignore[no-untyped-call]
+    module.forward = lambda x: _FusedPass.apply(x, anchor, layer)  # type: ignore[no-untyped-call]
     return lambda: delattr(module, "forward")
 
 
-class _Fused(torch.autograd.Function):
+class _FusedPass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, _anchor: torch.Tensor, layer: FusedLora) -> torch.Tensor:
         z = linear(x, layer.weight, layer.bias)

@@ -38,15 +38,15 @@ def dataset_rows(work: Work, job: GradientJob, dataset: Dataset, workers: int = 
     space_id, _ = plan_rows(work.store, job, dataset)
     ordinal = job.checkpoint.ordinal
 
-    def one(_number: int) -> int:
+    def one_worker(_number: int) -> int:
         label = f"checkpoint {ordinal}: gradients of {dataset.name}"
         return compute(work.store, job, space_id, dataset, work.progress, label)
 
     if workers == 1:
-        computed = one(0)
+        computed = one_worker(0)
     else:
         with ThreadPoolExecutor(workers) as pool:
-            computed = sum(pool.map(one, range(workers)))
+            computed = sum(pool.map(one_worker, range(workers)))
     statuses = features.statuses(work.store, space_id, dataset.dataset_id)
     require_rows(dataset, statuses)
     return SpaceRows(
@@ -86,18 +86,18 @@ def compute(
     """
     extractor: Extractor | None = None
     computed = 0
-    passed: set[int] = set()
+    taken_by_others: set[int] = set()
     total = dataset_total(store, space_id, dataset)
-    while units := [u for u in features.open_units(store, space_id, dataset.dataset_id) if u not in passed]:
+    while units := [u for u in features.open_units(store, space_id, dataset.dataset_id) if u not in taken_by_others]:
         unit = units[0]
         with leases.held(store, f"unit/{unit}") as mine:
             if not mine or unit not in features.open_units(store, space_id, dataset.dataset_id):
-                passed.add(unit)
+                taken_by_others.add(unit)
                 continue
             extractor = extractor or Extractor(job)
             computed += _compute_unit(store, extractor, space_id, unit)
         done = total - sum(
-            n for s, n in features.statuses(store, space_id, dataset.dataset_id).items() if s == "planned"
+            n for status, n in features.statuses(store, space_id, dataset.dataset_id).items() if status == "planned"
         )
         progress(label or f"gradients of {dataset.name}", done, total)
     return computed
@@ -118,15 +118,15 @@ def _compute_unit(store: Store, extractor: Extractor, space_id: int, unit: int) 
     return len(ids)
 
 
-def require_rows(dataset: Dataset, report: dict[str, int]) -> None:
+def require_rows(dataset: Dataset, statuses: dict[str, int]) -> None:
     """Raise InputError when no member of a dataset has a usable row, BusyError when some are still to come."""
-    if report.get("planned"):
+    if statuses.get("planned"):
         raise BusyError(
-            f"{report['planned']} rows of {dataset.name!r} are being computed by a worker elsewhere; "
+            f"{statuses['planned']} rows of {dataset.name!r} are being computed by a worker elsewhere; "
             "run again when it has finished, or when its lease has expired (two minutes)"
         )
-    if not report.get("ok"):
-        counts = ", ".join(f"{n} {status}" for status, n in sorted(report.items()))
+    if not statuses.get("ok"):
+        counts = ", ".join(f"{n} {status}" for status, n in sorted(statuses.items()))
         raise InputError(
             f"{dataset.role} {dataset.name!r} has no usable gradient row ({counts}). Rows without a label token "
             "have none: raise encoding.max_length, or check that the chats end in an assistant turn."

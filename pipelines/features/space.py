@@ -1,10 +1,10 @@
 """What decides gradient rows: the job, and the spec of its feature space."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from gradsift.datastore import checkpoints
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
+from gradsift.datastore.identity import Spec
 from gradsift.pipelines.features.projectors import projector_spec
 from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION
 from gradsift.pipelines.model.load import Loaded, best_device
@@ -33,7 +33,7 @@ class GradientJob:
         """The same for target rows."""
         return replace(self, transform=self.features.query_transform, loss=self.features.query_loss)
 
-    def space(self) -> dict[str, Any]:
+    def space(self) -> Spec:
         """Spec of the feature space: every field that decides a row's meaning, and nothing else."""
         f = self.features
         p = f.projector

@@ -77,9 +77,9 @@ class Evidence:
 
     def fingerprints(self, with_encoder: bool = False) -> list[list[Any]]:
         """[pool space, target space, mean learning rate] of each checkpoint (and of the encoder): what decides rows."""
-        mark = features.space_fingerprint
+        digest = features.space_fingerprint
         pairs = [*self.pairs, *([self.encoder] if with_encoder and self.encoder else [])]
-        return [[mark(self.store, p.train), mark(self.store, p.query), p.mean_lr] for p in pairs]
+        return [[digest(self.store, pair.train), digest(self.store, pair.query), pair.mean_lr] for pair in pairs]
 
     @cached_property
     def weights(self) -> list[float]:
@@ -141,15 +141,15 @@ class Evidence:
                 means = self.means(pair, represent, per, renormalise)
                 if total is None:
                     total = np.zeros((len(self.ids), len(means)))
-                for rows, block in self.blocks(pair):
+                for positions, block in self.blocks(pair):
                     if represent == "embedding":
                         part = less.similarity(unit_rows(block.signal("embedding")), means)
                     else:
                         part = less.similarity(block.integers(), means, block.scale)
-                    total[rows] += weight * part
+                    total[positions] += weight * part
             self._kept[key] = np.asarray(total).round(SCORE_DECIMALS)
-        found: F64 = self._kept[key]
-        return found
+        similarity: F64 = self._kept[key]
+        return similarity
 
     def _weighted(self, represent: Represent) -> list[tuple[SpacePair, float]]:
         if represent == "gradients":
@@ -165,8 +165,8 @@ class Evidence:
         if per == "query":
             return query
         means, names = less.subtask_means(query, subtasks if per == "subtask" else ["all"] * len(query))
-        if per == "subtask" and (lost := sorted(set(self.target.subtasks) - set(names))):
-            raise InputError(f"target {self.target.name!r}: subtask {lost[0]!r} has no row with a label token")
+        if per == "subtask" and (without_row := sorted(set(self.target.subtasks) - set(names))):
+            raise InputError(f"target {self.target.name!r}: subtask {without_row[0]!r} has no row with a label token")
         return unit_rows(means) if renormalise else means
 
     def query_rows(self, pair: SpacePair, represent: Represent) -> tuple[F32, list[str]]:
@@ -178,12 +178,12 @@ class Evidence:
 
     def queries(self, represent: Represent = "gradients") -> tuple[F32, list[str]]:
         """([V, D] rows of the target, as `rows` takes them; [V] subtasks)."""
-        found: F32 | None = None
+        total: F32 | None = None
         subtasks: list[str] = []
         for pair, weight in self._weighted(represent):
             part, subtasks = self.query_rows(pair, represent)
-            found = weight * part if found is None else found + weight * part
-        return np.asarray(found, np.float32), subtasks
+            total = weight * part if total is None else total + weight * part
+        return np.asarray(total, np.float32), subtasks
 
     def rows(self, represent: Represent = "gradients") -> F32:
         """[N, D] f32 rows of the pool: unit rows, of gradients their weighted mean over checkpoints (not normalised
@@ -192,41 +192,41 @@ class Evidence:
         if key not in self._kept:
             total: F32 | None = None
             for pair, weight in self._weighted(represent):
-                for rows, block in self.blocks(pair):
+                for positions, block in self.blocks(pair):
                     part = unit_rows(_signal(block, "embedding")) if represent == "embedding" else block.unit()
                     if total is None:
                         total = np.zeros((len(self.ids), part.shape[1]), np.float32)
-                    total[rows] += np.float32(weight) * part
+                    total[positions] += np.float32(weight) * part
             self._kept[key] = total
-        found: F32 = self._kept[key]
-        return found
+        rows_of_pool: F32 = self._kept[key]
+        return rows_of_pool
 
     def raw_blocks(self, pair: SpacePair) -> Iterator[tuple[NDArray[np.int64], F32]]:
         """(positions, [n, D] projected gradients with their length) of one checkpoint."""
-        for rows, block in self.blocks(pair):
-            yield rows, block.unit() * block.norm[:, None]
+        for positions, block in self.blocks(pair):
+            yield positions, block.unit() * block.norm[:, None]
 
     def signal(self, name: str, checkpoint: int = -1) -> F64:
         """[N] a signal of the pool at one checkpoint. Raises InputError naming the setting that keeps it."""
         key = ("signal", name, checkpoint)
         if key not in self._kept:
-            out = np.zeros(len(self.ids))
-            for rows, block in self.blocks(self._pair("gradients", checkpoint)):
-                out[rows] = _signal(block, name)
-            if not np.isfinite(out).all():
-                raise InputError(f"{np.sum(~np.isfinite(out))} examples have no finite signal {name!r}")
-            self._kept[key] = out
-        found: F64 = self._kept[key]
-        return found
+            values = np.zeros(len(self.ids))
+            for positions, block in self.blocks(self._pair("gradients", checkpoint)):
+                values[positions] = _signal(block, name)
+            if not np.isfinite(values).all():
+                raise InputError(f"{np.sum(~np.isfinite(values))} examples have no finite signal {name!r}")
+            self._kept[key] = values
+        signal: F64 = self._kept[key]
+        return signal
 
     def token_signal(self, name: str, checkpoint: int = -1) -> list[F32]:
         """[N] arrays with one number for each label token."""
-        out: list[F32] = [np.zeros(0, np.float32)] * len(self.ids)
-        for rows, block in self.blocks(self._pair("gradients", checkpoint)):
+        by_example: list[F32] = [np.zeros(0, np.float32)] * len(self.ids)
+        for positions, block in self.blocks(self._pair("gradients", checkpoint)):
             _require(block, name)
-            for k, values in zip(rows.tolist(), block.token_signal(name), strict=True):
-                out[k] = values
-        return out
+            for k, values in zip(positions.tolist(), block.token_signal(name), strict=True):
+                by_example[k] = values
+        return by_example
 
     def label_tokens(self) -> list[int]:
         """[N] label tokens of each example. Raises InputError where neither rows nor a model tell."""
@@ -245,8 +245,8 @@ class Evidence:
 
     def sources(self) -> list[str]:
         """[N] source of each example."""
-        found = examples.sources_of(self.store, self.ids)
-        return [found[i][0] for i in self.ids]
+        of_ids = examples.sources_of(self.store, self.ids)
+        return [of_ids[i][0] for i in self.ids]
 
     def texts(self) -> list[str]:
         """[N] all turns of each chat, joined."""
@@ -267,7 +267,7 @@ def unit_rows(rows: NDArray[Any]) -> F32:
 def texts_of(store: Store, ids: Sequence[str]) -> list[str]:
     """All turns of each chat, joined by newlines."""
     chats = examples.get_messages(store, ids)
-    return ["\n".join(m["content"] for m in chats[i]) for i in ids]
+    return ["\n".join(turn["content"] for turn in chats[i]) for i in ids]
 
 
 KEPT_BY = {

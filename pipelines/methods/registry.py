@@ -41,6 +41,7 @@ Options = Mapping[str, Any]
 F64 = NDArray[np.float64]
 NeedsOf = Callable[[Options], Needs]
 Function = TypeVar("Function", bound=Callable[..., Any])
+Entry = TypeVar("Entry")  # of a table: a score, a rule or a method
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _needs(given: NeedsOf | Needs | set[Need] | tuple[Need, ...]) -> NeedsOf:
 
 
 def represented(*others: Need) -> NeedsOf:
-    """Needs of a part that looks at the rows that its option `represent` names, and at others."""
+    """What a score or rule needs that looks at the rows named by its option `represent`, and what `others` says."""
     return lambda options: frozenset({options["represent"], *others})
 
 
@@ -130,7 +131,7 @@ def rule(name: str, needs: NeedsOf | tuple[Need, ...] = (), *, prefix: bool = Fa
 
 
 def preset(name: str, method: Method) -> None:
-    """Register a method made of a score and a rule that are registered."""
+    """Register a method made of a registered score and a registered rule."""
     _add(_METHODS, "method", name, method)
 
 
@@ -147,10 +148,10 @@ def method(
     return register
 
 
-def _add(table: dict[str, Any], kind: str, name: str, part: Any) -> None:
+def _add(table: dict[str, Entry], kind: str, name: str, entry: Entry) -> None:
     if name in table:
         raise ValueError(f"there is a {kind} {name!r} already; choose another name")
-    table[name] = part
+    table[name] = entry
 
 
 def scores() -> Mapping[str, Score]:
@@ -183,7 +184,7 @@ def _load() -> None:
         except Exception as error:
             package = point.dist.name if point.dist else point.value
             raise InputError(
-                f"the methods of package {package!r} cannot be loaded ({type(error).__name__}: {error}). Mend the "
+                f"the methods of package {package!r} cannot be loaded ({type(error).__name__}: {error}). Repair the "
                 "package or uninstall it."
             ) from error
 
@@ -211,24 +212,24 @@ def needs_of(score: str, rule: str, options: Options) -> Needs:
     return scores()[score].needs(whole) | rules()[rule].needs(whole)
 
 
-def checked_options(score: str, rule: str, given: Options) -> dict[str, Any]:
+def checked_options(score: str, rule: str, given: Options) -> Options:
     """The given options in the types of their annotations. Raises UnknownOption with a suggestion."""
     known = options_of(score, rule)
-    out = {}
+    checked = {}
     for name, value in given.items():
         if name not in known:
             hint = suggestion(name, known, f"known here: {', '.join(sorted(known)) or 'none'}")
             raise UnknownOption(f"score `{score}` and rule `{rule}` take no option `{name}`; {hint}")
         try:
-            out[name] = TypeAdapter(known[name][0], config=ConfigDict(strict=False)).validate_python(value)
+            checked[name] = TypeAdapter(known[name][0], config=ConfigDict(strict=False)).validate_python(value)
         except ValidationError as error:
             raise UnknownOption(f"option `{name}`: {error.errors()[0]['msg']}") from None
-        if isinstance(out[name], float) and math.isnan(out[name]):
+        if isinstance(checked[name], float) and math.isnan(checked[name]):
             raise UnknownOption(f"option `{name}` must be a number, not NaN")
-    return out
+    return checked
 
 
-def split_options(score: str, rule: str, options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_options(score: str, rule: str, options: Options) -> tuple[Options, Options]:
     """(those of the score, those of the rule)."""
     of_score, of_rule = _takes(scores()[score].run), _takes(rules()[rule].run)
     return {n: v for n, v in options.items() if n in of_score}, {n: v for n, v in options.items() if n in of_rule}
@@ -245,7 +246,7 @@ class MethodRow:
     needs: str
     cost: str
     source: str
-    options: dict[str, Any]
+    options: Options
 
 
 def table() -> list[MethodRow]:

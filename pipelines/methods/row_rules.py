@@ -26,11 +26,11 @@ def kmeans_quota(
     e: Evidence, scores: F64, size: int, *, represent: Represent = "gradients", clusters: int = 100
 ) -> Choice:
     """Clusters by k-means, shares in proportion to their sizes, the best scores in each."""
-    found = kmeans(unit_rows(e.rows(represent)), clusters, e.seed)
-    given = budgets.largest_remainder(found.sizes.tolist(), size, found.sizes.tolist())
-    labels = found.labels.tolist()
-    chosen = ranking.quota(best(scores), e.ids, labels, dict(enumerate(given.tolist())))
-    return Choice(chosen, {"cluster": found.labels})
+    groups = kmeans(unit_rows(e.rows(represent)), clusters, e.seed)
+    shares = budgets.largest_remainder(groups.sizes.tolist(), size, groups.sizes.tolist())
+    labels = groups.labels.tolist()
+    chosen = ranking.quota(best(scores), e.ids, labels, dict(enumerate(shares.tolist())))
+    return Choice(chosen, {"cluster": groups.labels})
 
 
 @rule("omp", represented())
@@ -50,13 +50,13 @@ def omp(
 ) -> Choice:
     """TAGCOS: in each cluster the rows that reproduce its mean."""
     rows = e.rows(represent)
-    found = kmeans(rows, clusters, e.seed, iterations, max_points=max_points)
-    sizes = found.sizes.tolist()
-    given = budgets.largest_remainder(sizes, size, sizes)
+    groups = kmeans(rows, clusters, e.seed, iterations, max_points=max_points)
+    sizes = groups.sizes.tolist()
+    shares = budgets.largest_remainder(sizes, size, sizes)
     if budget_mode == "floor":
-        given = budgets.floors(size / len(rows), sizes)
-    order = tagcos(rows, found, given.tolist(), ridge, tol, continue_residual)
-    return Choice(order, {"cluster": found.labels})
+        shares = budgets.floors(size / len(rows), sizes)
+    order = tagcos(rows, groups, shares.tolist(), ridge, tol, continue_residual)
+    return Choice(order, {"cluster": groups.labels})
 
 
 @rule("gio", represented("target"))
@@ -88,23 +88,25 @@ def gio_rule(
     clusters.
     """
     rows, target = unit_rows(e.rows(represent)), unit_rows(e.queries(represent)[0])
-    found = kmeans(rows, quantise, e.seed, spherical=spherical) if 0 < quantise < len(rows) else None
+    groups = kmeans(rows, quantise, e.seed, spherical=spherical) if 0 < quantise < len(rows) else None
     if 0 < quantise < len(target):
         target = kmeans(target, quantise, e.seed, spherical=spherical).centers
-    pool = rows if found is None else found.centers
-    rule = gio.Stop(stop, min_difference, min_kl, data_size, max_increases)
+    pool = rows if groups is None else groups.centers
+    stop_rule = gio.Stop(stop, min_difference, min_kl, data_size, max_increases)
     if mode == "knn":
         trace = gio.gio_knn(pool, target, len(pool), neighbours)
     else:
         start = gio.uniform_start(rows.shape[1], e.seed)
         k = min(k, len(target) - 1)
         if mode == "exact":
-            trace = gio.gio_exact(pool, target, start, len(pool), rule, k)
+            trace = gio.gio_exact(pool, target, start, len(pool), stop_rule, k)
         else:
-            trace = gio.gio_released(pool, target, start, len(pool), rule, k, v_init, steps, rate, max_resets, e.seed)
-    if found is None:
+            trace = gio.gio_released(
+                pool, target, start, len(pool), stop_rule, k, v_init, steps, rate, max_resets, e.seed
+            )
+    if groups is None:
         return Choice(np.array(trace.picks[:size], np.int64))
-    return Choice(gio.explode(trace.picks, found.members(), rows, pool, size), {"cluster": found.labels})
+    return Choice(gio.explode(trace.picks, groups.members(), rows, pool, size), {"cluster": groups.labels})
 
 
 @rule("facility_location", represented(), prefix=True)
@@ -139,15 +141,15 @@ def tsds(
 ) -> Choice:
     """TSDS: sampling by the mass that an optimal transport plan gives."""
     rows, target = unit_rows(e.rows(represent)), unit_rows(e.queries(represent)[0])
-    apart = gio.distances(target, rows)
+    distances = gio.distances(target, rows)
     if density == "kde":
-        crowd = transport.density(rows, sigma, kde_points, e.seed)
-        mass = transport.knn_kde(apart, crowd, alpha, scale, neighbours)
+        crowding = transport.density(rows, sigma, kde_points, e.seed)
+        mass = transport.knn_kde(distances, crowding, alpha, scale, neighbours)
     else:
-        mass = transport.knn_uniform(apart, alpha, scale, neighbours)
+        mass = transport.knn_uniform(distances, alpha, scale, neighbours)
     with np.errstate(divide="ignore"):
         logs = np.maximum(np.log(mass), -1e9)
-    logs = np.where(mass > 0, logs, -1e9 - apart.min(axis=0))  # beyond the plan: the nearest first
+    logs = np.where(mass > 0, logs, -1e9 - distances.min(axis=0))  # beyond the plan: the nearest first
     return Choice(ranking.softmax_sample(logs, e.ids, size, 1.0, e.seed))
 
 
@@ -189,19 +191,19 @@ def quadrants(
     Static scoring is our extension (the paper scores each mini-batch in training); none of its figures apply.
     """
     nll = e.token_signal("token_nll", checkpoint)
-    doubt = e.token_signal("token_entropy", checkpoint)
+    token_entropy = e.token_signal("token_entropy", checkpoint)
     ppl = np.array([np.exp(np.asarray(v, np.float64).mean()) for v in nll])
-    entropy = np.array([np.asarray(v, np.float64).mean() for v in doubt])
+    entropy = np.array([np.asarray(v, np.float64).mean() for v in token_entropy])
     parts = _parts(e, group, batch)
     sizes = [len(p) for p in parts]
-    given = budgets.largest_remainder(sizes, size, sizes)
+    shares = budgets.largest_remainder(sizes, size, sizes)
     keep, prune, added = (np.zeros(len(ppl), bool) for _ in range(3))
     critical = np.zeros(len(ppl))
-    for part, share in zip(parts, given.tolist(), strict=True):
-        found = qtuning.choose(ppl[part], entropy[part], (share + 1e-9) / len(part), supplement)
-        critical[part] = found.critical
+    for part, share in zip(parts, shares.tolist(), strict=True):
+        outcome = qtuning.choose(ppl[part], entropy[part], (share + 1e-9) / len(part), supplement)
+        critical[part] = outcome.critical
         if share:
-            keep[part], prune[part], added[part] = found.keep, found.prune, found.added
+            keep[part], prune[part], added[part] = outcome.keep, outcome.prune, outcome.added
     kept = np.flatnonzero(keep)
     order = kept[np.lexsort((kept, critical[kept]))]
     masks = {

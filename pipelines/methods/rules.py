@@ -57,8 +57,8 @@ def quota(
     groups: list[Any] = e.sources() if by == "source" else matrix(scores).argmax(axis=1).tolist()
     names = sorted(set(groups))
     sizes = [groups.count(name) for name in names]
-    given = budgets.even(size, sizes) if shares == "even" else budgets.largest_remainder(sizes, size, sizes)
-    return Choice(ranking.quota(best(scores), e.ids, groups, dict(zip(names, given.tolist(), strict=True))))
+    amounts = budgets.even(size, sizes) if shares == "even" else budgets.largest_remainder(sizes, size, sizes)
+    return Choice(ranking.quota(best(scores), e.ids, groups, dict(zip(names, amounts.tolist(), strict=True))))
 
 
 @rule("softmax", prefix=True)
@@ -99,12 +99,12 @@ def tive(
     sources, rows, norms = e.sources(), unit_rows(e.rows()), e.signal("grad_norm")
     names = sorted(set(sources))
     members = [np.flatnonzero(np.array(sources) == name) for name in names]
-    given = budgets.largest_remainder([norms[m].mean() for m in members], size, [len(m) for m in members])
+    shares = budgets.largest_remainder([norms[part].mean() for part in members], size, [len(part) for part in members])
     chosen: list[int] = []
-    for part, share in zip(members, given.tolist(), strict=True):
-        value = rows[part] @ rows[part].mean(axis=0)
+    for part, share in zip(members, shares.tolist(), strict=True):
+        cosines = rows[part] @ rows[part].mean(axis=0)
         heat = temperature if legacy_tive_q is None else 1 / legacy_tive_q
-        picks = ranking.softmax_sample(value.astype(np.float64), [e.ids[k] for k in part], share, heat, e.seed)
+        picks = ranking.softmax_sample(cosines.astype(np.float64), [e.ids[k] for k in part], share, heat, e.seed)
         chosen += part[picks].tolist()
     return Choice(np.array(chosen, np.int64))
 

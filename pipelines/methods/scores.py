@@ -49,9 +49,9 @@ def influence(
             flat = (g for _, g in e.raw_blocks(pair))
             mean_square = sum(squares) / (len(e.ids) * means.shape[1])
             turned = preconditioned.datainf(means, flat, mean_square, len(e.ids))
-        for rows, block in e.raw_blocks(pair):
+        for positions, block in e.raw_blocks(pair):
             part = block @ turned.T if basis is None else preconditioned.cosines(block @ basis, turned)
-            total[rows] += weight * part
+            total[positions] += weight * part
     return total
 
 
@@ -72,12 +72,12 @@ Signal = Literal["grand", "el2n", "loss", "perplexity", "entropy", "length", "if
 def signal(e: Evidence, *, signal: Signal = "loss", checkpoint: int = -1, residual: bool = False) -> F64:
     """One number of the example alone. `residual` takes out what the log of its length explains."""
     column = {"grand": "grad_norm", "perplexity": "loss", "length": "n_label_tokens", "ifd": "loss"}.get(signal, signal)
-    found = e.signal(column, checkpoint)
+    values = e.signal(column, checkpoint)
     if signal == "perplexity":
-        found = difficulty.perplexity(found)
+        values = difficulty.perplexity(values)
     if signal == "ifd":
-        found = difficulty.ifd(found, e.signal("answer_loss", checkpoint))
-    return difficulty.residual(found, np.array(e.label_tokens())) if residual else found
+        values = difficulty.ifd(values, e.signal("answer_loss", checkpoint))
+    return difficulty.residual(values, np.array(e.label_tokens())) if residual else values
 
 
 @score("loss_drop", ("target", "training"))

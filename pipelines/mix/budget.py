@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.mix.order import Mixer, Pool, Ranks
+from gradsift.pipelines.mix.order import Mixer, PartRanking, Pool
 from gradsift.pipelines.recipe import Part
 from gradsift.scorers import budgets
 
@@ -30,8 +30,9 @@ class Groups:
     room: list[int]
 
 
-def groups_of(part: Part, ranks: Ranks, pool: Pool) -> Groups:
-    """The sources that have something left for a part. Raises InputError for one that it names and that has not."""
+def groups_of(part: Part, ranks: PartRanking, pool: Pool) -> Groups:
+    """The sources that have something left for a part. Raises InputError for one that it names and that has
+    nothing left."""
     codes = [g for g in range(len(pool.names)) if (ranks.open & (pool.code == g)).any()]
     members = [np.flatnonzero(ranks.open & (pool.code == g)) for g in codes]
     sizes = [pool.size(rows) for rows in members]
@@ -92,7 +93,7 @@ def by_ranking(part: Part) -> bool:
 
 
 def cap_of(part: Part, name: str, budget: int) -> int:
-    """Most of a source."""
+    """The most that a source may give."""
     return int(part.caps.get(name, 1.0) * budget + ROUNDING)
 
 
@@ -106,7 +107,7 @@ def within(part: Part, names: Sequence[str], amounts: F64, budget: int) -> bool:
 
 
 def divided(part: Part, groups: Groups, weights: F64, budget: int) -> I64:
-    """[G] what each source is to give. Raises InputError when caps, floors and sizes leave no way."""
+    """[G] what each source is to give. Raises InputError when caps, floors and sizes do not allow it."""
     names, room = groups.names, groups.room
     least = [int(np.ceil(part.floors.get(n, 0.0) * budget - ROUNDING)) for n in names]
     most = [min(cap_of(part, n, budget), have) for n, have in zip(names, room, strict=True)]
@@ -118,7 +119,7 @@ def divided(part: Part, groups: Groups, weights: F64, budget: int) -> I64:
         raise InputError(f"mix, part {part.name!r}: the floors sum to {sum(least):,}, the budget is {budget:,}")
     reach = sum(high if weight > 0 else low for weight, low, high in zip(weights, least, most, strict=True))
     if reach < budget and by_ranking(part):
-        # A cap bites a ranking that took nothing of the other sources: they share the rest by what they have.
+        # A cap limits a ranking that took nothing from the other sources: those share the rest by their room.
         extra = np.where(weights > 0, 0.0, np.asarray(room, np.float64))
         weights = weights + 1e-9 * extra / max(1.0, extra.sum())
         reach = sum(most)

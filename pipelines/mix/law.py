@@ -34,7 +34,7 @@ MILLION = 1e6
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _SourceRows:
     """Encoded rows of one source: to measure on, and to train on in the order they are used."""
 
     held_out: list[Encoded]
@@ -62,7 +62,7 @@ def _draws(work: Work, part: Part, pool: Dataset) -> dict[str, list[str]]:
         if part.sources is None or source in part.sources:
             by_source.setdefault(source, []).append(name)
     rng = np.random.default_rng([work.recipe.seed, 2])
-    return {s: [by_source[s][k] for k in rng.permutation(len(by_source[s]))] for s in sorted(by_source)}
+    return {source: [ids[k] for k in rng.permutation(len(ids))] for source, ids in sorted(by_source.items())}
 
 
 def law_weights(work: Work, part: Part, pool: Dataset, names: Sequence[str], budget: int) -> F64:
@@ -83,22 +83,23 @@ def law_weights(work: Work, part: Part, pool: Dataset, names: Sequence[str], bud
         losses.append(loss)
         tokens.append(spent)
         work.progress("runs for the mixing law", number, len(designs))
-    own = np.array(tokens) / MILLION
-    law = mixing_law.fit(own, own.sum(axis=1, keepdims=True) - own, np.array(losses))
-    mean = np.array([rows[n].mean_length for n in names])
+    millions = np.array(tokens) / MILLION
+    of_others = millions.sum(axis=1, keepdims=True) - millions
+    law = mixing_law.fit(millions, of_others, np.array(losses))
+    mean_lengths = np.array([rows[n].mean_length for n in names])
     mix = work.recipe.mix
     in_rows = mix is not None and not (mix.tokens or mix.label_tokens)
-    weights = mixing_law.best_weights(law, budget * (float(mean.mean()) if in_rows else 1.0) / MILLION)
-    weights = weights / mean if in_rows else weights
+    weights = mixing_law.best_weights(law, budget * (float(mean_lengths.mean()) if in_rows else 1.0) / MILLION)
+    weights = weights / mean_lengths if in_rows else weights
     return np.asarray(weights / weights.sum(), np.float64)
 
 
-def _rows(work: Work, part: Part, pool: Dataset, names: Sequence[str]) -> dict[str, _Rows]:
+def _rows(work: Work, part: Part, pool: Dataset, names: Sequence[str]) -> dict[str, _SourceRows]:
     settings = part.scaling_law
     most = max(round(settings.rows_each * scale) for scale in mixing_law.SCALES)
     counted = dict(zip(pool.example_ids, lengths(work, pool)["n_label_tokens"].tolist(), strict=True))
     draws = _draws(work, part, pool)
-    out = {}
+    by_source = {}
     for name in names:
         held = [i for i in draws[name][: settings.held_out] if counted[i]]
         usable = [i for i in draws[name][settings.held_out :] if counted[i]][:most]
@@ -111,35 +112,36 @@ def _rows(work: Work, part: Part, pool: Dataset, names: Sequence[str]) -> dict[s
         _, measured = usable_chats(work, held)
         _, trained = usable_chats(work, usable)
         all_lengths = [counted[i] for i in draws[name] if counted[i]]
-        out[name] = _Rows(measured, trained, float(np.mean(all_lengths)))
-    return out
+        by_source[name] = _SourceRows(measured, trained, float(np.mean(all_lengths)))
+    return by_source
 
 
 def _run(
-    work: Work, settings: ScalingLaw, rows: dict[str, _Rows], names: Sequence[str], design: Sequence[int]
+    work: Work, settings: ScalingLaw, rows: dict[str, _SourceRows], names: Sequence[str], design: Sequence[int]
 ) -> tuple[list[float], list[int]]:
     """([K] losses, [K] label tokens trained on) of one design, from the store if it has been run."""
     recipe, loaded = work.recipe, work.model
     chosen = [rows[name].train[:count] for name, count in zip(names, design, strict=True)]
     training = Training(**settings.model_dump(include=set(Training.model_fields)))
     tokens = [sum(row.n_label_tokens for row in part) * training.epochs for part in chosen]
-    spec = training_spec(work) | {
+    spec = {
+        **training_spec(work),
         "kind": "mixing_law",
         "training": training.model_dump(),
         "seed": recipe.seed,
         "train": [digest_ids(str(row.input_ids) for row in part) for part in chosen],
         "held_out": [digest_ids(str(row.input_ids) for row in rows[name].held_out) for name in names],
     }
-    known = arms.find(work.store, fingerprint(spec), LawRun)
-    if known is None:
+    result = arms.find(work.store, fingerprint(spec), LawRun)
+    if result is None:
         model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
         report = Report("a run for the mixing law", quiet)
         train(model, loaded.tokenizer, [row for part in chosen for row in part], training, recipe.seed, report)
         losses = [_token_loss(work, model, rows[name].held_out) for name in names]
-        known = LawRun(losses, list(names), sum(design))
+        result = LawRun(losses, list(names), sum(design))
         label = "law " + " ".join(str(count) for count in design)
-        arms.save(work.store, fingerprint(spec), label, "", recipe.seed, spec, known)
-    return list(known.losses), tokens
+        arms.save(work.store, fingerprint(spec), label, "", recipe.seed, spec, result)
+    return list(result.losses), tokens
 
 
 def _token_loss(work: Work, model: Any, rows: Sequence[Encoded]) -> float:

@@ -4,15 +4,14 @@ Parts are filled in their order, and an example belongs to the first that takes 
 by largest remainder; a part divides its own among sources by its weights, within caps, floors and what there is
 (copies included), again by largest remainder; the examples of each source come in rank order, or in an order drawn
 from the seed and the ids alone. With a budget in tokens the last gap is closed by the examples whose lengths fit
-(scorers/filling.py). Whatever falls short is said in the table. A part of a target chooses from what is left for it,
-with its method: so a source's share can be demanded of any method.
+(scorers/filling.py). Whatever falls short is said in the table. A part with a target chooses with its method from what
+is left for it: so a share of a source can be asked of any method.
 
 Legend: N pool examples, G sources of a part.
 """
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +19,9 @@ import pyarrow as pa
 from gradsift.datastore import examples, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
-from gradsift.datastore.identity import digest_ids
+from gradsift.datastore.identity import Spec, digest_ids
 from gradsift.datastore.runs import MixturePlan, MixtureReport, plan_as_json
-from gradsift.datastore.selections import MASK, MIXTURE, PLAN, Selection
+from gradsift.datastore.selections import MASK, MIXTURE, PLAN, Picks, Selection
 from gradsift.pipelines.features.gather import Material, evidence, pool_rows
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.mix.order import Mixer, Pool
@@ -45,19 +44,19 @@ def make_mixture(work: Work, material: Material) -> Selection:
     mix = work.recipe.mix
     if mix is None:
         raise InputError(f"recipe {work.recipe.name!r} has no `mix`")
-    known_of = _evidence(work, material, mix)
-    spec = _spec(work, mix, material.pool, known_of)
+    evidence_of = _evidence(work, material, mix)
+    spec = _spec(work, mix, material.pool, evidence_of)
     recorded = selections.find(work.store, spec)
     if recorded is not None:
         return recorded
     pool = _pool(work, mix, material.pool)
     rows = pool_rows(work, material.pool, *material.pairs) if material.pairs else None
-    mixer = Mixer(work, mix, pool, known_of, rows)
+    mixer = Mixer(work, mix, pool, evidence_of, rows)
     taken = Taken(np.ones(len(pool.code), bool))
     if pool.lengths is not None:
         taken.free &= pool.lengths > 0  # nothing to learn from, or not to be rendered
     total, parts = _total(mix, len(material.pool.example_ids)), mix.all_parts()
-    shares = budgets.bounded([p.share or 0.0 for p in parts], total, [0] * len(parts), [total] * len(parts))
+    shares = budgets.bounded([part.share or 0.0 for part in parts], total, [0] * len(parts), [total] * len(parts))
     for number, (part, budget) in enumerate(zip(parts, shares.tolist(), strict=True), 1):
         fill_part(mixer, part, budget, taken)
         work.progress("parts of the mixture", number, len(parts))
@@ -73,29 +72,29 @@ def _evidence(work: Work, material: Material, mix: Mix) -> dict[str, Evidence]:
     }
 
 
-def _spec(work: Work, mix: Mix, pool: Dataset, known_of: Mapping[str, Evidence]) -> dict[str, Any]:
+def _spec(work: Work, mix: Mix, pool: Dataset, evidence_of: Mapping[str, Evidence]) -> Spec:
     """All that decides a mixture."""
     recipe = work.recipe
-    plain = mix.model_dump(mode="json", exclude_none=True)
-    for part in plain["parts"]:
+    settings = mix.model_dump(mode="json", exclude_none=True)
+    for part in settings["parts"]:
         part.get("select", {}).pop("encoder", None)  # its space names it
     default = [recipe.select.method, *recipe.select.parts()] if recipe.selecting else None
     return {
         "version": VERSION,
         "method": MIXTURE,
         "name": recipe.name,
-        "mix": plain,
+        "mix": settings,
         "default": default,
         "seed": recipe.seed,
         "pool": pool.digest,
         "sources": digest_ids(examples.source_column(work.store, pool)),
-        "targets": {name: e.target.digest for name, e in known_of.items()},
-        "spaces": {name: e.fingerprints(with_encoder=True) for name, e in known_of.items()},
+        "targets": {name: e.target.digest for name, e in evidence_of.items()},
+        "spaces": {name: e.fingerprints(with_encoder=True) for name, e in evidence_of.items()},
         "context": _model_spec(work, mix),
     }
 
 
-def _model_spec(work: Work, mix: Mix) -> dict[str, Any]:
+def _model_spec(work: Work, mix: Mix) -> Spec:
     """What of the model decides a mixture: nothing, unless it counts tokens or trains."""
     fitted = any(part.weights == "scaling_law" for part in mix.all_parts())
     if work.loaded is None or not (mix.tokens or mix.label_tokens or fitted):
@@ -120,7 +119,7 @@ def _total(mix: Mix, size: int) -> int:
     return int(mix.examples or mix.label_tokens or mix.tokens or 0)
 
 
-def _record(mixer: Mixer, spec: dict[str, Any], total: int, taken: Taken) -> Selection:
+def _record(mixer: Mixer, spec: Spec, total: int, taken: Taken) -> Selection:
     pool, recipe = mixer.pool, mixer.work.recipe
     positions = np.concatenate(taken.positions)
     copies = np.concatenate(taken.copies)
@@ -144,8 +143,9 @@ def _record(mixer: Mixer, spec: dict[str, Any], total: int, taken: Taken) -> Sel
     realised = int(copies.sum()) if pool.lengths is None else int((pool.lengths[positions] * copies).sum())
     plan = MixturePlan(_unit(mixer), total, realised, taken.table, RULE, ORDER)
     table = table.replace_schema_metadata({PLAN: json.dumps(plan_as_json(plan))})
-    given = [None if np.isnan(s) else float(s) for s in scores.tolist()]
-    return selections.save(mixer.work.store, recipe.name, MIXTURE, spec, ids, given, table, copies.tolist())
+    known_scores = [None if np.isnan(score) else float(score) for score in scores.tolist()]
+    picks = Picks(ids, known_scores, table, copies.tolist())
+    return selections.save(mixer.work.store, recipe.name, MIXTURE, spec, picks)
 
 
 def _unit(mixer: Mixer) -> str:

@@ -60,7 +60,7 @@ class Mixer:
     rows: Evidence | None
 
 
-class Ranks:
+class PartRanking:
     """Ranked positions of a part, for the whole of it or for one source; a random part is ranked by its seed."""
 
     def __init__(self, mixer: Mixer, part: Part, open_: NDArray[np.bool_]) -> None:
@@ -75,7 +75,7 @@ class Ranks:
         self._whole: Ranked | None = None
 
     @property
-    def full(self) -> bool:
+    def for_every_budget(self) -> bool:
         """Whether one ranking serves every budget."""
         return self.evidence is None or rules()[self.method.parts()[1]].prefix
 
@@ -95,12 +95,13 @@ class Ranks:
 
     def _chosen(self, among: I64, amount: int | None) -> Ranked:
         """The method's choice among positions: all of them in order, or enough for an amount of rows or tokens."""
-        base = self.evidence
-        assert base is not None  # noqa: S101 - only parts with a target come here
+        of_pool = self.evidence
+        assert of_pool is not None  # noqa: S101 - only parts with a target come here
         ids = [self.pool.data.example_ids[k] for k in among.tolist()]
-        e = base
-        if len(ids) != len(base.ids):
-            e = base.over(examples.define_dataset(self.work.store, "pool", base.pool.name, dict.fromkeys(ids, "")))
+        e = of_pool
+        if len(ids) != len(of_pool.ids):
+            members = dict.fromkeys(ids, "")
+            e = of_pool.over(examples.define_dataset(self.work.store, "pool", of_pool.pool.name, members))
 
         def take(size: int) -> Ranked:
             select = Select(**self.method.model_dump(exclude_unset=True), examples=size)
@@ -109,7 +110,9 @@ class Ranks:
         if amount is None:
             return take(len(ids))
         first = self._first_size(among, amount)
-        return sized_for_tokens(take, lambda r: self.pool.size(r.order), first, len(ids), amount, at_least=True)
+        return sized_for_tokens(
+            take, lambda ranked: self.pool.size(ranked.order), first, len(ids), amount, at_least=True
+        )
 
     def _first_size(self, among: I64, amount: int) -> int:
         if self.pool.lengths is None:
@@ -118,14 +121,14 @@ class Ranks:
         return min(len(among), int(1.2 * amount / max(1.0, float(self.pool.lengths[among].mean()))) + 20)
 
     def of_source(self, g: int, amount: int) -> Ranked:
-        """What a source gives, in order: enough for the amount. A rule that plans for its size runs inside it."""
-        if self.full:
-            whole = self.ranking()
-            mine = self.pool.code[whole.order] == g
-            return Ranked(whole.order[mine], whole.scores[mine], whole.masks)
+        """What a source gives, in order: enough for the amount. A rule that plans for its size sees it alone."""
+        if self.for_every_budget:
+            ranked = self.ranking()
+            of_source = self.pool.code[ranked.order] == g
+            return Ranked(ranked.order[of_source], ranked.scores[of_source], ranked.masks)
         return self._chosen(np.flatnonzero(self.open & (self.pool.code == g)), amount)
 
-    def natural(self, budget: int) -> Ranked:
+    def of_whole_part(self, budget: int) -> Ranked:
         """What the method takes of the whole part when nothing else decides, in its order: not above the budget."""
         among = np.flatnonzero(self.open)
         ranked = self._chosen(among, min(budget, self.pool.size(among)))

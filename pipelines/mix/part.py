@@ -13,7 +13,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import Share
 from gradsift.pipelines.mix.budget import Groups, allowed, by_ranking, cap_of, check_room, divided, groups_of, within
 from gradsift.pipelines.mix.law import held_out
-from gradsift.pipelines.mix.order import Masks, Mixer, Pool, Ranked, Ranks
+from gradsift.pipelines.mix.order import Masks, Mixer, PartRanking, Pool, Ranked
 from gradsift.pipelines.mix.weights import group_weights
 from gradsift.pipelines.recipe import Part
 from gradsift.pipelines.select.select import refusals_of
@@ -38,7 +38,7 @@ class Taken:
 
 
 @dataclass
-class _Source:
+class _Filling:
     """What a source gives: positions in rank order, their scores and masks, and how often each is taken."""
 
     order: I64
@@ -48,7 +48,7 @@ class _Source:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _PartPlan:
     """[G] weights of a part's sources, what follows from them before caps, floors and what there is (None where the
     ranking decides), and after."""
 
@@ -64,47 +64,49 @@ def fill_part(mixer: Mixer, part: Part, budget: int, taken: Taken) -> None:
     open_ = taken.free & allowed(part, pool)
     if part.weights == "scaling_law":
         open_[held_out(mixer.work, part, pool.data)] = False
-    ranks = Ranks(mixer, part, open_)
+    ranks = PartRanking(mixer, part, open_)
     groups = groups_of(part, ranks, pool)
     check_room(part, budget, groups, mixer)
-    picked = ranks.natural(budget) if by_ranking(part) else None
+    picked = ranks.of_whole_part(budget) if by_ranking(part) else None
     plan = _plan(mixer, part, groups, budget, picked)
     if picked is not None and within(part, groups.names, plan.weights, budget) and budget <= sum(groups.sizes):
-        plan = _Plan(plan.weights, None, plan.weights.astype(np.int64))
-        sources = [_of(picked, pool.code[picked.order] == g) for g in groups.codes]
+        plan = _PartPlan(plan.weights, None, plan.weights.astype(np.int64))
+        sources = [_taken_whole(picked, pool.code[picked.order] == g) for g in groups.codes]
     else:
         sources = _filled(part, groups, plan, ranks, pool)
         if pool.lengths is not None:
-            _close(part, budget, sources, groups, pool.lengths)
+            _close_gap(part, budget, sources, groups, pool.lengths)
     for k, source in enumerate(sources):
         taken.free[source.order[source.copies > 0]] = False
-        line = _line(part, k, groups, plan, source, pool, budget)
+        line = _table_line(part, k, groups, plan, source, pool, budget)
         if line.rows or line.requested:
             taken.table.append(line)
-    _add(part, sources, ranks, picked, taken)
+    _note_taken(part, sources, ranks, picked, taken)
 
 
-def _plan(mixer: Mixer, part: Part, groups: Groups, budget: int, picked: Ranked | None) -> _Plan:
+def _plan(mixer: Mixer, part: Part, groups: Groups, budget: int, picked: Ranked | None) -> _PartPlan:
     if picked is not None:
         code = mixer.pool.code[picked.order]
         weights = np.array([mixer.pool.size(picked.order[code == g]) for g in groups.codes], np.float64)
-        return _Plan(weights, None, divided(part, groups, weights, budget))
+        return _PartPlan(weights, None, divided(part, groups, weights, budget))
     with refusals_of(f"mix, part {part.name!r}"):
         weights = group_weights(mixer, part, groups, budget)
     count = len(groups.names)
     requested = budgets.bounded(weights.tolist(), budget, [0] * count, [budget] * count)
-    return _Plan(weights, requested, divided(part, groups, weights, budget))
+    return _PartPlan(weights, requested, divided(part, groups, weights, budget))
 
 
-def _add(part: Part, sources: Sequence[_Source], ranks: Ranks, picked: Ranked | None, taken: Taken) -> None:
+def _note_taken(
+    part: Part, sources: Sequence[_Filling], ranks: PartRanking, picked: Ranked | None, taken: Taken
+) -> None:
     """Note what a part takes, in the order of its ranking where there is one for all sources."""
-    positions = np.concatenate([s.order for s in sources])
-    copies = np.concatenate([s.copies for s in sources])
-    scores = np.concatenate([s.scores for s in sources])
+    positions = np.concatenate([source.order for source in sources])
+    copies = np.concatenate([source.copies for source in sources])
+    scores = np.concatenate([source.scores for source in sources])
     order = np.arange(len(positions))
-    if picked is not None or ranks.full:
+    if picked is not None or ranks.for_every_budget:
         whole = picked.order if picked is not None and np.isin(positions, picked.order).all() else None
-        if whole is None and ranks.full:
+        if whole is None and ranks.for_every_budget:
             whole = ranks.ranking().order
         if whole is not None:
             place = np.empty(len(ranks.open), np.int64)
@@ -119,18 +121,18 @@ def _add(part: Part, sources: Sequence[_Source], ranks: Ranks, picked: Ranked | 
         taken.masks |= {at: source.masks[at] for at in positions[order].tolist() if at in source.masks}
 
 
-def _of(ranked: Ranked, mine: NDArray[np.bool_]) -> _Source:
-    return _Source(ranked.order[mine], ranked.scores[mine], ranked.masks, np.ones(int(mine.sum()), np.int64))
+def _taken_whole(ranked: Ranked, mine: NDArray[np.bool_]) -> _Filling:
+    return _Filling(ranked.order[mine], ranked.scores[mine], ranked.masks, np.ones(int(mine.sum()), np.int64))
 
 
-def _filled(part: Part, groups: Groups, plan: _Plan, ranks: Ranks, pool: Pool) -> list[_Source]:
+def _filled(part: Part, groups: Groups, plan: _PartPlan, ranks: PartRanking, pool: Pool) -> list[_Filling]:
     amounts = zip(groups.codes, groups.names, plan.given.tolist(), strict=True)
     return [_fill(part, g, name, amount, ranks, pool) for g, name, amount in amounts]
 
 
-def _fill(part: Part, g: int, name: str, amount: int, ranks: Ranks, pool: Pool) -> _Source:
+def _fill(part: Part, g: int, name: str, amount: int, ranks: PartRanking, pool: Pool) -> _Filling:
     if not amount:
-        return _Source(np.zeros(0, np.int64), np.zeros(0), {}, np.zeros(0, np.int64))
+        return _Filling(np.zeros(0, np.int64), np.zeros(0), {}, np.zeros(0, np.int64))
     ranked = ranks.of_source(g, amount)
     if pool.lengths is None:
         copies = copies_for_examples(len(ranked.order), amount)
@@ -141,23 +143,25 @@ def _fill(part: Part, g: int, name: str, amount: int, ranks: Ranks, pool: Pool) 
             f"mix, part {part.name!r}: the method gives only {len(ranked.order):,} rows of source {name!r} and "
             f"{amount:,} are asked for; loosen its options"
         )
-    return _Source(ranked.order, ranked.scores, ranked.masks, copies)
+    return _Filling(ranked.order, ranked.scores, ranked.masks, copies)
 
 
-def _close(part: Part, budget: int, sources: Sequence[_Source], groups: Groups, lengths: I64) -> None:
+def _close_gap(part: Part, budget: int, sources: Sequence[_Filling], groups: Groups, lengths: I64) -> None:
     """Let one source take the few tokens that lengths left over in all of them, where its own lengths allow it."""
-    spent = [int((lengths[s.order] * s.copies).sum()) for s in sources]
+    spent = [int((lengths[source.order] * source.copies).sum()) for source in sources]
     for k in sorted(range(len(sources)), key=lambda k: -groups.room[k]):
-        wish = spent[k] + budget - sum(spent)
+        wanted = spent[k] + budget - sum(spent)
         most = part.caps.get(groups.names[k], 1.0) * budget
-        if wish > spent[k] and len(sources[k].order) and wish <= most:
-            copies = copies_for_tokens(lengths[sources[k].order].tolist(), wish, part.repeat)
-            got = int((lengths[sources[k].order] * copies).sum())
-            if got > spent[k]:
-                sources[k].copies, spent[k] = copies, got
+        if wanted > spent[k] and len(sources[k].order) and wanted <= most:
+            copies = copies_for_tokens(lengths[sources[k].order].tolist(), wanted, part.repeat)
+            reached = int((lengths[sources[k].order] * copies).sum())
+            if reached > spent[k]:
+                sources[k].copies, spent[k] = copies, reached
 
 
-def _line(part: Part, k: int, groups: Groups, plan: _Plan, source: _Source, pool: Pool, budget: int) -> Share:
+def _table_line(
+    part: Part, k: int, groups: Groups, plan: _PartPlan, source: _Filling, pool: Pool, budget: int
+) -> Share:
     name, given = groups.names[k], int(plan.given[k])
     positions, copies = source.order[source.copies > 0], source.copies[source.copies > 0]
     requested = None if plan.requested is None else int(plan.requested[k])

@@ -15,18 +15,18 @@ F64 = NDArray[np.float64]
 
 def group_weights(mixer: Mixer, part: Part, groups: Groups, budget: int) -> F64:
     """[G] weights of a part's sources, summing to one."""
-    how = part.weights or "proportional"
-    if isinstance(how, dict):
-        weights = np.array([how.get(name, 0.0) for name in groups.names])
-    elif how == "proportional":
+    chosen = part.weights or "proportional"
+    if isinstance(chosen, dict):
+        weights = np.array([chosen.get(name, 0.0) for name in groups.names])
+    elif chosen == "proportional":
         weights = np.asarray(groups.sizes, np.float64)
-    elif how == "uniform":
+    elif chosen == "uniform":
         weights = np.ones(len(groups.names))
-    elif how == "temperature":
+    elif chosen == "temperature":
         weights = budgets.temperature(groups.sizes, part.temperature)
-    elif how == "tive":
+    elif chosen == "tive":
         weights = _means(mixer, "grad_norm", groups)
-    elif how == "prospect":
+    elif chosen == "prospect":
         losses = _means(mixer, "loss", groups)
         sigma = prospect.spectrum(part.prospect.spectrum, len(losses), part.prospect.parameter)
         weights = prospect.spectral_weights(losses.tolist(), sigma, part.prospect.shift_cost)

@@ -109,14 +109,14 @@ class _NotTurnByTurn(Exception):
 
 
 def _marked(tokenizer: Any, messages: Sequence[dict[str, str]], template: str) -> tuple[list[int], list[bool]]:
-    out = tokenizer.apply_chat_template(
+    encoded = tokenizer.apply_chat_template(
         list(messages),
         chat_template=template,
         tokenize=True,
         return_dict=True,
         return_assistant_tokens_mask=True,
     )
-    return list(out["input_ids"]), [bool(m) for m in out["assistant_masks"]]
+    return list(encoded["input_ids"]), [bool(label) for label in encoded["assistant_masks"]]
 
 
 def _by_turns(tokenizer: Any, messages: Sequence[dict[str, str]], template: str) -> tuple[list[int], list[bool]]:
@@ -135,14 +135,14 @@ def _by_turns(tokenizer: Any, messages: Sequence[dict[str, str]], template: str)
         if not (text.startswith(after) and after.startswith(before)):
             raise _NotTurnByTurn
         answer = message["content"].strip()
-        found = after.rfind(answer, len(before))
-        if found < 0:
+        start_of_answer = after.rfind(answer, len(before))
+        if start_of_answer < 0:
             raise _NotTurnByTurn
-        has_end_token = bool(after[found + len(answer) :].strip())
+        has_end_token = bool(after[start_of_answer + len(answer) :].strip())
         spans.append((len(before), len(after.rstrip()) if has_end_token else len(after)))
-    out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     labelled = [
         stop > start and any(start < last and stop > first for first, last in spans)
-        for start, stop in out["offset_mapping"]
+        for start, stop in encoded["offset_mapping"]
     ]
-    return list(out["input_ids"]), labelled
+    return list(encoded["input_ids"]), labelled

@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 
 from gradsift.datastore.attributes import attribute
 from gradsift.datastore.examples import Dataset, Messages
+from gradsift.datastore.identity import Spec
 from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION, encode
 from gradsift.pipelines.model.work import Work
 
 I64 = NDArray[np.int64]
 
 
-def lengths_spec(work: Work) -> dict[str, object]:
+def lengths_spec(work: Work) -> Spec:
     """Everything that decides the counts."""
     return {
         "kind": "lengths",
@@ -31,10 +32,10 @@ def lengths(work: Work, dataset: Dataset) -> Mapping[str, I64]:
     tokenizer, max_length = work.model.tokenizer, work.recipe.encoding.max_length
 
     def compute(chats: Sequence[Messages]) -> Mapping[str, pa.Array]:
-        rows = [encode(tokenizer, chat, max_length) for chat in chats]
+        encoded = [encode(tokenizer, chat, max_length) for chat in chats]
         return {
-            "n_tokens": pa.array([len(row.input_ids) if row.usable else 0 for row in rows], pa.int32()),
-            "n_label_tokens": pa.array([row.n_label_tokens if row.usable else 0 for row in rows], pa.int32()),
+            "n_tokens": pa.array([len(one.input_ids) if one.usable else 0 for one in encoded], pa.int32()),
+            "n_label_tokens": pa.array([one.n_label_tokens if one.usable else 0 for one in encoded], pa.int32()),
         }
 
     names = np.array(dataset.example_ids, "S32")
@@ -44,7 +45,7 @@ def lengths(work: Work, dataset: Dataset) -> Mapping[str, I64]:
         work.progress(f"tokens of {dataset.name}", done, total)
 
     for table in attribute(work.store, lengths_spec(work), dataset.dataset_id, compute, report):
-        rows = np.searchsorted(names, np.array(table["example_id"].to_pylist(), "S32"))
+        positions = np.searchsorted(names, np.array(table["example_id"].to_pylist(), "S32"))
         for name, values in counts.items():
-            values[rows] = table[name].to_numpy()
+            values[positions] = table[name].to_numpy()
     return counts

@@ -143,9 +143,15 @@ def load_base(loaded: Loaded, model: Model) -> Any:
 
 
 def _load_base(loaded: Loaded, model: Model) -> Any:
-    options: dict[str, Any] = {} if model.gguf_file else {"use_safetensors": True}
-    options |= {"dtype": DTYPES[loaded.dtype], "attn_implementation": model.attention, "output_loading_info": True}
-    base, info = _from_pretrained("AutoModelForCausalLM", loaded.folder, model, **options)
+    base, info = _from_pretrained(
+        "AutoModelForCausalLM",
+        loaded.folder,
+        model,
+        dtype=DTYPES[loaded.dtype],
+        attn_implementation=model.attention,
+        output_loading_info=True,
+        **({} if model.gguf_file else {"use_safetensors": True}),
+    )
     if missing := sorted(info["missing_keys"]):
         raise InputError(
             f"{loaded.folder} lacks {len(missing)} weights of its model, e.g. {missing[0]}; is it complete?"
@@ -155,11 +161,11 @@ def _load_base(loaded: Loaded, model: Model) -> Any:
 
 def lora_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
     """Trainable parameters by name: the adapter's A and B matrices, and nothing else."""
-    found = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    strangers = [n for n in found if ".lora_A." not in n and ".lora_B." not in n]
-    if strangers or not found:
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    strangers = [n for n in trainable if ".lora_A." not in n and ".lora_B." not in n]
+    if strangers or not trainable:
         raise ValueError(f"expected LoRA matrices only, found {strangers[:3] or 'nothing'}")
-    return found
+    return trainable
 
 
 def adapter_arrays(model: Any) -> dict[str, NDArray[np.float32]]:

@@ -6,8 +6,8 @@ those modules see [B, W, ·], the W ≤ T labelled positions of each example (fi
 are thrown away), and give zeros elsewhere. Exact, gradients included: δ is zero at every position left out. It saves
 that layer's part of a pass times the share of unlabelled tokens: 8 % of a 6-layer model at 30 % labelled.
 
-Which modules may be treated so is found by name and settled by a probe: hidden states at labelled positions must be
-those of a plain forward. Other models run as they are.
+Such modules are looked for by name, and a probe decides: hidden states at labelled positions must be those of a plain
+forward. Other models run as they are.
 Legend: B examples, T tokens, H hidden, W labelled tokens of the row with most, L of the batch.
 """
 
@@ -61,7 +61,10 @@ def probe_batch(model: Any) -> Batch:
     """Two short rows with labels here and there, for finding out what a model does."""
     vocabulary = model.config.get_text_config().vocab_size
     labelled = ((False, False, True, False, True, True, False, True), (False, True, False, False, False, True))
-    rows = [Encoded(tuple((7 * t + k) % vocabulary for t in range(len(x))), x, "ok") for k, x in enumerate(labelled)]
+    rows = [
+        Encoded(tuple((7 * t + k) % vocabulary for t in range(len(marks))), marks, "ok")
+        for k, marks in enumerate(labelled)
+    ]
     return collate(rows, 0).to(model.get_input_embeddings().weight.device)
 
 
@@ -125,17 +128,19 @@ def _probe(model: Any) -> tuple[torch.nn.Module, ...]:
 
 
 def _by_position(model: Any, batch: Batch) -> tuple[torch.Tensor, tuple[torch.nn.Module, ...]]:
-    """Hidden states, and the outermost modules so named of the last layer that are used once, on one [B, T, ·]."""
+    """Hidden states, and the last layer's outermost modules of such a name that are used once, on one [B, T, ·]."""
     depth = model.config.get_text_config().num_hidden_layers
     stacks = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth]
     named = dict(stacks[-1][-1].named_modules()) if stacks else {}
-    found = {n: m for n, m in named.items() if n.rpartition(".")[2] in BY_POSITION}
-    outer = [m for n, m in found.items() if not any(n.startswith(f"{other}.") for other in found)]
-    calls: dict[torch.nn.Module, list[bool]] = {m: [] for m in outer}
+    candidates = {name: module for name, module in named.items() if name.rpartition(".")[2] in BY_POSITION}
+    outer = [
+        module for name, module in candidates.items() if not any(name.startswith(f"{other}.") for other in candidates)
+    ]
+    calls: dict[torch.nn.Module, list[bool]] = {module: [] for module in outer}
 
     def look(module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        tensors = [x for x in (*inputs[:1], output) if torch.is_tensor(x)]
-        calls[module].append([(x.dim(), x.shape[:2]) for x in tensors] == [(3, batch.input_ids.shape)] * 2)
+        shapes = [(value.dim(), value.shape[:2]) for value in (*inputs[:1], output) if torch.is_tensor(value)]
+        calls[module].append(shapes == [(3, batch.input_ids.shape)] * 2)
 
     handles = [module.register_forward_hook(look) for module in outer]
     try:
@@ -143,4 +148,4 @@ def _by_position(model: Any, batch: Batch) -> tuple[torch.Tensor, tuple[torch.nn
     finally:
         for handle in handles:
             handle.remove()
-    return hidden, tuple(m for m in outer if calls[m] == [True])
+    return hidden, tuple(module for module in outer if calls[module] == [True])

@@ -9,6 +9,7 @@ from typing import Any
 
 from gradsift.datastore.examples import Messages
 
+RawRow = Mapping[str, Any]  # by field
 MAX_FIELD_CHARS = 1_000_000
 MAX_TURNS = 1_000
 SHARE_GPT_ROLES = {
@@ -51,7 +52,7 @@ def canonical_messages(row: Any, shape: str = "auto", mapping: Mapping[str, str]
     return messages
 
 
-def _guess(fields: Mapping[str, Any]) -> str:
+def _guess(fields: RawRow) -> str:
     for key, shape in (
         ("messages", "messages"),
         ("conversations", "conversations"),
@@ -81,18 +82,18 @@ def _turns(value: Any, role_key: str, text_key: str, roles: Mapping[str, str] | 
     return turns
 
 
-def _from_messages(fields: Mapping[str, Any]) -> Messages:
+def _from_messages(fields: RawRow) -> Messages:
     return _turns(fields.get("messages"), "role", "content", None)
 
 
-def _from_conversations(fields: Mapping[str, Any]) -> Messages:
+def _from_conversations(fields: RawRow) -> Messages:
     turns = _turns(fields.get("conversations"), "from", "value", SHARE_GPT_ROLES)
     if fields.get("system"):
         turns.insert(0, {"role": "system", "content": _text(fields["system"], "system")})
     return turns
 
 
-def _from_prompt(fields: Mapping[str, Any]) -> Messages:
+def _from_prompt(fields: RawRow) -> Messages:
     prompt, completion = fields.get("prompt"), fields.get("completion")
     before = (
         _turns(prompt, "role", "content", None)
@@ -107,7 +108,7 @@ def _from_prompt(fields: Mapping[str, Any]) -> Messages:
     return before + after
 
 
-def _from_alpaca(fields: Mapping[str, Any]) -> Messages:
+def _from_alpaca(fields: RawRow) -> Messages:
     instruction = _text(fields.get("instruction"), "instruction")
     extra = fields.get("input")
     user = f"{instruction}\n\n{_text(extra, 'input')}" if extra else instruction
@@ -153,7 +154,7 @@ def _check(messages: Messages) -> None:
         if role == "assistant" and not message["content"].strip():
             raise RowError("empty_assistant", f"assistant turn {number} is empty")
         previous = role
-    if not any(m["role"] == "assistant" for m in messages):
+    if not any(message["role"] == "assistant" for message in messages):
         raise RowError("no_assistant", "there is no assistant turn to learn from")
     if previous != "assistant":
         raise RowError("role_order", f"the last turn is {previous!r}; expected assistant")

@@ -23,14 +23,18 @@ def ingest(
     """Read all sources into the store and define the dataset of their distinct examples.
 
     Re-reading the same sources adds nothing. A chat that several sources have belongs to the one whose name comes first
-    in the alphabet (with its licence), and so for subtasks, whatever order they are read in.
-    Raises InputError for a source without one usable row: a mixture would silently do without it.
+    in the alphabet (with its licence), and likewise for subtasks, in whatever order they are read.
+    Raises InputError for a source without a single usable row: a mixture would silently do without it.
     """
     members: dict[str, tuple[str, str, str]] = {}  # source, licence, subtask
     sources = list(sources)
     counts: list[Counter[str]] = [Counter() for _ in sources]
     read = new = duplicates = 0
-    stream = (row for s, n in zip(sources, counts, strict=True) for row in _counted(read_source(s, seed), n))
+    stream = (
+        row
+        for source, outcomes in zip(sources, counts, strict=True)
+        for row in _counted(read_source(source, seed), outcomes)
+    )
     for batch in _batches(stream, BATCH_ROWS):
         good = [row for row in batch if isinstance(row, Example)]
         if bad := [row for row in batch if isinstance(row, BadRow)]:

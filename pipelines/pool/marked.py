@@ -39,15 +39,15 @@ class Marked:
 def marked(store: Store, reason: str | None = None, count: int = 10) -> Marked:
     """What the last run's screenings left out. Raises InputError for a reason that left nothing out."""
     numbers = last_run(store, computed=True).result.ingest.pool.screenings
-    of_run = [m for number in numbers for m in marks.of_screening(store, number) if reason in (None, m.reason)]
+    of_run = [mark for number in numbers for mark in marks.of_screening(store, number) if reason in (None, mark.reason)]
     if reason and not of_run:
         raise InputError(f"the last run's screening left nothing out for {reason!r}")
-    shown = sorted(of_run, key=lambda m: (m.similarity, m.example_id))[:count]
+    shown = sorted(of_run, key=lambda mark: (mark.similarity, mark.example_id))[:count]
     return Marked(left_out(store, of_run), _pairs(store, shown))
 
 
 def _pairs(store: Store, shown: Sequence[marks.Mark]) -> list[Pair]:
-    ids = sorted({i for m in shown for i in (m.example_id, m.twin)})
+    ids = sorted({i for mark in shown for i in (mark.example_id, mark.twin)})
     chats, sources = examples.get_messages(store, ids), examples.sources_of(store, ids)
 
     def start(chat: Messages) -> str:
@@ -55,14 +55,14 @@ def _pairs(store: Store, shown: Sequence[marks.Mark]) -> list[Pair]:
 
     return [
         Pair(
-            m.reason,
-            m.similarity,
-            m.example_id,
-            sources[m.example_id][0],
-            start(chats[m.example_id]),
-            m.twin,
-            sources[m.twin][0],
-            start(chats[m.twin]),
+            mark.reason,
+            mark.similarity,
+            mark.example_id,
+            sources[mark.example_id][0],
+            start(chats[mark.example_id]),
+            mark.twin,
+            sources[mark.twin][0],
+            start(chats[mark.twin]),
         )
-        for m in shown
+        for mark in shown
     ]

@@ -11,8 +11,9 @@ In this order, each among what is left:
 | `semantic` | cosine above 1 − ε within a cluster | cosine |
 
 Leaks by n-grams are looked for in what users ask, as Tülu 3 does: answers of one kind (SQL, code, proofs) share
-n-grams without being leaks. Otherwise texts are all turns but the system's, which rows of a source often share. A row
-that stays is the one of the preferred source, then of the smaller id, so the order of files does not matter. The same
+n-grams without being leaks. Otherwise texts are all turns but the system's, which rows of a source often share. Of rows
+that repeat each other, the one of the preferred source stays, then the one with the smaller id, so the order of files
+does not matter. The same
 pool and settings are screened once; signatures are kept in the store. Cost: about 0.2 ms a row of 200 words and core,
 4·P bytes a row in memory.
 """
@@ -20,7 +21,6 @@ pool and settings are screened once; signatures are kept in the store. Cost: abo
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,9 +31,9 @@ from gradsift.datastore import examples, marks
 from gradsift.datastore.attributes import attribute
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset, Messages
-from gradsift.datastore.identity import fingerprint
+from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.datastore.marks import Mark
-from gradsift.datastore.runs import LeftOut
+from gradsift.datastore.runs import Json, LeftOut
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Decontaminate, Dedup, MinHash
@@ -69,12 +69,12 @@ def screen(work: Work, pool: Dataset, references: Sequence[Dataset]) -> Screened
         "version": VERSION,
         "pool": pool.digest,
         "settings": _deciding(settings),
-        "references": sorted([d.role, d.name, d.digest] for d in wanted),
+        "references": sorted([dataset.role, dataset.name, dataset.digest] for dataset in wanted),
     }
     return screened(work.store, pool, spec, lambda: _marks(work, pool, wanted))
 
 
-def screened(store: Store, pool: Dataset, spec: Mapping[str, Any], make: Callable[[], Sequence[Mark]]) -> Screened:
+def screened(store: Store, pool: Dataset, spec: Spec, make: Callable[[], Sequence[Mark]]) -> Screened:
     """The pool without the marks of the screening with this spec, which are made and recorded if that is new.
 
     Raises InputError when nothing is left.
@@ -86,7 +86,7 @@ def screened(store: Store, pool: Dataset, spec: Mapping[str, Any], make: Callabl
 
 
 def _without(store: Store, pool: Dataset, marked: Sequence[Mark]) -> Dataset:
-    gone = {m.example_id for m in marked}
+    gone = {mark.example_id for mark in marked}
     kept = [i for i in pool.example_ids if i not in gone]
     if not kept:
         raise InputError(f"screening leaves nothing of pool {pool.name!r}; loosen `dedup` or `decontaminate`")
@@ -97,15 +97,15 @@ def _without(store: Store, pool: Dataset, marked: Sequence[Mark]) -> Dataset:
 
 def left_out(store: Store, marked: Sequence[Mark]) -> list[LeftOut]:
     """What marks leave out: one entry for each reason, with its sources."""
-    sources = examples.sources_of(store, [m.example_id for m in marked])
+    sources = examples.sources_of(store, [mark.example_id for mark in marked])
     entries = []
-    for reason in sorted({m.reason for m in marked}):
-        by_source = Counter(sources[m.example_id][0] for m in marked if m.reason == reason)
+    for reason in sorted({mark.reason for mark in marked}):
+        by_source = Counter(sources[mark.example_id][0] for mark in marked if mark.reason == reason)
         entries.append(LeftOut(reason, by_source.total(), dict(by_source.most_common())))
     return entries
 
 
-def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
+def _deciding(settings: Json) -> Json:
     """Settings without paths and without what runs later."""
     if settings["dedup"]:
         settings["dedup"] = {k: v for k, v in settings["dedup"].items() if k != "semantic"}
@@ -118,51 +118,51 @@ def _references(settings: Decontaminate | None, references: Sequence[Dataset]) -
     if settings is None:
         return []
     extra = set(settings.sets)
-    return [d for d in references if d.role in settings.against or d.name in extra]
+    return [dataset for dataset in references if dataset.role in settings.against or dataset.name in extra]
 
 
 def _marks(work: Work, pool: Dataset, references: Sequence[Dataset]) -> list[Mark]:
     store, leaks, twins = work.store, work.recipe.decontaminate, work.recipe.dedup
     ids = np.array(pool.example_ids)
     gone = np.zeros(len(ids), bool)
-    out: list[Mark] = []
+    made: list[Mark] = []
 
-    def take(positions: NDArray[np.int64], reason: str, twin: Sequence[str], similarity: Sequence[float]) -> None:
+    def mark(positions: NDArray[np.int64], reason: str, twin: Sequence[str], similarity: Sequence[float]) -> None:
         keep = set((leaks.keep if reason.startswith("leak") and leaks else twins.keep if twins else []) or [])
         for k, other, value in zip(positions.tolist(), twin, similarity, strict=True):
             if ids[k] not in keep and not gone[k]:
                 gone[k] = True
-                out.append(Mark(str(ids[k]), reason, str(other), round(float(value), 6)))
+                made.append(Mark(str(ids[k]), reason, str(other), round(float(value), 6)))
 
     for keep in (leaks.keep if leaks else [], twins.keep if twins else []):
         if unknown := sorted(set(keep) - set(pool.example_ids)):
             raise InputError(f"`keep`: the pool has no example {unknown[0]!r}")
     if leaks and references:
-        chats = examples.get_messages(store, sorted({i for d in references for i in d.example_ids}))
+        chats = examples.get_messages(store, sorted({i for dataset in references for i in dataset.example_ids}))
         item, share = _covered(work, leaks, pool, chats)
         over = np.flatnonzero(share > leaks.share)
         owners = [i for i in sorted(chats) for _ in _questions(chats[i])]
-        take(over, "leak_ngrams", [owners[item[k]] for k in over], share[over].tolist())
+        mark(over, "leak_ngrams", [owners[item[k]] for k in over], share[over].tolist())
         if leaks.minhash:
             mine, _ = _signatures(work, pool, leaks.minhash)
             names = sorted(chats)
             theirs = _sign([_words(text_of(chats[i])) for i in names], leaks.minhash)
-            like = dedup.like_any(mine, theirs, leaks.minhash.threshold)
-            hit = np.flatnonzero(like.twin >= 0)
-            take(hit, "leak_near_duplicate", [names[k] for k in like.twin[hit]], like.similarity[hit].tolist())
+            nearest = dedup.like_any(mine, theirs, leaks.minhash.threshold)
+            hit = np.flatnonzero(nearest.twin >= 0)
+            mark(hit, "leak_near_duplicate", [names[k] for k in nearest.twin[hit]], nearest.similarity[hit].tolist())
     if twins and (twins.exact or twins.minhash):
         signature, whole = _signatures(work, pool, twins.minhash or MinHash())
         order = _preference(store, pool, twins)
         if twins.exact:
             left = order[~gone[order]]
             repeated, first = _repeats(whole[left])
-            take(left[repeated], "exact", ids[left[first]].tolist(), [1.0] * len(first))
+            mark(left[repeated], "exact", ids[left[first]].tolist(), [1.0] * len(first))
         if twins.minhash:
             left = order[~gone[order]]
             near = dedup.near_duplicates(signature[left], twins.minhash.threshold)
             hit = np.flatnonzero(near.twin >= 0)
-            take(left[hit], "near_duplicate", ids[left[near.twin[hit]]].tolist(), near.similarity[hit].tolist())
-    return out
+            mark(left[hit], "near_duplicate", ids[left[near.twin[hit]]].tolist(), near.similarity[hit].tolist())
+    return made
 
 
 def _repeats(values: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -204,10 +204,10 @@ def _signatures(work: Work, pool: Dataset, settings: MinHash) -> tuple[U32, NDAr
     names = np.array(pool.example_ids, "S32")
     label = f"signatures of {pool.name}"
     for table in attribute(work.store, spec, pool.dataset_id, compute, lambda n, of: work.progress(label, n, of)):
-        rows = np.searchsorted(names, np.array(table["example_id"].to_pylist(), "S32"))
+        positions = np.searchsorted(names, np.array(table["example_id"].to_pylist(), "S32"))
         values = table["signature"].combine_chunks()
-        signature[rows] = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, settings.permutations)
-        whole[rows] = table["whole"].to_numpy()
+        signature[positions] = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, settings.permutations)
+        whole[positions] = table["whole"].to_numpy()
     return signature, whole
 
 
@@ -232,19 +232,19 @@ def _covered(
     known = contamination.index([word_hashes(text) for text in turns], settings.ngram)
     spec = {"kind": "leaks", "version": VERSION, "ngram": settings.ngram, "turns": fingerprint(turns)}
 
-    def compute(rows: Sequence[Messages]) -> Mapping[str, pa.Array]:
-        found = [contamination.hits(known, word_hashes("\n".join(_questions(chat)))) for chat in rows]
-        return {"ngrams": pa.array(found, pa.list_(pa.int32()))}
+    def compute(batch: Sequence[Messages]) -> Mapping[str, pa.Array]:
+        hits = [contamination.hits(known, word_hashes("\n".join(_questions(chat)))) for chat in batch]
+        return {"ngrams": pa.array(hits, pa.list_(pa.int32()))}
 
-    found = [np.zeros(0, np.int64)] * len(pool.example_ids)
+    hits_of = [np.zeros(0, np.int64)] * len(pool.example_ids)
     texts_with = np.zeros(len(known.keys), np.int64)
     names = np.array(pool.example_ids, "S32")
     label = f"leaks into {pool.name}"
     for table in attribute(work.store, spec, pool.dataset_id, compute, lambda n, of: work.progress(label, n, of)):
         hit = table.filter(pc.greater(pc.list_value_length(table["ngrams"]), 0))
-        rows = np.searchsorted(names, np.array(hit["example_id"].to_pylist(), "S32"))
-        for row, own in zip(rows.tolist(), hit["ngrams"].to_pylist(), strict=True):
-            found[row] = np.array(own, np.int64)
-            texts_with[found[row]] += 1
+        positions = np.searchsorted(names, np.array(hit["example_id"].to_pylist(), "S32"))
+        for position, ngrams in zip(positions.tolist(), hit["ngrams"].to_pylist(), strict=True):
+            hits_of[position] = np.array(ngrams, np.int64)
+            texts_with[hits_of[position]] += 1
     counts = contamination.rare(known, texts_with, settings.common)
-    return contamination.most_covered(known, found, counts)
+    return contamination.most_covered(known, hits_of, counts)

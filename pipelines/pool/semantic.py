@@ -16,8 +16,8 @@ from gradsift.scorers.kmeans import kmeans
 
 
 def by_encoder(work: Work, pool: Dataset) -> Screened:
-    """The pool without near-duplicates by a sentence encoder, before any gradient is computed; as it is where the
-    recipe does not ask for that."""
+    """The pool without near-duplicates by a sentence encoder, before any gradient is computed; unchanged where the
+    recipe does not ask for this."""
     settings = work.recipe.dedup
     if settings is None or settings.semantic is None or settings.semantic.represent != "encoder":
         return Screened(pool, [], 0)
@@ -26,8 +26,8 @@ def by_encoder(work: Work, pool: Dataset) -> Screened:
 
 
 def by_rows(work: Work, pool: Dataset, pairs: tuple[SpacePair, ...]) -> Screened:
-    """The pool without near-duplicates by what the gradient pass computed; as it is where the recipe does not ask for
-    that."""
+    """The pool without near-duplicates by what the gradient pass computed; unchanged where the recipe does not ask
+    for this."""
     settings = work.recipe.dedup
     if settings is None or settings.semantic is None or settings.semantic.represent == "encoder":
         return Screened(pool, [], 0)

@@ -48,15 +48,15 @@ def _sample(stream: Iterator[Example | BadRow], rows: int, seed: int) -> Iterato
     rng = random.Random(seed)  # noqa: S311 - sampling, not secrets
     kept: list[tuple[int, Example]] = []
     seen = 0
-    for item in stream:
-        if isinstance(item, BadRow):
-            yield item
+    for row in stream:
+        if isinstance(row, BadRow):
+            yield row
             continue
         place = seen if seen < rows else rng.randrange(seen + 1)
         if seen < rows:
-            kept.append((seen, item))
+            kept.append((seen, row))
         elif place < rows:
-            kept[place] = (seen, item)
+            kept[place] = (seen, row)
         seen += 1
     yield from (example for _, example in sorted(kept, key=lambda pair: pair[0]))
 
@@ -119,10 +119,10 @@ def _folder_rows(path: Path, source: Source) -> Iterator[Raw]:
     if (path / "dataset_dict.json").exists():
         yield from _saved_rows(path / source.split)
         return
-    found = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p))
-    if not found:
+    files = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p))
+    if not files:
         raise InputError(f"{path} holds no {', '.join(SUFFIXES)} files (also .gz, .zst)")
-    for file in found:
+    for file in files:
         yield from _file_rows(file)
 
 
@@ -151,11 +151,11 @@ def _open(path: Path) -> Any:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")
     if path.suffix == ".zst":
-        return io.BufferedReader(_Zst(path.open("rb")))
+        return io.BufferedReader(_ZstdFile(path.open("rb")))
     return path.open("rb")
 
 
-class _Zst(io.RawIOBase):
+class _ZstdFile(io.RawIOBase):
     """A zstd file of one or more frames; unlike zstandard's reader, a cut file is an EOFError."""
 
     def __init__(self, raw: Any) -> None:

@@ -8,7 +8,7 @@ from gradsift.pipelines.recipe.model import Encoding, Lora, Model, Training, War
 from gradsift.pipelines.recipe.pool import Source, Target
 from gradsift.pipelines.recipe.recipe import Recipe
 from gradsift.pipelines.recipe.screening import Decontaminate, Dedup, MinHash, Semantic
-from gradsift.pipelines.recipe.section import Section
+from gradsift.pipelines.recipe.section import Fields, Section
 from gradsift.pipelines.recipe.select import Method, Select
 from gradsift.pipelines.recipe.validate import GradES, QTuning, Sft, Validate
 
@@ -18,6 +18,7 @@ __all__ = [
     "Encoding",
     "Export",
     "Features",
+    "Fields",
     "GradES",
     "Lora",
     "Method",

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.runs import Json
 from gradsift.pipelines.recipe.recipe import Recipe
 from gradsift.pipelines.recipe.section import Section
 from gradsift.pipelines.suggest import suggestion
@@ -30,7 +31,7 @@ def load_recipe(path: Path) -> Recipe:
     return parse_recipe(data, str(path), path.parent)
 
 
-def parse_recipe(data: dict[str, Any], where: str = "recipe", folder: Path | None = None) -> Recipe:
+def parse_recipe(data: Json, where: str = "recipe", folder: Path | None = None) -> Recipe:
     """Check recipe data; relative paths are resolved against `folder`."""
     try:
         recipe = Recipe.model_validate(data)
@@ -70,8 +71,8 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for part in reversed(getattr(annotation, "__args__", ())):
-        if (found := section_of(part)) is not None:
-            return found
+        if (section := section_of(part)) is not None:
+            return section
     return None
 
 

@@ -93,11 +93,11 @@ class Mix(Mixing):
             n for n, f in Mixing.model_fields.items() if getattr(self, n) != f.get_default(call_default_factory=True)
         ]
         if self.parts and own:
-            raise ValueError(f"`{own[0]}` belongs into the parts, since there are `parts`")
-        names = [p.name or p.target or "pool" for p in self.parts]
+            raise ValueError(f"`{own[0]}` belongs in the parts, since there are `parts`")
+        names = [part.name or part.target or "pool" for part in self.parts]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"two parts are named {twice[0]!r}; give them names of their own")
-        shares = [p.share for p in self.parts if p.share is not None]
+        shares = [part.share for part in self.parts if part.share is not None]
         whole = sum(shares)
         if whole > 1 + 1e-9 or (len(shares) == len(self.parts) and self.parts and abs(whole - 1) > 1e-9):
             raise ValueError(f"the shares of the parts sum to {whole:g}, not to 1")
@@ -109,9 +109,14 @@ class Mix(Mixing):
         """The parts, each with its share and name."""
         mixing = {name: getattr(self, name) for name in Mixing.model_fields}
         parts = self.parts or [Part(**mixing)]
-        left = 1 - sum(p.share for p in parts if p.share is not None)
-        rest = left / max(1, sum(p.share is None for p in parts))
+        left = 1 - sum(part.share for part in parts if part.share is not None)
+        rest = left / max(1, sum(part.share is None for part in parts))
         return [
-            p.model_copy(update={"share": rest if p.share is None else p.share, "name": p.name or p.target or "pool"})
-            for p in parts
+            part.model_copy(
+                update={
+                    "share": rest if part.share is None else part.share,
+                    "name": part.name or part.target or "pool",
+                }
+            )
+            for part in parts
         ]

@@ -1,10 +1,11 @@
 """The recipe: a whole run as one file."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, PrivateAttr, model_validator
 
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.runs import Json
 from gradsift.pipelines.methods.registry import ROWS, Need, Needs, methods
 from gradsift.pipelines.recipe.export import Export
 from gradsift.pipelines.recipe.features import Features
@@ -49,14 +50,14 @@ class Recipe(Section):
     workers: Annotated[int, Field(gt=0)] = 1
     """Gradient workers (threads with a model each); never changes the result."""
 
-    _written: dict[str, Any] | None = PrivateAttr(default=None)
+    _written: Json | None = PrivateAttr(default=None)
 
     @property
-    def written(self) -> dict[str, Any]:
+    def written(self) -> Json:
         """The recipe as plain data, with paths as its author wrote them."""
         return self._written or self.model_dump(mode="json", by_alias=True)
 
-    def written_as(self, data: dict[str, Any]) -> "Recipe":
+    def written_as(self, data: Json) -> "Recipe":
         """The same recipe, remembering how its author wrote it."""
         copy = self.model_copy()
         copy._written = data
@@ -91,8 +92,9 @@ class Recipe(Section):
         """What of the recipe needs a model, in words; nothing: ''."""
         modelled = ROWS | {"training"}
         mix = self.mix.all_parts() if self.mix else []
+        by = self.selecting.method if self.selecting else None
         reasons = {
-            "`select`": self.selecting is not None and bool(self.selecting.needs & modelled),
+            f"`select` by `{by}`": self.selecting is not None and bool(self.selecting.needs & modelled),
             "a mixture with gradients": any(self._part_needs(part) & modelled for part in mix),
             "`export.atlas`": self.export.atlas,
             "a budget in tokens": self._counts_tokens(),

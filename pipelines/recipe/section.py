@@ -1,9 +1,11 @@
 """What all sections of a recipe share. Field docstrings are the reference (docs/make_reference.py prints them)."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Fields = Mapping[str, Any]  # of a section or a recipe, as a user gives them: not checked yet
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9_-]{0,47}$")]
 Share = Annotated[float, Field(gt=0, le=1)]
 

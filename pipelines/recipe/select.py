@@ -4,7 +4,16 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from gradsift.pipelines.methods.registry import Needs, checked_options, methods, needs_of, options_of, rules, scores
+from gradsift.pipelines.methods.registry import (
+    Needs,
+    Options,
+    checked_options,
+    methods,
+    needs_of,
+    options_of,
+    rules,
+    scores,
+)
 from gradsift.pipelines.recipe.section import Section, exactly_one
 from gradsift.pipelines.suggest import suggestion
 
@@ -44,7 +53,7 @@ class Method(Section):
         """What the method looks at, with the options given here."""
         return needs_of(*self.parts())
 
-    def parts(self) -> tuple[str, str, dict[str, Any]]:
+    def parts(self) -> tuple[str, str, Options]:
         """(score, rule, options): the method's, with what is given here instead. The method's options go where neither
         the score nor the rule chosen here takes them."""
         method = methods()[self.method]

@@ -11,9 +11,10 @@ from gradsift.pipelines.recipe.section import Section
 from gradsift.pipelines.suggest import suggestion
 
 RANDOM_ARMS = ("random", "random_balanced", "random_tokens", "random_lengths")
-ARMS = ("selected", "mixture", "full", "human", *RANDOM_ARMS)
+OURS = ("selected", "mixture")  # what the recipe chose; the other arms are there to compare with
+ARMS = (*OURS, "full", "human", *RANDOM_ARMS)
 DEFAULT_ARMS = ("random", "random_tokens")
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, str | float]] = {
     # open-instruct's scripts for Tülu 2: full fine-tuning, and LoRA (r 64, alpha 16: set `lora` to match).
     "tulu2": {"mode": "full", "lr": 2e-5, "batch_size": 128, "epochs": 2, "warmup_ratio": 0.03},
     "tulu2_lora": {"mode": "lora", "lr": 1e-4, "batch_size": 128, "epochs": 5, "warmup_ratio": 0.03},

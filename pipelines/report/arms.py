@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from gradsift.datastore.runs import ArmRow
+from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.report import charts
 from gradsift.pipelines.report.charts import Curve
 from gradsift.pipelines.report.parts import Part, Section
 from gradsift.pipelines.tables import Row
 
-OURS = ("selected", "mixture")
 DRAWN = 6  # arms in a picture of curves, at most
 DRAWN_FIRST = (*OURS, "random", "random_lengths", "random_tokens", "full")
 
@@ -70,7 +70,7 @@ def _figures(arm: ArmRow) -> Row:
 
 
 def _without_empty(rows: Sequence[Row]) -> list[Row]:
-    """The rows without columns that say nothing of any arm."""
+    """The rows without columns that are empty for every arm."""
     names = [name for name in rows[0] if any(row[name] not in (None, 0, "loss") for row in rows)]
     return [{name: row[name] for name in names} for row in rows]
 
@@ -142,6 +142,6 @@ def _drawn_first(arm: ArmRow) -> int:
 
 
 def _by_share(runs: Sequence[Curve]) -> list[Curve]:
-    """Curves over the share of a run's steps in percent, so that runs of unlike length can be seen in one picture."""
+    """Curves over the share of a run's steps in percent, so that runs of different length fit in one picture."""
     known = [[(step, loss) for step, loss in run if step is not None] for run in runs]
     return [[(100 * step / run[-1][0], loss) for step, loss in run] for run in known if run]

@@ -129,7 +129,7 @@ def _correlates(store: Store, result: RunResult, selection: Selection, scores: M
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _MapPoints:
     """Examples on a map, the `chosen` first ones of the selection, and their rows at the last checkpoint."""
 
     ids: Sequence[str]
@@ -148,11 +148,11 @@ def _places(store: Store, result: RunResult, selection: Selection) -> list[Part]
     others = sorted(known - set(selection.example_ids))
     drawn = np.random.default_rng(0).permutation(len(others))[: DOTS - len(chosen)]
     ids = [*chosen, *(others[k] for k in sorted(drawn.tolist()))]
-    shown = _Shown(ids, len(chosen), features.read_all(store, space, ids))
+    shown = _MapPoints(ids, len(chosen), features.read_all(store, space, ids))
     return [_map(store, selection.name, shown), *plane(selection.name, shown.block, shown.chosen)]
 
 
-def _map(store: Store, name: str, shown: _Shown) -> Part:
+def _map(store: Store, name: str, shown: _MapPoints) -> Part:
     """Places by principal components of gradient rows, with numbers at the clusters."""
     rows = shown.block.unit()
     places = components(rows)
@@ -170,7 +170,7 @@ def _map(store: Store, name: str, shown: _Shown) -> Part:
     return Part(title, _cluster_table(store, shown, clusters), svg, note)
 
 
-def _cluster_table(store: Store, shown: _Shown, clusters: Sequence[NDArray[np.int64]]) -> list[Row]:
+def _cluster_table(store: Store, shown: _MapPoints, clusters: Sequence[NDArray[np.int64]]) -> list[Row]:
     sources = examples.sources_of(store, shown.ids)
     table: list[Row] = []
     for number, members in enumerate(clusters, 1):
@@ -193,11 +193,11 @@ def _overlaps(store: Store, result: RunResult) -> list[Part]:
             alike = overlap(store, (), target)
         except InputError:
             continue  # one selection only
-        names = [row["selection"] for row in alike["rows"]]
-        values = [[row[name] for name in names] for row in alike["rows"]]
-        by_chance = "" if alike["by_chance"] is None else f" By chance: {alike['by_chance']:.3f}."
+        names = [row["selection"] for row in alike.rows]
+        values = [[row[name] for name in names] for row in alike.rows]
+        by_chance = "" if alike.by_chance is None else f" By chance: {alike.by_chance:.3f}."
         title = f"Overlap of selections for {target}"
-        parts.append(Part(title, alike["rows"], charts.heat(title, names, values), f"Jaccard index.{by_chance}"))
+        parts.append(Part(title, alike.rows, charts.heat(title, names, values), f"Jaccard index.{by_chance}"))
     return parts
 
 

@@ -4,36 +4,37 @@ Text of data sets is escaped by the template (and by `charts`); the page loads n
 policy forbids both.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from gradsift.pipelines.report.charts import STYLE
+from gradsift.pipelines.report.parts import Document
 from gradsift.pipelines.tables import Row, cell
 
 MARKDOWN_ROWS = 40  # of a table, at most
 
 
-def html(document: Mapping[str, Any]) -> str:
+def html(document: Document) -> str:
     """The page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["figure"] = figure
-    return environment.get_template("report.html.j2").render(**document, chart_style=STYLE)
+    return environment.get_template("report.html.j2").render(**vars(document), chart_style=STYLE)
 
 
-def markdown(document: Mapping[str, Any]) -> str:
+def markdown(document: Document) -> str:
     """Cards and tables as Markdown, for places that show no HTML (Prefect's artifacts)."""
-    lines = [f"# {cell(document['name'])}", "", cell(document["what"]), ""]
-    lines += [f"- **{cell(card['headline'])}**: {cell(card['text'])}" for card in document["cards"]]
-    for section in document["sections"]:
-        lines += ["", f"## {cell(section['title'])}", ""]
-        for part in section["parts"]:
-            if part["table"]:
-                lines += [f"### {cell(part['title'])}", "", *_table(part["table"][:MARKDOWN_ROWS]), ""]
+    lines = [f"# {cell(document.name)}", "", cell(document.what), ""]
+    lines += [f"- **{cell(card.headline)}**: {cell(card.text)}" for card in document.cards]
+    for section in document.sections:
+        lines += ["", f"## {cell(section.title)}", ""]
+        for part in section.parts:
+            if part.table:
+                lines += [f"### {cell(part.title)}", "", *_table(part.table[:MARKDOWN_ROWS]), ""]
     return "\n".join(lines) + "\n"
 
 

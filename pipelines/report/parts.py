@@ -7,6 +7,15 @@ from gradsift.pipelines.tables import Row
 
 
 @dataclass(frozen=True)
+class Card:
+    """What a reader should take away: a few words, the sentence behind them, and a kind that colours it."""
+
+    headline: str
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True)
 class Part:
     """A picture with its figures, or a table alone."""
 
@@ -24,3 +33,14 @@ class Section:
     title: str
     parts: Sequence[Part]
     text: str = ""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report. `what` says in a line what was run; `version` is gradsift's."""
+
+    name: str
+    what: str
+    cards: Sequence[Card]
+    sections: Sequence[Section]
+    version: str

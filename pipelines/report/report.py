@@ -6,14 +6,14 @@ Everything is read from the store; nothing is computed anew but pictures.
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from gradsift.datastore.files import disk_errors
 from gradsift.datastore.runs import ArmRow, MixtureReport, Run, RunResult, last_run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import Recipe, parse_recipe
-from gradsift.pipelines.report.arms import OURS
+from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.report.page import html
+from gradsift.pipelines.report.parts import Card, Document
 from gradsift.pipelines.report.sections import sections
 from gradsift.pipelines.version import VERSION
 
@@ -23,20 +23,13 @@ HEADLINES = {
     "no evidence": "No evidence",
     "one seed": "One seed: no verdict",
 }
-Card = dict[str, str]  # headline, text, kind
 
 
-def report(store: Store, run: Run | None = None) -> dict[str, Any]:
-    """The report as data: name, what, cards, sections (each with parts: title, note, svg, table)."""
+def report(store: Store, run: Run | None = None) -> Document:
+    """The report of a run, the store's last one by default."""
     run = run or last_run(store)
     recipe = parse_recipe(run.recipes.resolved, "the recipe of the store's last run")
-    return {
-        "name": run.name,
-        "what": _what(recipe, run.result),
-        "cards": cards(run.result),
-        "sections": [asdict(section) for section in sections(store, recipe, run)],
-        "version": VERSION,
-    }
+    return Document(run.name, _what(recipe, run.result), cards(run.result), sections(store, recipe, run), VERSION)
 
 
 def write_report(store: Store, path: Path, run: Run | None = None) -> Path:
@@ -45,7 +38,7 @@ def write_report(store: Store, path: Path, run: Run | None = None) -> Path:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html(document), "utf-8")
-        path.with_suffix(".json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        path.with_suffix(".json").write_text(json.dumps(asdict(document), indent=1, ensure_ascii=False) + "\n", "utf-8")
     return path
 
 
@@ -60,10 +53,7 @@ def cards(result: RunResult) -> list[Card]:
     if validated:
         return validated
     sizes = [(made.name, made.rows if isinstance(made, MixtureReport) else made.examples) for made in result.made]
-    return [
-        {"headline": "Chosen", "text": f"{name}: {rows:,} rows chosen. Not validated.", "kind": ""}
-        for name, rows in sizes
-    ]
+    return [Card("Chosen", f"{name}: {rows:,} rows chosen. Not validated.", "") for name, rows in sizes]
 
 
 def _card(arm: ArmRow) -> Card:
@@ -75,7 +65,7 @@ def _card(arm: ArmRow) -> Card:
     unbeaten = [name for name, other in arm.versus.items() if other.verdict != "better"]
     if versus.verdict == "better" and unbeaten:
         text += f" Not better than {', '.join(unbeaten)}."
-    return {"headline": HEADLINES[versus.verdict], "text": text, "kind": versus.verdict.replace(" ", "-")}
+    return Card(HEADLINES[versus.verdict], text, versus.verdict.replace(" ", "-"))
 
 
 def _what(recipe: Recipe, result: RunResult) -> str:

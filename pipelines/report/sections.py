@@ -24,12 +24,12 @@ def sections(store: Store, recipe: Recipe, run: Run) -> list[Section]:
         *arm_sections(result.arms, recipe.validate_.lrs if recipe.validate_ else []),
         Section("What was chosen", chosen_parts(store, result, chosen)),
         Section("What stayed out", _left_out(result.ingest.pool)),
-        Section("Rows in and out", [part for s in chosen.all for part in sample_parts(store, result, s)]),
+        Section("Rows in and out", [part for one in chosen.all for part in sample_parts(store, result, one)]),
         Section(
             "Cost",
             _costs(store, recipe, result),
             "FLOPs are estimates: 2·N a token and forward pass, N weights "
-            "outside the embedding. Seconds are of this call; work that was found done took none.",
+            "outside the embedding. Seconds are of this call; work that had been done before took none.",
         ),
         Section("Lineage", [_digests(run, chosen.all)]),
     ]
@@ -86,5 +86,5 @@ def _digests(run: Run, made: Sequence[Selection]) -> Part:
     rows = [{"what": "pool", "name": run.name, "digest": ingest.pool.digest}]
     rows += [{"what": "target", "name": name, "digest": target.digest} for name, target in ingest.targets.items()]
     rows += [{"what": "test", "name": name, "digest": test.digest} for name, test in ingest.tests.items()]
-    rows += [{"what": s.method, "name": s.name, "digest": s.digest} for s in made]
+    rows += [{"what": chosen.method, "name": chosen.name, "digest": chosen.digest} for chosen in made]
     return Part("Digests", rows)

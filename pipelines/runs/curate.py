@@ -1,7 +1,7 @@
 """The whole run: ingest → screen → warm-up → gradients → select → mix → export → validate, from one recipe.
 
-Every stage asks the catalog what is done and does the rest, so the run can be killed anywhere and called again. What no
-method of the recipe needs is not computed. `step` wraps each piece of work (flows pass one that makes it a Prefect
+Every stage asks the catalog what is done and does the rest, so the run can be killed anywhere and called again. Only
+what a method of the recipe needs is computed. `step` wraps each piece of work (flows pass one that makes it a Prefect
 task); this module needs no Prefect.
 """
 
@@ -56,14 +56,14 @@ def curate(
 
 @dataclass(frozen=True)
 class _Stages:
-    """The stages of a run as they are done, each a step with its time."""
+    """The stages of a run as they are done: each is a step, and its seconds are noted."""
 
     step: Step
     done: list[Stage] = field(default_factory=list)
 
-    def __call__(self, name: str, work: Callable[[], T]) -> T:
+    def __call__(self, name: str, action: Callable[[], T]) -> T:
         with self.timed(name):
-            value: T = self.step(name, work)
+            value: T = self.step(name, action)
         return value
 
     @contextmanager

@@ -53,37 +53,39 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
     good, bad = _read(recipe)
     free = shutil.disk_usage(_existing(store)).free
     if recipe.lm is None:
-        text = sum(len(turn["content"]) for e in good for turn in e.messages)
+        text = sum(len(turn["content"]) for example in good for turn in example.messages)
         return Plan(len(good), len(bad), 1.0, 0.0, 0, 0, 3 * text, free, 0.0, {})
     loaded = open_model(recipe.model)
     step = max(1, len(good) // SAMPLE)
-    chats = [encode(loaded.tokenizer, e.messages, recipe.encoding.max_length) for e in good[::step]]
-    usable = [c for c in chats if c.usable] or chats
-    share, tokens = len(usable) / max(1, len(chats)), _mean([len(c.input_ids) for c in usable])
-    probe = _probe(recipe, loaded, usable[:PROBE_ROWS]) if any(c.usable for c in chats) else Probe(float("nan"), 0, 0)
+    chats = [encode(loaded.tokenizer, one.messages, recipe.encoding.max_length) for one in good[::step]]
+    usable = [chat for chat in chats if chat.usable] or chats
+    share, tokens = len(usable) / max(1, len(chats)), _mean([len(chat.input_ids) for chat in usable])
+    probe = (
+        _probe(recipe, loaded, usable[:PROBE_ROWS]) if any(chat.usable for chat in chats) else Probe(float("nan"), 0, 0)
+    )
     speed = probe.tokens_per_second
-    val_rows = sum(len([x for x in read_source(t.val) if isinstance(x, Example)]) for t in recipe.targets.values())
+    val_rows = sum(isinstance(row, Example) for target in recipe.targets.values() for row in read_source(target.val))
     rows = len(good) * share
-    points, minutes = int(recipe.needs_rows), {}
+    checkpoints, minutes = int(recipe.needs_rows), {}
     if recipe.needs_rows and recipe.warmup is not None:
-        points = recipe.warmup.epochs
+        checkpoints = recipe.warmup.epochs
         warmup_rows = min(len(good), max(recipe.warmup.fraction * len(good), recipe.warmup.min_examples))
-        minutes["warmup"] = warmup_rows * points * tokens / speed / 60
+        minutes["warmup"] = warmup_rows * checkpoints * tokens / speed / 60
     if recipe.needs_rows:
-        minutes["gradients"] = (rows + val_rows) * points * tokens / speed / 60
+        minutes["gradients"] = (rows + val_rows) * checkpoints * tokens / speed / 60
     arms = 0
     if recipe.validate_ is not None and recipe.selecting is not None:
         chosen = recipe.select.examples or (recipe.select.fraction or 0) * rows
         arms = len(recipe.validate_.seeds) * (1 + len(recipe.validate_.arms)) * len(recipe.targets)
         minutes["validate"] = arms * chosen * recipe.validate_.epochs * tokens / speed / 60
-    width = row_bytes(recipe.features, probe, _mean([c.n_label_tokens for c in usable]))
-    needed = int((rows + val_rows) * points * width)
+    width = row_bytes(recipe.features, probe, _mean([chat.n_label_tokens for chat in usable]))
+    needed = int((rows + val_rows) * checkpoints * width)
     return Plan(
         len(good),
         len(bad),
         share,
         tokens,
-        points,
+        checkpoints,
         arms,
         needed,
         free,
@@ -94,8 +96,8 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
 
 def _read(recipe: Recipe) -> tuple[list[Example], list[BadRow]]:
     rows = [row for source in recipe.pool for row in read_source(source, recipe.seed)]
-    good = list({x.example_id: x for x in rows if isinstance(x, Example)}.values())
-    return good, [x for x in rows if isinstance(x, BadRow)]
+    good = list({row.example_id: row for row in rows if isinstance(row, Example)}.values())
+    return good, [row for row in rows if isinstance(row, BadRow)]
 
 
 def _mean(values: list[int]) -> float:

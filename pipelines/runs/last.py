@@ -1,20 +1,17 @@
 """What later work takes from a run that is over: its recipe, its datasets, the spaces of its gradient rows."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from gradsift.datastore import checkpoints, examples, features
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import Run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material
 from gradsift.pipelines.methods.evidence import SpacePair
-from gradsift.pipelines.recipe import Recipe, parse_recipe
+from gradsift.pipelines.recipe import Fields, Recipe, parse_recipe
 
 OLDER = "the store's last run is of an older version; run its recipe again (it finds its rows)"
 
 
-def changed(last: Run, sections: Mapping[str, Any], name: str, seed: int | None = None) -> Recipe:
+def changed(last: Run, sections: Fields, name: str, seed: int | None = None) -> Recipe:
     """The run's recipe with other sections `select` and `mix`, under another name and without validation."""
     more = {"select": None, "mix": None, **sections, "name": name[:64], "validate": None}
     if seed is not None:

@@ -16,7 +16,7 @@ from gradsift.pipelines.model.generate import greedy
 from gradsift.pipelines.model.work import open_work
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.last import space_at
-from gradsift.pipelines.tables import shortened
+from gradsift.pipelines.tables import first_turn
 
 ANSWER_TOKENS = 64
 EXCERPT_CHARS = 160
@@ -52,7 +52,7 @@ def query_by_id(store: Store, name: str, k: int, checkpoint: int | None = None) 
     block = features.read_all(store, space, [example])
     near = neighbours(store, space, block.unit(), k + 1)[0]
     chat = examples.get_messages(store, [example])[example]
-    return _answer(store, chat, [n for n in near if n.example_id != example][:k], ordinal)
+    return _answer(store, chat, [neighbour for neighbour in near if neighbour.example_id != example][:k], ordinal)
 
 
 def query_by_text(store: Store, user: str, assistant: str | None, k: int, checkpoint: int | None = None) -> Answer:
@@ -96,19 +96,15 @@ def _own_answer(extractor: Extractor, user: str) -> str:
 def _answer(
     store: Store, chat: Messages, near: Sequence[Neighbour], ordinal: int, *, generated: bool = False
 ) -> Answer:
-    ids = [n.example_id for n in near]
+    ids = [neighbour.example_id for neighbour in near]
     chats, sources = examples.get_messages(store, ids), examples.sources_of(store, ids)
     hits = [
-        Hit(rank, round(n.cosine, 4), n.example_id, sources[n.example_id][0], *_turns(chats[n.example_id]))
-        for rank, n in enumerate(near)
+        Hit(rank, round(neighbour.cosine, 4), i, sources[i][0], *_turns(chats[i]))
+        for rank, (i, neighbour) in enumerate(zip(ids, near, strict=True))
     ]
     return Answer(*_turns(chat), ordinal, generated, hits)
 
 
 def _turns(chat: Messages) -> tuple[str, str]:
     """The first turns of user and assistant, shortened."""
-
-    def first(role: str) -> str:
-        return shortened(next((turn["content"] for turn in chat if turn["role"] == role), ""), EXCERPT_CHARS)
-
-    return first("user"), first("assistant")
+    return first_turn(chat, "user", EXCERPT_CHARS), first_turn(chat, "assistant", EXCERPT_CHARS)

@@ -1,8 +1,6 @@
 """More selections from a store that holds a run: other methods, seeds or checkpoints, without a model or a new pass."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,16 +17,14 @@ from gradsift.pipelines.methods.rules import best
 from gradsift.pipelines.mix.mixture import describe_mixture, make_mixture
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.progress import Progress, quiet
-from gradsift.pipelines.recipe import Recipe
+from gradsift.pipelines.recipe import Fields, Recipe
 from gradsift.pipelines.runs.last import changed, material_of, name_after
 from gradsift.pipelines.select.select import describe, refusals_of, select_for
-
-Section = Mapping[str, Any]  # fields of a recipe's section
 
 
 def reselect(
     store: Store,
-    select: Section,
+    select: Fields,
     *,
     target: str | None = None,
     checkpoint: int | None = None,
@@ -53,7 +49,7 @@ def reselect(
 
 
 def remix(
-    store: Store, mix: Section, *, name: str | None = None, seed: int | None = None, progress: Progress = quiet
+    store: Store, mix: Fields, *, name: str | None = None, seed: int | None = None, progress: Progress = quiet
 ) -> MixtureReport:
     """Make another mixture of the store's last run's pool, from its rows where parts need them, and record it."""
     last = runs.last_run(store, computed=True)
@@ -70,7 +66,7 @@ def remix(
 
 
 def score(
-    store: Store, select: Section, target: str | None = None, checkpoint: int | None = None
+    store: Store, select: Fields, target: str | None = None, checkpoint: int | None = None
 ) -> dict[str, pa.Table]:
     """{target: table of example_id, source, score (the best column), label_tokens}, best first; chooses nothing.
 

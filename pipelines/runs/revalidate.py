@@ -1,9 +1,7 @@
 """Validation of what a store holds: the last run's selections and mixture, with its own or other settings."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from gradsift.datastore import runs, selections
 from gradsift.datastore.errors import InputError
@@ -13,7 +11,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.pool.ingest import ingest
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
-from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.recipe import Fields, parse_recipe
 from gradsift.pipelines.report.report import write_report
 from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.validate.validate import Made, Spread, validate
@@ -21,7 +19,7 @@ from gradsift.pipelines.validate.validate import Made, Spread, validate
 
 def revalidate(
     store: Store,
-    settings: Mapping[str, Any] | None = None,
+    settings: Fields | None = None,
     *,
     out: Path | None = None,
     step: Step = directly,
@@ -31,7 +29,8 @@ def revalidate(
     """Run (or finish) the arms of the store's last run and record them as a run of its own, with a report.
 
     The last run may be a later selection or mixture (`gradsift select`, `mix`): then that is what is compared. Arms
-    that have been trained with the same settings are not trained again. Raises InputError for a run that cannot be.
+    that have been trained with the same settings are not trained again. Raises InputError where there is nothing to
+    validate, or no model to train.
     """
     last = runs.last_run(store)
     base = runs.last_run(store, computed=True)
@@ -58,8 +57,8 @@ def revalidate(
 
 
 def _made(store: Store, result: RunResult) -> Made:
-    chosen = {s.target: selections.get(store, s.name, s.target) for s in result.selections}
-    mixed = [selections.get(store, m.name) for m in result.mixtures]
+    chosen = {made.target: selections.get(store, made.name, made.target) for made in result.selections}
+    mixed = [selections.get(store, made.name) for made in result.mixtures]
     return Made(chosen, mixed[0] if mixed else None)
 
 

@@ -1,42 +1,58 @@
 """How alike selections are: the examples they share, and how their scores agree with each other and with length."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+
+import numpy as np
 
 from gradsift.datastore import features, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import last_run
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
+from gradsift.pipelines.tables import Row
 from gradsift.scorers import compare
 from gradsift.scorers.statistics import spearman
 
 
-def overlap(store: Store, names: Sequence[str], target: str | None = None, k: int | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Overlap:
+    """How alike selections are: two tables with a line and a column for each. `by_chance` is what `measure` gives for
+    as many examples drawn at random, None where the pool's size is not known."""
+
+    measure: str
+    by_chance: float | None
+    rows: list[Row]
+    scores: list[Row]
+
+
+def overlap(store: Store, names: Sequence[str], target: str | None = None, k: int | None = None) -> Overlap:
     """How alike selections are: their Jaccard indices (or overlap of the first k), what chance gives, and the rank
     correlations of their scores with each other and with answer length."""
     chosen = [selections.get(store, name) for name in names] if names else selections.newest(store)
-    if not names and target is None and len(targets := sorted({s.target for s in chosen})) > 1:
+    if not names and target is None and len(targets := sorted({one.target for one in chosen})) > 1:
         raise InputError(f"this store has selections for {', '.join(targets)}; give --target, or names to compare")
-    chosen = [s for s in chosen if target in (None, s.target)]
+    chosen = [one for one in chosen if target in (None, one.target)]
     if len(chosen) < 2:
         raise InputError("overlap compares at least two selections; make more with `gradsift select`")
-    pool = max((d.num_rows for d in (selections.details(store, s) for s in chosen) if d is not None), default=0)
-    rows = []
-    for one in chosen:
-        row: dict[str, Any] = {"selection": one.name, "examples": len(one.example_ids)}
-        for other in chosen:
-            alike = compare.jaccard(one.example_ids, other.example_ids)
-            row[other.name] = compare.overlap_at(one.example_ids, other.example_ids, k) if k else alike
-        rows.append(row)
-    sizes = [len(s.example_ids) for s in chosen]
+    tables = [selections.details(store, one) for one in chosen]
+    pool = max((table.num_rows for table in tables if table is not None), default=0)
+    rows: list[Row] = [
+        {"selection": one.name, "examples": len(one.example_ids)}
+        | {other.name: _shared(one.example_ids, other.example_ids, k) for other in chosen}
+        for one in chosen
+    ]
+    sizes = [len(one.example_ids) for one in chosen]
     mean = round(sum(sizes) / len(sizes))
     by_chance = (min(k, mean) / pool if k else compare.expected_jaccard(mean, mean, pool)) if pool else None
-    return {"measure": f"overlap@{k}" if k else "jaccard", "by_chance": by_chance, "rows": rows,
-            "scores": _score_correlations(store, chosen)}  # fmt: skip
+    return Overlap(f"overlap@{k}" if k else "jaccard", by_chance, rows, _score_correlations(store, chosen))
 
 
-def _score_correlations(store: Store, chosen: Sequence[Selection]) -> list[dict[str, Any]]:
+def _shared(one: Sequence[str], other: Sequence[str], k: int | None) -> float:
+    return compare.overlap_at(one, other, k) if k else compare.jaccard(one, other)
+
+
+def _score_correlations(store: Store, chosen: Sequence[Selection]) -> list[Row]:
     lengths = _label_tokens(store)
     known = {}
     for selection in chosen:
@@ -44,16 +60,14 @@ def _score_correlations(store: Store, chosen: Sequence[Selection]) -> list[dict[
         if table is not None:
             pairs = zip(table["example_id"].to_pylist(), table["score"].to_pylist(), strict=True)
             known[selection.name] = dict(pairs)
-    rows = []
-    for name, scores in known.items():
-        row: dict[str, Any] = {"selection": name, "with length": _spearman(scores, lengths)}
-        rows.append(row | {other: _spearman(scores, theirs) for other, theirs in known.items()})
-    return rows
+    return [
+        {"selection": name, "with length": _spearman(scores, lengths)}
+        | {other: _spearman(scores, theirs) for other, theirs in known.items()}
+        for name, scores in known.items()
+    ]
 
 
 def _spearman(a: Mapping[str, float], b: Mapping[str, float]) -> float | None:
-    import numpy as np
-
     both = sorted(set(a) & set(b))
     if len(both) < 3:
         return None

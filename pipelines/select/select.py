@@ -1,9 +1,9 @@
 """Stage: score the pool against a target and choose: a method's score, its rule, and a budget."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from gradsift.datastore import examples, features, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
-from gradsift.datastore.identity import digest_ids
+from gradsift.datastore.identity import Spec, digest_ids
 from gradsift.datastore.runs import SelectionReport
-from gradsift.datastore.selections import MASK, Selection
+from gradsift.datastore.selections import MASK, Picks, Selection
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.methods.registry import Choice, checked_options, rules, scores, split_options
 from gradsift.pipelines.methods.rules import best
@@ -38,8 +38,8 @@ def budget(select: Select, usable: int) -> int:
 
 @contextmanager
 def refusals_of(what: str) -> Iterator[None]:
-    """Turns what a scorer refuses, and a package that it misses, into an InputError that names who asked. Any other
-    error is a bug and passes as it is."""
+    """Turn a scorer's refusal, or a package that it misses, into an InputError that names who asked. Any other error is
+    a bug and passes as it is."""
     try:
         yield
     except (Unsuitable, MissingPackage) as error:
@@ -53,10 +53,10 @@ def choose(e: Evidence, select: Select) -> tuple[Choice, F64]:
     with refusals_of(f"method {select.method!r}"):
         values = scores()[score].run(e, **for_score)
         choice = _within(e, select, lambda size: rules()[rule].run(e, values, size, **for_rule), rule)
-    one = best(values)
-    if not np.isfinite(one).all():
+    best_scores = best(values)
+    if not np.isfinite(best_scores).all():
         raise InputError(f"method {select.method!r} gave a score that is not finite")
-    return choice, one
+    return choice, best_scores
 
 
 def _within(e: Evidence, select: Select, run: Callable[[int], Choice], rule: str) -> Choice:
@@ -66,13 +66,13 @@ def _within(e: Evidence, select: Select, run: Callable[[int], Choice], rule: str
     if rules()[rule].prefix:
         choice = run(len(tokens))
         return Choice(within_tokens(choice.order, tokens, select.label_tokens), choice.columns, choice.masks)
-    # A rule that plans for its size: as near as it comes, the excess cut at the end.
+    # A rule that plans for its size: as near as it gets, and what is above the budget is cut off at the end.
     first = max(1, min(len(tokens), int(select.label_tokens / (sum(tokens) / len(tokens)))))
     choice = sized_for_tokens(
         run, lambda choice: sum(tokens[k] for k in choice.order), first, len(tokens), select.label_tokens
     )
     order = within_tokens(choice.order, tokens, select.label_tokens)
-    return Choice(order, choice.columns, {k: m for k, m in choice.masks.items() if k in set(order.tolist())})
+    return Choice(order, choice.columns, {k: mask for k, mask in choice.masks.items() if k in set(order.tolist())})
 
 
 Chosen = TypeVar("Chosen")
@@ -94,10 +94,10 @@ def sized_for_tokens(
     """
     size, chosen = first, run(first)
     for _ in range(TOKEN_TRIES):
-        have = spent(chosen)
-        step = size * wanted / max(1, have)
-        better = max(1, min(most, int(1.1 * step) + 1 if at_least else round(step)))
-        if better == size or (at_least and have >= wanted):
+        tokens = spent(chosen)
+        near = size * wanted / max(1, tokens)
+        better = max(1, min(most, int(1.1 * near) + 1 if at_least else round(near)))
+        if better == size or (at_least and tokens >= wanted):
             break
         size, chosen = better, run(better)
     return chosen
@@ -108,9 +108,9 @@ def select_for(work: Work, e: Evidence, target_name: str) -> Selection:
     select = work.recipe.select
     name = f"{work.recipe.name}-{target_name}"
     spec = _spec(work, e, name)
-    known = selections.find(work.store, spec)
-    if known is not None:
-        return known
+    recorded = selections.find(work.store, spec)
+    if recorded is not None:
+        return recorded
     choice, values = choose(e, select)
     if not len(choice.order):
         raise InputError(f"method {select.method!r} chose nothing for {target_name!r}; loosen its options")
@@ -120,12 +120,11 @@ def select_for(work: Work, e: Evidence, target_name: str) -> Selection:
         masks = [choice.masks[k].tolist() if k in choice.masks else None for k in range(len(e.ids))]
         table[MASK] = pa.array(masks, pa.list_(pa.bool_()))
     chosen = [e.ids[k] for k in choice.order]
-    return selections.save(
-        work.store, name, target_name, spec, chosen, [float(values[k]) for k in choice.order], pa.table(table)
-    )
+    picks = Picks(chosen, [float(values[k]) for k in choice.order], pa.table(table))
+    return selections.save(work.store, name, target_name, spec, picks)
 
 
-def _spec(work: Work, e: Evidence, name: str) -> Mapping[str, Any]:
+def _spec(work: Work, e: Evidence, name: str) -> Spec:
     """All that decides a selection."""
     store, select = work.store, work.recipe.select
     score, rule, options = select.parts()
@@ -159,9 +158,9 @@ def describe(work: Work, target: str, chosen: Selection, pool: Dataset) -> Selec
         digest=chosen.digest,
         examples=len(sources),
         rule=work.recipe.select.parts()[1],
-        by_source={s: counts[s] for s in sorted(counts, key=lambda s: (-counts[s], s))},
-        source_precision=sum(s in own for s in sources) / len(sources) if own else None,
-        source_share_of_pool=sum(s in own for s in everything) / len(everything) if own else None,
+        by_source={source: counts[source] for source in sorted(counts, key=lambda source: (-counts[source], source))},
+        source_precision=sum(source in own for source in sources) / len(sources) if own else None,
+        source_share_of_pool=sum(source in own for source in everything) / len(everything) if own else None,
     )
 
 

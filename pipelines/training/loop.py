@@ -33,7 +33,7 @@ class Start:
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """What is known at the end of an epoch; the model is in eval mode while this is looked at."""
+    """What is known at the end of an epoch; until the next one begins, the model is in eval mode."""
 
     epoch: int
     step: int
@@ -44,7 +44,7 @@ class EpochEnd:
 
 @dataclass(frozen=True)
 class Report:
-    """Progress under a name, which errors carry too."""
+    """Progress under a name, which errors mention too."""
 
     label: str
     progress: Progress
@@ -84,9 +84,9 @@ def epochs(
     report: Report,
     start: Start | None = None,
 ) -> Iterator[EpochEnd]:
-    """Train the adapter in place, an epoch for each that is asked for; leaves the model in eval mode.
+    """Train the adapter in place, one epoch for each value that is taken; leaves the model in eval mode.
 
-    Raises InputError, before it gives the epoch, where training diverges.
+    Raises InputError, instead of giving the epoch, where training diverges.
     """
     start = start or Start(make_optimizer(model, training))
     per_epoch = -(-len(rows) // training.batch_size)

@@ -22,13 +22,13 @@ from gradsift.scorers import qtuning
 
 
 def dynamic(settings: QTuning, tokenizer: Any) -> Prune:
-    """The callback for `sft.fit`. A batch of one example is kept, with its tokens pruned if it is of Q2."""
+    """The callback for `sft.fit`. A batch of one example is kept, with its tokens pruned if it is in Q2."""
 
     def prune(model: Any, rows: list[Encoded]) -> list[Encoded]:
         nll, entropy = score(model, tokenizer, rows)
         ppl = np.array([np.exp(v.mean()) for v in nll])
-        doubt = np.array([v.mean() for v in entropy])
-        quadrants = qtuning.choose(ppl, doubt, settings.sample_ratio, settings.supplement)
+        uncertainty = np.array([v.mean() for v in entropy])
+        quadrants = qtuning.choose(ppl, uncertainty, settings.sample_ratio, settings.supplement)
         if settings.draft_budget:
             attended = [len(row.input_ids) for row in rows]
             masks = qtuning.draft_tokens(

@@ -5,8 +5,8 @@ gradients the store holds; `dft` weighs each token by its own probability, not d
 Fine-Tuning, Wu et al. 2025, arXiv 2508.05629). Head and loss run on label tokens only (pipelines/model/head.py).
 
 Off by default, and the same for all arms when on: optimizers without a learning rate (DoG with iterate averaging,
-D-Adaptation: does an ordering of arms survive them?) and GradES (matrices whose weights have stopped moving are frozen
-after a share α of the steps; the released code monitors the ℓ1 change of weights, the paper's text gradients).
+D-Adaptation), to see whether the arms keep their order, and GradES (matrices whose weights have stopped moving are
+frozen after a share α of the steps; the released code monitors the ℓ1 change of weights, the paper's text gradients).
 """
 
 import re
@@ -49,7 +49,7 @@ def fit(
     """Train the model's trainable parameters in place, for the recipe's epochs or a number of steps (the schedule
     decays to zero at its end either way); leaves the model in eval mode. Deterministic for a seed on one machine.
 
-    Raises InputError (through the caller's recipe) for a package that an optimizer needs and is not there.
+    Raises ImportError where an optimizer needs a package that is not installed (the extra `lrfree`).
     """
     seed_all(seed)
     loss = _BatchLoss(tokenizer, training.loss, prune)
@@ -258,7 +258,7 @@ def _peak_bytes() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     with suppress(OSError):
-        found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text("ascii"), re.M)
-        if found:
-            return int(found[1]) * 1024
+        peak = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text("ascii"), re.M)
+        if peak:
+            return int(peak[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from gradsift.datastore import checkpoints
-from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
+from gradsift.datastore.checkpoints import Checkpoint, CheckpointState, Tensors
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
-from gradsift.datastore.identity import fingerprint
+from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.pipelines.model.chats import usable_chats
 from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION
 from gradsift.pipelines.model.load import adapter_arrays, load_lora, lora_parameters, set_adapter
@@ -23,7 +23,7 @@ from gradsift.pipelines.training.loop import EpochEnd, Report, Start, epochs, ma
 TRAINER_VERSION = 1
 
 
-def training_spec(work: Work) -> dict[str, Any]:
+def training_spec(work: Work) -> Spec:
     """Fields that decide any training run of a recipe, apart from its data, seed and hyper-parameters."""
     return {
         "model": work.model.model_digest,
@@ -40,7 +40,12 @@ def training_spec(work: Work) -> dict[str, Any]:
 def warmup_fingerprint(work: Work, warmup: Warmup, pool: Dataset) -> str:
     """Identity of a warm-up run."""
     return fingerprint(
-        training_spec(work) | {"training": warmup.model_dump(), "pool": pool.digest, "seed": work.recipe.seed}
+        {
+            **training_spec(work),
+            "training": warmup.model_dump(),
+            "pool": pool.digest,
+            "seed": work.recipe.seed,
+        }
     )
 
 
@@ -49,7 +54,7 @@ def untrained(work: Work) -> list[Checkpoint]:
     gradients of the model's own weights."""
     recipe = work.recipe
     with_adapter = recipe.features.parameters != "linear"
-    run = fingerprint(training_spec(work) | {"untrained": with_adapter, "seed": recipe.seed})
+    run = fingerprint({**training_spec(work), "untrained": with_adapter, "seed": recipe.seed})
     if not checkpoints.listed(work.store, run):
         adapter = {}
         if with_adapter:
@@ -85,7 +90,7 @@ def warm_up(work: Work, pool: Dataset) -> list[Checkpoint]:
 def _state(end: EpochEnd) -> CheckpointState:
     parameters = lora_parameters(end.model)
 
-    def moment(key: str) -> dict[str, Any]:
+    def moment(key: str) -> Tensors:
         return {n: end.optimizer.state[p][key].float().cpu().numpy().copy() for n, p in parameters.items()}
 
     return CheckpointState(adapter_arrays(end.model), moment("exp_avg"), moment("exp_avg_sq"))

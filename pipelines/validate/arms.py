@@ -13,9 +13,8 @@
 | `qtuning` | the selected examples, each batch pruned in training |
 | `base` | none: the model as it is |
 
-"As many" is as the selection for the target (without one, as the mixture), and of label tokens those that its masks
-leave. Arms that draw the same rows for several
-targets train once.
+"As many" means as many as the selection for the target has, or without one the mixture; of label tokens, those that its
+masks leave. An arm that draws the same rows for several targets trains once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +31,7 @@ from gradsift.pipelines.methods.registry import ROWS, methods
 from gradsift.pipelines.model.chats import Chats
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Mixing, Select, Validate
-from gradsift.pipelines.recipe.validate import ARMS
+from gradsift.pipelines.recipe.validate import ARMS, OURS
 from gradsift.pipelines.select.select import choose
 from gradsift.scorers import budgets
 from gradsift.scorers.ranking import random_k, random_lengths, random_tokens
@@ -46,8 +45,8 @@ DRAW = 7_919  # added to a seed for draws, so that they do not share the trainin
 
 @dataclass(frozen=True)
 class Arm:
-    """One training set: the rows of a named arm for a seed (an id stands as often as it counts), and the targets that
-    it is an arm of."""
+    """One training set: the rows of a named arm for a seed (an id occurs as often as it counts), and the targets that
+    it is measured for."""
 
     name: str
     seed: int
@@ -57,7 +56,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class _Usable:
+class _UsablePool:
     """The pool's usable examples: ids, sources and label tokens, in one order."""
 
     ids: Sequence[str]
@@ -66,8 +65,8 @@ class _Usable:
 
 
 @dataclass(frozen=True)
-class _Like:
-    """What other arms of a target are to be like: its rows, and the label tokens of each that its masks leave."""
+class _Measure:
+    """What the other arms of a target have to match: a number of rows, and the label tokens of each row."""
 
     rows: int
     lengths: Sequence[int]
@@ -79,7 +78,8 @@ Draws = dict[tuple[str, int, tuple[str, ...]], tuple[list[str], Masks]]
 def draw_arms(
     work: Work, material: Material, chats: Chats, chosen: Mapping[str, Selection], mixture: Selection | None
 ) -> list[Arm]:
-    """All arms but `base`, each draw once, in the order of the table. Raises InputError for an arm that cannot be."""
+    """All arms but `base`, each draw once, in the order of the table. Raises InputError for an arm that cannot be
+    drawn."""
     settings, pool = work.recipe.validation, _usable(work, material.pool, chats)
     draws: Draws = {}
 
@@ -101,7 +101,7 @@ def draw_arms(
             if mixture is not None:
                 add("mixture", seed, _repeated(mixture), target, selections.masks(work.store, mixture))
             for name in settings.arms:
-                if name in ("selected", "mixture"):
+                if name in OURS:
                     continue
                 if name in ARMS:  # `random` is a method too; as an arm it is drawn anew for each seed
                     rows = _drawn(settings, name, DRAW + seed, pool, like)
@@ -111,20 +111,20 @@ def draw_arms(
     return [Arm(name, seed, rows, tuple(t), masks) for (name, seed, rows), (t, masks) in draws.items()]
 
 
-def _usable(work: Work, pool: Dataset, chats: Chats) -> _Usable:
+def _usable(work: Work, pool: Dataset, chats: Chats) -> _UsablePool:
     ids = chats.usable(pool.example_ids)
     if not ids:
         raise InputError(f"pool {pool.name!r} has no example with a label token to validate on")
     sources = examples.sources_of(work.store, ids)
-    return _Usable(ids, [sources[i][0] for i in ids], [chat.n_label_tokens for chat in chats(ids)])
+    return _UsablePool(ids, [sources[i][0] for i in ids], [chat.n_label_tokens for chat in chats(ids)])
 
 
-def _like(anchor: Selection, masks: Masks, chats: Chats, most: int) -> _Like:
+def _like(anchor: Selection, masks: Masks, chats: Chats, most: int) -> _Measure:
     repeated = chats.usable(_repeated(anchor))
     lengths = [
         sum(masks[i]) if i in masks else chat.n_label_tokens for i, chat in zip(repeated, chats(repeated), strict=True)
     ]
-    return _Like(min(anchor.rows, most), lengths)
+    return _Measure(min(anchor.rows, most), lengths)
 
 
 def _repeated(selection: Selection) -> list[str]:
@@ -132,7 +132,7 @@ def _repeated(selection: Selection) -> list[str]:
     return [i for i, n in zip(selection.example_ids, selection.copies, strict=True) for _ in range(n)]
 
 
-def _drawn(settings: Validate, name: str, draw: int, pool: _Usable, like: _Like) -> list[str]:
+def _drawn(settings: Validate, name: str, draw: int, pool: _UsablePool, like: _Measure) -> list[str]:
     """Rows of an arm that looks at no model."""
     if name == "full":
         return list(pool.ids)
@@ -147,7 +147,7 @@ def _drawn(settings: Validate, name: str, draw: int, pool: _Usable, like: _Like)
     raise InputError(f"no arm {name!r}")
 
 
-def _by_method(work: Work, material: Material, name: str, target: str, pool: _Usable, size: int) -> list[str]:
+def _by_method(work: Work, material: Material, name: str, target: str, pool: _UsablePool, size: int) -> list[str]:
     encoder = work.recipe.validation.encoder
     if methods()[name].needs & ROWS and not material.pairs:
         raise InputError("this store has no gradient rows for an arm that chooses by a method; use `gradsift run`")
@@ -157,7 +157,7 @@ def _by_method(work: Work, material: Material, name: str, target: str, pool: _Us
     return [i for i in (e.ids[int(k)] for k in choice.order) if i in usable]
 
 
-def _by_source(pool: _Usable, size: int, seed: int, human: Mixing | None) -> list[str]:
+def _by_source(pool: _UsablePool, size: int, seed: int, human: Mixing | None) -> list[str]:
     """As many ids in shares of sources (equal ones without `human`), at random within each."""
     names = sorted(set(pool.sources))
     given = human.weights if human else None

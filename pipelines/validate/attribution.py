@@ -126,11 +126,11 @@ def halves(n: int, runs: int, seed: int) -> list[list[int]]:
 
 def measure_halves(train: Train, parts: Sequence[Sequence[int]], report: Callable[[int], None] = lambda _: None) -> F64:
     """[R, V] losses of the target's rows after training on each part."""
-    out = []
+    losses = []
     for number, part in enumerate(parts, 1):
-        out.append(train(part))
+        losses.append(train(part))
         report(number)
-    return np.array(out)
+    return np.array(losses)
 
 
 def lds(scores: F64, parts: Sequence[Sequence[int]], losses: F64) -> F64:
@@ -198,8 +198,8 @@ def attributions(store: Store, e: Evidence, ids: Sequence[str]) -> Mapping[str, 
     for pair, weight in zip(e.pairs, e.weights, strict=True):
         query = features.read_all(store, pair.query, sorted(e.target.example_ids))
         raw = query.unit() * query.norm[:, None]
-        for at, block in e.raw_blocks(pair):
-            dot[at] += weight * (block @ raw.T)
+        for positions, block in e.raw_blocks(pair):
+            dot[positions] += weight * (block @ raw.T)
     scores = {"less": e.similarity(per="query")[rows], "dot": dot[rows]}
     last = features.read_all(store, e.pairs[-1].train, list(ids))
     if "embedding" in last.signals.column_names:

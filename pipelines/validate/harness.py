@@ -23,11 +23,11 @@ def folder_digest(include_path: str | None) -> str | None:
     folder = Path(include_path)
     if not folder.is_dir():
         raise InputError(f"validate.lm_eval.include_path: {folder} is no folder")
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
-        found.update(f"{path.relative_to(folder)}\n".encode("utf-8", "surrogateescape"))
-        found.update(hashlib.sha256(path.read_bytes()).digest())
-    return found.hexdigest()
+        sha.update(f"{path.relative_to(folder)}\n".encode("utf-8", "surrogateescape"))
+        sha.update(hashlib.sha256(path.read_bytes()).digest())
+    return sha.hexdigest()
 
 
 def scores(
@@ -44,12 +44,12 @@ def scores(
     if unknown := [task for task in tasks if task not in manager.all_tasks]:
         raise InputError(f"lm-eval knows no task {unknown[0]!r}; give `include_path` for tasks of your own")
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-    found = lm_eval.simple_evaluate(
+    evaluated = lm_eval.simple_evaluate(
         model=wrapped, tasks=list(tasks), limit=limit, task_manager=manager, log_samples=False, bootstrap_iters=0
     )
     return {
         f"{task} {metric}": float(value)
-        for task, metrics in found["results"].items()
+        for task, metrics in evaluated["results"].items()
         for metric, value in metrics.items()
         if isinstance(value, int | float) and "," in metric and "stderr" not in metric
     }

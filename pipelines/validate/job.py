@@ -2,7 +2,7 @@
 
 The measure is the mean loss over all label tokens of the test rows (nats), with the loss of each row kept for the
 intervals, and where a target has a metric, generated answers. An arm that diverges is recorded as such. A `Job`
-pickles: whoever can open the store can do it (`do`), here or on the processes or machines of a task runner.
+pickles: whoever can open the store can do it (`do_job`), here or on the processes or machines of a task runner.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ import numpy as np
 from gradsift.datastore import arms
 from gradsift.datastore.arms import ArmResult, Measured, TrainLog
 from gradsift.datastore.examples import Messages
-from gradsift.datastore.identity import digest_ids, fingerprint
+from gradsift.datastore.identity import Spec, digest_ids, fingerprint
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.chats import Chats
 from gradsift.pipelines.model.encode import Encoded
@@ -70,7 +70,7 @@ class Job:
         return Sft(**(settings.model_dump(include=set(Sft.model_fields), exclude={"preset"}) | {"lr": self.lr}))
 
 
-def do(job: Job) -> None:
+def do_job(job: Job) -> None:
     """Do a job in this process and record it in its store, unless that has been done."""
     with Store(job.store_root, create=False) as store:
         work = open_work(store, job.recipe)
@@ -89,9 +89,9 @@ def recorded(work: Work, job: Job) -> ArmResult | None:
 
 def run(work: Work, job: Job, chats: Chats) -> ArmResult:
     """The recorded result of a job, made if it is not there."""
-    known = recorded(work, job)
-    if known is not None:
-        return known
+    done_before = recorded(work, job)
+    if done_before is not None:
+        return done_before
     arm, spec = job.arm, _spec(work, job)
     rows = _masked(arm, chats)
     model, log = _trained(work, job, rows)
@@ -109,10 +109,11 @@ def run(work: Work, job: Job, chats: Chats) -> ArmResult:
     return result
 
 
-def _spec(work: Work, job: Job) -> dict[str, Any]:
+def _spec(work: Work, job: Job) -> Spec:
     """All that a job's result depends on."""
     settings, arm = job.recipe.validation, job.arm
-    spec = training_spec(work) | {
+    spec = {
+        **training_spec(work),
         "sft": SFT_VERSION,
         "training": job.training.model_dump() if arm.example_ids else {"mode": job.training.mode},
         "steps": job.steps if arm.example_ids else None,
@@ -120,13 +121,16 @@ def _spec(work: Work, job: Job) -> dict[str, Any]:
         "masks": fingerprint(arm.masks) if arm.masks else None,
         "qtuning": settings.qtuning.model_dump() if arm.name == QTUNING and settings.qtuning else None,
         "seed": arm.seed,
-        "tests": {t: [b.digest, b.metric, b.max_new_tokens] for t, b in job.benches.tests.items()},
-        "vals": {t: b.digest for t, b in job.benches.vals.items()},
+        "tests": {
+            target: [bench.digest, bench.metric, bench.max_new_tokens] for target, bench in job.benches.tests.items()
+        },
+        "vals": {target: bench.digest for target, bench in job.benches.vals.items()},
     }
-    if settings.lm_eval is not None:
-        asked = settings.lm_eval
-        spec["lm_eval"] = asked.model_dump(exclude={"include_path"}) | {"files": folder_digest(asked.include_path)}
-    return spec
+    asked = settings.lm_eval
+    if asked is None:
+        return spec
+    benchmarks = asked.model_dump(exclude={"include_path"}) | {"files": folder_digest(asked.include_path)}
+    return {**spec, "lm_eval": benchmarks}
 
 
 def _masked(arm: Arm, chats: Chats) -> list[Encoded]:
@@ -172,7 +176,7 @@ def _harness(work: Work, model: Any, job: Job) -> dict[str, float] | None:
 
 
 def _finite(result: ArmResult) -> ArmResult:
-    """The result, or without its figures and marked where training diverged."""
+    """The result; where training diverged, without its figures and marked so."""
     numbers = [measured.loss for measured in result.tests.values()] + list(result.vals.values())
     if not np.isfinite(numbers).all():
         return replace(result, diverged=True, tests={}, vals={}, train=None)

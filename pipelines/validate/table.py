@@ -9,6 +9,7 @@ import numpy as np
 from gradsift.datastore.arms import ArmResult
 from gradsift.datastore.runs import ArmRow, Versus
 from gradsift.pipelines.recipe import Recipe
+from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.validate.arms import BASE, Arm
 from gradsift.scorers import statistics
 
@@ -17,11 +18,10 @@ T95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
-OURS = ("selected", "mixture")
 
 
 @dataclass(frozen=True)
-class Run:
+class ArmRun:
     """One training of an arm at a learning rate, and its recorded result."""
 
     arm: Arm
@@ -30,11 +30,11 @@ class Run:
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """What rows of the table look up: the recipe, the run of `base`, the metric of each target, sources of examples."""
+class _Lookups:
+    """What the table's lines look up: the recipe, the run of `base`, the metric of each target, sources of examples."""
 
     recipe: Recipe
-    base: Run | None
+    base: ArmRun | None
     metrics: Mapping[str, str]
     sources: Mapping[str, str]
 
@@ -49,55 +49,71 @@ def mean_ci95(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, (T95[n - 2] if n - 2 < len(T95) else 1.96) * spread / math.sqrt(n)
 
 
-def table(recipe: Recipe, runs: Sequence[Run], metrics: Mapping[str, str], sources: Mapping[str, str]) -> list[ArmRow]:
+def table(
+    recipe: Recipe, runs: Sequence[ArmRun], metrics: Mapping[str, str], sources: Mapping[str, str]
+) -> list[ArmRow]:
     """All rows, targets in recipe order. Compared: each of our arms with every other, and every arm with `random`."""
-    best = {(name, t): _at_best_rate(runs, name, t) for t in metrics for name in _names(runs, t)}
+    best = {(name, target): _at_best_rate(runs, name, target) for target in metrics for name in _names(runs, target)}
     compared = _comparisons(best, list(metrics))
-    facts = _Facts(recipe, next((x for x in runs if x.arm.name == BASE), None), metrics, sources)
-    return [_row(facts, name, t, kept, compared.get((name, t), {})) for (name, t), kept in best.items()]
+    lookups = _Lookups(recipe, next((run for run in runs if run.arm.name == BASE), None), metrics, sources)
+    return [
+        _row(lookups, name, target, kept, compared.get((name, target), {})) for (name, target), kept in best.items()
+    ]
 
 
-def _names(runs: Sequence[Run], target: str) -> list[str]:
+def _names(runs: Sequence[ArmRun], target: str) -> list[str]:
     """Arms of a target, in one order for all: `base`, ours, the others as they first come."""
-    first = [BASE, *OURS, *(x.arm.name for x in runs)]
-    mine = {x.arm.name for x in runs if target in x.arm.targets}
+    first = [BASE, *OURS, *(run.arm.name for run in runs)]
+    mine = {run.arm.name for run in runs if target in run.arm.targets}
     return [name for name in dict.fromkeys(first) if name in mine]
 
 
-def _at_best_rate(runs: Sequence[Run], name: str, target: str) -> list[Run]:
-    """An arm's runs at the learning rate with the least mean loss on the target's `val` rows; a rate that diverged once
-    is last."""
-    mine = [x for x in runs if x.arm.name == name and target in x.arm.targets]
-    losses = {lr: [x.result.vals.get(target, math.inf) for x in mine if x.lr == lr] for lr in {x.lr for x in mine}}
+def _at_best_rate(runs: Sequence[ArmRun], name: str, target: str) -> list[ArmRun]:
+    """An arm's runs at the learning rate with the least mean loss on the target's `val` rows; a rate at which a run
+    diverged comes last."""
+    mine = [run for run in runs if run.arm.name == name and target in run.arm.targets]
+    losses: dict[float, list[float]] = {}
+    for run in mine:
+        losses.setdefault(run.lr, []).append(run.result.vals.get(target, math.inf))
     best = min(losses, key=lambda lr: (float(np.mean(losses[lr])), lr))
-    return [x for x in mine if x.lr == best]
+    return [run for run in mine if run.lr == best]
 
 
 def _comparisons(
-    kept: Mapping[tuple[str, str], Sequence[Run]], targets: Sequence[str]
+    kept: Mapping[tuple[str, str], Sequence[ArmRun]], targets: Sequence[str]
 ) -> dict[tuple[str, str], dict[str, Versus]]:
     """{(arm, target): {other: comparison}}, p corrected over those of the same arm and target."""
     compared: dict[tuple[str, str], dict[str, Versus]] = {}
-    for t in targets:
-        names = [name for name, target in kept if target == t and name != BASE]
+    for target in targets:
+        names = [name for name, of_target in kept if of_target == target and name != BASE]
         ours = [name for name in OURS if name in names]
-        wanted = [(a, b) for a in ours for b in names if a != b]
-        wanted += [(a, "random") for a in names if "random" in names and a not in (*ours, "random")]
-        wanted += [(name, BASE) for name in ours if (BASE, t) in kept]
-        for arm in dict.fromkeys(a for a, _ in wanted):
-            others = dict.fromkeys(b for a, b in wanted if a == arm)
-            known = {b: c for b in others if (c := _compare(kept[arm, t], kept[b, t], t)) is not None}
-            adjusted = statistics.holm([c.p for c in known.values()])
-            compared[arm, t] = {
-                other: Versus(**asdict(c), p_adjusted=p, comparisons=len(known), verdict=statistics.verdict(c, p))
-                for (other, c), p in zip(known.items(), adjusted, strict=True)
-            }
+        pairs = [(one, other) for one in ours for other in names if one != other]
+        pairs += [(name, "random") for name in names if "random" in names and name not in (*ours, "random")]
+        pairs += [(name, BASE) for name in ours if (BASE, target) in kept]
+        for arm in dict.fromkeys(one for one, _ in pairs):
+            others = dict.fromkeys(other for one, other in pairs if one == arm)
+            compared[arm, target] = _versus({other: kept[other, target] for other in others}, kept[arm, target], target)
     return compared
 
 
-def _compare(one: Sequence[Run], other: Sequence[Run], target: str) -> statistics.Comparison | None:
-    a = {x.arm.seed: x.result.tests[target] for x in one if not x.result.diverged}
-    b = {x.arm.seed: x.result.tests[target] for x in other if not x.result.diverged}
+def _versus(others: Mapping[str, Sequence[ArmRun]], runs: Sequence[ArmRun], target: str) -> dict[str, Versus]:
+    """An arm's runs against those of each other arm, p corrected over all of these."""
+    comparisons = {name: c for name, other in others.items() if (c := _compare(runs, other, target)) is not None}
+    adjusted = statistics.holm([comparison.p for comparison in comparisons.values()])
+    return {
+        name: Versus(
+            **asdict(comparison),
+            p_adjusted=p,
+            comparisons=len(comparisons),
+            verdict=statistics.verdict(comparison, p),
+        )
+        for (name, comparison), p in zip(comparisons.items(), adjusted, strict=True)
+    }
+
+
+def _compare(one: Sequence[ArmRun], other: Sequence[ArmRun], target: str) -> statistics.Comparison | None:
+    a = {run.arm.seed: run.result.tests[target] for run in one if not run.result.diverged}
+    b = {run.arm.seed: run.result.tests[target] for run in other if not run.result.diverged}
     if other and other[0].arm.name == BASE and b:
         b = dict.fromkeys(a, next(iter(b.values())))  # no seed changes a model that is not trained
     seeds = sorted(set(a) & set(b))
@@ -110,41 +126,41 @@ def _compare(one: Sequence[Run], other: Sequence[Run], target: str) -> statistic
     )
 
 
-def _row(facts: _Facts, name: str, target: str, runs: Sequence[Run], versus: Mapping[str, Versus]) -> ArmRow:
-    own = set(facts.recipe.targets[target].own_sources)
-    good = [x for x in runs if not x.result.diverged]
-    tests = [x.result.tests[target] for x in good]
+def _row(lookups: _Lookups, name: str, target: str, runs: Sequence[ArmRun], versus: Mapping[str, Versus]) -> ArmRow:
+    own = set(lookups.recipe.targets[target].own_sources)
+    good = [run for run in runs if not run.result.diverged]
+    tests = [run.result.tests[target] for run in good]
     losses = [test.loss for test in tests]
     mean, ci = mean_ci95(losses) if losses else (None, None)
     answered = [test for test in tests if test.score is not None]
-    logs = [x.result.train for x in good if x.result.train]
+    logs = [run.result.train for run in good if run.result.train]
     shares = [
-        sum(facts.sources[i] in own for i in x.arm.example_ids) / len(x.arm.example_ids)
-        for x in runs
-        if x.arm.example_ids
+        sum(lookups.sources[i] in own for i in run.arm.example_ids) / len(run.arm.example_ids)
+        for run in runs
+        if run.arm.example_ids
     ]
     return ArmRow(
         arm=name,
         target=target,
-        seeds=[x.arm.seed for x in good],
+        seeds=[run.arm.seed for run in good],
         lr=runs[0].lr,
         test_loss=losses,
         test_loss_mean=mean,
         test_loss_ci95=ci,
-        metric=facts.metrics[target],
+        metric=lookups.metrics[target],
         score=[test.score for test in answered if test.score is not None],
         score_mean=_mean([test.score for test in answered]),
         response_tokens=_mean([test.response_tokens for test in answered]),
-        forgetting=_forgetting(good, facts.base, target) if name != BASE else None,
-        examples=round(float(np.mean([x.result.examples for x in runs]))),
-        label_tokens=float(np.mean([x.result.label_tokens for x in runs])),
+        forgetting=_forgetting(good, lookups.base, target) if name != BASE else None,
+        examples=round(float(np.mean([run.result.examples for run in runs]))),
+        label_tokens=float(np.mean([run.result.label_tokens for run in runs])),
         tokens=_mean([log.tokens for log in logs]),
         source_precision=_mean(shares) if own else None,
         seconds=_mean([log.seconds for log in logs]),
         early_grad_norm=_mean([log.early_grad_norm for log in logs]),
         peak_bytes=max((log.peak_bytes for log in logs if log.peak_bytes is not None), default=None),
         diverged=len(runs) - len(good),
-        lm_eval=_means([x.result.lm_eval for x in good if x.result.lm_eval is not None]),
+        lm_eval=_means([run.result.lm_eval for run in good if run.result.lm_eval is not None]),
         curves=[[[point[0], point[1]] for point in log.curve] for log in logs],
         versus=versus,
     )
@@ -157,17 +173,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {key: float(np.mean([f[key] for f in figures])) for key in (figures[0] if figures else ())}
+    return {key: float(np.mean([figure[key] for figure in figures])) for key in (figures[0] if figures else ())}
 
 
-def _forgetting(runs: Sequence[Run], base: Run | None, target: str) -> float | None:
+def _forgetting(runs: Sequence[ArmRun], base: ArmRun | None, target: str) -> float | None:
     if base is None or base.result.diverged:
         return None
     return _mean(
         [
             measured.loss - base.result.tests[other].loss
-            for x in runs
-            for other, measured in x.result.tests.items()
+            for run in runs
+            for other, measured in run.result.tests.items()
             if other != target
         ]
     )

@@ -20,12 +20,13 @@ from gradsift.pipelines.model.chats import Chats, usable_chats
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.progress import Step, directly
 from gradsift.pipelines.recipe import Validate
+from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.validate.arms import BASE, Arm, draw_arms
 from gradsift.pipelines.validate.job import Bench, Benches, Job, key_of, recorded, run
-from gradsift.pipelines.validate.table import Run, table
+from gradsift.pipelines.validate.table import ArmRun, table
 
 Spread = Callable[[Sequence[Job]], None]
-"""Does jobs (`job.do`) somewhere else before it returns."""
+"""Does jobs (`job.do_job`), in this process or elsewhere, before it returns."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def validate(
 ) -> list[ArmRow]:
     """Run (or finish) all arms and return the table, targets in recipe order, `base` first.
 
-    With `spread` the runs that are not recorded are given to it.
+    `spread`, if given, gets the runs that are not recorded yet.
     """
     settings, chats = work.recipe.validation, Chats(work)
     benches = _benches(work, material)
@@ -54,7 +55,7 @@ def validate(
     runs = []
     for number, job in enumerate(jobs, 1):
         result = step(job.name, lambda: run(work, job, chats))
-        runs.append(Run(job.arm, job.lr, result))
+        runs.append(ArmRun(job.arm, job.lr, result))
         work.progress("validation runs", number, len(jobs))
     known = examples.sources_of(work.store, sorted({i for arm in arms for i in arm.example_ids}))
     sources = {i: source for i, (source, _) in known.items()}
@@ -86,10 +87,10 @@ def _jobs(work: Work, arms: Sequence[Arm], benches: Benches) -> list[Job]:
     rates = settings.lrs or [settings.lr]
     steps = _steps(settings, arms) if settings.match == "steps" else {}
     jobs = []
-    for arm, of in _with_steps(arms, steps):
+    for arm, arm_steps in _with_steps(arms, steps):
         for lr in rates if arm.example_ids else rates[:1]:
             name = f"validate {arm.name} {arm.seed}" + (f" {lr:g}" if len(rates) > 1 else "")
-            jobs.append(Job(name, work.store.root.resolve(), work.recipe, arm, lr, of, benches))
+            jobs.append(Job(name, work.store.root.resolve(), work.recipe, arm, lr, arm_steps, benches))
     return jobs
 
 
@@ -97,18 +98,18 @@ def _steps(settings: Validate, arms: Sequence[Arm]) -> dict[str, int]:
     """{target: steps that its selection (or the mixture) takes in the epochs}."""
     steps: dict[str, int] = {}
     for arm in arms:
-        if arm.name in ("selected", "mixture"):
+        if arm.name in OURS:
             for target in arm.targets:
                 steps.setdefault(target, -(-len(arm.example_ids) // settings.batch_size) * settings.epochs)
     return steps
 
 
 def _with_steps(arms: Sequence[Arm], steps: Mapping[str, int]) -> list[tuple[Arm, int | None]]:
-    """Arms with their steps; one that serves targets whose selections take unlike numbers of steps becomes several."""
+    """Arms with their steps; an arm of targets whose selections take different numbers of steps becomes several."""
     timed: list[tuple[Arm, int | None]] = []
     for arm in arms:
         groups: dict[int | None, list[str]] = {}
         for target in arm.targets:
             groups.setdefault(steps.get(target) if arm.example_ids else None, []).append(target)
-        timed += [(replace(arm, targets=tuple(targets)), of) for of, targets in groups.items()]
+        timed += [(replace(arm, targets=tuple(targets)), arm_steps) for arm_steps, targets in groups.items()]
     return timed

@@ -116,7 +116,9 @@ def test_a_feature_space_is_known_by_its_fingerprint(store):
 def test_facts_and_spec_of_a_selection(store):
     add(store, "a", "b")
     ids = ["b".ljust(32, "0"), "a".ljust(32, "0")]
-    chosen = selections.save(store, "s", "t", {"method": "m", "spaces": [["x", "y"]]}, ids, [1.0, 0.5])
+    chosen = selections.save(
+        store, "s", "t", {"method": "m", "spaces": [["x", "y"]]}, selections.Picks(ids, [1.0, 0.5])
+    )
     assert selections.spec_of(store, chosen) == {"method": "m", "spaces": [["x", "y"]]}
     assert selections.facts(store, chosen) == selections.Facts(["made"] * 2, [None] * 2, [6, 6])
     assert examples.shards_of(store, ids) == [1]

@@ -1,6 +1,7 @@
 """What changed between two mixtures: counted by hand, from the store and from exports alike."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -45,7 +46,7 @@ def sides(two, kind):
 
 @pytest.mark.parametrize("kind", ["store", "exports"])
 def test_rows_in_and_out(two, kind):
-    found = diff(two[0] if kind == "store" else None, *sides(two, kind))
+    found = asdict(diff(two[0] if kind == "store" else None, *sides(two, kind)))
     assert (found["a"]["rows"], found["a"]["examples"]) == (20, 20)
     assert (found["b"]["rows"], found["b"]["examples"]) == (24, 19)
     assert (found["in_both"], found["only_a"], found["only_b"], found["other_copies"]) == (15, 5, 4, 1)
@@ -68,8 +69,8 @@ def test_store_and_exports_agree(two):
 
 def test_a_mixture_does_not_differ_from_itself(two):
     found = diff(two[0], "mix", "mix")
-    assert (found["only_a"], found["only_b"], found["other_copies"]) == (0, 0, 0)
-    assert all(row["change"] == 0 for table in found["by"].values() for row in table)
+    assert (found.only_a, found.only_b, found.other_copies) == (0, 0, 0)
+    assert all(row["change"] == 0 for table in found.by.values() for row in table)
 
 
 def test_scores_are_compared(finished, tmp_path):
@@ -82,12 +83,12 @@ def test_scores_are_compared(finished, tmp_path):
         reselect.reselect(store, {"method": "less", "examples": 5}, name="five")
         reselect.reselect(store, {"method": "tagcos", "examples": 9, "options": {"clusters": 3}}, name="nine")
         found = diff(store, "five-sql", "small-sql")
-        clusters = diff(store, "nine-sql", "small-sql")["by"]["cluster"]
-    rows = {row["rows that"]: row for row in found["score"]}
+        clusters = diff(store, "nine-sql", "small-sql").by["cluster"]
+    rows = {row["rows that"]: row for row in found.score}
     assert rows["stays (score in a)"]["examples"] == 5
     assert rows["came (score in b)"]["highest"] <= rows["stays (score in b)"]["lowest"]
     assert sum(row["a"] for row in clusters) == 9
-    json.dumps(found)
+    json.dumps(asdict(found))
 
 
 def test_what_is_neither_is_refused(two, tmp_path):

@@ -158,11 +158,11 @@ def test_overlap_and_scores(copy):
     for method in ("less", "mean_cosine", "length"):
         chosen(copy, method)
     found = overlap(copy, ["small-less-sql", "small-mean-cosine-sql", "small-length-sql"])
-    matrix = np.array([[row[name] for name in list(row)[2:]] for row in found["rows"]])
+    matrix = np.array([[row[name] for name in list(row)[2:]] for row in found.rows])
     np.testing.assert_allclose(np.diag(matrix), 1)
     np.testing.assert_allclose(matrix, matrix.T)
-    assert 0 < found["by_chance"] < 1
-    by_name = {row["selection"]: row for row in found["scores"]}
+    assert 0 < found.by_chance < 1
+    by_name = {row["selection"]: row for row in found.scores}
     assert by_name["small-length-sql"]["with length"] == pytest.approx(1)
     table = reselect.score(copy, {"method": "less"})["sql"]
     assert table["score"].to_pylist() == sorted(table["score"].to_pylist(), reverse=True)

@@ -192,7 +192,7 @@ def test_a_source_that_screening_emptied_is_named(mixed, tmp_path, write_jsonl):
     [
         ({}, "exactly one of `examples`, `fraction`, `label_tokens` and `tokens`"),
         ({"examples": 5, "fraction": 0.1}, "exactly one of"),
-        ({"examples": 5, "weights": "uniform", "parts": [{}]}, "`weights` belongs into the parts"),
+        ({"examples": 5, "weights": "uniform", "parts": [{}]}, "`weights` belongs in the parts"),
         ({"examples": 5, "parts": [{"name": "a", "share": 0.7}, {"name": "b", "share": 0.7}]}, "sum to 1.4, not to 1"),
         ({"examples": 5, "parts": [{"name": "a", "share": 0.7}]}, "sum to 0.7, not to 1"),
         ({"examples": 5, "parts": [{"name": "a", "share": 1}, {"name": "b"}]}, "leave nothing for the one without"),
@@ -216,7 +216,7 @@ def test_a_recipe_must_ask_for_something(recipe_data):
         parse_recipe(plain)
     with pytest.raises(InputError, match="`select` needs `targets`"):
         parse_recipe(plain | {"select": {"examples": 3}, "model": recipe_data["model"]})
-    with pytest.raises(InputError, match="`select` needs `model`"):
+    with pytest.raises(InputError, match="`select` by `less` needs `model`"):
         parse_recipe(plain | {"select": {"examples": 3}, "targets": recipe_data["targets"]})
 
 

@@ -141,8 +141,8 @@ def test_promise_9_bad_rows_are_quarantined_with_file_line_and_reason(store, tmp
 def test_planted_bad_rows_are_all_found(store, tmp_path):
     planted = write_demo_data(tmp_path)
     pool, report = ingest(store, "pool", "demo", [Source(path=str(tmp_path / "pool.jsonl"))])
-    assert dict(report.quarantined) == planted["bad_rows"]
-    assert report.duplicates == planted["exact_duplicates"]
+    assert dict(report.quarantined) == planted.bad_rows
+    assert report.duplicates == planted.exact_duplicates
     assert report.new == len(pool.example_ids)
     again, second = ingest(store, "pool", "demo", [Source(path=str(tmp_path / "pool.jsonl"))])
     assert (second.new, again.digest, again.dataset_id) == (0, pool.digest, pool.dataset_id)

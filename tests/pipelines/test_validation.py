@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -261,7 +261,7 @@ def test_the_best_rate_is_chosen_on_val_and_a_divergence_is_said(copy):
     """A rate that explodes is never the best; where there is no other, the arm is shown as diverged."""
     arms = revalidate(copy, SMALL | {"lrs": [1e-3, 1e6], "arms": ["random"], "max_grad_norm": 1e9}).arms
     assert {a.lr for a in arms if a.arm != BASE} == {1e-3}
-    note = next(p for s in report(copy)["sections"] for p in s["parts"] if p["title"] == "Test loss by arm")["note"]
+    note = next(p for s in report(copy).sections for p in s.parts if p.title == "Test loss by arm").note
     assert "best of 2 learning rates" in note
     assert "For selected, random that is the smallest tried: the best may lie beyond it." in note
     only = revalidate(copy, SMALL | {"lr": 1e30, "arms": ["random"], "max_grad_norm": 1e30}).arms
@@ -370,7 +370,7 @@ def test_the_report_shows_what_was_found(finished):
     with Store(finished[1]) as store:
         document = report(store)
         text = html(document)
-    titles = [s["title"] for s in document["sections"]]
+    titles = [s.title for s in document.sections]
     assert titles == [
         "Does it help on sql?",
         "What was chosen",
@@ -379,22 +379,22 @@ def test_the_report_shows_what_was_found(finished):
         "Cost",
         "Lineage",
     ]
-    parts = {p["title"]: p for s in document["sections"] for p in s["parts"]}
+    parts = {p.title: p for s in document.sections for p in s.parts}
     for wanted in ("Test loss by arm", "selected against each other arm", "Training loss", "Sources before and after",
                    "Scores of small-sql", "Map of small-sql", "Error and uncertainty of small-sql"):  # fmt: skip
-        assert parts[wanted]["svg"].startswith("<svg"), wanted
-    assert all(p["table"] for s in document["sections"] for p in s["parts"]), "every picture has its figures"
-    training = {row["arm"]: row for row in parts["Training loss"]["table"]}
+        assert parts[wanted].svg.startswith("<svg"), wanted
+    assert all(p.table for s in document.sections for p in s.parts), "every picture has its figures"
+    training = {row["arm"]: row for row in parts["Training loss"].table}
     assert list(training) == ["selected", "random", "random_tokens"]
     assert all(row["steps"] >= 1 and row["start"] > 0 and row["end"] > 0 for row in training.values())
-    lengths = parts["What the scores of small-sql follow"]["table"][0]
+    lengths = parts["What the scores of small-sql follow"].table[0]
     assert lengths["against"] == "answer length, tokens"
     assert -1 <= lengths["rank correlation"] <= 1
-    assert document["cards"][0]["text"].startswith("sql: selected − random = ")
-    assert {row["arm"] for row in parts["Test loss by arm"]["table"]} == {"base", "selected", "random", "random_tokens"}
-    for arm in next(s for s in document["sections"] if s["title"].startswith("Does"))["parts"][0]["table"]:
+    assert document.cards[0].text.startswith("sql: selected − random = ")
+    assert {row["arm"] for row in parts["Test loss by arm"].table} == {"base", "selected", "random", "random_tokens"}
+    for arm in next(s for s in document.sections if s.title.startswith("Does")).parts[0].table:
         assert f"{arm['test_loss_mean']:.4g}" in text
-    json.dumps(document)
+    json.dumps(asdict(document))
     assert "## Does it help on sql?" in markdown(document)
 
 
@@ -477,8 +477,8 @@ def test_a_card_names_what_was_not_beaten(finished):
     verdicts = {"random": "better", "random_tokens": "better", "bm25": "no evidence", "rds": "worse"}
     versus = {name: replace(arm.versus["random"], verdict=verdict) for name, verdict in verdicts.items()}
     (card,) = cards(replace(result, arms=[replace(arm, versus=versus)]))
-    assert card["headline"] == "Better than random"
-    assert card["text"].endswith(" Not better than bm25, rds.")
+    assert card.headline == "Better than random"
+    assert card.text.endswith(" Not better than bm25, rds.")
 
 
 def test_seconds_of_work_that_another_call_did_are_not_claimed(finished):
@@ -531,8 +531,8 @@ def test_a_report_without_validation_or_gradients(tmp_path, write_jsonl):
     with Store(tmp_path / "store") as store:
         made = curate(parse_recipe(data), store)
         document = report(store)
-    assert document["cards"][0]["headline"] == "Chosen"
-    assert [s["title"] for s in document["sections"]] == ["What was chosen", "Rows in and out", "Cost", "Lineage"]
+    assert document.cards[0].headline == "Chosen"
+    assert [s.title for s in document.sections] == ["What was chosen", "Rows in and out", "Cost", "Lineage"]
     assert made.report.endswith("reports/plain.html")
     with Store(tmp_path / "store") as store:
         assert write_report(store, tmp_path / "x.html").exists()

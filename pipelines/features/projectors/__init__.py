@@ -1,7 +1,7 @@
 """Random projections of per-example gradients, P → D: `make_projector` and the families.
 
-A projector is handed one parameter's per-example gradients after the other and gives [B, D] rows whose inner products
-are unbiased estimates of the gradients' own. For a pair with cosine ρ the error of the estimate is about (1 − ρ²)/√D
+A projector takes per-example gradients, one parameter after the other, and gives [B, D] rows whose inner products are
+unbiased estimates of the gradients' own. For a pair with cosine ρ the error of the estimate is about (1 − ρ²)/√D
 for each of them; they differ in cost and in what they are good for:
 
 | family | cost of a row | for |
@@ -16,8 +16,9 @@ any batch, in any order of parameters.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
+from gradsift.datastore.identity import Spec
 from gradsift.pipelines.features.projectors.base import VERSION, PerModule, Projector, SketchProjector
 from gradsift.pipelines.features.projectors.dense import DenseProjector
 from gradsift.pipelines.features.projectors.fold import FoldProjector
@@ -48,10 +49,10 @@ def _sketch(family: Family, dim: int, seed: int) -> SketchProjector | None:
     return None
 
 
-def projector_spec(family: Family, dim: int, seed: int, device: str, per_module: bool = False) -> dict[str, Any]:
+def projector_spec(family: Family, dim: int, seed: int, device: str, per_module: bool = False) -> Spec:
     """What decides the matrix, without loading anything; part of the feature space. `device` counts for traker only,
     whose generators differ by device."""
-    spec: dict[str, Any] = {"family": family, "version": VERSION, "dim": dim, "seed": seed}
+    spec: Spec = {"family": family, "version": VERSION, "dim": dim, "seed": seed}
     if family in ("traker", "traker_cuda"):
-        spec["device"] = device
-    return spec | {"per_module": True} if per_module else spec
+        spec = {**spec, "device": device}
+    return {**spec, "per_module": True} if per_module else spec

@@ -38,9 +38,9 @@ class Factors:
             bits, _ = generator("signfold/1", self.seed, name)
             self._signs[key] = torch.from_numpy(random_signs(bits, size)).to(values.device)
         signs = self._signs[key]
-        out = values.new_zeros((*values.shape[:2], k), dtype=torch.float32)
+        sketch = values.new_zeros((*values.shape[:2], k), dtype=torch.float32)
         for start in range(0, size, k):
             part = slice(start, start + k)
             piece = values[:, :, part].float()
-            out[:, :, : piece.shape[2]].addcmul_(piece, signs[part].float())
-        return out
+            sketch[:, :, : piece.shape[2]].addcmul_(piece, signs[part].float())
+        return sketch

@@ -26,9 +26,9 @@ class TrakProjector:
         self.family, self.width, self.seed, self.names = family, dim, seed, list(names)
         self._projector: Any = None
 
-    def start(self, size: int, device: torch.device) -> "_Whole":
+    def start(self, size: int, device: torch.device) -> "_WholeGradients":
         """Nothing held yet."""
-        return _Whole(self, size, device)
+        return _WholeGradients(self, size, device)
 
     def project(self, gradients: torch.Tensor) -> torch.Tensor:
         """[B, P] → [B, D]."""
@@ -56,7 +56,9 @@ class TrakProjector:
         return made
 
 
-class _Whole:
+class _WholeGradients:
+    """The gradients of one batch, held until all parameters are there."""
+
     def __init__(self, projector: TrakProjector, size: int, device: torch.device) -> None:
         self.projector, self.size, self.device = projector, size, device
         self.parts: dict[str, torch.Tensor] = {}

@@ -97,7 +97,13 @@ def test_a_store_without_rows_says_what_a_method_lacks(plain, store):
     curate(parse_recipe(plain | {"select": {"method": "random", "examples": 9}}), store)
     (chosen,) = reselect(store, {"method": "bm25", "examples": 5})
     assert chosen.examples == 5
-    with pytest.raises(InputError, match="gradients"):
+    with pytest.raises(InputError, match="`select` by `less` needs `model`"):
+        reselect(store, {"method": "less", "examples": 5})
+
+
+def test_a_store_with_a_model_and_without_rows_says_so(recipe_data, store):
+    curate(parse_recipe(recipe_data | {"select": {"method": "random", "examples": 9}, "validate": None}), store)
+    with pytest.raises(InputError, match="'less' looks at gradients and the store's last run computed none"):
         reselect(store, {"method": "less", "examples": 5})
 
 
@@ -145,5 +151,5 @@ def test_threads_of_openmp_sleep_unless_the_user_says_otherwise(monkeypatch, var
 
 def test_where_torch_is_loaded_already_nothing_is_changed(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    said = "import sys; sys.modules['torch'] = sys; import os, gradsift.pipelines; print('OMP_WAIT_POLICY' in os.environ)"
-    assert python("-c", said).stdout.strip() == "False"
+    loaded = "import os, sys; sys.modules['torch'] = sys; import gradsift.pipelines"
+    assert python("-c", f"{loaded}; print('OMP_WAIT_POLICY' in os.environ)").stdout.strip() == "False"

@@ -164,6 +164,7 @@ def test_doctor(tmp_path):
     assert_refused(gradsift("doctor", cwd=tmp_path), 1, "something is wrong")
 
 
+@pytest.mark.slow
 def test_hostile_text_is_shown_harmless(recipe_data, write_jsonl, tmp_path, recipe_file):
     """Markup and control characters of a data set reach neither the terminal nor the card as such."""
     rows = [

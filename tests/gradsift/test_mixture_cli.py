@@ -58,6 +58,7 @@ def test_mix_export_diff(folder):
     assert by_folder["b"]["rows"] == 12
 
 
+@pytest.mark.slow
 def test_marks(folder):
     out = gradsift("marks", cwd=folder)
     assert "exact 1.00" in out.stdout

@@ -42,7 +42,9 @@ def test_norms_are_unbiased_and_never_zero(family):
     assert (ratio > 0.5).all()
 
 
-@pytest.mark.parametrize("family", ["fold", "srht", "dct", "rademacher", "gaussian"])
+@pytest.mark.parametrize(
+    "family", ["fold", "srht", "dct", "rademacher", pytest.param("gaussian", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
 def test_error_of_a_cosine(rho, family):
     dim = 512

@@ -257,6 +257,7 @@ def test_two_stores_agree_to_the_last_digit(finished, tmp_path):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_the_best_rate_is_chosen_on_val_and_a_divergence_is_said(copy):
     """A rate that explodes is never the best; where there is no other, the arm is shown as diverged."""
     arms = revalidate(copy, SMALL | {"lrs": [1e-3, 1e6], "arms": ["random"], "max_grad_norm": 1e9}).arms
@@ -333,6 +334,7 @@ def test_stored_rows_predict_one_step(copy, loaded):
     assert found.pearson > 0.6, "512 dims; whole gradients give 0.99999 here"
 
 
+@pytest.mark.slow
 def test_lds_and_removal_on_a_small_model(copy, loaded):
     """Gradient scores beat noise at predicting retrained losses; exact products and stored rows agree."""
     work, e = at_work(copy, loaded)

@@ -61,7 +61,6 @@ def exports(finished, tmp_path_factory):
     return out
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("kind", ["selection", "mixture", "pruned", "jsonl"])
 def test_trl_trains_two_steps_from_the_shipped_config(exports, kind, model_dir, tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ class PlantedCopies:
 
 @dataclass(frozen=True)
 class PlantedLeaks:
-    """Test questions that were planted, those that screening found, and those that were selected all the same."""
+    """Test questions that were planted, those that screening found, and those that were selected nevertheless."""
 
     planted: int
     found: int

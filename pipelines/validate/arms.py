@@ -13,8 +13,8 @@
 | `qtuning` | the selected examples, each batch pruned in training |
 | `base` | none: the model as it is |
 
-"As many" means as many as the selection for the target has, or without one the mixture; of label tokens, those that its
-masks leave. An arm that draws the same rows for several targets trains once.
+"As many" means as many as the selection for the target has (or the mixture, where there is no selection); label tokens
+are those that its masks leave. An arm that draws the same rows for several targets trains once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

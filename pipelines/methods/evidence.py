@@ -246,7 +246,7 @@ class Evidence:
     def sources(self) -> list[str]:
         """[N] source of each example."""
         of_ids = examples.sources_of(self.store, self.ids)
-        return [of_ids[i][0] for i in self.ids]
+        return [of_ids[i].source for i in self.ids]
 
     def texts(self) -> list[str]:
         """[N] all turns of each chat, joined."""

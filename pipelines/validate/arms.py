@@ -116,7 +116,7 @@ def _usable(work: Work, pool: Dataset, chats: Chats) -> _UsablePool:
     if not ids:
         raise InputError(f"pool {pool.name!r} has no example with a label token to validate on")
     sources = examples.sources_of(work.store, ids)
-    return _UsablePool(ids, [sources[i][0] for i in ids], [chat.n_label_tokens for chat in chats(ids)])
+    return _UsablePool(ids, [sources[i].source for i in ids], [chat.n_label_tokens for chat in chats(ids)])
 
 
 def _like(anchor: Selection, masks: Masks, chats: Chats, most: int) -> _Measure:

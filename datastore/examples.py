@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -228,13 +228,20 @@ def find_dataset(store: Store, role: str, name: str, digest: str) -> Dataset:
     return get_dataset(store, int(row["dataset_id"]))
 
 
-def assign_sources(store: Store, facts: Mapping[str, tuple[str, str | None]]) -> None:
-    """Make {example: (source, licence)} what the catalog says, where it says otherwise."""
+class Provenance(NamedTuple):
+    """Where an example counts as coming from, and its licence, if that is known."""
+
+    source: str
+    licence: str | None
+
+
+def assign_sources(store: Store, provenance: Mapping[str, Provenance]) -> None:
+    """Make the catalog say this of the examples, where it says otherwise."""
     changed = [
         (*wanted, i)
-        for part in _parts(list(facts))
+        for part in _parts(list(provenance))
         for i, recorded in sources_of(store, part).items()
-        if recorded != (wanted := facts[i])
+        if recorded != (wanted := provenance[i])
     ]
     if changed:
         with store.catalog.write() as db:
@@ -262,10 +269,10 @@ def source_counts(store: Store, dataset: Dataset) -> dict[str, int]:
     return {row["source"]: int(row["n"]) for row in rows}
 
 
-def sources_of(store: Store, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
-    """{example id: (source, licence)} for the given ids."""
+def sources_of(store: Store, ids: Sequence[str]) -> dict[str, Provenance]:
+    """Source and licence of the given ids."""
     return {
-        row["example_id"]: (row["source"], row["licence"])
+        row["example_id"]: Provenance(row["source"], row["licence"])
         for part in _parts(ids)
         for row in store.catalog.rows(
             f"SELECT example_id, source, licence FROM example WHERE example_id IN ({marks(part)})", part

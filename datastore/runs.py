@@ -1,7 +1,7 @@
 """What a run made, as values: written to the catalog as JSON and read back by this module alone, whoever wrote it.
 
 A summary has the form that `gradsift run --json` prints: plain objects with the fields below, except that the counts of
-`SpaceRows` stand in the object itself (`"ok": 1480, "no_labels": 3`). Summaries of older versions lack fields that came
+`SpaceRows` are in the object itself (`"ok": 1480, "no_labels": 3`). Summaries of older versions lack fields that came
 later; `read` gives those their defaults.
 """
 

@@ -5,8 +5,8 @@
         def backend(self, tmp_path):
             return MyBackend(...)
 
-Override the other fixtures where the back-end lets a test change what it holds behind its back; what cannot be
-provoked is skipped.
+Override the other fixtures where a test can change the back-end's files from outside; what cannot be provoked is
+skipped.
 """
 
 import errno

@@ -75,7 +75,7 @@ def _action_of(job: Job) -> Callable[[], None]:
 
 
 def spread_over(runner: Runner | None) -> Spread | None:
-    """How validation spreads its runs when the flow has a task runner; None without one: it does them itself."""
+    """How validation spreads its runs over a task runner; None without one, where it does them itself."""
     return None if runner is None else submit_jobs
 
 

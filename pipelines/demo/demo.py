@@ -39,7 +39,7 @@ class PlantedCopies:
 
 @dataclass(frozen=True)
 class PlantedLeaks:
-    """Test questions that were planted, those that screening found, and those that were selected all the same."""
+    """Test questions that were planted, those that screening found, and those that were selected nevertheless."""
 
     planted: int
     found: int
@@ -102,7 +102,7 @@ def planted_truth(store: Store, result: RunResult, planted: Planted) -> PlantedT
     """How much of what was planted was found."""
     chosen = selections.get(store, result.selections[0].name)
     sources = examples.sources_of(store, chosen.example_ids)
-    picked = Counter(source for source, _ in sources.values())
+    picked = Counter(provenance.source for provenance in sources.values())
     pool = result.ingest.pool
     leaks_found = sum(entry.by_source.get(LEAK, 0) for entry in pool.left_out)
     return PlantedTruth(

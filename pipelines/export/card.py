@@ -1,4 +1,4 @@
-"""What stands beside the rows of an export: the dataset card, and ready configs for trainers."""
+"""What comes with the rows of an export: the dataset card, and ready configs for trainers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -123,7 +123,7 @@ def card(c: Card) -> str:
 
 
 def _configuration(c: Card) -> DatasetCardData:
-    """The card's YAML. The digest stands in the configuration: `datasets` keys its cache by the card's configurations
+    """The card's YAML. The digest is in the configuration: `datasets` keys its cache by the card's configurations
     and not by the files (5.2, `load.py`), so a second export into a folder of the same name would silently give the
     rows of the first."""
     return DatasetCardData(

@@ -5,7 +5,7 @@ Two passes. The first reads each shard of examples once and appends every wanted
 one part, however large the mixture; disk is twice the text while it runs. What either pass has finished, a later call
 uses.
 
-Rows of a selection stand in rank order, those of a mixture in an order drawn from the seed, the example's id and the
+Rows of a selection come in rank order, those of a mixture in an order drawn from the seed, the example's id and the
 number of its copy: the same on every machine, whatever order the sources were read in. Legend: K distinct examples in
 rank order, R rows (copies counted).
 """

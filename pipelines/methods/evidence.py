@@ -46,7 +46,7 @@ class SpacePair:
 
 @dataclass(frozen=True)
 class Measures:
-    """What a model at hand can say of a pool without gradient rows: [N] `label_tokens` of a dataset's members, and [N]
+    """What a loaded model can tell of a pool without gradient rows: [N] `label_tokens` of a dataset's members, and [N]
     `losses` of ids before and after training on the target (pipelines/training/loss_drop.py)."""
 
     label_tokens: Callable[[Dataset], NDArray[np.int64]]
@@ -55,7 +55,7 @@ class Measures:
 
 class Evidence:
     """Lazily read arrays about a pool and a target. `pairs` are the spaces of gradient rows, none in a run that
-    computes none; `encoder` that of a sentence encoder, if any; `measures` what a model at hand can count."""
+    computes none; `encoder` that of a sentence encoder, if any; `measures` what a loaded model can tell."""
 
     def __init__(
         self,
@@ -238,7 +238,7 @@ class Evidence:
         return [int(counted[name]) for name in self.ids]
 
     def losses(self) -> tuple[F64, F64]:
-        """[N] losses before and after training on the target alone. Raises InputError where no model is at hand."""
+        """[N] losses before and after training on the target alone. Raises InputError without a model."""
         if self._measures is None:
             raise InputError("the score `loss_drop` trains a model; name it in a recipe and use `gradsift run`")
         return self._measures.losses(self.ids)
@@ -246,7 +246,7 @@ class Evidence:
     def sources(self) -> list[str]:
         """[N] source of each example."""
         of_ids = examples.sources_of(self.store, self.ids)
-        return [of_ids[i][0] for i in self.ids]
+        return [of_ids[i].source for i in self.ids]
 
     def texts(self) -> list[str]:
         """[N] all turns of each chat, joined."""

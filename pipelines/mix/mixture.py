@@ -4,7 +4,7 @@ Parts are filled in their order, and an example belongs to the first that takes 
 by largest remainder; a part divides its own among sources by its weights, within caps, floors and what there is
 (copies included), again by largest remainder; the examples of each source come in rank order, or in an order drawn
 from the seed and the ids alone. With a budget in tokens the last gap is closed by the examples whose lengths fit
-(scorers/filling.py). Whatever falls short is said in the table. A part with a target chooses with its method from what
+(scorers/filling.py). The table says what falls short. A part with a target chooses with its method from what
 is left for it: so a share of a source can be asked of any method.
 
 Legend: N pool examples, G sources of a part.
@@ -40,7 +40,8 @@ ORDER = "shuffled by the seed, the example's id and the number of its copy"
 
 
 def make_mixture(work: Work, material: Material) -> Selection:
-    """Make and record the recipe's mixture, or give the one recorded. Raises InputError for what cannot be met."""
+    """Make and record the recipe's mixture, or give the one recorded. Raises InputError when it cannot be
+    filled."""
     mix = work.recipe.mix
     if mix is None:
         raise InputError(f"recipe {work.recipe.name!r} has no `mix`")

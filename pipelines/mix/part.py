@@ -58,8 +58,8 @@ class _PartPlan:
 
 
 def fill_part(mixer: Mixer, part: Part, budget: int, taken: Taken) -> None:
-    """Fill one part's budget from what is free, and note it in `taken`. Raises InputError naming the part, the source
-    and the way out when it cannot be met."""
+    """Fill one part's budget from what is free, and note it in `taken`. Raises InputError when that cannot be done,
+    naming the part, the source and what to change."""
     pool = mixer.pool
     open_ = taken.free & allowed(part, pool)
     if part.weights == "scaling_law":

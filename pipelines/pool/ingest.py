@@ -6,7 +6,7 @@ from itertools import islice
 
 from gradsift.datastore import examples
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.examples import BadRow, Dataset, Example
+from gradsift.datastore.examples import BadRow, Dataset, Example, Provenance
 from gradsift.datastore.runs import DatasetReport
 from gradsift.datastore.store import Store
 from gradsift.pipelines.pool.sources import read_source
@@ -50,7 +50,8 @@ def ingest(
     for source, outcomes in zip(sources, counts, strict=True):
         _refuse_empty(source, outcomes, f"{role} {name!r}")
     if role == "pool":
-        examples.assign_sources(store, {i: (source, licence or None) for i, (source, licence, _) in members.items()})
+        of_members = {i: Provenance(source, licence or None) for i, (source, licence, _) in members.items()}
+        examples.assign_sources(store, of_members)
     dataset = examples.define_dataset(store, role, name, {i: subtask for i, (_, _, subtask) in members.items()})
     by_source = Counter(source for source, _, _ in members.values())
     refused = sum(counts, Counter())

@@ -58,10 +58,10 @@ def _pairs(store: Store, shown: Sequence[marks.Mark]) -> list[Pair]:
             mark.reason,
             mark.similarity,
             mark.example_id,
-            sources[mark.example_id][0],
+            sources[mark.example_id].source,
             start(chats[mark.example_id]),
             mark.twin,
-            sources[mark.twin][0],
+            sources[mark.twin].source,
             start(chats[mark.twin]),
         )
         for mark in shown

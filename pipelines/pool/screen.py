@@ -100,7 +100,7 @@ def left_out(store: Store, marked: Sequence[Mark]) -> list[LeftOut]:
     sources = examples.sources_of(store, [mark.example_id for mark in marked])
     entries = []
     for reason in sorted({mark.reason for mark in marked}):
-        by_source = Counter(sources[mark.example_id][0] for mark in marked if mark.reason == reason)
+        by_source = Counter(sources[mark.example_id].source for mark in marked if mark.reason == reason)
         entries.append(LeftOut(reason, by_source.total(), dict(by_source.most_common())))
     return entries
 
@@ -179,9 +179,9 @@ def _preference(store: Store, pool: Dataset, settings: Dedup) -> NDArray[np.int6
     group = np.full(len(pool.example_ids), len(rank))
     if rank:
         sources = examples.sources_of(store, pool.example_ids)
-        if unknown := sorted(set(rank) - {s for s, _ in sources.values()}):
+        if unknown := sorted(set(rank) - {known.source for known in sources.values()}):
             raise InputError(f"dedup.prefer: the pool has no source {unknown[0]!r}")
-        group = np.array([rank.get(sources[i][0], len(rank)) for i in pool.example_ids])
+        group = np.array([rank.get(sources[i].source, len(rank)) for i in pool.example_ids])
     held = np.isin(np.array(pool.example_ids), np.array(settings.keep or [""]))
     return np.lexsort((np.arange(len(group)), group, ~held)).astype(np.int64)
 

@@ -62,7 +62,8 @@ def _sample(stream: Iterator[Example | BadRow], rows: int, seed: int) -> Iterato
 
 
 def _examine(raw: Raw, source: Source) -> Example | BadRow:
-    file, line, row = _clean(raw[0]), raw[1], raw[2]
+    path, line, row = raw
+    file = _clean(path)
     name = source.name or source.hub or _file_name(file)
     try:
         if isinstance(row, RowError):

@@ -84,7 +84,7 @@ def _rows_by_source(store: Store, selection: Selection) -> Mapping[str, int]:
     sources = examples.sources_of(store, selection.example_ids)
     counts: Counter[str] = Counter()
     for example, copies in zip(selection.example_ids, selection.copies, strict=True):
-        counts[sources[example][0]] += copies
+        counts[sources[example].source] += copies
     return counts
 
 
@@ -174,7 +174,7 @@ def _cluster_table(store: Store, shown: _MapPoints, clusters: Sequence[NDArray[n
     sources = examples.sources_of(store, shown.ids)
     table: list[Row] = []
     for number, members in enumerate(clusters, 1):
-        most = Counter(sources[shown.ids[k]][0] for k in members).most_common(3)
+        most = Counter(sources[shown.ids[k]].source for k in members).most_common(3)
         table.append(
             {
                 "cluster": number,
@@ -223,7 +223,7 @@ def _sample_table(store: Store, ids: Sequence[str], scores: Mapping[str, float])
     return [
         {
             "example": example[:8],
-            "source": sources[example][0],
+            "source": sources[example].source,
             "score": scores.get(example),
             "text": shortened(" ".join(printable(text_of(chats[example])).split()), TEXT_CHARS),
         }

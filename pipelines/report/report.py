@@ -1,6 +1,6 @@
 """The report of a run: one HTML file that opens from disk, with every picture's figures; the same as JSON.
 
-Everything is read from the store; nothing is computed anew but pictures.
+Everything is read from the store; only the pictures are made here.
 """
 
 import json

@@ -99,7 +99,7 @@ def _answer(
     ids = [neighbour.example_id for neighbour in near]
     chats, sources = examples.get_messages(store, ids), examples.sources_of(store, ids)
     hits = [
-        Hit(rank, round(neighbour.cosine, 4), i, sources[i][0], *_turns(chats[i]))
+        Hit(rank, round(neighbour.cosine, 4), i, sources[i].source, *_turns(chats[i]))
         for rank, (i, neighbour) in enumerate(zip(ids, near, strict=True))
     ]
     return Answer(*_turns(chat), ordinal, generated, hits)

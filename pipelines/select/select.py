@@ -166,4 +166,4 @@ def describe(work: Work, target: str, chosen: Selection, pool: Dataset) -> Selec
 
 def _sources(work: Work, ids: Sequence[str]) -> list[str]:
     of_ids = examples.sources_of(work.store, ids)
-    return [of_ids[i][0] for i in ids]
+    return [of_ids[i].source for i in ids]

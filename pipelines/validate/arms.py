@@ -13,8 +13,8 @@
 | `qtuning` | the selected examples, each batch pruned in training |
 | `base` | none: the model as it is |
 
-"As many" means as many as the selection for the target has, or without one the mixture; of label tokens, those that its
-masks leave. An arm that draws the same rows for several targets trains once.
+"As many" means as many as the selection for the target has (or the mixture, where there is no selection); label tokens
+are those that its masks leave. An arm that draws the same rows for several targets trains once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,7 +116,7 @@ def _usable(work: Work, pool: Dataset, chats: Chats) -> _UsablePool:
     if not ids:
         raise InputError(f"pool {pool.name!r} has no example with a label token to validate on")
     sources = examples.sources_of(work.store, ids)
-    return _UsablePool(ids, [sources[i][0] for i in ids], [chat.n_label_tokens for chat in chats(ids)])
+    return _UsablePool(ids, [sources[i].source for i in ids], [chat.n_label_tokens for chat in chats(ids)])
 
 
 def _like(anchor: Selection, masks: Masks, chats: Chats, most: int) -> _Measure:

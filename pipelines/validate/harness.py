@@ -1,8 +1,8 @@
 """Benchmarks of EleutherAI's lm-evaluation-harness on a trained arm: an optional bridge (extra `lm-eval`).
 
 The harness reads its data itself: tasks of the hub need network or a filled cache, tasks of a local folder
-(`include_path`, YAML files with `dataset_path: json`) do not. Its figures stand beside ours as they are, `acc,none` and
-the like; they take no part in verdicts.
+(`include_path`, YAML files with `dataset_path: json`) do not. Its figures are reported beside ours as they are
+(`acc,none` and so on); verdicts do not use them.
 """
 
 import hashlib

@@ -58,7 +58,7 @@ def validate(
         runs.append(ArmRun(job.arm, job.lr, result))
         work.progress("validation runs", number, len(jobs))
     known = examples.sources_of(work.store, sorted({i for arm in arms for i in arm.example_ids}))
-    sources = {i: source for i, (source, _) in known.items()}
+    sources = {i: provenance.source for i, provenance in known.items()}
     return table(work.recipe, runs, {t: bench.metric for t, bench in benches.tests.items()}, sources)
 
 

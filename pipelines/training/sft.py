@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from gradsift.datastore.arms import TrainLog
+from gradsift.datastore.errors import InputError
 from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.head import example_means, token_losses, weighted
@@ -49,7 +50,7 @@ def fit(
     """Train the model's trainable parameters in place, for the recipe's epochs or a number of steps (the schedule
     decays to zero at its end either way); leaves the model in eval mode. Deterministic for a seed on one machine.
 
-    Raises ImportError where an optimizer needs a package that is not installed (the extra `lrfree`).
+    Raises InputError where an optimizer needs a package that is not installed (the extra `lrfree`).
     """
     seed_all(seed)
     loss = _BatchLoss(tokenizer, training.loss, prune)
@@ -184,12 +185,14 @@ def _optimizer(model: Any, training: Sft) -> Any:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if training.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=training.lr, betas=BETAS, eps=EPS, weight_decay=training.weight_decay)
-    if training.optimizer == "dog":
-        from dog import DoG
+    try:
+        if training.optimizer == "dog":
+            from dog import DoG
 
-        return DoG(parameters, weight_decay=training.weight_decay)
-    from dadaptation import DAdaptAdam
-
+            return DoG(parameters, weight_decay=training.weight_decay)
+        from dadaptation import DAdaptAdam
+    except ImportError:
+        raise InputError(f"optimizer `{training.optimizer}` needs a package: pip install 'gradsift[lrfree]'") from None
     return DAdaptAdam(parameters, lr=1.0, betas=BETAS, eps=EPS, weight_decay=training.weight_decay, decouple=True)
 
 

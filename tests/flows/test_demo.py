@@ -6,7 +6,10 @@ import signal
 import subprocess
 
 import pytest
-from running import PATIENCE, gradsift, start
+from running import PATIENCE, ROOT, gradsift, start
+
+from gradsift.pipelines.model.load import open_model
+from gradsift.pipelines.recipe import Model
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +45,17 @@ def test_the_demo_finds_the_planted_truth_and_beats_random(demo):
     assert planted["leaks"]["found"] == planted["leaks"]["planted"]
     assert planted["leaks"]["selected"] == 0
     assert planted["wrong_answers"]["selected"] <= 0.05 * planted["selected"]
+
+
+def test_the_demo_chooses_what_it_chose_before(demo):
+    """Where the demo's model has the weights that it had on the machine which recorded this (see fixtures/README.md)."""
+    folder, _ = demo
+    then = json.loads((ROOT / "tests" / "fixtures" / "store-0.1.json").read_text())["demo"]
+    if open_model(Model(path=str(folder / "demo" / "model"))).model_digest != then["model"]:
+        pytest.skip("this machine's arithmetic gives the model other weights")
+    manifest = json.loads((folder / "demo" / "export" / "demo-sql" / "manifest.json").read_text())
+    assert manifest["selection"]["digest"] == then["selection"]
+    assert manifest["digest"] == then["export"]
 
 
 def test_a_query_without_an_answer_uses_the_models_own(demo):

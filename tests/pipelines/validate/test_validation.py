@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -135,6 +136,13 @@ def test_optimizers_without_a_rate_train(recipe_data, loaded, rows, optimizer):
     after = np.mean(row_losses(model, loaded.tokenizer, rows, 2048))
     assert np.isfinite(after)
     assert after < before
+
+
+@pytest.mark.parametrize(("optimizer", "package"), [("dog", "dog"), ("dadapt", "dadaptation")])
+def test_an_optimizer_whose_package_is_not_there(recipe_data, loaded, rows, monkeypatch, optimizer, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"`{optimizer}` needs a package.*lrfree"):
+        sft.fit(model_of(recipe_data, loaded), loaded.tokenizer, rows, Sft(optimizer=optimizer), 0)
 
 
 def test_presets_fill_what_is_not_given():

@@ -7,6 +7,7 @@ Generated chats through the demo's model, untrained, on all threads that torch t
 `torch first` imports torch before gradsift, which leaves OpenMP's own default. Each runs alone, then while as many
 processes as there are cores spin; every round has all of them in a new random order. Seconds are of the rows, without
 imports and reading. A ratio is the median over rounds of the ratio inside a round, to `library` under the same load.
+What else the machine does is not controlled: `load_average` in the JSON is that before the first process.
 """
 
 import argparse

@@ -12,17 +12,17 @@ import os
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
 
 import numpy as np
 from measure import machine
 
-from gradsift.datastore import selections
+from gradsift.datastore import runs
 from gradsift.datastore.store import Store
-from gradsift.pipelines.model.load import open_model
+from gradsift.pipelines.features.gather import evidence
+from gradsift.pipelines.model.work import open_work
 from gradsift.pipelines.recipe import Sft, load_recipe
-from gradsift.pipelines.runs.reselect import evidence
+from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.validate.attribution import (
     attributions,
     exact_dots,
@@ -56,22 +56,21 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    recipe = load_recipe(chosen.recipe)
-    loaded = open_model(recipe.model)
     start = time.perf_counter()
     with Store(chosen.store, create=False) as store:
-        e = evidence(store, recipe, selections.last_run(store, computed=True)["summary"])[chosen.target]
-        step = one_step(store, recipe, loaded, e, chosen.steps)
+        work = open_work(store, load_recipe(chosen.recipe))
+        e = evidence(work, material_of(store, runs.last_run(store, computed=True)), chosen.target)
+        step = one_step(work, e, chosen.steps)
         print(f"one step: rank correlation {step.spearman:.3f}, same sign {step.same_sign:.3f}", flush=True)
         order = np.random.default_rng([e.seed, 6]).permutation(len(e.ids))[: chosen.rows]
         ids = [e.ids[k] for k in np.sort(order)]
         scores = dict(attributions(store, e, ids))
-        scores["exact_dot"] = exact_dots(store, recipe, loaded, e, ids)
+        scores["exact_dot"] = exact_dots(work, e, ids)
         training = Sft(epochs=chosen.epochs, batch_size=8, lr=chosen.lr)
-        train = trainer(store, recipe, loaded, e, ids, training)
+        train = trainer(work, e, ids, training)
         parts = halves(len(ids), chosen.runs, e.seed)
         losses = measure_halves(train, parts, lambda n: print(f"{n} of {chosen.runs}", flush=True))
-        found = {name: interval(lds(s, parts, losses)) for name, s in scores.items()}
+        correlations = {name: interval(lds(s, parts, losses)) for name, s in scores.items()}
         removed: dict[str, list[dict]] = {name: [] for name in scores}
         for fraction in (0.1, 0.3):
             at_random = removal_at_random(train, len(ids), fraction, 3, e.seed)
@@ -89,11 +88,11 @@ def main() -> None:
             "same_sign": step.same_sign,
             "examples": chosen.steps,
         },
-        "lds": found,
+        "lds": correlations,
         "removal": removed,
         "seconds": round(time.perf_counter() - start),
     }
-    print(json.dumps({"lds": found, "removal": removed}, indent=1))
+    print(json.dumps({"lds": correlations, "removal": removed}, indent=1))
     if chosen.out:
         chosen.out.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 

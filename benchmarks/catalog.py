@@ -1,10 +1,11 @@
 """What the catalog costs through our engine and through SQLAlchemy Core: import, a small query, 10,000 rows (ADR 7).
 
-    python benchmarks/catalog.py
+    python benchmarks/catalog.py [--rounds 7]
 
 Same database, journal and durability on both sides; the best of several rounds.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -13,10 +14,10 @@ from pathlib import Path
 
 from gradsift.datastore.sqlite import SqliteEngine
 
-ROWS, QUERIES, ROUNDS = 10_000, 3_000, 7
+ROWS, QUERIES = 10_000, 3_000
 
 
-def best_ms(work, rounds=ROUNDS):
+def best_ms(work, rounds):
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -25,11 +26,11 @@ def best_ms(work, rounds=ROUNDS):
     return 1e3 * min(seconds)
 
 
-def imported_ms(module):
+def imported_ms(module, rounds):
     """Of a fresh interpreter, less that of one that imports nothing."""
 
     def run(code):
-        return best_ms(lambda: subprocess.run([sys.executable, "-c", code], check=True), 9)
+        return best_ms(lambda: subprocess.run([sys.executable, "-c", code], check=True), rounds)
 
     return max(0.0, run(f"import {module}") - run("pass"))
 
@@ -81,14 +82,18 @@ def core(folder):
 
 
 def main() -> None:
-    print(f"import: sqlite3 {imported_ms('sqlite3'):.0f} ms, sqlalchemy {imported_ms('sqlalchemy'):.0f} ms")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    ours, theirs = (imported_ms(module, rounds + 2) for module in ("sqlite3", "sqlalchemy"))
+    print(f"import: sqlite3 {ours:.0f} ms, sqlalchemy {theirs:.0f} ms")
     with tempfile.TemporaryDirectory() as folder:
         for side in (engine, core):
             insert, query, read = side(Path(folder))
             insert()
             print(
-                f"{side.__name__}: query {1e3 * best_ms(query) / QUERIES:.1f} µs, "
-                f"{ROWS:,} rows inserted {best_ms(insert):.1f} ms, read {best_ms(read):.1f} ms"
+                f"{side.__name__}: query {1e3 * best_ms(query, rounds) / QUERIES:.1f} µs, "
+                f"{ROWS:,} rows inserted {best_ms(insert, rounds):.1f} ms, read {best_ms(read, rounds):.1f} ms"
             )
 
 

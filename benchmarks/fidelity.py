@@ -31,8 +31,9 @@ from gradsift.pipelines.model.batches import by_length, collate, pad_id
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.load import Loaded, load_base, load_lora, open_model
 from gradsift.pipelines.pool.sources import read_source
+from gradsift.pipelines.progress import quiet
 from gradsift.pipelines.recipe import Lora, Model, Source, Training
-from gradsift.pipelines.training.loop import train
+from gradsift.pipelines.training.loop import Report, train
 
 CPU = torch.device("cpu")
 
@@ -62,7 +63,8 @@ def collect(model: Any, layers: Any, chats: list[Any], pad: int, args: argparse.
     lora = args.parameters == "lora"
     factors = {} if lora else {f"factors {k}, fold {d}": (Factors(k, 0), d) for k in (64, 128) for d in (4096, 8192)}
     projectors = {d: make_projector("fold", d, 0, list(layers)) for d in (4096, 8192)}
-    small, found = blocks(16, 0), {}
+    small = blocks(16, 0)
+    parts: dict[str, list[torch.Tensor]] = {}
     order = list(by_length([len(c.input_ids) for c in chats], 2048))
     for part in order:
         whole, dense = {}, {}
@@ -75,36 +77,36 @@ def collect(model: Any, layers: Any, chats: list[Any], pad: int, args: argparse.
                 sketches[label].add(name, factor.contract(name, delta, x))
 
         backward(model, collate([chats[k] for k in part], pad), layers, consume)
-        found.setdefault("exact", []).append(torch.cat([whole[n] for n in layers], 1))
-        found.setdefault("blocks 16 x 16", []).append(torch.cat([dense[n] for n in layers], 1))
+        parts.setdefault("exact", []).append(torch.cat([whole[n] for n in layers], 1))
+        parts.setdefault("blocks 16 x 16", []).append(torch.cat([dense[n] for n in layers], 1))
         for label, sketch in sketches.items():
-            found.setdefault(label, []).append(sketch.result())
+            parts.setdefault(label, []).append(sketch.result())
     back = np.argsort([k for part in order for k in part])
-    return {name: torch.cat(values)[back] for name, values in found.items()}
+    return {name: torch.cat(values)[back] for name, values in parts.items()}
 
 
 def project(exact: torch.Tensor, sizes: dict[str, int], family: Any, dim: int) -> torch.Tensor:
     """Rows of a family from held gradients."""
     projector = make_projector(family, dim, 0, list(sizes))
-    out = []
+    projected = []
     for rows in exact.split(16):
         sketch = projector.start(len(rows), CPU)
         for name, part in zip(sizes, rows.split(list(sizes.values()), 1), strict=True):
             sketch.add(name, part)
-        out.append(sketch.result())
-    return torch.cat(out)
+        projected.append(sketch.result())
+    return torch.cat(projected)
 
 
 def figures(rows: torch.Tensor, exact: torch.Tensor, targets: int) -> dict[str, float]:
     """Errors of the cosines between pool rows (all but the last `targets`) and target rows."""
     normed = torch.nn.functional.normalize(rows, dim=1)
-    found = (normed[:-targets] @ normed[-targets:].T).numpy()
-    ranks = [np.argsort(np.argsort(c, axis=0), axis=0).astype(float) for c in (found, exact)]
+    cosines = (normed[:-targets] @ normed[-targets:].T).numpy()
+    ranks = [np.argsort(np.argsort(c, axis=0), axis=0).astype(float) for c in (cosines, exact)]
     spearman = [np.corrcoef(ranks[0][:, j], ranks[1][:, j])[0, 1] for j in range(targets)]
-    top = max(1, len(found) // 20)
-    best = [set(np.argsort(-c.mean(1))[:top].tolist()) for c in (found, exact)]
+    top = max(1, len(cosines) // 20)
+    best = [set(np.argsort(-c.mean(1))[:top].tolist()) for c in (cosines, exact)]
     return {
-        "rms": float(np.sqrt(np.mean((found - exact) ** 2))),
+        "rms": float(np.sqrt(np.mean((cosines - exact) ** 2))),
         "spearman": float(np.mean(spearman)),
         "top5": len(best[0] & best[1]) / top,
     }
@@ -138,7 +140,7 @@ def main() -> None:
     model = load_lora(loaded, section, Lora(r=8), 0) if args.parameters == "lora" else load_base(loaded, section)
     if args.parameters == "lora":
         training = Training(epochs=1, batch_size=8, lr=5e-4)
-        train(model, loaded.tokenizer, chats[: 8 * args.steps], training, 0)
+        train(model, loaded.tokenizer, chats[: 8 * args.steps], training, 0, Report("warm-up", quiet))
     layers = watched_layers(model, args.parameters)
     held = collect(model, layers, chats, pad_id(loaded.tokenizer), args)
     exact_rows = held.pop("exact")

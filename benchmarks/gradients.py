@@ -160,7 +160,7 @@ class Bench:
 
     def cases(self, peers: bool) -> dict[str, Callable[[], Callable[[], Any]]]:
         """Each case, made when asked for."""
-        found: dict[str, Callable[[], Callable[[], Any]]] = {
+        cases: dict[str, Callable[[], Callable[[], Any]]] = {
             FLOOR: lambda: self.floor,
             "forward": lambda: self.forward,
             "full-weight forward+backward": lambda: self.full_step,
@@ -179,11 +179,22 @@ class Bench:
         if peers:
             from peers import bergson, dattri
 
-            found["bergson 2.5.1, 16 x 16 a layer"] = lambda: bergson(self.base, self.batch.input_ids, self.labels)
-            found["dattri-llm 0.1.0, LoGra 16 x 16 a layer"] = lambda: dattri(
+            cases["bergson 2.5.1, 16 x 16 a layer"] = lambda: bergson(self.base, self.batch.input_ids, self.labels)
+            cases["dattri-llm 0.1.0, LoGra 16 x 16 a layer"] = lambda: dattri(
                 self.base, self.batch.input_ids, self.labels
             )
-        return found
+        return cases
+
+
+def installed(cases: dict[str, Callable[[], Callable[[], Any]]]) -> dict[str, Callable[[], Any]]:
+    """The cases, made; says which are left out for a package that is not installed."""
+    made = {}
+    for name, make in cases.items():
+        try:
+            made[name] = make()
+        except ImportError as error:
+            print(f"left out: {name} ({error})", file=sys.stderr)
+    return made
 
 
 def random_model(vocabulary: int) -> str:
@@ -228,7 +239,7 @@ def main() -> None:
         print(json.dumps(peak_bytes(cases[args.peak]()) / 2**20))
         return
     chosen = {n: c for n, c in cases.items() if n == FLOOR or not args.only or any(part in n for part in args.only)}
-    seconds = interleave({name: make() for name, make in chosen.items()}, args.rounds)
+    seconds = interleave(installed(chosen), args.rounds)
     rows = len(bench.chats)
     table = []
     for name in seconds:

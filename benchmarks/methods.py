@@ -2,14 +2,16 @@
 
     python benchmarks/methods.py RECIPE --store STORE [--methods less tagcos …] [--encoder FOLDER] --out table.json
 
-The recipe's own run comes first; each method then selects from the same rows with the same budget, and all arms are
-trained by the recipe's `validate` section, against random, equal label tokens and equal lengths. Arms that were trained
-already are taken from the store, so the script can be stopped and started again.
+Every method is a run of the recipe under its own name, with the same budget. The first computes the rows, and the
+others find them. All arms are trained by the recipe's `validate` section, against the baselines it names. What is in
+the store already is taken from it, so the script can be stopped and started again. A method that cannot run (no
+encoder, a package that is not installed) is noted and passed over.
 """
 
 import argparse
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from gradsift.datastore.errors import GradsiftError
@@ -18,7 +20,7 @@ from gradsift.pipelines.methods.registry import methods
 from gradsift.pipelines.recipe import Recipe, load_recipe, parse_recipe
 from gradsift.pipelines.runs.curate import curate
 
-BASELINES = ("random", "random_tokens", "random_lengths")
+COMPARED = ("random", "random_lengths")
 
 
 def main() -> None:
@@ -39,11 +41,11 @@ def main() -> None:
             except GradsiftError as error:
                 failures.append({"method": method, "error": str(error)})
                 print(f"{method}: {error}", flush=True)
-                continue
-            seconds = next(s["seconds"] for s in result.stages if s["stage"] == "select")
-            rows += table(method, result, seconds)
+            else:
+                seconds = next(s.seconds for s in result.stages if s.stage == "select")
+                rows += table(method, result, seconds)
+                print(f"{method}: {time.perf_counter() - started:.0f} s", flush=True)
             args.out.write_text(json.dumps({"rows": rows, "failures": failures}, indent=1) + "\n", "utf-8")
-            print(f"{method}: {time.perf_counter() - started:.0f} s", flush=True)
     show(rows)
 
 
@@ -56,31 +58,31 @@ def with_method(recipe: Recipe, method: str, encoder: Path | None) -> Recipe:
 
 
 def table(method, result, seconds):
-    chosen = {s["target"]: s for s in result.selections}
+    chosen = {s.target: s for s in result.selections}
     for arm in result.arms:
-        if arm["arm"] != "selected":
-            yield {"method": arm["arm"], "of": method, "target": arm["target"], **figures(arm)}
+        target = arm.target
+        if arm.arm != "selected":
+            yield {"method": arm.arm, "of": method, "target": target, **figures(arm)}
             continue
-        target = arm["target"]
         yield {
             "method": method,
             "of": method,
             "target": target,
             **figures(arm),
-            "versus": arm["versus"],
-            "pool_share": chosen[target]["source_share_of_pool"],
+            "versus": {name: asdict(versus) for name, versus in arm.versus.items()},
+            "pool_share": chosen[target].source_share_of_pool,
             "select_seconds": seconds,
         }
 
 
 def figures(arm):
     return {
-        "examples": arm["examples"],
-        "label_tokens": arm["label_tokens"],
-        "source_precision": arm["source_precision"],
-        "test_loss": arm["test_loss_mean"],
-        "ci95": arm["test_loss_ci95"],
-        "seeds": arm["seeds"],
+        "examples": arm.examples,
+        "label_tokens": arm.label_tokens,
+        "source_precision": arm.source_precision,
+        "test_loss": arm.test_loss_mean,
+        "ci95": arm.test_loss_ci95,
+        "seeds": list(arm.seeds),
     }
 
 
@@ -89,17 +91,21 @@ def show(rows):
     print(f"| {' | '.join(columns)} |")
     print("|" + "---|" * len(columns))
     for row in rows:
-        if row["method"] not in methods() or row["method"] in BASELINES:
+        if "versus" not in row:
             continue
-        cells = [difference(row["versus"].get(name)) for name in BASELINES[::2]]
+        cells = [difference(row["versus"].get(name)) for name in COMPARED]
         precision = "" if row["source_precision"] is None else f"{row['source_precision']:.2f}"
-        loss = f"{row['test_loss']:.3f} ± {row['ci95'] or float('nan'):.3f}"
+        loss = "diverged" if row["test_loss"] is None else f"{row['test_loss']:.3f}"
+        loss += "" if row["ci95"] is None else f" ± {row['ci95']:.3f}"
         line = [row["method"], row["target"], precision, f"{row['label_tokens']:.0f}", loss, *cells]
         print(f"| {' | '.join(line)} |")
 
 
 def difference(versus):
-    return "" if versus is None else f"{versus['difference']:+.3f} ± {versus['ci95'] or float('nan'):.3f}"
+    if versus is None:
+        return ""
+    bounds = "" if versus["low"] is None else f" [{versus['low']:+.3f}, {versus['high']:+.3f}]"
+    return f"{versus['difference']:+.3f}{bounds}"
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def generate(path: Path, rows: int, seed: int = 0) -> None:
 
 
 def recipe(dedup: bool) -> dict:
-    """Half of the pool, warmed up, one source doubled."""
+    """Eight tenths of the pool, sources by temperature, rows of small ones up to twice."""
     return {
         "name": "large",
         "pool": [{"path": "pool.jsonl"}],
@@ -75,24 +75,24 @@ def run(folder: Path, kill_after: float | None = None) -> dict | None:
         text=True,
     )
     try:
-        out, err = process.communicate(timeout=kill_after)
+        printed, logged = process.communicate(timeout=kill_after)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.communicate()
         return None
     if process.returncode:
-        raise SystemExit(err[-2000:])
-    result = json.loads(out)
+        raise SystemExit(logged[-2000:])
+    result = json.loads(printed)
     stages = {row["stage"]: row["seconds"] for row in result["stages"]}
     return {
         "seconds": round(time.perf_counter() - start, 1),
         "stages": stages,
-        "peak_gib": round(int(err.strip().splitlines()[-1]) / 2**20, 2),
+        "peak_gib": round(int(logged.strip().splitlines()[-1]) / 2**20, 2),
         "rows": result["mixtures"][0]["rows"],
         "pool": result["ingest"]["pool"]["examples"],
         "used": result["ingest"]["pool"]["used"],
         "left_out": {row["reason"]: row["examples"] for row in result["ingest"]["pool"]["left_out"]},
-        "progress_lines": err.count("\n") - 1,
+        "progress_lines": logged.count("\n") - 1,
         "export_digest": json.loads((Path(folder) / "store/exports/large/manifest.json").read_text("utf-8"))["digest"],
     }
 
@@ -112,17 +112,17 @@ def main() -> None:
     if not pool.exists():
         generate(pool, chosen.rows)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe(chosen.dedup)), "utf-8")
-    found: dict = {"rows": chosen.rows, "pool_bytes": pool.stat().st_size, "dedup": chosen.dedup}
+    document: dict = {"rows": chosen.rows, "pool_bytes": pool.stat().st_size, "dedup": chosen.dedup}
     for name, kills in (("through", []), ("killed", chosen.kill)):
         shutil.rmtree(folder / "store", ignore_errors=True)
         calls = [run(folder, seconds) for seconds in kills]
-        found[name] = (run(folder) or {}) | {"calls_killed": sum(c is None for c in calls)}
-        print(name, json.dumps(found[name], indent=1), flush=True)
-    found["same_digest"] = found["through"]["export_digest"] == found["killed"]["export_digest"]
-    found["children_peak_gib"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2)
+        document[name] = (run(folder) or {}) | {"calls_killed": sum(c is None for c in calls)}
+        print(name, json.dumps(document[name], indent=1), flush=True)
+    document["same_digest"] = document["through"]["export_digest"] == document["killed"]["export_digest"]
+    document["children_peak_gib"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2)
     if chosen.out:
-        chosen.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    print("same digest:", found["same_digest"])
+        chosen.out.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    print("same digest:", document["same_digest"])
 
 
 if __name__ == "__main__":

@@ -134,6 +134,8 @@ def test_a_method_of_another_package(clean_python, folder):
     out = run([command, "run", *arguments], cwd=folder, PYTHONPATH="")
     assert json.loads(out.stdout)["rows"] == []
     (data,) = (folder / "out" / "short-brief" / "data").glob("*.parquet")
+    manifest = json.loads((folder / "out" / "short-brief" / "manifest.json").read_text())
+    assert manifest["lineage"]["packages"] == ["gradsift-shortest 0.1.0"]
     exported = [row["messages"][1]["content"] for row in pq.read_table(data).to_pylist()]
     assert sorted(len(answer.split()) for answer in exported) == [1, 2, 3]
 

@@ -10,7 +10,7 @@ MOST_WORKERS = 8  # each takes about a gigabyte, and more of them do not shorten
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # "" in a run without workers, and in the process that starts them
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see gradsift/__main__.py
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see pipelines/threads.py
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", PREFECT_SERVER_ANALYTICS_ENABLED="false")
 for patience in ("SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "API_REQUEST_TIMEOUT", "SERVER_DATABASE_TIMEOUT"):
     os.environ.setdefault(f"PREFECT_{patience}", "600")  # a busy machine is no failure

@@ -96,6 +96,7 @@ class Method:
 _SCORES: dict[str, Score] = {}
 _RULES: dict[str, Rule] = {}
 _METHODS: dict[str, Method] = {}
+_FOREIGN: dict[tuple[str, str], str] = {}  # {("score" or "rule", name): package and version}
 
 
 def _needs(given: NeedsOf | Needs | set[Need] | tuple[Need, ...]) -> NeedsOf:
@@ -179,14 +180,28 @@ def _load() -> None:
     for module in BUILT_IN:
         import_module(f"gradsift.pipelines.methods.{module}")
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        known = _parts()
+        package = point.dist.name if point.dist else point.value
         try:
             point.load()
         except Exception as error:
-            package = point.dist.name if point.dist else point.value
             raise InputError(
                 f"the methods of package {package!r} cannot be loaded ({type(error).__name__}: {error}). Repair the "
                 "package or uninstall it."
             ) from error
+        version = point.dist.version if point.dist else "?"
+        _FOREIGN.update(dict.fromkeys(_parts() - known, f"{package} {version}"))
+
+
+def _parts() -> set[tuple[str, str]]:
+    return {("score", name) for name in _SCORES} | {("rule", name) for name in _RULES}
+
+
+def packages(score: str, rule: str) -> list[str]:
+    """Other packages that a score and a rule come from, with their versions; [] for those of this project, whose
+    versions are named where they are recorded."""
+    _load()
+    return sorted({_FOREIGN[part] for part in (("score", score), ("rule", rule)) if part in _FOREIGN})
 
 
 class UnknownOption(ValueError):

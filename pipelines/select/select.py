@@ -16,7 +16,7 @@ from gradsift.datastore.identity import Spec, digest_ids
 from gradsift.datastore.runs import SelectionReport
 from gradsift.datastore.selections import MASK, Picks, Selection
 from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.methods.registry import Choice, checked_options, rules, scores, split_options
+from gradsift.pipelines.methods.registry import Choice, checked_options, packages, rules, scores, split_options
 from gradsift.pipelines.methods.rules import best
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Select
@@ -128,7 +128,9 @@ def _spec(work: Work, e: Evidence, name: str) -> Spec:
     """All that decides a selection."""
     store, select = work.store, work.recipe.select
     score, rule, options = select.parts()
+    foreign = packages(score, rule)
     return {
+        **({"packages": foreign} if foreign else {}),
         "version": VERSION,
         "method": select.method,
         "score": score,

@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint
 import pytest
 from running import python
 
+from gradsift.datastore import selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.methods import registry
@@ -140,6 +141,17 @@ def test_a_package_whose_methods_cannot_be_had_is_named(monkeypatch, tmp_path, m
     finally:
         monkeypatch.undo()
         registry._load()
+
+
+def test_another_version_of_a_package_is_another_selection(monkeypatch, plain, store):
+    """What a method of another package chose is not taken for what its next version would."""
+    recipe = parse_recipe(plain | {"select": {"method": "bm25", "examples": 9}})
+    first = curate(recipe, store).selections[0]
+    assert "packages" not in selections.spec_of(store, selections.get(store, first.name))
+    for version in ("1.0", "2.0"):
+        monkeypatch.setitem(registry._FOREIGN, ("score", recipe.select.parts()[0]), f"words {version}")
+        curate(recipe, store)
+        assert selections.spec_of(store, selections.get(store, first.name))["packages"] == [f"words {version}"]
 
 
 @pytest.mark.parametrize(("variables", "value"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])

@@ -9,10 +9,10 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Protocol
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import canonical_json
@@ -20,6 +20,7 @@ from gradsift.datastore.store import Store
 
 Json = dict[str, Any]  # a document or a part of one, as JSON holds it
 Counts = Mapping[str, int]
+MADE = ("selections", "mixtures")
 
 
 @dataclass(frozen=True)
@@ -198,10 +199,10 @@ class ArmRow:
     forgetting: float | None
     examples: int
     label_tokens: float
-    tokens: float | None  # that a run trained on, all epochs
-    source_precision: float | None
-    seconds: float | None
-    early_grad_norm: float | None
+    tokens: float | None = None  # that a run trained on, all epochs
+    source_precision: float | None = None
+    seconds: float | None = None
+    early_grad_norm: float | None = None
     peak_bytes: int | None = None  # of a run, the largest; of the GPU, or of the whole process
     diverged: int = 0
     lm_eval: Mapping[str, float] = field(default_factory=dict)  # means over seeds
@@ -248,8 +249,18 @@ class Run:
 
     name: str
     recipes: Recipes
-    result: RunResult
+    summary: Json
     seconds: float
+
+    @cached_property
+    def result(self) -> RunResult:
+        """What it made. Raises InputError where that cannot be read any more."""
+        return read(self.summary)
+
+    @property
+    def digests(self) -> set[tuple[str, str]]:
+        """(name, digest) of its selections and mixtures."""
+        return {(made["name"], made["digest"]) for kind in MADE for made in self.summary.get(kind, ())}
 
 
 def as_json(result: RunResult) -> Json:
@@ -261,13 +272,20 @@ def as_json(result: RunResult) -> Json:
 
 
 def read(document: Json) -> RunResult:
-    """A result from plain data, of this or an older version."""
+    """A result from plain data, of this or an older version. Raises InputError for one that does not fit."""
     known = {f.name for f in fields(SpaceRows)}
     rows = [
         {k: v for k, v in row.items() if k in known} | {"statuses": {k: v for k, v in row.items() if k not in known}}
         for row in document["rows"]
     ]
-    result: RunResult = _adapter().validate_python({**document, "rows": rows})
+    try:
+        result: RunResult = _adapter().validate_python({**document, "rows": rows})
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise InputError(
+            f"run {document.get('name')!r} was recorded by another version ({where}: {error.errors()[0]['msg']}); "
+            "run its recipe again (it finds its rows)"
+        ) from None
     return result
 
 
@@ -312,7 +330,7 @@ def last_run(store: Store, computed: bool = False) -> Run:
 
     Raises InputError when there is none.
     """
-    run = next((run for run in _finished(store) if not (computed and run.result.base)), None)
+    run = next((run for run in _finished(store) if not (computed and run.summary.get("base"))), None)
     if run is None:
         raise InputError(f"no run has finished in {store.root}; start one with `gradsift run RECIPE`")
     return run
@@ -333,7 +351,7 @@ class Named(Protocol):
 def recipe_of(store: Store, chosen: Named) -> Recipes:
     """Recipes of the newest finished run that made a selection or mixture; raises InputError when there is none."""
     for run in _finished(store):
-        if any(made.name == chosen.name and made.digest == chosen.digest for made in run.result.made):
+        if (chosen.name, chosen.digest) in run.digests:
             return run.recipes
     raise InputError(f"no finished run made {chosen.name!r}; run its recipe again to its end")
 
@@ -344,4 +362,4 @@ def _finished(store: Store) -> Iterator[Run]:
     for number in numbers:
         (row,) = store.catalog.rows("SELECT * FROM run WHERE run_id=?", (number["run_id"],))
         recipes = Recipes(json.loads(row["recipe"]), json.loads(row["written"] or row["recipe"]))
-        yield Run(row["name"], recipes, read(json.loads(row["summary"])), row["finished"] - row["started"])
+        yield Run(row["name"], recipes, json.loads(row["summary"]), row["finished"] - row["started"])

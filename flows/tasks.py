@@ -15,7 +15,11 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.base import ServerType
 from prefect.context import FlowRunContext
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
 from gradsift.datastore.errors import GradsiftError
@@ -28,6 +32,7 @@ from gradsift.pipelines.validate.validate import Spread
 
 T = TypeVar("T")
 Runner = TaskRunner[Any]
+SERVER_START_SECONDS = 120
 
 
 def _task(name: str, action: Callable[[], Any]) -> Any:
@@ -98,6 +103,14 @@ def _hang_up() -> None:
         running.client.__exit__(None, None, None)
 
 
+@contextmanager
+def _patient() -> Iterator[None]:
+    """A temporary server may be slow to start on a busy machine: that is waited for, longer if the user says so."""
+    patience = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
+    with temporary_settings({patience: max(SERVER_START_SECONDS, patience.value())}):
+        yield
+
+
 def in_flow(name: str, run_name: str, action: Callable[[], T], runner: Runner | None = None) -> T:
     """Do an action as a Prefect flow run.
 
@@ -126,7 +139,8 @@ def in_flow(name: str, run_name: str, action: Callable[[], T], runner: Runner | 
     )
     run = as_flow(attempt)
     try:
-        return run()
+        with _patient():
+            return run()
     except BaseException as error:
         cause = first_cause()
         if isinstance(cause, KeyboardInterrupt | GradsiftError):

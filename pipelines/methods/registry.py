@@ -222,9 +222,12 @@ def options_of(score: str, rule: str) -> dict[str, tuple[Any, Any]]:
 
 
 def needs_of(score: str, rule: str, options: Options) -> Needs:
-    """What a score and a rule need together, with these options and the defaults of the others."""
-    whole = {name: default for name, (_, default) in options_of(score, rule).items()} | dict(options)
-    return scores()[score].needs(whole) | rules()[rule].needs(whole)
+    """What a score and a rule need together, with these options and each one's own defaults of the others."""
+    return _needs_with(scores()[score], options) | _needs_with(rules()[rule], options)
+
+
+def _needs_with(part: Score | Rule, options: Options) -> Needs:
+    return part.needs({name: p.default for name, p in _takes(part.run).items()} | dict(options))
 
 
 def checked_options(score: str, rule: str, given: Options) -> Options:

@@ -24,12 +24,12 @@ from gradsift.datastore.runs import MixturePlan, MixtureReport, plan_as_json
 from gradsift.datastore.selections import MASK, MIXTURE, PLAN, Picks, Selection
 from gradsift.pipelines.features.gather import Material, evidence, pool_rows
 from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.methods.registry import packages
 from gradsift.pipelines.mix.order import Mixer, Pool
 from gradsift.pipelines.mix.part import Taken, fill_part
 from gradsift.pipelines.model.lengths import lengths, lengths_spec
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Mix
+from gradsift.pipelines.select.select import extra_spec
 from gradsift.scorers import budgets
 
 VERSION = 1
@@ -81,10 +81,10 @@ def _spec(work: Work, mix: Mix, pool: Dataset, evidence_of: Mapping[str, Evidenc
     for part in settings["parts"]:
         part.get("select", {}).pop("encoder", None)  # its space names it
     default = [recipe.select.method, *recipe.select.parts()] if recipe.selecting else None
-    methods = [recipe.method_of(part).parts() for part in mix.all_parts() if part.target is not None]
-    foreign = sorted({package for score, rule, _ in methods for package in packages(score, rule)})
+    of_parts = {part.name: recipe.method_of(part) for part in mix.all_parts()}
+    extra = {name: extra_spec(work, of_parts[name], e) for name, e in evidence_of.items()}
     return {
-        **({"packages": foreign} if foreign else {}),
+        **({"extra": extra} if any(extra.values()) else {}),
         "version": VERSION,
         "method": MIXTURE,
         "name": recipe.name,

@@ -1,6 +1,7 @@
 """Greedy answers of a model, batched by length."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -19,13 +20,14 @@ def greedy(
     max_new_tokens: int,
     max_length: int,
     batch_tokens: int = 8192,
+    stops: Collection[int] = (),
 ) -> list[list[int]]:
-    """The next assistant turn of each chat as tokens, up to its end-of-turn token. Prompts keep their last
-    `max_length` tokens.
+    """The next assistant turn of each chat as tokens, up to one of `stops` (none given: the tokenizer's end token).
+    Prompts keep their last `max_length` tokens.
 
     Cost: one forward for each prompt and each new token, in batches.
     """
-    template, pad, stop = chat_template(tokenizer), pad_id(tokenizer), tokenizer.eos_token_id
+    template, pad, ends = chat_template(tokenizer), pad_id(tokenizer), list(stops) or [tokenizer.eos_token_id]
     encoded = [
         tokenizer.apply_chat_template(
             list(chat), chat_template=template, tokenize=True, add_generation_prompt=True, return_dict=True
@@ -44,11 +46,18 @@ def greedy(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=pad,
-            eos_token_id=stop,
+            eos_token_id=ends,
             temperature=None,
             top_p=None,
             top_k=None,
         )[:, width:].tolist()
         for k, tokens in zip(part, generated, strict=True):
-            answers[k] = tokens[: tokens.index(stop)] if stop in tokens else tokens
+            answers[k] = list(takewhile(lambda token: token not in ends, tokens))
     return answers
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """All tokens at which the model's authors end a turn: those of its generation settings, and the tokenizer's."""
+    given = model.generation_config.eos_token_id
+    of_model = given if isinstance(given, list) else [given]
+    return {int(token) for token in [*of_model, tokenizer.eos_token_id] if token is not None}

@@ -125,6 +125,7 @@ class Validate(Sft):
                 raise ValueError(f"no arm `{name}`; {hint}")
         if "human" in self.arms and self.human is None:
             raise ValueError("the arm `human` needs `human`, the shares of its sources")
-        if "embed" in self.arms and self.encoder is None:
-            raise ValueError("the arm `embed` needs `encoder`, the folder of a sentence encoder")
+        for name in self.arms:
+            if name in methods() and "encoder" in methods()[name].needs and self.encoder is None:
+                raise ValueError(f"the arm `{name}` needs `encoder`, the folder of a sentence encoder")
         return self

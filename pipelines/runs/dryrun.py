@@ -19,13 +19,14 @@ from gradsift.pipelines.recipe import Features, Recipe
 
 SAMPLE = 256
 PROBE_ROWS = 8
+TEXT_COPIES = 3  # in the store, in exports, and while one is written
 ROW_OVERHEAD_BYTES = 64
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimates for an empty store; work that a store holds already is not done again. Without a model the bytes are
-    those of text, in the store and exported; without gradients there are no checkpoints."""
+    """Estimates for an empty store; work that a store holds already is not done again. Without gradients
+    there are no checkpoints, and the bytes are those of text; without a model there are no minutes either."""
 
     pool_rows: int
     pool_quarantined: int
@@ -52,9 +53,9 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
     """Read the sources, encode a sample and time one forward and backward. Writes nothing."""
     good, bad = _read(recipe)
     free = shutil.disk_usage(_existing(store)).free
+    text = TEXT_COPIES * sum(len(turn["content"]) for example in good for turn in example.messages)
     if recipe.lm is None:
-        text = sum(len(turn["content"]) for example in good for turn in example.messages)
-        return Plan(len(good), len(bad), 1.0, 0.0, 0, 0, 3 * text, free, 0.0, {})
+        return Plan(len(good), len(bad), 1.0, 0.0, 0, 0, text, free, 0.0, {})
     loaded = open_model(recipe.model)
     step = max(1, len(good) // SAMPLE)
     chats = [encode(loaded.tokenizer, one.messages, recipe.encoding.max_length) for one in good[::step]]
@@ -79,7 +80,7 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
         arms = len(recipe.validate_.seeds) * (1 + len(recipe.validate_.arms)) * len(recipe.targets)
         minutes["validate"] = arms * chosen * recipe.validate_.epochs * tokens / speed / 60
     width = row_bytes(recipe.features, probe, _mean([chat.n_label_tokens for chat in usable]))
-    needed = int((rows + val_rows) * checkpoints * width)
+    needed = int((rows + val_rows) * checkpoints * width) if recipe.needs_rows else text
     return Plan(
         len(good),
         len(bad),

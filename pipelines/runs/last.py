@@ -6,6 +6,8 @@ from gradsift.datastore.runs import Run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material
 from gradsift.pipelines.methods.evidence import SpacePair
+from gradsift.pipelines.model.work import Work, open_work
+from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Fields, Recipe, parse_recipe
 
 OLDER = "the store's last run is of an older version; run its recipe again (it finds its rows)"
@@ -39,6 +41,13 @@ def material_of(store: Store, last: Run, checkpoint: int | None = None) -> Mater
     }
     pool = examples.get_dataset(store, result.ingest.pool.used_dataset_id)
     return Material(pool, targets, pairs=_pairs(store, last, checkpoint))
+
+
+def work_on(store: Store, recipe: Recipe, material: Material, progress: Progress = quiet) -> Work:
+    """Later work on a run's material. Its gradient rows say all that is needed of the model; where there are none, the
+    recipe's model is opened (its tokenizer; no weights are loaded), which tells usable examples and their tokens as in
+    the run itself."""
+    return Work(store, recipe, progress=progress) if material.pairs else open_work(store, recipe, progress)
 
 
 def space_at(last: Run, checkpoint: int | None) -> tuple[int, int]:

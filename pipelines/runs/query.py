@@ -12,7 +12,7 @@ from gradsift.datastore.search import Neighbour, neighbours
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.extract import Extractor
 from gradsift.pipelines.features.space import make_job
-from gradsift.pipelines.model.generate import greedy
+from gradsift.pipelines.model.generate import greedy, stop_tokens
 from gradsift.pipelines.model.work import open_work
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.last import space_at
@@ -89,7 +89,8 @@ def _extractor(store: Store, space_id: int) -> Extractor:
 def _own_answer(extractor: Extractor, user: str) -> str:
     tokenizer, longest = extractor.job.loaded.tokenizer, extractor.job.encoding.max_length
     prompt = [{"role": "user", "content": user}]
-    (tokens,) = greedy(extractor.model, tokenizer, [prompt], ANSWER_TOKENS, longest)
+    stops = stop_tokens(extractor.model, tokenizer)
+    (tokens,) = greedy(extractor.model, tokenizer, [prompt], ANSWER_TOKENS, longest, stops=stops)
     return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
 

@@ -15,10 +15,10 @@ from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.methods.registry import ROWS, checked_options, scores, split_options
 from gradsift.pipelines.methods.rules import best
 from gradsift.pipelines.mix.mixture import describe_mixture, make_mixture
-from gradsift.pipelines.model.work import Work, open_work
+from gradsift.pipelines.model.work import open_work
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Fields, Recipe
-from gradsift.pipelines.runs.last import changed, material_of, name_after
+from gradsift.pipelines.runs.last import changed, material_of, name_after, work_on
 from gradsift.pipelines.select.select import describe, refusals_of, select_for
 
 
@@ -35,8 +35,9 @@ def reselect(
     """Select by another method on the store's last run and record it as a run of its own."""
     last = runs.last_run(store, computed=True)
     recipe = changed(last, {"select": dict(select)}, name or name_after(last, select["method"]), seed)
-    material, work = material_of(store, last, checkpoint), Work(store, recipe, progress=progress)
+    material = material_of(store, last, checkpoint)
     _require_rows(recipe, material)
+    work = work_on(store, recipe, material, progress)
     run_id, result = _start(store, recipe, last)
     wanted = _wanted(material, target)
     reports = []
@@ -79,8 +80,9 @@ def score(
     if name == "none":
         raise InputError(f"method {recipe.select.method!r} chooses sets and scores no example; use `gradsift select`")
     of_score, _ = split_options(name, rule, checked_options(name, rule, options))
-    material, work = material_of(store, last, checkpoint), Work(store, recipe)
+    material = material_of(store, last, checkpoint)
     _require_rows(recipe, material)
+    work = work_on(store, recipe, material)
     tables = {}
     for key in _wanted(material, target):
         e = evidence(work, material, key, recipe.select.encoder)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +18,10 @@ from gradsift.datastore.selections import MASK, Picks, Selection
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.methods.registry import Choice, checked_options, packages, rules, scores, split_options
 from gradsift.pipelines.methods.rules import best
+from gradsift.pipelines.model.lengths import lengths_spec
 from gradsift.pipelines.model.work import Work
-from gradsift.pipelines.recipe import Select
+from gradsift.pipelines.recipe import Method, Select, Training
+from gradsift.pipelines.training.warmup import training_spec
 from gradsift.scorers.errors import MissingPackage, Unsuitable
 from gradsift.scorers.ranking import within_tokens
 
@@ -128,9 +130,8 @@ def _spec(work: Work, e: Evidence, name: str) -> Spec:
     """All that decides a selection."""
     store, select = work.store, work.recipe.select
     score, rule, options = select.parts()
-    foreign = packages(score, rule)
     return {
-        **({"packages": foreign} if foreign else {}),
+        **extra_spec(work, select, e),
         "version": VERSION,
         "method": select.method,
         "score": score,
@@ -145,6 +146,22 @@ def _spec(work: Work, e: Evidence, name: str) -> Spec:
         "spaces": e.fingerprints(),
         "name": name,
     }
+
+
+def extra_spec(work: Work, method: Method, e: Evidence) -> Spec:
+    """What else decides a method's choice, {} most often: packages of others that it comes from; and where no gradient
+    rows name the model, what that model was asked (which examples can be used, how many tokens they have) and trained
+    for."""
+    score, rule, _ = method.parts()
+    spec: dict[str, Any] = {}
+    if foreign := packages(score, rule):
+        spec["packages"] = foreign
+    if work.loaded is not None and not e.pairs:
+        spec["lengths"] = lengths_spec(work)
+        if "training" in method.needs:
+            settings = work.recipe.warmup or Training()
+            spec["training"] = {**training_spec(work), "settings": settings.model_dump(mode="json")}
+    return spec
 
 
 def describe(work: Work, target: str, chosen: Selection, pool: Dataset) -> SelectionReport:

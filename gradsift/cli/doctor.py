@@ -31,6 +31,7 @@ def checks(store: Path) -> list[Check]:
     done = [_check("python", sys.version_info >= (3, 11), sys.version.split()[0])]
     done += [_package(name) for name in PACKAGES]
     done += [_fastapi(), _accelerator()]
+    done.append(_methods())
     folder = store if store.exists() else store.resolve().parent
     free = shutil.disk_usage(folder if folder.exists() else Path.cwd()).free
     done.append(_check("free disk", free > LOW_BYTES, f"{free / 2**30:.1f} GiB", failing="warn"))
@@ -71,6 +72,15 @@ def _accelerator() -> Check:
     if torch.cuda.is_available():
         return _check("accelerator", True, torch.cuda.get_device_name())
     return _check("accelerator", True, f"none; {torch.get_num_threads()} CPU threads")
+
+
+def _methods() -> Check:
+    from gradsift.pipelines.methods.registry import installed, methods
+
+    try:
+        return _check("methods", True, f"{len(methods())}; of other packages: {', '.join(installed()) or 'none'}")
+    except GradsiftError as error:
+        return _check("methods", False, str(error))
 
 
 def _store(store: Path) -> Check:

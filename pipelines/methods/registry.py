@@ -96,14 +96,27 @@ class Method:
 _SCORES: dict[str, Score] = {}
 _RULES: dict[str, Rule] = {}
 _METHODS: dict[str, Method] = {}
-_FOREIGN: dict[tuple[str, str], str] = {}  # {("score" or "rule", name): package and version}
+_FOREIGN: dict[tuple[str, str], str] = {}  # {("score", "rule" or "method", name): package and version}
 
 
 def _needs(given: NeedsOf | Needs | set[Need] | tuple[Need, ...]) -> NeedsOf:
     if callable(given):
         return given
+    if isinstance(given, str):
+        raise TypeError(f"`needs` is a tuple of names: write needs=({given!r},)")
+    for need in given:
+        if need not in ORDER:
+            hint = suggestion(need, ORDER, f"there are: {', '.join(ORDER)}")
+            raise ValueError(f"no need {need!r}; {hint}")
     fixed = frozenset(given)
     return lambda _options: fixed
+
+
+def _with_checked_options(function: Function, name: str) -> Function:
+    for option, parameter in _takes(function).items():
+        if parameter.annotation is parameter.empty or parameter.default is parameter.empty:
+            raise TypeError(f"`{name}`: its option `{option}` must have an annotation and a default")
+    return function
 
 
 def represented(*others: Need) -> NeedsOf:
@@ -115,7 +128,7 @@ def score(name: str, needs: NeedsOf | tuple[Need, ...] = ()) -> Callable[[Functi
     """Register a function of the evidence and its options as a score."""
 
     def register(function: Function) -> Function:
-        _add(_SCORES, "score", name, Score(name, function, _needs(needs)))
+        _add(_SCORES, "score", name, Score(name, _with_checked_options(function, name), _needs(needs)))
         return function
 
     return register
@@ -125,7 +138,7 @@ def rule(name: str, needs: NeedsOf | tuple[Need, ...] = (), *, prefix: bool = Fa
     """Register a function of the evidence, the scores, a size and its options as a rule."""
 
     def register(function: Function) -> Function:
-        _add(_RULES, "rule", name, Rule(name, function, _needs(needs), prefix))
+        _add(_RULES, "rule", name, Rule(name, _with_checked_options(function, name), _needs(needs), prefix))
         return function
 
     return register
@@ -142,6 +155,7 @@ def method(
     """Register a score and a method of the same name that chooses by it: all that a new method takes."""
 
     def register(function: Function) -> Function:
+        _require_free(_METHODS, "method", name)
         score(name, needs)(function)
         preset(name, Method(what, name, rule, cost, source))
         return function
@@ -150,9 +164,14 @@ def method(
 
 
 def _add(table: dict[str, Entry], kind: str, name: str, entry: Entry) -> None:
-    if name in table:
-        raise ValueError(f"there is a {kind} {name!r} already; choose another name")
+    _require_free(table, kind, name)
     table[name] = entry
+
+
+def _require_free(table: Mapping[str, object], kind: str, name: str) -> None:
+    if name in table:
+        owner = _FOREIGN.get((kind, name), "gradsift")
+        raise ValueError(f"there is a {kind} {name!r} already, of {owner}; choose another name")
 
 
 def scores() -> Mapping[str, Score]:
@@ -194,7 +213,8 @@ def _load() -> None:
 
 
 def _parts() -> set[tuple[str, str]]:
-    return {("score", name) for name in _SCORES} | {("rule", name) for name in _RULES}
+    tables: tuple[tuple[str, Mapping[str, object]], ...] = (("score", _SCORES), ("rule", _RULES), ("method", _METHODS))
+    return {(kind, name) for kind, table in tables for name in table}
 
 
 def packages(score: str, rule: str) -> list[str]:
@@ -202,6 +222,12 @@ def packages(score: str, rule: str) -> list[str]:
     versions are named where they are recorded."""
     _load()
     return sorted({_FOREIGN[part] for part in (("score", score), ("rule", rule)) if part in _FOREIGN})
+
+
+def installed() -> list[str]:
+    """Other packages that have scores or rules here, with their versions."""
+    _load()
+    return sorted(set(_FOREIGN.values()))
 
 
 class UnknownOption(ValueError):
@@ -242,6 +268,8 @@ def checked_options(score: str, rule: str, given: Options) -> Options:
             checked[name] = TypeAdapter(known[name][0], config=ConfigDict(strict=False)).validate_python(value)
         except ValidationError as error:
             raise UnknownOption(f"option `{name}`: {error.errors()[0]['msg']}") from None
+        if isinstance(value, bool) and not isinstance(checked[name], bool):
+            raise UnknownOption(f"option `{name}` must not be true or false")
         if isinstance(checked[name], float) and math.isnan(checked[name]):
             raise UnknownOption(f"option `{name}` must be a number, not NaN")
     return checked

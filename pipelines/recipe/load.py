@@ -50,7 +50,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
             hint = suggestion(key, known, f"known here: {', '.join(known)}")
             yield f"  {place}: unknown key; {hint}"
         else:
-            yield f"  {place or 'recipe'}: {item['msg']}"
+            yield f"  {place or 'recipe'}: {item['msg'].removeprefix('Value error, ')}"
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -12,14 +12,14 @@ from gradsift.datastore.runs import MixtureReport, Recipes, Run, RunResult, Sele
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material, evidence
 from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.methods.registry import ROWS, checked_options, scores, split_options
+from gradsift.pipelines.methods.registry import ROWS, checked_options, methods, split_options
 from gradsift.pipelines.methods.rules import best
 from gradsift.pipelines.mix.mixture import describe_mixture, make_mixture
 from gradsift.pipelines.model.work import open_work
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Fields, Recipe
 from gradsift.pipelines.runs.last import changed, material_of, name_after, work_on
-from gradsift.pipelines.select.select import describe, refusals_of, select_for
+from gradsift.pipelines.select.select import describe, refusals_of, scored, select_for
 
 
 def reselect(
@@ -34,9 +34,9 @@ def reselect(
 ) -> list[SelectionReport]:
     """Select by another method on the store's last run and record it as a run of its own."""
     last = runs.last_run(store, computed=True)
+    _require_rows(select, last)
     recipe = changed(last, {"select": dict(select)}, name or name_after(last, select["method"]), seed)
     material = material_of(store, last, checkpoint)
-    _require_rows(recipe, material)
     work = work_on(store, recipe, material, progress)
     run_id, result = _start(store, recipe, last)
     wanted = _wanted(material, target)
@@ -75,19 +75,19 @@ def score(
     rule looks at rows and has no score.
     """
     last = runs.last_run(store, computed=True)
+    _require_rows(select, last)
     recipe = changed(last, {"select": {**select, "fraction": 1.0}}, name_after(last, select["method"]))
     name, rule, options = recipe.select.parts()
     if name == "none":
         raise InputError(f"method {recipe.select.method!r} chooses sets and scores no example; use `gradsift select`")
     of_score, _ = split_options(name, rule, checked_options(name, rule, options))
     material = material_of(store, last, checkpoint)
-    _require_rows(recipe, material)
     work = work_on(store, recipe, material)
     tables = {}
     for key in _wanted(material, target):
         e = evidence(work, material, key, recipe.select.encoder)
         with refusals_of(f"method {recipe.select.method!r}"):
-            tables[key] = _score_table(e, scores()[name].run(e, **of_score))
+            tables[key] = _score_table(e, scored(e, recipe.select.method, name, of_score))
     return tables
 
 
@@ -98,12 +98,15 @@ def _start(store: Store, recipe: Recipe, last: Run) -> tuple[int, RunResult]:
     return runs.start(store, recipe.name, recipes), begun
 
 
-def _require_rows(recipe: Recipe, material: Material) -> None:
-    if recipe.select.needs & ROWS and not material.pairs:
-        raise InputError(
-            f"method {recipe.select.method!r} looks at gradients and the store's last run computed none; name it in a "
-            "recipe and use `gradsift run`"
-        )
+def _require_rows(select: Fields, last: Run) -> None:
+    method = methods().get(select["method"])
+    if last.result.rows or method is None or not method.needs & ROWS:
+        return
+    bare = last.recipes.resolved.get("model") is None
+    raise InputError(
+        f"method {select['method']!r} looks at gradients and the store's last run, {last.name!r}, computed none; "
+        f"name it under `select` in the recipe{', add a `model`,' if bare else ''} and use `gradsift run`"
+    )
 
 
 def _wanted(material: Material, target: str | None) -> list[str]:

@@ -16,7 +16,7 @@ from gradsift.datastore.identity import Spec, digest_ids
 from gradsift.datastore.runs import SelectionReport
 from gradsift.datastore.selections import MASK, Picks, Selection
 from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.methods.registry import Choice, checked_options, packages, rules, scores, split_options
+from gradsift.pipelines.methods.registry import Choice, Options, checked_options, packages, rules, scores, split_options
 from gradsift.pipelines.methods.rules import best
 from gradsift.pipelines.model.lengths import lengths_spec
 from gradsift.pipelines.model.work import Work
@@ -53,12 +53,23 @@ def choose(e: Evidence, select: Select) -> tuple[Choice, F64]:
     score, rule, given = select.parts()
     for_score, for_rule = split_options(score, rule, checked_options(score, rule, given))
     with refusals_of(f"method {select.method!r}"):
-        values = scores()[score].run(e, **for_score)
+        values = scored(e, select.method, score, for_score)
         choice = _within(e, select, lambda size: rules()[rule].run(e, values, size, **for_rule), rule)
     best_scores = best(values)
     if not np.isfinite(best_scores).all():
         raise InputError(f"method {select.method!r} gave a score that is not finite")
     return choice, best_scores
+
+
+def scored(e: Evidence, method: str, score: str, options: Options) -> F64:
+    """[N] or [N, J] what a score gives. Raises InputError for anything else."""
+    values = np.asarray(scores()[score].run(e, **options), np.float64)
+    if values.ndim not in (1, 2) or len(values) != len(e.ids):
+        raise InputError(
+            f"method {method!r} gave scores of shape {list(values.shape)} for {len(e.ids)} examples; a score gives one "
+            "number, or one row of numbers, for each of `e.ids`"
+        )
+    return values
 
 
 def _within(e: Evidence, select: Select, run: Callable[[int], Choice], rule: str) -> Choice:

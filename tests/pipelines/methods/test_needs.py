@@ -3,6 +3,7 @@
 import sys
 from importlib.metadata import EntryPoint
 
+import numpy as np
 import pytest
 from running import python
 
@@ -98,13 +99,13 @@ def test_a_store_without_rows_says_what_a_method_lacks(plain, store):
     curate(parse_recipe(plain | {"select": {"method": "random", "examples": 9}}), store)
     (chosen,) = reselect(store, {"method": "bm25", "examples": 5})
     assert chosen.examples == 5
-    with pytest.raises(InputError, match="`select` by `less` needs `model`"):
+    with pytest.raises(InputError, match=r"'less' looks at gradients.*computed none.*add a `model`"):
         reselect(store, {"method": "less", "examples": 5})
 
 
 def test_a_store_with_a_model_and_without_rows_says_so(recipe_data, store):
     curate(parse_recipe(recipe_data | {"select": {"method": "random", "examples": 9}, "validate": None}), store)
-    with pytest.raises(InputError, match="'less' looks at gradients and the store's last run computed none"):
+    with pytest.raises(InputError, match=r"'less' looks at gradients.*computed none.*recipe and use"):
         reselect(store, {"method": "less", "examples": 5})
 
 
@@ -153,11 +154,16 @@ def test_a_dry_run_of_random_rows_plans_the_arms_alone(recipe_data, tmp_path):
     ("module", "said"),
     [
         ("import no_such_module", "No module named 'no_such_module'"),
-        ("from gradsift.pipelines.methods.registry import method\nmethod('less', 'mine')(print)", "'less' already"),
+        ("method('random', 'mine')(lambda e: 0)", "'random' already, of gradsift"),
+        ("method('mine', 'mine', needs=('texts'))(lambda e: 0)", r"needs=\('texts',\)"),
+        ("method('mine', 'mine', needs=('text',))(lambda e: 0)", "did you mean `texts`"),
+        ("method('mine', 'mine')(lambda e, *, weight=1.0: 0)", "`weight` must have an annotation and a default"),
+        ("method('mine', 'mine')(lambda e, *, weight: 0)", "`weight` must have an annotation and a default"),
     ],
 )
 def test_a_package_whose_methods_cannot_be_had_is_named(monkeypatch, tmp_path, module, said):
-    (tmp_path / "their_methods.py").write_text(module)
+    imports = "from gradsift.pipelines.methods.registry import method\n"
+    (tmp_path / "their_methods.py").write_text(imports + module)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "their_methods", raising=False)
     points = [EntryPoint("theirs", "their_methods", registry.GROUP)]
@@ -169,6 +175,32 @@ def test_a_package_whose_methods_cannot_be_had_is_named(monkeypatch, tmp_path, m
     finally:
         monkeypatch.undo()
         registry._load()
+
+
+@pytest.mark.parametrize(
+    ("gives", "said"),
+    [
+        (lambda e: [1.0] * len(e.ids), None),
+        (lambda e: np.ones(3), r"'mine' gave scores of shape \[3\] for \d+ examples"),
+        (lambda e: 1.0, r"'mine' gave scores of shape \[\]"),
+        (lambda e: np.full(len(e.ids), np.nan), "'mine'"),
+    ],
+)
+def test_what_a_score_gives_is_checked(monkeypatch, plain, store, gives, said):
+    registry.methods()
+    monkeypatch.setitem(registry._SCORES, "mine", registry.Score("mine", gives, lambda _: frozenset()))
+    monkeypatch.setitem(registry._METHODS, "mine", registry.Method("mine", "mine", "top_k", "N", ""))
+    recipe = parse_recipe(plain | {"select": {"method": "mine", "examples": 5}})
+    if said is None:
+        assert curate(recipe, store).selections[0].examples == 5
+    else:
+        with pytest.raises(InputError, match=said):
+            curate(recipe, store)
+
+
+def test_true_is_no_number(plain):
+    with pytest.raises(InputError, match="must not be true or false"):
+        parse_recipe(plain | {"select": {"method": "dsir", "examples": 5, "options": {"temperature": True}}})
 
 
 def test_another_version_of_a_package_is_another_selection(monkeypatch, plain, store):

@@ -11,6 +11,7 @@ import yaml
 from running import ROOT
 
 from gradsift.datastore import runs, selections
+from gradsift.datastore.errors import InputError
 from gradsift.datastore.maintenance import verify
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import export
@@ -104,3 +105,29 @@ def test_its_recipe_run_anew_gives_the_same(data_dir, model_dir, tmp_path, monke
     for name in THEN["run"]:
         manifest = json.loads((tmp_path / "store" / "exports" / name / "manifest.json").read_text())
         assert manifest["digest"] == THEN["exports"][name]
+
+
+def _change_summary(store, change):
+    with store.catalog.write() as db:
+        (row,) = db.rows("SELECT run_id, summary FROM run ORDER BY run_id DESC LIMIT 1")
+        summary = json.loads(row["summary"])
+        change(summary)
+        db.execute("UPDATE run SET summary=? WHERE run_id=?", (json.dumps(summary), row["run_id"]))
+
+
+def test_fields_that_came_later_are_unknown_in_an_older_run(old):
+    def without_tokens(summary):
+        for arm in summary["arms"]:
+            del arm["tokens"], arm["early_grad_norm"], arm["seconds"]
+
+    _change_summary(old, without_tokens)
+    assert {arm.tokens for arm in runs.last_run(old).result.arms} == {None}
+
+
+def test_a_run_that_cannot_be_read_says_so_and_hides_no_other(old):
+    reselect(old, {"method": "random", "examples": 12})
+    _change_summary(old, lambda summary: summary.pop("ingest"))
+    with pytest.raises(InputError, match="'small-random' was recorded by another version"):
+        _ = runs.last_run(old).result
+    chosen = selections.get(old, "small-sql")
+    assert runs.recipe_of(old, chosen).resolved["name"] == "small"

@@ -79,6 +79,7 @@ def test_the_report_of_an_old_store_says_what_it_said(old, tmp_path):
     assert {name: document[name] for name in THEN["report"]} == THEN["report"]
 
 
+@pytest.mark.slow
 def test_its_recipe_run_anew_gives_the_same(data_dir, model_dir, tmp_path, monkeypatch):
     """Words give the same anywhere; gradients do where the arithmetic is that of the machine which recorded them, which
     is seen by the weights of a model that was trained for three steps."""

@@ -110,6 +110,7 @@ def test_it_runs_beside_packages_of_the_same_names(clean_python, folder):
     assert (folder / "store" / "reports" / "small.html").read_text("utf-8").startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_a_method_of_another_package(clean_python, folder):
     """The example's package is installed and nothing else is done; its recipe names no model."""
     package = shutil.copytree(ROOT / "examples" / "method-package", folder / "package")

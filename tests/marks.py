@@ -8,7 +8,7 @@ import resource
 
 import pytest
 
-LIMIT = 10.0
+LIMIT = 5.0
 SHOWN = 25
 fixture_costs = {}
 

@@ -247,6 +247,7 @@ def test_loss_drop_prefers_what_the_target_teaches(recipe_data, copy):
     assert found.source_precision > found.source_share_of_pool
 
 
+@pytest.mark.slow
 def test_ifd_needs_and_uses_the_answers_own_loss(recipe_data, tmp_path):
     features = {**recipe_data["features"], "signals": {"answer_loss": True, "tokens": False, "embedding": False}}
     changes = {"features": features, "validate": None, "select": {"method": "ifd", "examples": 5}}

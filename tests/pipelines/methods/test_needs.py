@@ -109,6 +109,7 @@ def test_a_store_with_a_model_and_without_rows_says_so(recipe_data, store):
         reselect(store, {"method": "less", "examples": 5})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("select", "change"),
     [

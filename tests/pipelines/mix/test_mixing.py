@@ -129,6 +129,7 @@ def test_promise_5_neither_batch_nor_order_of_files_decides(tmp_path, write_json
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_promise_5_gradient_batches_do_not_decide_a_mixture(recipe_data, tmp_path):
     """Parts by gradients, computed in other batches, units and workers: the same mixture and the same data file."""
     mix = {"examples": 30, "parts": [{"target": "sql", "share": 0.6, "weights": "temperature"}, {"name": "rest"}]}

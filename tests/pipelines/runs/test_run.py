@@ -86,6 +86,7 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
         assert len(after - before) == 1 + left_out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"batch_tokens": 300}, {"unit_rows": 7}, {"workers": 3}])
 def test_promise_5_same_selection_whatever_batch_or_workers(finished, tmp_path, change):
     data, _, first = finished
@@ -97,6 +98,7 @@ def test_promise_5_same_selection_whatever_batch_or_workers(finished, tmp_path, 
     assert digests(result) == digests(first)
 
 
+@pytest.mark.slow
 def test_promise_5_another_seed_is_another_selection(finished, tmp_path):
     data, _, first = finished
     with Store(tmp_path / "store") as store:
@@ -281,6 +283,7 @@ def test_student_t_interval():
     assert mean_ci95([5.0]) == (5.0, None)
 
 
+@pytest.mark.slow
 def test_test_rows_in_the_pool_are_left_out(recipe_data, store, tmp_path):
     data = json.loads(json.dumps(recipe_data))
     pool, test = Path(data["pool"][0]["path"]), Path(data["targets"]["sql"]["test"]["path"])

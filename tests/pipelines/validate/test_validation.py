@@ -234,6 +234,7 @@ def test_arms_that_cannot_be_are_refused(copy, recipe_data, loaded):
 SMALL = {"seeds": [0, 1], "epochs": 1, "batch_size": 8, "test_rows": 8}
 
 
+@pytest.mark.slow
 def test_a_killed_validation_goes_on_without_training_again(copy, monkeypatch):
     trained, real = [], validation.fit
 
@@ -255,6 +256,7 @@ def test_a_killed_validation_goes_on_without_training_again(copy, monkeypatch):
     assert again.arms == first.arms
 
 
+@pytest.mark.slow
 def test_two_stores_agree_to_the_last_digit(finished, tmp_path):
     found = []
     for name in ("a", "b"):
@@ -303,6 +305,7 @@ def test_mixtures_methods_metrics_and_matched_steps(copy, monkeypatch):
     assert arms["mixture"].versus["full"].verdict == "one seed"
 
 
+@pytest.mark.slow
 def test_masks_change_what_an_arm_trains_on(copy):
     reselect.reselect(copy, {"method": "qtuning", "examples": 60}, name="pruned")
     matched = ["random_tokens", "random_lengths"]

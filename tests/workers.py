@@ -12,7 +12,9 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # "" in a run without worker
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see pipelines/threads.py
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", PREFECT_SERVER_ANALYTICS_ENABLED="false")
-os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # a temporary server stops after pytest has closed its streams
+os.environ.setdefault(
+    "PREFECT_LOGGING_LEVEL", "CRITICAL"
+)  # a temporary server stops after pytest has closed its streams
 for patience in ("SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "API_REQUEST_TIMEOUT", "SERVER_DATABASE_TIMEOUT"):
     os.environ.setdefault(f"PREFECT_{patience}", "600")  # a busy machine is no failure
 if WORKER:

@@ -9,7 +9,6 @@ from running import python
 
 from gradsift.datastore import selections
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.store import Store
 from gradsift.pipelines.methods import registry
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
@@ -46,11 +45,10 @@ def test_embed_needs_the_encoder_alone(plain, store, encoder_dir):
     assert [chosen.examples for chosen in result.selections] == [9]
 
 
-def test_without_rows_a_selection_is_what_it_is_with_them(plain, recipe_data, store, finished):
+def test_without_rows_a_selection_is_what_it_is_with_them(plain, store, copy):
     """Of the words of the pool and the target, whatever else a run computed."""
     result = curate(parse_recipe(plain | {"select": {"method": "bm25", "examples": 12}}), store)
-    with Store(finished[1]) as full:
-        (chosen,) = reselect(full, {"method": "bm25", "examples": 12})
+    (chosen,) = reselect(copy, {"method": "bm25", "examples": 12})
     assert result.selections[0].digest == chosen.digest
 
 

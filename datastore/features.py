@@ -65,6 +65,38 @@ def missing(store: Store, space_id: int, ids: Sequence[str]) -> list[str]:
     return [i for i in ids if i not in have]
 
 
+def lacking(store: Store, space_id: int, ids: Sequence[str]) -> list[str]:
+    """Ids that have neither a row nor a gradient of zero, which has none, in the given order."""
+    have = {
+        row["example_id"]
+        for row in store.catalog.rows(
+            "SELECT example_id FROM feature_row WHERE space_id=? AND status IN ('ok', 'zero')", (space_id,)
+        )
+    }
+    return [i for i in ids if i not in have]
+
+
+def commit_rows(store: Store, space_id: int, block: FeatureBlock, rejected: Mapping[str, str]) -> None:
+    """Commit rows that were computed beside others, as a unit of their own; ids planned before are left as they are."""
+    with store.catalog.write() as db:
+        have = {
+            row["example_id"] for row in db.rows("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))
+        }
+        todo = [i for i in [*block.example_ids, *rejected] if i not in have]
+        if not todo:
+            return
+        (inserted,) = db.rows(
+            "INSERT INTO unit (space_id, examples) VALUES (?, ?) RETURNING unit_id", (space_id, len(todo))
+        )
+        unit_id = int(inserted["unit_id"])
+        db.executemany(
+            "INSERT INTO feature_row VALUES (?, ?, ?, NULL, 'planned')", ((space_id, i, unit_id) for i in todo)
+        )
+    wanted = set(todo)
+    keep = np.array([k for k, name in enumerate(block.example_ids) if name in wanted], np.int64)
+    commit_unit(store, space_id, unit_id, block.take(keep), {i: s for i, s in rejected.items() if i in wanted})
+
+
 def plan(store: Store, space_id: int, ids: Sequence[str], flagged: Mapping[str, str], unit_rows: int) -> int:
     """Put the missing ids into units of `unit_rows`, in the given order; returns how many were planned.
 
@@ -213,3 +245,11 @@ def with_rows(store: Store, space_id: int, dataset_id: int) -> list[str]:
             (dataset_id, space_id),
         )
     ]
+
+
+def ids_with_rows(store: Store, space_id: int) -> list[str]:
+    """All examples that have a row in a space, sorted."""
+    rows = store.catalog.rows(
+        "SELECT example_id FROM feature_row WHERE space_id=? AND status='ok' ORDER BY example_id", (space_id,)
+    )
+    return [str(row["example_id"]) for row in rows]

@@ -73,10 +73,11 @@ def check_comparable(train: Spec, query: Spec) -> None:
     """Refuse to compare rows of different feature spaces.
 
     Train and query rows may differ in `transform` and `loss` alone: one side is a step of training (by Adam, perhaps
-    on another loss), the other the loss that should fall (LESS compares Adam rows with plain gradients).
+    on another loss), the other the loss that should fall (LESS compares Adam rows with plain gradients). Which
+    `signals` lie beside a row says nothing of the row.
     Raises FeatureSpaceMismatch naming every other field that differs, with both values.
     """
-    fields = [f for f in differing_fields(train, query) if f not in ("transform", "loss")]
+    fields = [f for f in differing_fields(train, query) if f.split(".")[0] not in ("transform", "loss", "signals")]
     if fields:
         shown = "; ".join(f"{f}: {_get(train, f)!r} against {_get(query, f)!r}" for f in fields)
         raise FeatureSpaceMismatch(

@@ -5,15 +5,22 @@
 | preconditioner | H⁻¹ q | source |
 |---|---|---|
 | `gram` | (GᵀG/N + λI)⁻¹ q, λ = ridge·mean eigenvalue | TRAK's whitening (`traker` multiplies by (GᵀG)⁻¹, ridge 0) |
-| `datainf` | 1/(Nλ)·Σ_i [q − ⟨q, g_i⟩/(λ + ‖g_i‖²)·g_i], λ = mean g²/10 | DataInf, `influence.py` |
+| `datainf` | 1/(Nλ)·Σ_i [q − ⟨q, g_i⟩/(λ + ‖g_i‖²)·g_i], λ = mean g²/10, layer by layer | DataInf, `influence.py` |
 | `gist` | P Pᵀ-cosines, P = G_Vᵀ U S⁻¹ of the k largest singular values of the **query** rows | GIST, 2602.18584 |
 
-DataInf sums over layers, each with its own λ; here the projected row counts as one layer (a departure, unless rows are
-taken by module). Rows are raw projected gradients: unit row times norm. Rows are streamed: one pass for H, one for the
-scores. Cost: gram O(N·D² + D³), datainf O(N·J·D), gist O(V²·D + N·D·k). Legend: N rows, V queries, J subtasks, D dims.
+All three take plain gradients with their length on both sides: projected, unit row times norm. Departures:
+
+- TRAK's rows are gradients of the model's output, and the loss's slope (1 − p) enters after the inverse; ours are
+  gradients of the loss on both sides. TRAK averages over models, we weight checkpoints by their learning rates.
+- DataInf sums over layers, each with its own λ. Where rows are by module (`features.projector.per_module`) so do we, λ
+  from the number of weights of each layer; else the sketch of all layers counts as one (a departure).
+
+Rows are streamed: one pass for H (datainf two), one for the scores. Cost: gram O(N·D² + D³), datainf O(N·J·D), gist
+O(V²·D + N·D·k). Legend: N rows, V queries, J subtasks, D dims, P weights of a layer.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,17 +57,46 @@ def whiten(queries: Array, moments: F64, count: int, ridge: float = 0.1) -> F64:
     return np.asarray(scipy.linalg.cho_solve(factor, queries.T.astype(np.float64)).T)
 
 
-def datainf(queries: Array, blocks: Iterable[Array], mean_square: float, count: int) -> F64:
-    """[J, D] queries → [J, D] DataInf's H⁻¹ q. `mean_square` is the mean of g² over all rows and dims."""
-    damping = mean_square / 10
-    if not damping > 0:
-        raise Unsuitable("DataInf needs rows that are not all zero")
+@dataclass(frozen=True)
+class Layer:
+    """Dims of a row that belong to one layer, and the number of weights that they sketch."""
+
+    dims: slice
+    weights: int
+
+
+def equal_layers(dims: int, weights: Sequence[int]) -> list[Layer]:
+    """Layers side by side, as many dims each; without `weights` one layer of all dims, as if these were its weights."""
+    if not weights:
+        return [Layer(slice(0, dims), dims)]
+    width = dims // len(weights)
+    return [Layer(slice(k * width, (k + 1) * width), size) for k, size in enumerate(weights)]
+
+
+def datainf(queries: Array, blocks: Callable[[], Iterable[Array]], layers: Sequence[Layer]) -> F64:
+    """[J, D] queries → [J, D] DataInf's H⁻¹ q. `blocks()` gives the rows, [n, D] at a time; called twice. The inner
+    products of a layer's dims estimate those of its weights, hence the mean of its g² is ‖row‖² over its weights.
+
+    Raises Unsuitable when all rows of a layer that a query touches are zero.
+    """
+    squares, count = np.zeros(len(layers)), 0
+    for block in blocks():
+        squares += [float(np.square(block[:, layer.dims], dtype=np.float64).sum()) for layer in layers]
+        count += len(block)
+    damping = [total / max(1, count) / layer.weights / 10 for total, layer in zip(squares, layers, strict=True)]
     q = queries.astype(np.float64)
+    dead = [layer for layer, value in zip(layers, damping, strict=True) if not value > 0]
+    if len(dead) == len(layers) or any(q[:, layer.dims].any() for layer in dead):
+        raise Unsuitable("DataInf needs rows that are not all zero")
+    live = [(layer.dims, value) for layer, value in zip(layers, damping, strict=True) if value > 0]
     total = count * q
-    for block in blocks:
-        rows = block.astype(np.float64)
-        total = total - ((rows @ q.T) / (damping + (rows * rows).sum(axis=1))[:, None]).T @ rows
-    return np.asarray(total / (count * damping))
+    for block in blocks():
+        for dims, value in live:
+            rows = block[:, dims].astype(np.float64)
+            total[:, dims] -= ((rows @ q[:, dims].T) / (value + (rows * rows).sum(axis=1))[:, None]).T @ rows
+    for dims, value in live:
+        total[:, dims] /= count * value
+    return np.asarray(total)
 
 
 def gist_basis(queries: Array, rank: int = 150) -> F64:

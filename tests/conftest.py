@@ -113,7 +113,7 @@ def recipe_data(model_dir, data_dir):
         "encoding": {"max_length": 128},
         "lora": {"r": 4},
         "warmup": {"fraction": 0.2, "min_examples": 16, "epochs": 2, "batch_size": 8, "lr": 1e-3},
-        "features": {"projector": {"dim": 512}, "unit_rows": 32},
+        "features": {"projector": {"dim": 512}, "unit_rows": 32, "plain_rows": True},
         "select": {"examples": 12},
         "validate": {"seeds": [0, 1, 2], "epochs": 1, "test_rows": 12},
     }

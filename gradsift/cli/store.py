@@ -17,6 +17,7 @@ def query(
     id: Annotated[str | None, Parameter(name="--id")] = None,  # noqa: A002 - the flag's name
     k: Annotated[int, Parameter(name=["-k", "--top"])] = 10,
     checkpoint: int | None = None,
+    everything: Flag = False,
     store: StorePath = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
@@ -34,6 +35,8 @@ def query(
         How many rows.
     checkpoint
         Which checkpoint's gradients; default: the last.
+    everything
+        Look at rows that left the pool, too.
     """
     from gradsift.cli import show
     from gradsift.datastore.errors import InputError
@@ -46,16 +49,23 @@ def query(
 
     with Store(store, create=False) as opened:
         if id is not None:
-            answered = query_by_id(opened, id, k, checkpoint)
+            answered = query_by_id(opened, id, k, checkpoint, everything=everything)
         else:
-            answered = query_by_text(opened, text or "", answer, k, checkpoint)
+            answered = query_by_text(opened, text or "", answer, k, checkpoint, everything=everything)
     if json:
         show.document(asdict(answered))
         return
     show.line(f"user: {answered.user}")
     show.line(f"assistant{' (generated)' if answered.generated else ''}: {answered.assistant}")
     rows = [asdict(hit) | {"example_id": hit.example_id[:8]} for hit in answered.hits]
-    show.table(f"Nearest in gradient space (checkpoint {answered.checkpoint})", rows)
+    compared = "plain gradients" if answered.rows == "sgd" else f"its plain gradient × {answered.rows} rows"
+    show.table(f"Nearest in gradient space (checkpoint {answered.checkpoint}, {compared})", rows)
+    usual = answered.typical
+    if usual is not None:
+        show.line(
+            f"Cosines of {usual.pairs:,} random pairs here: median {usual.median:.2f}, 95 % below {usual.p95:.2f}, "
+            f"99 % below {usual.p99:.2f}, the highest {usual.highest:.2f}."
+        )
 
 
 @app.command

@@ -1,10 +1,14 @@
 """Encoded chats → feature rows and signals, in one forward and backward for each batch.
 
 Signals of a row, columns of its shard: `loss` (mean over label tokens, nats), `entropy` and `el2n` (means likewise),
-`grad_norm` (of the transformed gradient, before projection), `n_tokens`, `n_label_tokens`; as the recipe asks
-`token_nll` and `token_entropy` (label tokens in order), `embedding` (RDS+: Σ_t t·h_t / Σ_t t over all tokens, t from 1,
-h after the final norm), `module_norms` (one for each layer, names in the schema's metadata) and `answer_loss` (mean
-NLL of the label tokens given only those before them; NaN where none is left to predict).
+`grad_norm` (of the plain gradient, before projection: what papers mean by a gradient's norm), `transformed_norm` (of
+what was projected), `n_tokens`, `n_label_tokens`; as the recipe asks `token_nll` and `token_entropy` (label tokens in
+order), `embedding` (RDS+: Σ_t t·h_t / Σ_t t over all tokens, t from 1, h after the final norm), `module_norms` (of the
+plain gradient, one for each layer, names in the schema's metadata) and `answer_loss` (mean NLL of the label tokens
+given only those before them; NaN where none is left to predict).
+
+Rows of the plain gradient can be made beside transformed ones in the same pass: one more sketch. They keep `grad_norm`
+alone, since the other signals lie beside the transformed rows.
 
 Nothing waits for the device inside a batch, nor between batches: results are fetched at the end of a unit.
 Legend: N rows, B examples of a batch, D dims, L label tokens, M layers.
@@ -12,7 +16,8 @@ Legend: N rows, B examples of a batch, D dims, L label tokens, M layers.
 
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,6 +38,18 @@ from gradsift.pipelines.model.head import TokenLosses, example_means, token_loss
 from gradsift.pipelines.model.load import best_device, load_base, load_lora, set_adapter
 
 Columns = dict[str, torch.Tensor]  # of a batch, by name: [B, ...], or [L] for those of tokens
+PLAIN = "plain"  # the column of plain rows
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What a pass gave: the job's rows, with the status of each chat that has none; and, where asked for, the rows of
+    the plain gradient, likewise."""
+
+    block: FeatureBlock
+    rejected: Mapping[str, str]
+    plain: FeatureBlock | None = None
+    plain_rejected: Mapping[str, str] | None = None
 
 
 class Extractor:
@@ -70,6 +87,13 @@ class Extractor:
 
         Raises InputError naming a chat that does not fit into memory even alone.
         """
+        made = self.extract(ids, chats, as_query=as_query)
+        return made.block, dict(made.rejected)
+
+    def extract(
+        self, ids: Sequence[str], chats: Sequence[Encoded], *, as_query: bool = False, plain: bool = False
+    ) -> Extracted:
+        """The rows of usable chats as `rows` gives them, and with `plain` those of the plain gradient beside them."""
         job = self.job.as_query() if as_query else self.job
         change = self._transform(job.transform) if as_query else self.transform
         lengths = [len(chat.input_ids) for chat in chats]
@@ -78,7 +102,7 @@ class Extractor:
         while todo:
             part = todo.popleft()
             try:
-                done.append((part, self._batch([chats[k] for k in part], change, job.loss)))
+                done.append((part, self._batch([chats[k] for k in part], change, job.loss, plain)))
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -91,20 +115,25 @@ class Extractor:
                     torch.cuda.empty_cache()
                 self.batch_tokens = lengths[part[0]] * (len(part) // 2)
                 todo.extendleft((part[len(part) // 2 :], part[: len(part) // 2]))
-        return self._block(ids, done)
+        return self._extracted(ids, done)
 
-    def _batch(self, chats: Sequence[Encoded], change: Transform, loss: str) -> Columns:
+    def _batch(self, chats: Sequence[Encoded], change: Transform, loss: str, plain: bool) -> Columns:
         wanted = self.job.features.signals
         batch = collate(chats, pad_id(self.job.loaded.tokenizer)).to(self.device)
         sketch = self.projector.start(len(chats), self.device)
+        beside = self.projector.start(len(chats), self.device) if plain else None
         norms: dict[str, torch.Tensor] = {}
+        changed: dict[str, torch.Tensor] = {}
 
         def consume(name: str, delta: torch.Tensor, x: torch.Tensor) -> None:
             if name in norms:
                 raise InputError(f"{name} is used twice in a pass; leave it out by `features.layers`")
             gradient = self.factors.contract(name, delta, x) if self.factors else contract(delta, x)
+            norms[name] = _lengths(gradient)
+            if beside is not None:
+                beside.add(name, gradient)
             gamma = change(name, gradient)
-            norms[name] = torch.linalg.vector_norm(gamma.flatten(1), dim=1)
+            changed[name] = norms[name] if gamma is gradient else _lengths(gamma)
             sketch.add(name, gamma)
 
         losses, tokens = backward(self.model, batch, self.layers, consume, everywhere=wanted.embedding, loss=loss)
@@ -115,9 +144,12 @@ class Extractor:
             "entropy": example_means(tokens.entropy, batch),
             "el2n": example_means(tokens.el2n, batch),
             "grad_norm": torch.linalg.vector_norm(modules, dim=1),
+            "transformed_norm": torch.linalg.vector_norm(torch.stack([changed[n] for n in self.layers], 1), dim=1),
             "n_tokens": batch.attention_mask.sum(1),
             "n_label_tokens": batch.counts,
         }
+        if beside is not None:
+            columns[PLAIN] = beside.result()
         if wanted.tokens:
             columns |= {"token_nll": tokens.nll.detach(), "token_entropy": tokens.entropy}
         if wanted.embedding:
@@ -139,25 +171,43 @@ class Extractor:
             losses[kept] = example_means(token_losses(self.model, batch).nll, batch)
         return losses
 
-    def _block(self, ids: Sequence[str], done: list[tuple[list[int], Columns]]) -> tuple[FeatureBlock, dict[str, str]]:
+    def _extracted(self, ids: Sequence[str], done: list[tuple[list[int], Columns]]) -> Extracted:
         fetched = [(part, {name: t.cpu().numpy() for name, t in columns.items()}) for part, columns in done]
         order = np.argsort([k for part, _ in fetched for k in part])
         names = list(fetched[0][1])
         whole = {n: np.concatenate([c[n] for _, c in fetched]) for n in names if not n.startswith("token_")}
         whole = {n: values[order] for n, values in whole.items()}
-        projected = whole.pop("vector")
-        finite = np.isfinite(projected).all(1) & np.isfinite(whole["loss"])
-        zero = finite & ~projected.any(1)
-        good = np.flatnonzero(finite & ~zero)
-        rejected = {ids[k]: "zero" if zero[k] else "non_finite" for k in np.flatnonzero(~finite | zero).tolist()}
+        projected, plain = whole.pop("vector"), whole.pop(PLAIN, None)
         table = {name: _column(name, values) for name, values in whole.items()}
         for name in (n for n in names if n.startswith("token_")):
             table[name] = _ragged([c[name] for _, c in fetched], [c["n_label_tokens"] for _, c in fetched], order)
-        signals = pa.table(table).take(pa.array(good))
-        if "module_norms" in table or self.job.features.projector.per_module:
-            signals = signals.replace_schema_metadata({"gradsift.modules": json.dumps(list(self.layers))})
+        finite = np.isfinite(whole["loss"])
+        block, rejected = self._block(ids, projected, finite, pa.table(table))
+        if plain is None:
+            return Extracted(block, rejected)
+        norms = pa.table({"grad_norm": table["grad_norm"]})
+        return Extracted(block, rejected, *self._block(ids, plain, finite, norms))
+
+    def _block(
+        self, ids: Sequence[str], projected: NDArray[np.float32], finite_loss: NDArray[np.bool_], table: pa.Table
+    ) -> tuple[FeatureBlock, dict[str, str]]:
+        finite = np.isfinite(projected).all(1) & finite_loss
+        zero = finite & ~projected.any(1)
+        good = np.flatnonzero(finite & ~zero)
+        rejected = {ids[k]: "zero" if zero[k] else "non_finite" for k in np.flatnonzero(~finite | zero).tolist()}
+        signals = table.take(pa.array(good))
+        if "module_norms" in table.column_names or self.job.features.projector.per_module:
+            sizes = [layer.get_parameter("weight").numel() for layer in self.layers.values()]
+            signals = signals.replace_schema_metadata(
+                {"gradsift.modules": json.dumps(list(self.layers)), "gradsift.sizes": json.dumps(sizes)}
+            )
         kept = [ids[k] for k in good.tolist()]
         return make_block(kept, projected[good], signals, self.job.features.row_dtype), rejected
+
+
+def _lengths(gradient: torch.Tensor) -> torch.Tensor:
+    lengths: torch.Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    return lengths
 
 
 def _alone(chat: Encoded, bos: int | None) -> Encoded:

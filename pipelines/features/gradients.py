@@ -6,6 +6,7 @@ rounding).
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 from gradsift.datastore import examples, features, leases
 from gradsift.datastore.checkpoints import Checkpoint
@@ -15,7 +16,7 @@ from gradsift.datastore.runs import SpaceRows
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.extract import Extractor
 from gradsift.pipelines.features.gather import Material
-from gradsift.pipelines.features.space import GradientJob, make_job
+from gradsift.pipelines.features.space import GradientJob, make_job, plain_space
 from gradsift.pipelines.methods.evidence import SpacePair
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.work import Work
@@ -23,24 +24,41 @@ from gradsift.pipelines.progress import Progress, quiet
 
 
 def checkpoint_rows(work: Work, material: Material, point: Checkpoint) -> tuple[SpacePair, list[SpaceRows]]:
-    """Feature rows of all targets, then of the pool, at one checkpoint: where they are, and how many."""
+    """Feature rows of all targets, then of the pool, at one checkpoint: where they are, and how many. Rows of the plain
+    gradient are made beside the pool's own where the recipe needs them, in a pass of their own where those exist."""
     job = make_job(work, point)
+    workers = work.recipe.workers
     # Targets first: one that cannot be used should fail before the long part.
     rows = [dataset_rows(work, job.as_query(), target) for target in material.targets.values()]
-    rows.append(dataset_rows(work, job, material.pool, work.recipe.workers))
-    query, train = rows[0].space_id, rows[-1].space_id  # targets share their space
-    return SpacePair(train, query, point.mean_lr), rows
+    query = rows[0].space_id  # targets share their space
+    beside = job.as_plain() if work.recipe.needs_plain else job
+    rows.append(dataset_rows(work, job, material.pool, workers, beside=None if beside is job else beside))
+    train = rows[-1].space_id
+    if beside is not job:
+        label = f"checkpoint {point.ordinal}: plain gradients of {material.pool.name}"
+        rows.append(replace(dataset_rows(work, beside, material.pool, workers, label=label), role="plain"))
+    return SpacePair(train, query, point.mean_lr, plain_space(work.store, train)), rows
 
 
-def dataset_rows(work: Work, job: GradientJob, dataset: Dataset, workers: int = 1) -> SpaceRows:
-    """Compute the rows that a dataset lacks, by `workers` threads with a model each. Raises InputError when it has none
-    in the end, BusyError when some are being computed elsewhere."""
+def dataset_rows(
+    work: Work,
+    job: GradientJob,
+    dataset: Dataset,
+    workers: int = 1,
+    *,
+    beside: GradientJob | None = None,
+    label: str = "",
+) -> SpaceRows:
+    """Compute the rows that a dataset lacks, by `workers` threads with a model each; and `beside` them, from the same
+    pass, those of the plain gradient. Raises InputError when it has none in the end, BusyError when some are being
+    computed elsewhere."""
     space_id, _ = plan_rows(work.store, job, dataset)
+    plain = None if beside is None else features.define_space(work.store, beside.space())
     ordinal = job.checkpoint.ordinal
+    units = Units(work.store, job, space_id, dataset, plain)
 
     def one_worker(_number: int) -> int:
-        label = f"checkpoint {ordinal}: gradients of {dataset.name}"
-        return compute(work.store, job, space_id, dataset, work.progress, label)
+        return compute(units, work.progress, label or f"checkpoint {ordinal}: gradients of {dataset.name}")
 
     if workers == 1:
         computed = one_worker(0)
@@ -77,9 +95,27 @@ def plan_rows(store: Store, job: GradientJob, dataset: Dataset) -> tuple[int, in
     return space_id, features.plan(store, space_id, todo, flagged, job.features.unit_rows)
 
 
-def compute(
-    store: Store, job: GradientJob, space_id: int, dataset: Dataset, progress: Progress = quiet, label: str = ""
-) -> int:
+@dataclass(frozen=True)
+class Units:
+    """The open units of a dataset in a space, and the space of plain rows that are made beside them, if any."""
+
+    store: Store
+    job: GradientJob
+    space_id: int
+    dataset: Dataset
+    plain: int | None = None
+
+    def open(self) -> list[int]:
+        """Their numbers, oldest first."""
+        return features.open_units(self.store, self.space_id, self.dataset.dataset_id)
+
+    def counts(self) -> tuple[int, int]:
+        """Members of the dataset that have a row, and those that are to have one."""
+        counted = features.statuses(self.store, self.space_id, self.dataset.dataset_id)
+        return counted.get("ok", 0), counted.get("planned", 0)
+
+
+def compute(units: Units, progress: Progress = quiet, label: str = "") -> int:
     """Compute open units until none is left for this worker; returns the number of rows computed.
 
     Units are claimed by lease: any number of workers may do this at the same time.
@@ -87,34 +123,29 @@ def compute(
     extractor: Extractor | None = None
     computed = 0
     taken_by_others: set[int] = set()
-    total = dataset_total(store, space_id, dataset)
-    while units := [u for u in features.open_units(store, space_id, dataset.dataset_id) if u not in taken_by_others]:
-        unit = units[0]
-        with leases.held(store, f"unit/{unit}") as mine:
-            if not mine or unit not in features.open_units(store, space_id, dataset.dataset_id):
+    total = sum(units.counts())
+    while left := [u for u in units.open() if u not in taken_by_others]:
+        unit = left[0]
+        with leases.held(units.store, f"unit/{unit}") as mine:
+            if not mine or unit not in units.open():
                 taken_by_others.add(unit)
                 continue
-            extractor = extractor or Extractor(job)
-            computed += _compute_unit(store, extractor, space_id, unit)
-        done = total - sum(
-            n for status, n in features.statuses(store, space_id, dataset.dataset_id).items() if status == "planned"
-        )
-        progress(label or f"gradients of {dataset.name}", done, total)
+            extractor = extractor or Extractor(units.job)
+            computed += _compute_unit(units, extractor, unit)
+        progress(label or f"gradients of {units.dataset.name}", total - units.counts()[1], total)
     return computed
 
 
-def dataset_total(store: Store, space_id: int, dataset: Dataset) -> int:
-    """Members of the dataset that have, or are to have, a row."""
-    counted = features.statuses(store, space_id, dataset.dataset_id)
-    return sum(n for status, n in counted.items() if status in ("ok", "planned"))
-
-
-def _compute_unit(store: Store, extractor: Extractor, space_id: int, unit: int) -> int:
+def _compute_unit(units: Units, extractor: Extractor, unit: int) -> int:
+    store = units.store
     ids = features.unit_ids(store, unit)
     messages = examples.get_messages(store, ids)
     chats = [extractor.encode(messages[i]) for i in ids]
-    block, rejected = extractor.rows(ids, chats)
-    features.commit_unit(store, space_id, unit, block, rejected)
+    made = extractor.extract(ids, chats, plain=units.plain is not None)
+    features.commit_unit(store, units.space_id, unit, made.block, made.rejected)
+    if units.plain is not None and made.plain is not None:
+        # Where this is interrupted, the rows are missing, and computed in a pass of their own.
+        features.commit_rows(store, units.plain, made.plain, made.plain_rejected or {})
     return len(ids)
 
 

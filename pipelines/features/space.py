@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass, replace
 
-from gradsift.datastore import checkpoints
+from gradsift.datastore import checkpoints, features
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
-from gradsift.datastore.identity import Spec
+from gradsift.datastore.identity import Spec, fingerprint
+from gradsift.datastore.store import Store
 from gradsift.pipelines.features.projectors import projector_spec
 from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION
 from gradsift.pipelines.model.load import Loaded, best_device
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model
 
-EXTRACTOR_VERSION = 2
+EXTRACTOR_VERSION = 3  # 3: `grad_norm` and `module_norms` are of the plain gradient
+
+PLAIN = "sgd"  # the transform of rows that are the gradient itself
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,15 @@ class GradientJob:
     state: CheckpointState
     transform: str
     loss: str = "ce"
+    bare: bool = False  # rows without the signals that other rows of the same examples have
 
     def as_query(self) -> "GradientJob":
         """The same for target rows."""
         return replace(self, transform=self.features.query_transform, loss=self.features.query_loss)
+
+    def as_plain(self) -> "GradientJob":
+        """The same for rows of the plain gradient, which keep no signals; itself where its rows are plain."""
+        return self if self.transform == PLAIN else replace(self, transform=PLAIN, bare=True)
 
     def space(self) -> Spec:
         """Spec of the feature space: every field that decides a row's meaning, and nothing else."""
@@ -51,9 +59,17 @@ class GradientJob:
             "transform": self.transform,
             "projector": projector_spec(p.family, p.dim, p.seed, best_device().type, p.per_module),
             "row_dtype": f.row_dtype,
-            "signals": f.signals.model_dump(),
+            "signals": None if self.bare else f.signals.model_dump(),
             "extractor": EXTRACTOR_VERSION,
         }
+
+
+def plain_space(store: Store, train: int) -> int | None:
+    """The space of plain rows that go with a space of the pool's: itself where that is plain, None where none is."""
+    spec = features.space_spec(store, train)
+    if spec["transform"] == PLAIN:
+        return train
+    return features.space_by_fingerprint(store, fingerprint({**spec, "transform": PLAIN, "signals": None}))
 
 
 def make_job(work: Work, checkpoint: Checkpoint) -> GradientJob:

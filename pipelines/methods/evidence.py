@@ -4,15 +4,20 @@ Representations (rows of pool and target that can be compared):
 
 | name | row | compared at |
 |---|---|---|
-| `gradients` | projected gradient, unit, each checkpoint weighted by its mean learning rate | every checkpoint |
+| `gradients` | projected gradient as the pool's transform makes it, unit; checkpoints weighted by rate | every one |
+| `plain` | the same of the plain gradient, whatever the transform | every one |
 | `embedding` | position-weighted mean of the last hidden states (RDS+), unit | one checkpoint |
 | `encoder` | mean-pooled states of a sentence encoder, unit | once |
+
+Rows of Adam's steps share the part that momentum gives to all of them: they are for pool × target, as LESS compares
+them. Papers that compare pool rows with each other, or take a gradient's length, mean plain gradients.
 
 Similarities to a target are streamed: memory is one shard plus [N, J]. Methods that need all rows at once (clusters,
 matching pursuit, coverage) get them as one f32 array: 4·N·D bytes. Everything is read when first asked for, then kept.
 Legend: N pool examples with a row at every checkpoint, sorted by id; V target rows; J subtasks; C checkpoints; D dims.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,20 +33,23 @@ from gradsift.datastore.rows import FeatureBlock
 from gradsift.datastore.store import Store
 from gradsift.scorers import less
 
-Represent = Literal["gradients", "embedding", "encoder"]
+Represent = Literal["gradients", "plain", "embedding", "encoder"]
 Per = Literal["subtask", "query", "all"]
 SCORE_DECIMALS = 6  # finer differences are float rounding; ties then go to the smaller id
+PLAIN_NORMS = 3  # the extractor since which `grad_norm` is of the plain gradient
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class SpacePair:
-    """Pool rows and target rows of one checkpoint, and the checkpoint's mean learning rate."""
+    """Pool rows and target rows of one checkpoint, the checkpoint's mean learning rate, and the pool's plain rows, if
+    there are any (the pool's own where they are plain)."""
 
     train: int
     query: int
     mean_lr: float
+    plain: int | None = None
 
 
 @dataclass(frozen=True)
@@ -123,10 +131,23 @@ class Evidence:
         if not self.pairs:
             raise InputError("this looks at gradient rows and the run computed none; use `gradsift run`")
 
-    def blocks(self, pair: SpacePair) -> Iterator[tuple[NDArray[np.int64], FeatureBlock]]:
-        """(positions among the ids, rows) of the pool, shard by shard."""
-        for block in features.read(self.store, pair.train, self.ids):
+    def blocks(
+        self, pair: SpacePair, represent: Represent = "gradients"
+    ) -> Iterator[tuple[NDArray[np.int64], FeatureBlock]]:
+        """(positions among the ids, rows) of the pool, shard by shard. An example whose plain gradient is zero has no
+        plain row. Raises InputError where plain rows are asked for and not kept."""
+        space = self._plain_space(pair) if represent == "plain" else pair.train
+        for block in features.read(self.store, space, self.ids):
             yield np.array([self._place[name] for name in block.example_ids], np.int64), block
+
+    def _plain_space(self, pair: SpacePair) -> int:
+        lacking = len(self.ids) if pair.plain is None else len(features.lacking(self.store, pair.plain, self.ids))
+        if pair.plain is None or lacking:
+            raise InputError(
+                f"this looks at rows of plain gradients, which {lacking:,} of {len(self.ids):,} examples of the pool "
+                "lack here; set `features.plain_rows: true` and run the recipe again (or name this method in it)"
+            )
+        return pair.plain
 
     def similarity(self, represent: Represent = "gradients", per: Per = "subtask", renormalise: bool = False) -> F64:
         """[N, J] weighted similarity to the mean row of each subtask (or to each query, or to all: J = 1).
@@ -141,7 +162,7 @@ class Evidence:
                 means = self.means(pair, represent, per, renormalise)
                 if total is None:
                     total = np.zeros((len(self.ids), len(means)))
-                for positions, block in self.blocks(pair):
+                for positions, block in self.blocks(pair, represent):
                     if represent == "embedding":
                         part = less.similarity(unit_rows(block.signal("embedding")), means)
                     else:
@@ -152,7 +173,7 @@ class Evidence:
         return similarity
 
     def _weighted(self, represent: Represent) -> list[tuple[SpacePair, float]]:
-        if represent == "gradients":
+        if represent in ("gradients", "plain"):
             self._require_pairs()
             return list(zip(self.pairs, self.weights, strict=True))
         return [(self._pair(represent), 1.0)]
@@ -164,10 +185,16 @@ class Evidence:
         query, subtasks = self.query_rows(pair, represent)
         if per == "query":
             return query
-        means, names = less.subtask_means(query, subtasks if per == "subtask" else ["all"] * len(query))
-        if per == "subtask" and (without_row := sorted(set(self.target.subtasks) - set(names))):
-            raise InputError(f"target {self.target.name!r}: subtask {without_row[0]!r} has no row with a label token")
+        means = less.subtask_means(query, ["all"] * len(query))[0] if per == "all" else None
+        if means is None:
+            means, _ = self._subtask_means(query, subtasks)
         return unit_rows(means) if renormalise else means
+
+    def _subtask_means(self, rows: F32, subtasks: Sequence[str]) -> tuple[F32, list[str]]:
+        means, names = less.subtask_means(rows, subtasks)
+        if without_row := sorted(set(self.target.subtasks) - set(names)):
+            raise InputError(f"target {self.target.name!r}: subtask {without_row[0]!r} has no row with a label token")
+        return means, names
 
     def query_rows(self, pair: SpacePair, represent: Represent) -> tuple[F32, list[str]]:
         """([V, D] unit rows of the target at one checkpoint, [V] subtasks)."""
@@ -192,7 +219,7 @@ class Evidence:
         if key not in self._kept:
             total: F32 | None = None
             for pair, weight in self._weighted(represent):
-                for positions, block in self.blocks(pair):
+                for positions, block in self.blocks(pair, represent):
                     part = unit_rows(_signal(block, "embedding")) if represent == "embedding" else block.unit()
                     if total is None:
                         total = np.zeros((len(self.ids), part.shape[1]), np.float32)
@@ -201,23 +228,52 @@ class Evidence:
         rows_of_pool: F32 = self._kept[key]
         return rows_of_pool
 
-    def raw_blocks(self, pair: SpacePair) -> Iterator[tuple[NDArray[np.int64], F32]]:
+    def raw_blocks(
+        self, pair: SpacePair, represent: Literal["gradients", "plain"] = "plain"
+    ) -> Iterator[tuple[NDArray[np.int64], F32]]:
         """(positions, [n, D] projected gradients with their length) of one checkpoint."""
-        for positions, block in self.blocks(pair):
-            yield positions, block.unit() * block.norm[:, None]
+        for positions, block in self.blocks(pair, represent):
+            yield positions, _raw(block)
+
+    def raw_queries(self, pair: SpacePair) -> tuple[F32, F32]:
+        """([V, D] plain gradients of the target with their length at one checkpoint; [J, D] their mean for each
+        subtask, sorted)."""
+        features.check_spaces(self.store, pair.train, pair.query)
+        subtask = dict(zip(self.target.example_ids, self.target.subtasks, strict=True))
+        block = features.read_all(self.store, pair.query, sorted(self.target.example_ids))
+        rows = _raw(block)
+        return rows, self._subtask_means(rows, [subtask[i] for i in block.example_ids])[0]
+
+    def layer_sizes(self, pair: SpacePair) -> list[int]:
+        """Number of weights of each layer that plain rows hold side by side; [] where a row is one sketch of all."""
+        if not features.space_spec(self.store, pair.train)["projector"].get("per_module"):
+            return []
+        _, block = next(self.blocks(pair, "plain"))
+        sizes: list[int] = json.loads((block.signals.schema.metadata or {})[b"gradsift.sizes"])
+        return sizes
 
     def signal(self, name: str, checkpoint: int = -1) -> F64:
         """[N] a signal of the pool at one checkpoint. Raises InputError naming the setting that keeps it."""
         key = ("signal", name, checkpoint)
         if key not in self._kept:
             values = np.zeros(len(self.ids))
-            for positions, block in self.blocks(self._pair("gradients", checkpoint)):
+            pair = self._pair("gradients", checkpoint)
+            if name == "grad_norm" and not self._plain_norms(pair):
+                raise InputError(
+                    "these rows are of an older version, which kept the length of Adam's step and not of the gradient; "
+                    "run the recipe again"
+                )
+            for positions, block in self.blocks(pair):
                 values[positions] = _signal(block, name)
             if not np.isfinite(values).all():
                 raise InputError(f"{np.sum(~np.isfinite(values))} examples have no finite signal {name!r}")
             self._kept[key] = values
         signal: F64 = self._kept[key]
         return signal
+
+    def _plain_norms(self, pair: SpacePair) -> bool:
+        spec = features.space_spec(self.store, pair.train)
+        return bool(spec["transform"] == "sgd" or spec["extractor"] >= PLAIN_NORMS)
 
     def token_signal(self, name: str, checkpoint: int = -1) -> list[F32]:
         """[N] arrays with one number for each label token."""
@@ -255,6 +311,10 @@ class Evidence:
     def target_texts(self) -> list[str]:
         """The target's chats, as `texts` gives them."""
         return texts_of(self.store, sorted(self.target.example_ids))
+
+
+def _raw(block: FeatureBlock) -> F32:
+    return np.asarray(block.unit() * block.norm[:, None], np.float32)
 
 
 def unit_rows(rows: NDArray[Any]) -> F32:

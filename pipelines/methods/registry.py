@@ -29,13 +29,17 @@ from gradsift.pipelines.suggest import suggestion
 GROUP = "gradsift.methods"
 BUILT_IN = ("scores", "rules", "row_rules", "presets")
 
-Need = Literal["gradients", "signals", "embedding", "tokens", "answer_loss", "encoder", "texts", "target", "training"]
-"""`gradients` are projected rows; `signals`, `embedding`, `tokens` and `answer_loss` what the same pass keeps beside
+Need = Literal[
+    "gradients", "plain", "signals", "embedding", "tokens", "answer_loss", "encoder", "texts", "target", "training"
+]
+"""`gradients` are projected rows as the pool's transform makes them, with unit length; `plain` rows of the plain
+gradient, with the length it has; `signals`, `embedding`, `tokens` and `answer_loss` what the same pass keeps beside
 them (the last three can be switched off); `encoder` rows of a sentence encoder; `texts` the chats themselves; `target`
 rows or texts of a target; `training` a model that the score trains."""
 Needs = frozenset[Need]
 ORDER: tuple[Need, ...] = typing.get_args(Need)
-ROWS: Needs = frozenset({"gradients", "signals", "embedding", "tokens", "answer_loss"})  # made by the gradient pass
+# Made by the gradient pass.
+ROWS: Needs = frozenset({"gradients", "plain", "signals", "embedding", "tokens", "answer_loss"})
 
 Options = Mapping[str, Any]
 F64 = NDArray[np.float64]

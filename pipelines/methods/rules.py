@@ -85,18 +85,19 @@ def random(e: Evidence, scores: F64, size: int) -> Choice:
     return Choice(ranking.random_k(len(e.ids), size, e.seed))
 
 
-@rule("tive", ("gradients", "signals"))
+@rule("tive", ("plain", "signals"))
 def tive(
     e: Evidence, scores: F64, size: int, *, temperature: float = 1.0, legacy_tive_q: float | None = None
 ) -> Choice:
-    """TIVE: budgets of sources ∝ mean gradient norm, inside softmax(cosine to the source's mean / temperature).
+    """TIVE: budgets of sources ∝ mean gradient norm, inside softmax(cosine to the source's mean / temperature); norms
+    and rows of plain gradients, rows averaged over checkpoints, norms of the last.
 
     The release multiplies by q = 0.001 where the paper may divide (UNCONFIRMED); `legacy_tive_q` does that. Budgets
     above a source's size go to the others here, where the release repeats examples.
     """
     if legacy_tive_q == 0:
         raise Unsuitable("`legacy_tive_q` multiplies the cosines: give a number above 0")
-    sources, rows, norms = e.sources(), unit_rows(e.rows()), e.signal("grad_norm")
+    sources, rows, norms = e.sources(), unit_rows(e.rows("plain")), e.signal("grad_norm")
     names = sorted(set(sources))
     members = [np.flatnonzero(np.array(sources) == name) for name in names]
     shares = budgets.largest_remainder([norms[part].mean() for part in members], size, [len(part) for part in members])

@@ -31,27 +31,27 @@ def similarity(
     return e.similarity(represent, per, renorm_subtask_mean)
 
 
-@score("influence", ("gradients", "target"))
+@score("influence", ("plain", "target"))
 def influence(
     e: Evidence, *, precondition: Literal["gram", "datainf", "gist"] = "gram", ridge: float = 0.1, rank: int = 150
 ) -> F64:
-    """Influence with curvature, for each subtask, summed over checkpoints by their weights."""
+    """Influence with curvature, for each subtask, summed over checkpoints by their weights: plain gradients with their
+    length on both sides."""
     total = np.zeros((len(e.ids), len(set(e.target.subtasks))))
     for pair, weight in zip(e.pairs, e.weights, strict=True):
-        means, basis = e.means(pair), None
+        queries, means = e.raw_queries(pair)
         if precondition == "gist":
-            basis = preconditioned.gist_basis(e.query_rows(pair, "gradients")[0], rank)
-            turned = means @ basis
-        elif precondition == "gram":
+            basis = preconditioned.gist_basis(queries, rank)
+            for positions, rows in e.raw_blocks(pair):
+                total[positions] += weight * preconditioned.cosines(rows @ basis, means @ basis)
+            continue
+        if precondition == "gram":
             turned = preconditioned.whiten(means, *preconditioned.gram(g for _, g in e.raw_blocks(pair)), ridge)
         else:
-            squares = [float((g * g).sum(dtype=np.float64)) for _, g in e.raw_blocks(pair)]
-            flat = (g for _, g in e.raw_blocks(pair))
-            mean_square = sum(squares) / (len(e.ids) * means.shape[1])
-            turned = preconditioned.datainf(means, flat, mean_square, len(e.ids))
-        for positions, block in e.raw_blocks(pair):
-            part = block @ turned.T if basis is None else preconditioned.cosines(block @ basis, turned)
-            total[positions] += weight * part
+            layers = preconditioned.equal_layers(means.shape[1], e.layer_sizes(pair))
+            turned = preconditioned.datainf(means, lambda: (g for _, g in e.raw_blocks(pair)), layers)
+        for positions, rows in e.raw_blocks(pair):
+            total[positions] += weight * (rows @ turned.T)
     return total
 
 

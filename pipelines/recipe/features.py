@@ -26,14 +26,15 @@ class Projector(Section):
 
 
 class Signals(Section):
-    """What the same pass keeps beside each row. Loss, entropy, EL2N, gradient norm and token counts are always kept."""
+    """What the same pass keeps beside each row. Loss, entropy, EL2N, the norms of the plain and of the transformed
+    gradient, and token counts are always kept."""
 
     tokens: bool = True
     """NLL and entropy of each label token, float16."""
     embedding: bool = True
     """Position-weighted mean of the last hidden states (RDS+), float16."""
     module_norms: bool = False
-    """Gradient norm of each layer."""
+    """Norm of the plain gradient of each layer."""
     answer_loss: bool = False
     """Loss of the answer without its prompt, for IFD: one more forward over the label tokens."""
 
@@ -49,6 +50,9 @@ class Features(Section):
     """Sketch each side of a layer's gradient to this many dims first; faster for `linear`, less exact. 128 is good."""
     transform: Literal["sgd", "adam_code", "adam_exact"] = "adam_exact"
     """Transform of pool gradients (LESS's released code is `adam_code`)."""
+    plain_rows: bool = False
+    """Also keep pool rows of the plain gradient, from the same pass: twice the bytes. A method of the recipe that needs
+    them (`trak`, `datainf`, `gist`, `tive`) has them kept; set this for methods and queries to come."""
     query_transform: Literal["sgd"] = "sgd"
     """Transform of target gradients; LESS compares with plain gradients."""
     loss: Literal["ce", "dft"] = "ce"

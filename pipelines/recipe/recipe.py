@@ -119,14 +119,26 @@ class Recipe(Section):
         return weighed | (self.method_of(part).needs if part.target is not None else frozenset())
 
     @property
-    def needs_rows(self) -> bool:
-        """Whether the run computes gradient rows."""
+    def needs(self) -> Needs:
+        """What the recipe's methods, weights and arms look at."""
         needs: set[Need] = set(self.selecting.needs) if self.selecting is not None else set()
         for part in self.mix.all_parts() if self.mix else ():
             needs |= self._part_needs(part)
         for arm in self.validate_.arms if self.validate_ else ():
             needs |= methods()[arm].needs if arm in methods() else frozenset()
-        return bool(needs & ROWS) or self.export.atlas or self._semantic_rows()
+        return frozenset(needs)
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether the run computes gradient rows."""
+        return bool(self.needs & ROWS) or self.export.atlas or self._semantic_rows()
+
+    @property
+    def needs_plain(self) -> bool:
+        """Whether it keeps rows of the plain gradient beside those that the transform makes."""
+        semantic = self.dedup.semantic if self.dedup else None
+        compares = semantic is not None and semantic.represent == "gradients"
+        return self.features.plain_rows or compares or "plain" in self.needs
 
     def method_of(self, part: Part) -> Method:
         """The method of a part: its own, else that of `select`, else LESS."""

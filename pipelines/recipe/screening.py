@@ -25,7 +25,8 @@ class Semantic(Section):
     """SemDeDup: near-duplicates by the cosine of two rows."""
 
     represent: Literal["encoder", "embedding", "gradients"] = "encoder"
-    """`encoder` runs before the gradients and saves theirs; the other two look at what the pass computed."""
+    """`encoder` runs before the gradients and saves theirs; the other two look at what the pass computed: `gradients`
+    at rows of plain gradients, which are then kept (rows of Adam's steps are all alike)."""
     encoder: str | None = None
     """Local folder of a sentence encoder, for `represent: encoder`."""
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.05

@@ -79,7 +79,8 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
         chosen = recipe.select.examples or (recipe.select.fraction or 0) * rows
         arms = len(recipe.validate_.seeds) * (1 + len(recipe.validate_.arms)) * len(recipe.targets)
         minutes["validate"] = arms * chosen * recipe.validate_.epochs * tokens / speed / 60
-    width = row_bytes(recipe.features, probe, _mean([chat.n_label_tokens for chat in usable]))
+    plain = recipe.needs_plain and recipe.features.transform != "sgd"
+    width = row_bytes(recipe.features, probe, _mean([chat.n_label_tokens for chat in usable]), plain)
     needed = int((rows + val_rows) * checkpoints * width) if recipe.needs_rows else text
     return Plan(
         len(good),
@@ -112,12 +113,12 @@ def _existing(path: Path) -> Path:
     return Path(tempfile.gettempdir())
 
 
-def row_bytes(features: Features, probe: Probe, label_tokens: float) -> float:
-    """Mean bytes of a stored row with its signals."""
+def row_bytes(features: Features, probe: Probe, label_tokens: float, plain: bool = False) -> float:
+    """Mean bytes of a stored row with its signals, and of the plain row beside it."""
     dims = features.projector.dim * (probe.layers if features.projector.per_module else 1)
+    vector = ROW_OVERHEAD_BYTES + dims * {"int4": 0.5, "int8": 1, "f16": 2}[features.row_dtype]
     return (
-        ROW_OVERHEAD_BYTES
-        + dims * {"int4": 0.5, "int8": 1, "f16": 2}[features.row_dtype]
+        vector * (2 if plain else 1)
         + 4 * label_tokens * features.signals.tokens
         + 2 * probe.hidden * features.signals.embedding
         + 4 * probe.layers * features.signals.module_norms

@@ -5,6 +5,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import Run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material
+from gradsift.pipelines.features.space import plain_space
 from gradsift.pipelines.methods.evidence import SpacePair
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.progress import Progress, quiet
@@ -67,7 +68,12 @@ def _pairs(store: Store, last: Run, checkpoint: int | None) -> tuple[SpacePair, 
         space_at(last, checkpoint)
     of_targets = {row.checkpoint: row.space_id for row in last.result.rows if row.role == "target"}
     return tuple(
-        SpacePair(row.space_id, of_targets[row.checkpoint], _mean_lr(store, row.space_id))
+        SpacePair(
+            row.space_id,
+            of_targets[row.checkpoint],
+            _mean_lr(store, row.space_id),
+            plain_space(store, row.space_id),
+        )
         for row in last.result.pool_rows
         if checkpoint is None or row.checkpoint == checkpoint
     )

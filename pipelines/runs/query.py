@@ -1,4 +1,10 @@
-"""Queries: which pool rows have a gradient like this chat's, or like that row's?"""
+"""Queries: which pool rows have a gradient like this chat's, or like that row's?
+
+The question is always a plain gradient, as a target's row is: of a chat that is asked about, or of a stored example,
+taken from the store where it has one, else computed. It is compared with the pool's plain rows where the store keeps
+them for the whole pool (`features.plain_rows`), else with the pool's own rows, as LESS compares a target with them. Two
+rows of Adam's steps are never compared: momentum gives all of them a common part, and everything looks alike.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +13,12 @@ from gradsift.datastore import checkpoints, examples, features
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Messages
 from gradsift.datastore.identity import check_comparable, example_id
+from gradsift.datastore.rows import FeatureBlock
 from gradsift.datastore.runs import last_run
-from gradsift.datastore.search import Neighbour, neighbours
+from gradsift.datastore.search import Neighbour, Typical, neighbours, typical
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.extract import Extractor
-from gradsift.pipelines.features.space import make_job
+from gradsift.pipelines.features.space import make_job, plain_space
 from gradsift.pipelines.model.generate import greedy, stop_tokens
 from gradsift.pipelines.model.work import open_work
 from gradsift.pipelines.recipe import parse_recipe
@@ -36,54 +43,134 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """Neighbours of a query and the chat that was asked about."""
+    """Neighbours of a query and the chat that was asked about. `rows`: the transform of the pool rows that were
+    compared with its plain gradient; `typical`: cosines of random pairs of such rows."""
 
     user: str
     assistant: str
     checkpoint: int
     generated: bool
     hits: list[Hit]
+    rows: str = ""
+    typical: Typical | None = None
 
 
-def query_by_id(store: Store, name: str, k: int, checkpoint: int | None = None) -> Answer:
-    """Neighbours of a stored example (without itself). `name` may be the start of an id. Loads no model."""
+@dataclass(frozen=True)
+class _Searched:
+    """Where a run's rows are searched: the pool's space and those of its rows that are looked at, the space that
+    questions are of, and the checkpoint of both."""
+
+    store: Store
+    space: int
+    ids: list[str]
+    asked: int
+    ordinal: int
+
+    @property
+    def transform(self) -> str:
+        """Of the pool's rows."""
+        return str(features.space_spec(self.store, self.space)["transform"])
+
+    def near(self, row: FeatureBlock, k: int, leave_out: str = "") -> list[Neighbour]:
+        """The k nearest rows to one, without an example."""
+        found = neighbours(self.store, self.space, row.unit(), k + bool(leave_out), self.ids)[0]
+        return [neighbour for neighbour in found if neighbour.example_id != leave_out][:k]
+
+    def typical(self) -> Typical | None:
+        """Cosines of random pairs: of rows as questions are, of targets unless the pool has such, and pool rows."""
+        alike = self.asked if self.transform != "sgd" else self.space
+        known = self.ids if alike == self.space else features.ids_with_rows(self.store, alike)
+        return typical(self.store, alike, known, self.space, self.ids)
+
+
+def query_by_id(store: Store, name: str, k: int, checkpoint: int | None = None, *, everything: bool = False) -> Answer:
+    """Neighbours of a stored example (without itself). `name` may be the start of an id. The model is loaded where the
+    store has no plain row of the example. `everything`: look at rows that left the pool, too."""
     example = examples.find_prefix(store, name)
-    space, ordinal = space_at(last_run(store), checkpoint)
-    block = features.read_all(store, space, [example])
-    near = neighbours(store, space, block.unit(), k + 1)[0]
+    where = _where(store, checkpoint, everything)
     chat = examples.get_messages(store, [example])[example]
-    return _answer(store, chat, [neighbour for neighbour in near if neighbour.example_id != example][:k], ordinal)
+    row = _stored_row(where, example)
+    if row is None:
+        try:
+            extractor = _extractor(where)
+        except InputError as error:
+            raise InputError(
+                f"the store has no plain gradient of example {example[:8]}, and its model cannot compute it: {error} "
+                "(`features.plain_rows: true` keeps them)"
+            ) from error
+        row = _computed_row(extractor, chat)
+    return _answer(where, chat, where.near(row, k, example))
 
 
-def query_by_text(store: Store, user: str, assistant: str | None, k: int, checkpoint: int | None = None) -> Answer:
+def query_by_text(
+    store: Store,
+    user: str,
+    assistant: str | None,
+    k: int,
+    checkpoint: int | None = None,
+    *,
+    everything: bool = False,
+) -> Answer:
     """Neighbours of a chat of one turn. Without an answer, the checkpoint's own greedy one is used.
 
     Loads the model of the store's last run, and refuses if its rows would be of another feature space.
     """
-    space, ordinal = space_at(last_run(store), checkpoint)
-    extractor = _extractor(store, space)
-    check_comparable(features.space_spec(store, space), extractor.job.as_query().space())
+    where = _where(store, checkpoint, everything)
+    extractor = _extractor(where)
     text = assistant if assistant is not None else _own_answer(extractor, user)
     if not text.strip():
         raise InputError("the model answers nothing here; give an answer with --answer")
     chat = [{"role": "user", "content": user}, {"role": "assistant", "content": text}]
+    return _answer(where, chat, where.near(_computed_row(extractor, chat), k), generated=assistant is None)
+
+
+def _where(store: Store, checkpoint: int | None, everything: bool) -> _Searched:
+    last = last_run(store)
+    train, ordinal = space_at(last, checkpoint)
+    asked = next(r.space_id for r in last.result.rows if r.role == "target" and r.checkpoint == ordinal)
+    members = last.result.ingest.pool.used_dataset_id
+    pool = None if everything or members is None else examples.get_dataset(store, members).example_ids
+    plain = plain_space(store, train)
+    with_rows = features.ids_with_rows(store, train)
+    ids = with_rows if pool is None else sorted(set(with_rows) & set(pool))
+    if plain is not None and not features.lacking(store, plain, ids):
+        train = plain
+    return _Searched(store, train, ids, asked, ordinal)
+
+
+def _stored_row(where: _Searched, example: str) -> FeatureBlock | None:
+    """The plain row of an example, of a target's or of the pool where both are of the same loss."""
+    asked = features.space_spec(where.store, where.asked)
+    spaces = [where.asked]
+    if where.transform == asked["transform"] and features.space_spec(where.store, where.space)["loss"] == asked["loss"]:
+        spaces.append(where.space)
+    for space in spaces:
+        if example in features.ids_with_rows(where.store, space):
+            return features.read_all(where.store, space, [example])
+    return None
+
+
+def _computed_row(extractor: Extractor, chat: Messages) -> FeatureBlock:
     encoded = extractor.encode(chat)
     if not encoded.usable:
         raise InputError(
-            f"this query has no label token within {extractor.job.encoding.max_length} tokens ({encoded.status}), "
+            f"this chat has no label token within {extractor.job.encoding.max_length} tokens ({encoded.status}), "
             "so it has no gradient; give a shorter prompt"
         )
     block, rejected = extractor.rows([example_id(chat)], [encoded], as_query=True)
     if rejected:
         raise InputError(f"the gradient of this query is {next(iter(rejected.values()))}; try another answer")
-    near = neighbours(store, space, block.unit(), k)[0]
-    return _answer(store, chat, near, ordinal, generated=assistant is None)
+    return block
 
 
-def _extractor(store: Store, space_id: int) -> Extractor:
+def _extractor(where: _Searched) -> Extractor:
+    """The model as it computes rows of questions. Raises FeatureSpaceMismatch where it is not the pool's any more."""
+    store = where.store
     recipe = parse_recipe(last_run(store).recipes.resolved, "the recipe of the store's last run")
-    point = checkpoints.by_digest(store, features.space_spec(store, space_id)["checkpoint"])
-    return Extractor(make_job(open_work(store, recipe), point))
+    spec = features.space_spec(store, where.space)
+    job = make_job(open_work(store, recipe), checkpoints.by_digest(store, spec["checkpoint"]))
+    check_comparable(spec, job.as_query().space())
+    return Extractor(job)
 
 
 def _own_answer(extractor: Extractor, user: str) -> str:
@@ -94,16 +181,14 @@ def _own_answer(extractor: Extractor, user: str) -> str:
     return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
 
-def _answer(
-    store: Store, chat: Messages, near: Sequence[Neighbour], ordinal: int, *, generated: bool = False
-) -> Answer:
+def _answer(where: _Searched, chat: Messages, near: Sequence[Neighbour], *, generated: bool = False) -> Answer:
     ids = [neighbour.example_id for neighbour in near]
-    chats, sources = examples.get_messages(store, ids), examples.sources_of(store, ids)
+    chats, sources = examples.get_messages(where.store, ids), examples.sources_of(where.store, ids)
     hits = [
         Hit(rank, round(neighbour.cosine, 4), i, sources[i].source, *_turns(chats[i]))
         for rank, (i, neighbour) in enumerate(zip(ids, near, strict=True))
     ]
-    return Answer(*_turns(chat), ordinal, generated, hits)
+    return Answer(*_turns(chat), where.ordinal, generated, hits, where.transform, where.typical())
 
 
 def _turns(chat: Messages) -> tuple[str, str]:

@@ -198,7 +198,7 @@ def attributions(store: Store, e: Evidence, ids: Sequence[str]) -> Mapping[str, 
     for pair, weight in zip(e.pairs, e.weights, strict=True):
         query = features.read_all(store, pair.query, sorted(e.target.example_ids))
         raw = query.unit() * query.norm[:, None]
-        for positions, block in e.raw_blocks(pair):
+        for positions, block in e.raw_blocks(pair, "gradients"):
             dot[positions] += weight * (block @ raw.T)
     scores = {"less": e.similarity(per="query")[rows], "dot": dot[rows]}
     last = features.read_all(store, e.pairs[-1].train, list(ids))

@@ -187,8 +187,27 @@ def test_datainf_is_its_sum():
     by_hand = [
         sum(q - (q @ g) / (damping + g @ g) * g for g in rows) / (40 * damping) for q in queries
     ]  # fmt: skip
-    turned = preconditioned.datainf(queries, [rows[:11], rows[11:]], float((rows**2).mean()), 40)
+    blocks = lambda: [rows[:11], rows[11:]]  # noqa: E731
+    turned = preconditioned.datainf(queries, blocks, preconditioned.equal_layers(6, []))
     np.testing.assert_allclose(turned, by_hand, rtol=1e-10)
+
+
+def test_datainf_by_layer_is_the_sum_of_layers():
+    """Kwon et al. 2024, §3: each layer has its own Hessian and λ, the mean of g² over its weights."""
+    rng = np.random.default_rng(2)
+    rows, queries = rng.normal(size=(40, 6)) * [1, 1, 1, 9, 9, 9], rng.normal(size=(2, 6))
+    by_hand = np.zeros((2, 6))
+    for dims, weights in ((slice(0, 3), 30), (slice(3, 6), 300)):
+        g, q = rows[:, dims], queries[:, dims]
+        damping = (g**2).sum(axis=1).mean() / weights / 10
+        by_hand[:, dims] = [sum(v - (v @ row) / (damping + row @ row) * row for row in g) / (40 * damping) for v in q]
+    turned = preconditioned.datainf(queries, lambda: [rows], preconditioned.equal_layers(6, [30, 300]))
+    np.testing.assert_allclose(turned, by_hand, rtol=1e-9)
+    rows[:, 3:] = 0  # a layer that no row moves
+    with pytest.raises(Unsuitable, match="not all zero"):
+        preconditioned.datainf(queries, lambda: [rows], preconditioned.equal_layers(6, [30, 300]))
+    queries[:, 3:] = 0
+    assert not preconditioned.datainf(queries, lambda: [rows], preconditioned.equal_layers(6, [30, 300]))[:, 3:].any()
 
 
 def test_gist_has_orthonormal_columns():

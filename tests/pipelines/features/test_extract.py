@@ -229,7 +229,15 @@ def test_signals_are_what_they_say(loaded, model_dir, adapter, chats):
 def test_signals_can_be_left_out(loaded, model_dir, adapter, chats):
     none = dict.fromkeys(ALL_SIGNALS, False)
     block = rows_of(extractor_for(loaded, model_dir, adapter, signals=none), chats)
-    assert block.signals.column_names == ["loss", "entropy", "el2n", "grad_norm", "n_tokens", "n_label_tokens"]
+    assert block.signals.column_names == [
+        "loss",
+        "entropy",
+        "el2n",
+        "grad_norm",
+        "transformed_norm",
+        "n_tokens",
+        "n_label_tokens",
+    ]
 
 
 def test_out_of_memory_makes_batches_smaller(loaded, model_dir, adapter, chats):

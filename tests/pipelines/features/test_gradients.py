@@ -258,7 +258,9 @@ def test_rows_without_a_direction_are_rejected_by_name(loaded, model_dir, lora_m
     extractor = Extractor(job_for(loaded, model_dir, lora_model, batch_tokens=1))
     factors = iter([float("nan"), 0.0, 1.0, 1.0])
     batch = extractor._batch
-    extractor._batch = lambda rows, change, loss: batch(rows, lambda n, g, f=next(factors): change(n, g) * f, loss)
+    extractor._batch = lambda rows, change, loss, plain: batch(
+        rows, lambda n, g, f=next(factors): change(n, g) * f, loss, plain
+    )
     longest_first = sorted(chats[:4], key=lambda c: -len(c.input_ids))
     block, rejected = extractor.rows(list("abcd"), longest_first)
     assert rejected == {"a": "non_finite", "b": "zero"}

@@ -65,7 +65,7 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
     extra = {"prompt": "Spell cat dog backwards.", "completion": "g o d t a c", "source": "new"}
     grown.write_bytes((data_dir / "small.jsonl").read_bytes() + json.dumps(extra).encode() + b"\n")
     with Store(tmp_path / "store") as store:
-        space = store.catalog.one("SELECT max(space_id) AS n FROM feature_space")["n"]
+        space = result.pool_rows[-1].space_id
         before = {i for block in features.read(store, space) for i in block.example_ids}
         from gradsift.pipelines.features import gradients
         from gradsift.pipelines.features.space import make_job
@@ -81,7 +81,7 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
         job = make_job(open_work(store, recipe), point)
         space, planned = gradients.plan_rows(store, job, pool)
         assert planned == 1 + left_out
-        assert gradients.compute(store, job, space, pool) == 1 + left_out
+        assert gradients.compute(gradients.Units(store, job, space, pool)) == 1 + left_out
         after = {i for block in features.read(store, space) for i in block.example_ids}
         assert len(after - before) == 1 + left_out
 

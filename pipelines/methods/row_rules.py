@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradsift.pipelines.methods.evidence import Evidence, Represent, unit_rows
 from gradsift.pipelines.methods.registry import Choice, represented, rule
 from gradsift.pipelines.methods.rules import best, matrix
-from gradsift.scorers import budgets, coverage, gio, qtuning, ranking, trajectories, transport
+from gradsift.scorers import budgets, coverage, difficulty, gio, qtuning, ranking, trajectories, transport
 from gradsift.scorers.errors import Unsuitable
 from gradsift.scorers.kmeans import kmeans
 from gradsift.scorers.tagcos import tagcos
@@ -171,7 +171,7 @@ def s2l(e: Evidence, scores: F64, size: int, *, clusters: int = 100, by_source: 
     return Choice(trajectories.s2l(losses, groups, size, e.seed, clusters))
 
 
-@rule("quadrants", ("tokens",))
+@rule("quadrants", ("signals", "tokens"))
 def quadrants(
     e: Evidence,
     scores: F64,
@@ -191,9 +191,7 @@ def quadrants(
     Static scoring is our extension (the paper scores each mini-batch in training); none of its figures apply.
     """
     nll = e.token_signal("token_nll", checkpoint)
-    token_entropy = e.token_signal("token_entropy", checkpoint)
-    ppl = np.array([np.exp(np.asarray(v, np.float64).mean()) for v in nll])
-    entropy = np.array([np.asarray(v, np.float64).mean() for v in token_entropy])
+    ppl, entropy = difficulty.perplexity(e.signal("loss", checkpoint)), e.signal("entropy", checkpoint)
     parts = _parts(e, group, batch)
     sizes = [len(p) for p in parts]
     shares = budgets.largest_remainder(sizes, size, sizes)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,11 @@ import yaml
 from running import start
 
 from gradsift.datastore import examples, features, leases, maintenance, runs, selections
-from gradsift.datastore.errors import BusyError, FeatureSpaceMismatch, InputError
+from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import damaged, export
 from gradsift.pipelines.recipe import load_recipe, parse_recipe
 from gradsift.pipelines.runs.curate import RUN_LEASE, curate
-from gradsift.pipelines.runs.query import query_by_id, query_by_text
 from gradsift.pipelines.validate.table import mean_ci95
 
 KILLED_AT = ("read pool", "warm-up", "checkpoint 0: gradients of small", "checkpoint 1: gradients", "validation runs")
@@ -204,59 +204,40 @@ def test_an_export_is_replaced_whole_and_nothing_else_is_overwritten(finished, t
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
-def test_query_by_id_and_by_text(finished):
-    _, root, result = finished
-    with Store(root) as store:
-        chosen = selections.get(store, "small-sql").example_ids
-        found = query_by_id(store, chosen[0][:10], 5)
-        assert len(found.hits) == 5
-        assert chosen[0] not in [h.example_id for h in found.hits]
-        cosines = [h.cosine for h in found.hits]
-        assert cosines == sorted(cosines, reverse=True)
-        answered = query_by_text(store, "Write SQL: the names of all songs whose size is above 3.",
-                                 "SELECT name FROM songs WHERE size > 3;", 5)  # fmt: skip
-        assert sum(h.source.startswith("sql") for h in answered.hits) >= 3
-        for call, words in (
-            (lambda: query_by_id(store, "zz", 3), "no example has an id"),
-            (lambda: query_by_text(store, "x", "y", 3, 9), "there is no checkpoint 9"),
-            (lambda: query_by_text(store, "x", "  ", 3), "the model answers nothing"),
-            (lambda: query_by_text(store, "long " * 500, "y", 3), "no label token within 128 tokens"),
-        ):
-            with pytest.raises(InputError, match=words):
-                call()
+def test_plain_rows_come_from_the_same_pass_and_alone_where_they_are_missing(finished, tmp_path, monkeypatch):
+    """One forward and backward makes both; a kill between the two commits costs the plain rows of one unit."""
+    from gradsift.pipelines.features import gradients
 
+    data, _, result = finished
+    recipe = changed(data, name="twice", validate=None)
+    passes, commit = [], features.commit_rows
+    extract = gradients.Extractor.extract
 
-def test_promise_4_a_query_with_another_model_is_refused(finished, tmp_path):
-    """The model of the last run was replaced on disk: its rows may not meet the stored ones."""
-    from gradsift.pipelines.demo.model import make_demo_model
+    def counted(self, ids, chats, **options):
+        passes.append((self.job.transform, len(ids)))
+        return extract(self, ids, chats, **options)
 
-    data, root, _ = finished
-    shutil.copytree(root, tmp_path / "store")
-    make_demo_model(tmp_path / "other", steps=1, seed=9)
+    def killed(*args):
+        if len(passes) == 4:
+            raise KeyboardInterrupt
+        commit(*args)
+
+    monkeypatch.setattr(gradients.Extractor, "extract", counted)
+    monkeypatch.setattr(gradients.features, "commit_rows", killed)
     with Store(tmp_path / "store") as store:
-        with store.catalog.write() as db:
-            other = json.dumps(data | {"model": {"path": str(tmp_path / "other")}})
-            db.execute("UPDATE run SET recipe = ?", (other,))
-        with pytest.raises(FeatureSpaceMismatch, match="model:"):
-            query_by_text(store, "What is 2 plus 2?", "4", 3)
-
-
-def test_a_query_equals_exact_search(finished):
-    from gradsift.datastore.search import neighbours
-
-    _, root, result = finished
-    with Store(root) as store:
-        space = next(r.space_id for r in result.rows if r.role == "pool")
-        ids = [r["example_id"] for r in store.catalog.rows(
-            "SELECT example_id FROM feature_row WHERE status='ok' AND space_id=? ORDER BY 1", (space,))]  # fmt: skip
-        block = features.read_all(store, space, ids)
-        found = neighbours(store, space, block.unit()[:5], 7)
-        cosines = block.unit() @ block.unit()[:5].T
-        for number, near in enumerate(found):
-            expected = sorted(range(len(ids)), key=lambda k: (-cosines[k, number], ids[k]))[:7]
-            assert {n.example_id for n in near} == {ids[k] for k in expected}
-            assert near[0].example_id == ids[number]
-            assert near[0].cosine == pytest.approx(1.0, abs=1e-5)
+        with pytest.raises(KeyboardInterrupt):
+            curate(recipe, store)
+        again = curate(recipe, store)
+        assert digests(again) == digests(result)
+        by_transform = Counter()
+        for transform, size in passes:
+            by_transform[transform] += size
+        pool = sum(row.statuses["ok"] for row in again.pool_rows)
+        assert by_transform["adam_exact"] == pool  # none twice
+        targets = sum(row.statuses["ok"] for row in again.rows if row.role == "target")
+        assert by_transform["sgd"] == targets + 32  # and the plain rows of the unit that was killed
+        plain = [row.space_id for row in again.rows if row.role == "plain"]
+        assert sum(len(features.ids_with_rows(store, space)) for space in plain) == pool
 
 
 def test_test_rows_may_not_be_seen_by_the_selection(recipe_data, store):

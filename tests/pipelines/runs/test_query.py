@@ -1,0 +1,121 @@
+"""Questions to a store: which rows are like this one, and how much is much?"""
+
+import json
+import shutil
+
+import pytest
+
+from gradsift.datastore import examples, features, runs, selections
+from gradsift.datastore.errors import FeatureSpaceMismatch, InputError
+from gradsift.datastore.store import Store
+from gradsift.pipelines.runs.query import query_by_id, query_by_text
+
+
+def test_query_by_id_and_by_text(finished):
+    _, root, result = finished
+    with Store(root) as store:
+        chosen = selections.get(store, "small-sql").example_ids
+        found = query_by_id(store, chosen[0][:10], 5)
+        assert len(found.hits) == 5
+        assert chosen[0] not in [h.example_id for h in found.hits]
+        cosines = [h.cosine for h in found.hits]
+        assert cosines == sorted(cosines, reverse=True)
+        answered = query_by_text(store, "Write SQL: the names of all songs whose size is above 3.",
+                                 "SELECT name FROM songs WHERE size > 3;", 5)  # fmt: skip
+        assert sum(h.source.startswith("sql") for h in answered.hits) >= 3
+        for call, words in (
+            (lambda: query_by_id(store, "zz", 3), "no example has an id"),
+            (lambda: query_by_text(store, "x", "y", 3, 9), "there is no checkpoint 9"),
+            (lambda: query_by_text(store, "x", "  ", 3), "the model answers nothing"),
+            (lambda: query_by_text(store, "long " * 500, "y", 3), "no label token within 128 tokens"),
+        ):
+            with pytest.raises(InputError, match=words):
+                call()
+
+
+@pytest.fixture(params=["plain rows", "Adam's rows alone"])
+def asked(request, copy):
+    """The finished store with its plain rows, and as it is without `features.plain_rows`."""
+    if request.param != "plain rows":
+        plain = [row.space_id for row in runs.last_run(copy).result.rows if row.role == "plain"]
+        with copy.catalog.write() as db:
+            for space in plain:
+                db.execute("DELETE FROM feature_row WHERE space_id=?", (space,))
+    return copy
+
+
+def test_a_row_has_the_same_neighbours_by_its_id_and_by_its_text(asked):
+    """Adam's rows share a part: compared with each other, a row about SQL had neighbours of any kind at 0.9."""
+    store = asked
+    of_one_turn = selections.get(store, "small-sql").example_ids
+    others = query_by_id(store, of_one_turn[0], 150).hits
+    for example in [of_one_turn[0], of_one_turn[3], others[-1].example_id, others[70].example_id]:
+        chat = examples.get_messages(store, [example])[example]
+        assert [turn["role"] for turn in chat] == ["user", "assistant"]
+        by_id = query_by_id(store, example, 10)
+        by_text = query_by_text(store, chat[0]["content"], chat[1]["content"], 11)
+        near = [hit for hit in by_text.hits if hit.example_id != example][:10]
+        assert [hit.cosine for hit in by_id.hits] == pytest.approx([hit.cosine for hit in near], abs=5e-3)
+        assert len({hit.example_id for hit in by_id.hits} & {hit.example_id for hit in near}) >= 9
+    kinds = [hit.source.startswith("sql") for hit in query_by_id(store, of_one_turn[0], 10).hits]
+    assert sum(kinds) >= 8
+
+
+def test_an_answer_says_what_a_high_cosine_is(asked):
+    chosen = selections.get(asked, "small-sql").example_ids
+    found = query_by_id(asked, chosen[0], 3)
+    assert found.rows == ("sgd" if gradient_rows(asked, "plain") else "adam_exact")
+    usual = found.typical
+    assert usual.pairs > 1000
+    assert -0.5 < usual.median < usual.p95 < usual.p99 < usual.highest <= 1
+    assert found.hits[0].cosine > usual.p95  # the nearest of 150 rows is not an ordinary pair
+
+
+def gradient_rows(store, role):
+    spaces = [row.space_id for row in runs.last_run(store).result.rows if row.role == role]
+    return [i for space in spaces for i in features.ids_with_rows(store, space)]
+
+
+def test_rows_that_left_the_pool_are_no_answer_unless_asked_for(copy):
+    """A row that a later run does not have is still in the store; its number is not in what was asked."""
+    last = runs.last_run(copy)
+    pool = examples.get_dataset(copy, last.result.ingest.pool.used_dataset_id)
+    example = selections.get(copy, "small-sql").example_ids[0]
+    gone = query_by_id(copy, example, 1).hits[0].example_id
+    with copy.catalog.write() as db:
+        db.execute("DELETE FROM dataset_member WHERE dataset_id=? AND example_id=?", (pool.dataset_id, gone))
+    assert gone not in [hit.example_id for hit in query_by_id(copy, example, 20).hits]
+    assert query_by_id(copy, example, 1, everything=True).hits[0].example_id == gone
+
+
+def test_promise_4_a_query_with_another_model_is_refused(finished, tmp_path):
+    """The model of the last run was replaced on disk: its rows may not meet the stored ones."""
+    from gradsift.pipelines.demo.model import make_demo_model
+
+    data, root, _ = finished
+    shutil.copytree(root, tmp_path / "store")
+    make_demo_model(tmp_path / "other", steps=1, seed=9)
+    with Store(tmp_path / "store") as store:
+        with store.catalog.write() as db:
+            other = json.dumps(data | {"model": {"path": str(tmp_path / "other")}})
+            db.execute("UPDATE run SET recipe = ?", (other,))
+        with pytest.raises(FeatureSpaceMismatch, match="model:"):
+            query_by_text(store, "What is 2 plus 2?", "4", 3)
+
+
+def test_a_query_equals_exact_search(finished):
+    from gradsift.datastore.search import neighbours
+
+    _, root, result = finished
+    with Store(root) as store:
+        space = next(r.space_id for r in result.rows if r.role == "pool")
+        ids = [r["example_id"] for r in store.catalog.rows(
+            "SELECT example_id FROM feature_row WHERE status='ok' AND space_id=? ORDER BY 1", (space,))]  # fmt: skip
+        block = features.read_all(store, space, ids)
+        found = neighbours(store, space, block.unit()[:5], 7)
+        cosines = block.unit() @ block.unit()[:5].T
+        for number, near in enumerate(found):
+            expected = sorted(range(len(ids)), key=lambda k: (-cosines[k, number], ids[k]))[:7]
+            assert {n.example_id for n in near} == {ids[k] for k in expected}
+            assert near[0].example_id == ids[number]
+            assert near[0].cosine == pytest.approx(1.0, abs=1e-5)

@@ -5,9 +5,9 @@ line number of a bad row is right whatever is in it.
 """
 
 import gzip
+import heapq
 import io
 import json
-import random
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
@@ -20,7 +20,7 @@ import zstandard
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Example
-from gradsift.datastore.identity import example_id
+from gradsift.datastore.identity import digest_text, example_id
 from gradsift.pipelines.pool.canonical import RowError, canonical_messages
 from gradsift.pipelines.recipe import Source
 
@@ -44,21 +44,31 @@ def read_source(source: Source, seed: int = 0) -> Iterator[Example | BadRow]:
 
 
 def _sample(stream: Iterator[Example | BadRow], rows: int, seed: int) -> Iterator[Example | BadRow]:
-    """Reservoir sample of the good rows, in file order; bad rows all pass. Holds `rows` examples."""
-    rng = random.Random(seed)  # noqa: S311 - sampling, not secrets
-    kept: list[tuple[int, Example]] = []
-    seen = 0
-    for row in stream:
+    """The good rows of the `rows` chats with the smallest digests of (seed, id), in file order; bad rows all pass.
+
+    Which chats these are does not depend on the order or the names of files, and a source that grew changes few of
+    them. Holds `rows` chats; O(log rows) for each row.
+    """
+    kept: dict[str, list[tuple[int, Example]]] = {}
+    largest: list[tuple[int, str]] = []  # a heap of (−digest, id) of those kept
+    for number, row in enumerate(stream):
         if isinstance(row, BadRow):
             yield row
             continue
-        place = seen if seen < rows else rng.randrange(seen + 1)
-        if seen < rows:
-            kept.append((seen, row))
-        elif place < rows:
-            kept[place] = (seen, row)
-        seen += 1
-    yield from (example for _, example in sorted(kept, key=lambda pair: pair[0]))
+        chat = row.example_id
+        if chat not in kept:
+            entry = (-int(digest_text(f"{seed}/{chat}"), 16), chat)
+            if len(kept) < rows:
+                heapq.heappush(largest, entry)
+            else:
+                out = heapq.heappushpop(largest, entry)
+                if out == entry:
+                    continue
+                del kept[out[1]]
+            kept[chat] = []
+        kept[chat].append((number, row))
+    in_order = sorted((pair for pairs in kept.values() for pair in pairs), key=lambda pair: pair[0])
+    yield from (example for _, example in in_order)
 
 
 def _examine(raw: Raw, source: Source) -> Example | BadRow:

@@ -33,7 +33,7 @@ class Source(Section):
     subtask_field: str | None = "subtask"
     """Row field that names the subtask (targets only)."""
     rows: Annotated[int, Field(gt=0)] | None = None
-    """Read at most this many good rows, a seeded random sample of them."""
+    """Read at most this many distinct chats, a seeded random sample: the same for any order and names of the files."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "Source":

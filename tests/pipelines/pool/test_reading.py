@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -156,6 +157,26 @@ def test_a_sample_is_seeded_and_in_file_order(tmp_path):
     assert one == same == sorted(one)
     assert len(set(one)) == 20
     assert one != other
+
+
+def test_a_sample_is_of_the_same_chats_whatever_the_order_and_names_of_files(tmp_path):
+    rows = [{"prompt": str(k), "completion": "x"} for k in range(200)]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.jsonl").write_text(text_of(rows))
+    (tmp_path / "other").mkdir()
+    shuffled = [rows[k] for k in np.random.default_rng(0).permutation(200)]
+    (tmp_path / "other" / "b.jsonl").write_text(text_of(shuffled[:90]))
+    (tmp_path / "other" / "c.jsonl").write_text(text_of(shuffled[90:] + shuffled[:50]))  # some twice
+
+    def drawn(folder):
+        return {e.example_id for e in read_source(Source(path=str(tmp_path / folder), rows=20), 1)}
+
+    assert drawn("one") == drawn("other")
+    assert len(drawn("one")) == 20
+    (tmp_path / "one" / "b.jsonl").write_text(text_of({"prompt": f"more {k}", "completion": "x"} for k in range(20)))
+    assert (
+        len({e.example_id for e in read_source(Source(path=str(tmp_path / "one"), rows=20), 1)} & drawn("other")) > 12
+    )
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from gradsift.pipelines.runs.reselect import reselect
 
 FIXTURES = ROOT / "tests" / "fixtures"
 NEED_PLAIN = ("trak", "datainf", "gist", "tive", "grand")  # version 0.1 fed them Adam's rows and norms
+CHANGED = {"qtuning": "places by the f32 means of the pass, not by means of float16 tokens"}
 THEN = json.loads((FIXTURES / "store-0.1.json").read_text())
 
 
@@ -74,7 +75,7 @@ def test_a_method_chooses_from_old_rows_what_it_chose(old, method):
             reselect(old, {"method": method, "examples": 12})
         return
     (chosen,) = reselect(old, {"method": method, "examples": 12})
-    assert chosen.digest == THEN["methods"][method]
+    assert (chosen.digest == THEN["methods"][method]) != (method in CHANGED)
 
 
 def test_exports_of_an_old_store_are_what_they_were(old, tmp_path):

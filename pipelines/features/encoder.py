@@ -20,6 +20,7 @@ from gradsift.datastore.rows import make_block
 from gradsift.datastore.store import Store
 from gradsift.pipelines.methods.evidence import SpacePair, texts_of
 from gradsift.pipelines.model.load import best_device
+from gradsift.pipelines.model.weights import weight_files
 from gradsift.pipelines.model.work import Work
 
 VERSION = 1
@@ -40,10 +41,9 @@ def encoder_pair(work: Work, folder: str | None, *datasets: Dataset) -> SpacePai
 
 def _space(store: Store, folder: Path) -> int:
     """Raises InputError for a folder that holds no model."""
-    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if not weights or not (folder / "tokenizer.json").is_file():
+    if not (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
         raise InputError(f"select.encoder: {folder} is not a folder with a model (*.safetensors) and a tokenizer.json")
-    files = [*weights, folder / "config.json", folder / "tokenizer.json"]
+    files = [*weight_files(folder), folder / "config.json", folder / "tokenizer.json"]
     spec = {
         "kind": "encoder",
         "version": VERSION,

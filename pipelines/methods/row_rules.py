@@ -4,7 +4,7 @@ They hold the rows they look at: 4·N·D bytes of f32 for N pool examples of D d
 rows: distances between means over checkpoints, which are shorter where checkpoints disagree, would order by length.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,7 +209,13 @@ def quadrants(
         for k in np.flatnonzero(prune)
     }
     place = qtuning.quadrant(ppl, entropy)
-    columns = {"perplexity": ppl, "entropy": entropy, "critical": critical, "quadrant": place, "added": added}
+    columns: dict[str, NDArray[Any]] = {
+        "perplexity": ppl,
+        "entropy": entropy,
+        "critical": critical,
+        "quadrant": place,
+        "added": added,
+    }
     return Choice(order.astype(np.int64), columns, masks)
 
 

@@ -7,9 +7,11 @@ its end-of-turn token; white space that the template puts after that token is no
 without a template gets `PLAIN_TEMPLATE`. Truncation keeps the first `max_length` tokens.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any, Literal
 
 import jinja2
@@ -25,6 +27,7 @@ PLAIN_TEMPLATE = (
     "{{ '\\n' }}{% else %}{{ m['content'] + '\\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### assistant\\n' }}{% endif %}"
 )
+_NOW = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<format>[^'"]*)(?P=quote)\s*\)""")
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 Status = Literal["ok", "truncated", "no_labels", "unrenderable"]
 
@@ -69,6 +72,28 @@ def chat_template(tokenizer: Any) -> str:
     if not tokenizer.eos_token:
         raise InputError("the tokenizer has neither a chat template nor an EOS token to end a turn with")
     return PLAIN_TEMPLATE
+
+
+def pin_date(tokenizer: Any, day: date) -> None:
+    """Write a date into a tokenizer's templates where they ask for today's, so that a chat is the same prompt tomorrow.
+
+    Raises InputError where a template asks in a form that is not a literal.
+    """
+
+    def pinned(template: str) -> str:
+        text = _NOW.sub(lambda found: json.dumps(day.strftime(found["format"]), ensure_ascii=False), template)
+        if re.search(r"strftime_now\s*\(", text):
+            raise InputError(
+                "the tokenizer's chat template asks for the date by `strftime_now` with a format that it computes; "
+                "write the format, or the date, into the template"
+            )
+        return text
+
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        tokenizer.chat_template = {name: pinned(text) for name, text in template.items()}
+    elif template:
+        tokenizer.chat_template = pinned(template)
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

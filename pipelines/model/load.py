@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.identity import digest_file, fingerprint
-from gradsift.pipelines.model.encode import tokenizer_digest
+from gradsift.pipelines.model.encode import pin_date, tokenizer_digest
+from gradsift.pipelines.model.weights import model_digest
 from gradsift.pipelines.recipe import Lora, Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,17 +43,11 @@ def open_model(model: Model) -> Loaded:
             f"{folder} is not a model: it has no config.json. Give a folder as `save_pretrained` writes it, "
             "or a `gguf_file` in it."
         )
-    weights = [folder / model.gguf_file] if model.gguf_file else sorted(folder.glob("*.safetensors"))
-    if not weights or not all(w.is_file() for w in weights):
-        raise InputError(
-            f"{folder} has no {model.gguf_file or '*.safetensors'}. Pickled weights (.bin) are never loaded; "
-            "convert them with `save_pretrained(..., safe_serialization=True)`."
-        )
-    config = [folder / "config.json"] if (folder / "config.json").is_file() else []
+    digest = model_digest(folder, model.gguf_file)
     tokenizer = _from_pretrained("AutoTokenizer", folder, model)
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"the tokenizer in {folder} has no fast form (tokenizer.json), which labels need")
-    digest = fingerprint([digest_file(f) for f in (*config, *weights)])
+    pin_date(tokenizer, model.date)
     return Loaded(folder, tokenizer, resolved_dtype(model), digest, tokenizer_digest(tokenizer))
 
 

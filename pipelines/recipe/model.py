@@ -1,5 +1,6 @@
 """Sections about the model: what it is, how chats become tokens, its adapter and its training."""
 
+import datetime as dt
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -23,6 +24,8 @@ class Model(Section):
     have a dtype of their own."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention as transformers names it; `flash_attention_2` needs its package and a GPU."""
+    date: dt.date = dt.date(2024, 7, 26)
+    """Today, to a chat template that asks (`strftime_now`): a prompt must not change overnight."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "Model":

@@ -13,6 +13,7 @@ from gradsift.datastore import features
 from gradsift.datastore.runs import ArmRow, RunResult, SpaceRows
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.load import open_model
+from gradsift.pipelines.model.weights import weight_files
 from gradsift.pipelines.recipe import Recipe
 
 
@@ -32,7 +33,8 @@ def weights_outside_embeddings(recipe: Recipe) -> int:
     from safetensors import safe_open
 
     total = 0
-    for path in sorted(open_model(recipe.model).folder.glob("*.safetensors")):
+    files = weight_files(open_model(recipe.model).folder, recipe.model.gguf_file)
+    for path in (file for file in files if file.suffix == ".safetensors"):
         with safe_open(str(path), framework="np") as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 if "embed" not in name and "lm_head" not in name and "wte" not in name:

@@ -25,7 +25,7 @@ from gradsift.pipelines.training.warmup import training_spec
 from gradsift.scorers.errors import MissingPackage, Unsuitable
 from gradsift.scorers.ranking import within_tokens
 
-VERSION = 1  # of all methods: raise it when one chooses otherwise from the same rows
+VERSION = 2  # of all methods: raise it when one chooses otherwise from the same rows
 TOKEN_TRIES = 6  # sizes tried for a budget of tokens, where a longer order is another order
 F64 = NDArray[np.float64]
 

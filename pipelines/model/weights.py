@@ -1,0 +1,68 @@
+"""Which files a model's weights are, as transformers finds them in a folder, and their digest.
+
+`config.json` may name a file (`transformers_weights`); else `model.safetensors`, else the files that
+`model.safetensors.index.json` names, wherever they lie. All that is loaded is digested, and nothing else: an index that
+points elsewhere is another model, a file that no index names is none.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.identity import digest_file, fingerprint
+
+ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def weight_files(folder: Path, gguf_file: str | None = None) -> list[Path]:
+    """The files that hold the weights of the model in a folder, the index first where there is one.
+
+    Raises InputError when there is none, when one is missing, and for the folder of an adapter.
+    """
+    if gguf_file:
+        return _existing(folder, [folder / gguf_file], gguf_file)
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{folder} holds an adapter (adapter_config.json), whose base model lies elsewhere. Merge it "
+            "(`merge_and_unload`, `save_pretrained`) and give that folder."
+        )
+    named = _read(folder / "config.json").get("transformers_weights") if (folder / "config.json").is_file() else None
+    if not named:
+        named = ONE_FILE if (folder / ONE_FILE).is_file() else INDEX
+    first = folder / str(named)
+    if not first.is_file() or ".safetensors" not in first.name:
+        raise InputError(
+            f"{folder} has no {ONE_FILE} nor {INDEX}. Pickled weights (.bin) are never loaded; convert them with "
+            "`save_pretrained(..., safe_serialization=True)`."
+        )
+    if not first.name.endswith(".index.json"):
+        return [first]
+    weight_map = _read(first).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{first} has no `weight_map`, which says what is in which file")
+    return [first, *_existing(folder, [folder / str(name) for name in sorted(set(weight_map.values()))], first.name)]
+
+
+def model_digest(folder: Path, gguf_file: str | None = None) -> str:
+    """Fingerprint of a model: its configuration and its weights. Cost: one reading of all files."""
+    config = [folder / "config.json"] if (folder / "config.json").is_file() else []
+    return fingerprint([digest_file(file) for file in (*config, *weight_files(folder, gguf_file))])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    return document if isinstance(document, dict) else {}
+
+
+def _existing(folder: Path, files: list[Path], where: str) -> list[Path]:
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise InputError(
+            f"{folder} is not complete: {where} names {missing[0].relative_to(folder)}, which is not there"
+            + (f" ({len(missing)} of {len(files)} files are missing)." if len(files) > 1 else ".")
+        )
+    return files

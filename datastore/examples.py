@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from gradsift.datastore.engine import Transaction, marks
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.identity import digest_ids
+from gradsift.datastore.identity import canonical_json, digest_ids
 from gradsift.datastore.store import Store
 
 Messages = list[dict[str, str]]
@@ -257,6 +257,16 @@ def source_column(store: Store, dataset: Dataset) -> list[str]:
     )
     known: dict[str, str] = {}
     return [known.setdefault(row["source"], row["source"]) for row in rows]
+
+
+def provenance_digest(store: Store, dataset: Dataset) -> str:
+    """Digest of the members' sources and licences, in the order of their ids."""
+    rows = store.catalog.rows(
+        "SELECT e.source, e.licence FROM dataset_member AS m JOIN example AS e USING (example_id) WHERE m.dataset_id=? "
+        "ORDER BY m.example_id",
+        (dataset.dataset_id,),
+    )
+    return digest_ids(canonical_json([row["source"], row["licence"]]) for row in rows)
 
 
 def source_counts(store: Store, dataset: Dataset) -> dict[str, int]:

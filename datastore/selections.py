@@ -75,6 +75,11 @@ def save(store: Store, name: str, target: str, spec: Spec, picks: Picks) -> Sele
             "INSERT INTO selection_item (selection_id, rank, example_id, score, copies) VALUES (?, ?, ?, ?, ?)",
             ((inserted["selection_id"], rank, *item) for rank, item in enumerate(items)),
         )
+        db.execute(
+            "UPDATE selection_item SET (source, licence) = (SELECT e.source, e.licence FROM example AS e "
+            "WHERE e.example_id = selection_item.example_id) WHERE selection_id=?",
+            (inserted["selection_id"],),
+        )
         return True
 
     if details is None:
@@ -132,7 +137,8 @@ def spec_of(store: Store, selection: Selection) -> Spec:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the catalog knows of a selection's examples, as columns in rank order."""
+    """What the catalog knows of a selection's examples, as columns in rank order; sources and licences as they were
+    when it was made."""
 
     sources: list[str]
     licences: list[str | None]
@@ -142,7 +148,7 @@ class Facts:
 def facts(store: Store, selection: Selection) -> Facts:
     """Facts of the chosen examples; shorter than the selection where some are no longer in the store."""
     rows = store.catalog.rows(
-        "SELECT e.source, e.licence, e.chars FROM selection_item AS i JOIN example AS e USING (example_id) "
+        "SELECT i.source, i.licence, e.chars FROM selection_item AS i JOIN example AS e USING (example_id) "
         "WHERE i.selection_id=? ORDER BY i.rank",
         (selection.selection_id,),
     )

@@ -78,7 +78,9 @@ def export(
     options = options or Export.model_validate(recipes.resolved.get("export", {}))
     # In the recipe's own order, whether it comes from a file or from the catalog.
     recipes = Recipes(recipes.resolved, parse_recipe(recipes.written, "the recipe of this selection").written)
-    deciding = [selection.name, selection.digest, options.model_dump(), recipes.written, pa.__version__]
+    known = selections.facts(store, selection)
+    provenance = fingerprint([known.sources, known.licences])
+    deciding = [selection.name, selection.digest, provenance, options.model_dump(), recipes.written, pa.__version__]
     job = _Export(store, selection, recipes, options, fingerprint([EXPORT_VERSION, VERSION, *deciding]), progress)
     old = _manifest(folder)
     if old is not None and old.get("key") == job.key and not damaged(folder):

@@ -19,7 +19,7 @@ import pyarrow as pa
 from gradsift.datastore import examples, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
-from gradsift.datastore.identity import Spec, digest_ids
+from gradsift.datastore.identity import Spec
 from gradsift.datastore.runs import MixturePlan, MixtureReport, plan_as_json
 from gradsift.datastore.selections import MASK, MIXTURE, PLAN, Picks, Selection
 from gradsift.pipelines.features.gather import Material, evidence, pool_rows
@@ -92,7 +92,7 @@ def _spec(work: Work, mix: Mix, pool: Dataset, evidence_of: Mapping[str, Evidenc
         "default": default,
         "seed": recipe.seed,
         "pool": pool.digest,
-        "sources": digest_ids(examples.source_column(work.store, pool)),
+        "provenance": examples.provenance_digest(work.store, pool),
         "targets": {name: e.target.digest for name, e in evidence_of.items()},
         "spaces": {name: e.fingerprints(with_encoder=True) for name, e in evidence_of.items()},
         "context": _model_spec(work, mix),

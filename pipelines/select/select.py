@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradsift.datastore import examples, features, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
-from gradsift.datastore.identity import Spec, digest_ids
+from gradsift.datastore.identity import Spec
 from gradsift.datastore.runs import SelectionReport
 from gradsift.datastore.selections import MASK, Picks, Selection
 from gradsift.pipelines.methods.evidence import Evidence
@@ -152,7 +152,7 @@ def _spec(work: Work, e: Evidence, name: str) -> Spec:
         "budget": select.model_dump(include={"fraction", "examples", "label_tokens"}, exclude_none=True),
         "seed": work.recipe.seed,
         "pool": e.pool.digest,
-        "sources": digest_ids(examples.source_column(store, e.pool)),
+        "provenance": examples.provenance_digest(store, e.pool),
         "target": e.target.digest,
         "spaces": e.fingerprints(),
         "name": name,

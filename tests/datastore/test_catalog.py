@@ -16,6 +16,7 @@ from gradsift.datastore.overview import committed_bytes, overview
 RELEASED = {
     "0001_init.sql": "62fb465a487f5249b635744d19282123551aa598afce94352e789e3f64046fb0",
     "0002_mixtures.sql": "4f32e787d49a3be3a2d6e4c924d5a8ac3de397f107787866879fd1eb963c1ffe",
+    "0003_provenance.sql": "45255a0a3f4edfd7c2d6fcc8475953ffd48a3ff4fede1a23c7bc35155a8cd3dc",
 }
 LEASE = "INSERT INTO lease VALUES (?, 'me', 0)"
 

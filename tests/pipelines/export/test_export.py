@@ -238,6 +238,32 @@ def test_a_folder_that_is_no_export_is_left_alone(mixture, tmp_path):
         again(store, tmp_path / "mine")
 
 
+def test_a_later_recipe_does_not_rewrite_the_licences_of_an_earlier_selection(tmp_path, write_jsonl):
+    """The same rows under another licence: the first selection says what was true of it, the second what is now."""
+    from gradsift.datastore import runs
+    from gradsift.pipelines.export.export import export
+    from gradsift.pipelines.recipe import parse_recipe
+
+    path = str(write_jsonl(*rows(licence=None)))
+
+    def run(store, run_name, **source):
+        recipe = {"name": run_name, "pool": [{"path": path, **source}], "mix": {"examples": 10}}
+        return Path(curate(parse_recipe(recipe), store, export_root=tmp_path / "out").mixtures[0].export)
+
+    def said(folder):
+        return json.loads((folder / "manifest.json").read_text())["licences"]
+
+    with Store(tmp_path / "store") as store:
+        first = run(store, "first", licence="mit", name="one")
+        assert said(first) == {"mit": 10}
+        assert said(run(store, "second", licence="cc-by-4.0", name="other")) == {"cc-by-4.0": 10}
+        chosen = selections.get(store, "first")
+        again = export(store, chosen, runs.recipe_of(store, chosen), tmp_path / "again")
+        assert said(again) == {"mit": 10}
+        assert set(load_dataset(str(again), split="train")["source"]) == {"one"}
+        assert said(run(store, "first", licence="cc-by-4.0", name="one")) == {"cc-by-4.0": 10}  # under the same name
+
+
 def test_licences_are_those_of_the_sources(mixture, tmp_path):
     content = [
         *rows(10, "a", "Apache 2.0"),

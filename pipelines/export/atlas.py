@@ -1,4 +1,4 @@
-"""Points for embedding-atlas: x and y by principal components of gradient rows, neighbours in the rows' own space.
+"""Points for embedding-atlas: x and y by principal components of plain gradient rows, neighbours in their own space.
 
     embedding-atlas atlas.parquet --x x --y y --neighbors neighbors --text text
 
@@ -19,6 +19,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Messages
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
+from gradsift.pipelines.features.space import plain_space
 from gradsift.pipelines.progress import Progress
 
 NEIGHBOURS = 15
@@ -30,13 +31,7 @@ F32 = NDArray[np.float32]
 def write_atlas(store: Store, selection: Selection, facts: pa.Table, path: Path, progress: Progress) -> None:
     """Write the selection's distinct examples with their places. Raises InputError where some have no gradient row."""
     ids = facts["example_id"].to_pylist()
-    block = features.read_all(store, _space(store, selection), ids)
-    if block.example_ids != ids:
-        raise InputError(
-            f"the atlas needs a gradient row of every example; {len(ids) - len(block.example_ids)} of {len(ids)} have "
-            "none"
-        )
-    rows = block.unit()
+    rows = _rows(store, _space(store, selection), ids)
     xy = components(rows)
     near, distances = neighbours(rows, NEIGHBOURS, progress)
     chats = examples.get_messages(store, ids)
@@ -52,6 +47,22 @@ def write_atlas(store: Store, selection: Selection, facts: pa.Table, path: Path,
         }
     )
     pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+
+
+def _rows(store: Store, train: int, ids: list[str]) -> F32:
+    """[N, D] unit rows of plain gradients (rows of Adam's steps are all near each other); a zero one stays zero."""
+    space = plain_space(store, train)
+    lacking = len(ids) if space is None else len(features.lacking(store, space, ids))
+    if space is None or lacking:
+        raise InputError(
+            f"the atlas needs a row of the plain gradient of every example; {lacking} of {len(ids)} have none. Set "
+            "`export.atlas: true` or `features.plain_rows: true` and run the recipe again"
+        )
+    block = features.read_all(store, space, ids)
+    place = {name: k for k, name in enumerate(ids)}
+    rows = np.zeros((len(ids), block.unit().shape[1]), np.float32)
+    rows[[place[name] for name in block.example_ids]] = block.unit()
+    return rows
 
 
 def _text(chat: Messages) -> str:

@@ -12,6 +12,6 @@ class Export(Section):
     labels: bool = False
     """Add `input_ids` and `labels` (always there where a method prunes tokens)."""
     atlas: bool = False
-    """Add `x`, `y` and `neighbors` for embedding-atlas, from the rows of the last checkpoint."""
+    """Add `x`, `y` and `neighbors` for embedding-atlas, from plain rows of the last checkpoint."""
     require_licence: bool = False
     """Refuse an export with rows of unknown licence."""

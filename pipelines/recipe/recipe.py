@@ -138,7 +138,7 @@ class Recipe(Section):
         """Whether it keeps rows of the plain gradient beside those that the transform makes."""
         semantic = self.dedup.semantic if self.dedup else None
         compares = semantic is not None and semantic.represent == "gradients"
-        return self.features.plain_rows or compares or "plain" in self.needs
+        return self.features.plain_rows or compares or self.export.atlas or "plain" in self.needs
 
     def method_of(self, part: Part) -> Method:
         """The method of a part: its own, else that of `select`, else LESS."""

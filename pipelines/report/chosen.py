@@ -14,6 +14,7 @@ from gradsift.datastore.runs import RunResult
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.atlas import components
+from gradsift.pipelines.features.space import plain_space
 from gradsift.pipelines.pool.screen import text_of
 from gradsift.pipelines.report import charts
 from gradsift.pipelines.report.parts import Part
@@ -130,11 +131,13 @@ def _correlates(store: Store, result: RunResult, selection: Selection, scores: M
 
 @dataclass(frozen=True)
 class _MapPoints:
-    """Examples on a map, the `chosen` first ones of the selection, and their rows at the last checkpoint."""
+    """Examples on a map, the `chosen` first ones of the selection, their rows at the last checkpoint with their
+    signals, and the rows that place them: of plain gradients, where the store keeps these."""
 
     ids: Sequence[str]
     chosen: int
     block: FeatureBlock
+    rows: NDArray[np.float32]
 
 
 def _places(store: Store, result: RunResult, selection: Selection) -> list[Part]:
@@ -148,13 +151,17 @@ def _places(store: Store, result: RunResult, selection: Selection) -> list[Part]
     others = sorted(known - set(selection.example_ids))
     drawn = np.random.default_rng(0).permutation(len(others))[: DOTS - len(chosen)]
     ids = [*chosen, *(others[k] for k in sorted(drawn.tolist()))]
-    shown = _MapPoints(ids, len(chosen), features.read_all(store, space, ids))
+    block = features.read_all(store, space, ids)
+    plain = plain_space(store, space)
+    alike = features.with_rows(store, plain, dataset) if plain is not None else []
+    rows = features.read_all(store, plain, ids).unit() if plain is not None and set(ids) <= set(alike) else block.unit()
+    shown = _MapPoints(ids, len(chosen), block, rows)
     return [_map(store, selection.name, shown), *plane(selection.name, shown.block, shown.chosen)]
 
 
 def _map(store: Store, name: str, shown: _MapPoints) -> Part:
     """Places by principal components of gradient rows, with numbers at the clusters."""
-    rows = shown.block.unit()
+    rows = shown.rows
     places = components(rows)
     clusters = kmeans(rows, CLUSTERS, seed=0, spherical=True).members()
     clusters.sort(key=lambda members: (-int((members < shown.chosen).sum()), -len(members)))

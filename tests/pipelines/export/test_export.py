@@ -341,6 +341,17 @@ def test_the_atlas(finished, tmp_path):
     assert json.loads((folder / "manifest.json").read_text("utf-8"))["files"]["atlas.parquet"]
 
 
+def test_an_atlas_is_not_made_of_rows_that_are_all_alike(copy, tmp_path):
+    """Without plain rows there are Adam's alone, which are near each other whatever they are about."""
+    for row in runs.last_run(copy).result.rows:
+        if row.role == "plain":
+            with copy.catalog.write() as db:
+                db.execute("DELETE FROM feature_row WHERE space_id=?", (row.space_id,))
+    chosen = selections.newest(copy)[0]
+    with pytest.raises(InputError, match=r"plain gradient of every example; 12 of 12 .*plain_rows: true"):
+        export(copy, chosen, runs.recipe_of(copy, chosen), tmp_path / "x", Export(atlas=True))
+
+
 def test_an_atlas_needs_rows(mixture, tmp_path):
     store, _ = mixture()
     with pytest.raises(InputError, match="chosen without gradient rows"):

@@ -37,10 +37,11 @@ def kmeans_quota(
     """Clusters by k-means, shares in proportion to their sizes or even ones, the best scores in each or a draw by
     exp(score/temperature) without replacement.
 
-    KMQ's release (`for-ai/iterative-data-selection`) has even shares, ⌊size / clusters⌋, and draws by exp(score), the
-    score a judge's whole number; what its paper says of the weights is UNCONFIRMED here. There a small cluster's lack
-    is lost, here the larger ones give it; there 1,024 clusters of sentence embeddings (`represent: encoder`), in 300
-    iterations with 5 restarts.
+    KMQ's release (`deita/kmeansrandom.py` of `for-ai/iterative-data-selection`) has even shares, ⌊size / clusters⌋, and
+    draws by exp(score), the score a judge's whole number: among cosines, which differ by tenths, a temperature of 1
+    draws nearly at random. What the paper says of shares and weights is UNCONFIRMED here. There a small cluster's lack
+    is lost, here the larger ones give it; there rows are sentence embeddings (`represent: encoder`) as they are, in
+    1,024 clusters, 300 iterations and 5 restarts.
     """
     groups = kmeans(unit_rows(e.rows(represent)), clusters, e.seed)
     sizes, labels = groups.sizes.tolist(), groups.labels.tolist()

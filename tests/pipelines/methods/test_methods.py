@@ -21,9 +21,11 @@ from gradsift.pipelines.runs import reselect
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.select import overlap as overlap_module
+from gradsift.pipelines.select import select as select_module
 from gradsift.pipelines.select.overlap import overlap
 from gradsift.pipelines.select.select import choose
 from gradsift.scorers import less
+from gradsift.scorers.budgets import even, largest_remainder
 
 STORE_ONLY = [m for m in methods() if m not in ("embed", "ifd", "loss_drop", "tagcos_released")]
 
@@ -62,6 +64,25 @@ def test_the_released_floors_fall_short(copy):
     assert 10 - 3 <= len(few.example_ids) <= 10
 
 
+def test_kmq_shares_evenly_and_draws_by_quality(seen):
+    def taken(**options):
+        select = Select(method="kmq", examples=21, options={"clusters": 4, **options})
+        choice, influence = choose(seen, select)
+        return choice.order, choice.columns["cluster"], influence
+
+    order, cluster, influence = taken()
+    sizes = np.bincount(cluster)
+    assert np.bincount(cluster[order]).tolist() == even(21, sizes.tolist()).tolist()
+    greedy, _, _ = taken(temperature=1e-9)
+    assert set(greedy.tolist()) == set(taken(inside="best")[0].tolist())
+    for part in range(4):
+        inside = influence[greedy[cluster[greedy] == part]]
+        assert inside.min() >= np.sort(influence[cluster == part])[-len(inside)]
+    assert set(order.tolist()) != set(greedy.tolist())
+    proportional = np.bincount(cluster[taken(shares="proportional")[0]])
+    assert proportional.tolist() == largest_remainder(sizes.tolist(), 21, sizes.tolist()).tolist()
+
+
 def test_the_released_floors_are_of_the_budgets_fraction(seen):
     """⌊n·fraction⌋ of every cluster, as the release has it. Of size/N, which is rounded already, a cluster of a multiple
     of 1/fraction rows would give one less."""
@@ -87,6 +108,14 @@ def test_the_same_seed_gives_the_same_selection_again(finished, tmp_path, method
         with Store(tmp_path / str(number)) as store:
             digests.append(chosen(store, method, seed=5).digest)
     assert digests[0] == digests[1]
+
+
+def test_what_an_older_version_of_the_methods_chose_is_not_taken_for_todays(copy, monkeypatch):
+    with monkeypatch.context() as then:
+        then.setattr(select_module, "VERSION", 1)
+        old = chosen(copy, "s2l")
+        assert chosen(copy, "s2l").selection_id == old.selection_id
+    assert chosen(copy, "s2l").selection_id != old.selection_id
 
 
 def test_the_preset_less_is_the_runs_own_selection(copy, finished):

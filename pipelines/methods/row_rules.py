@@ -166,7 +166,11 @@ def tsds(
     neighbours: int = 5000,
     kde_neighbours: int = 1000,
 ) -> Choice:
-    """TSDS: sampling by the mass that an optimal transport plan gives."""
+    """TSDS: sampling by the mass that an optimal transport plan gives.
+
+    All rows that are some target's neighbour are compared with each other (seconds for 20,000, their square for more);
+    fewer `neighbours` make them fewer.
+    """
     rows, target = unit_rows(e.rows(represent)), unit_rows(e.queries(represent)[0])
     distances = gio.distances(target, rows)
     if density == "kde":

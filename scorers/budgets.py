@@ -6,6 +6,7 @@ in whole numbers, with exact sums (but for `floors`), and deterministic. Legend:
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,14 +40,15 @@ def largest_remainder(weights: Sequence[float], total: int, capacity: Sequence[i
     return budgets
 
 
-def floors(fraction: float, capacity: Sequence[int]) -> Counts:
+def floors(fraction: float | Fraction, capacity: Sequence[int]) -> Counts:
     """[G] budgets ⌊n·fraction⌋, as in TAGCOS's released code: their sum falls short of N·fraction, and a group of fewer
-    than 1/fraction gives nothing."""
+    than 1/fraction gives nothing. Of a float, the product is rounded as there; a `Fraction` is exact."""
     return np.array([int(int(n) * fraction) for n in capacity], np.int64)
 
 
 def even(total: int, capacity: Sequence[int]) -> Counts:
-    """[G] equal budgets, smallest group first; what a small group cannot give goes to the larger ones (Adapt-∞)."""
+    """[G] equal budgets, smallest group first, each ⌊left / groups left⌋; what a small group cannot give goes to the
+    larger ones (CCS, S2L; Adapt-∞ rounds up)."""
     room = np.asarray(capacity, np.int64)
     budgets, left = np.zeros(len(room), np.int64), min(total, int(room.sum()))
     order = np.lexsort((np.arange(len(room)), room))

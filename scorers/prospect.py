@@ -4,8 +4,9 @@
 
 P(σ) is the permutahedron of the spectrum σ (ascending, summing to one): all mixtures of its orderings. Without the
 shift cost (ν = 0) the largest loss gets the largest σ. With it, q is the projection of 1/n + ℓ/(2νn) onto P(σ), found
-by isotonic regression after a sort: O(n log n). The constant ν·n is that of the README of `ronakdm/prospect`. Legend:
-n groups.
+by isotonic regression after a sort: O(n log n). The constant ν·n is that of the README of `ronakdm/prospect`, where it
+stands for the χ² divergence; its code takes ½·ν·n instead, and gets with ν what we get with a shift cost of ν/2. Equal
+losses get equal weights here, with ν = 0, too, where the code takes them in the order of a sort. Legend: n groups.
 """
 
 from collections.abc import Sequence

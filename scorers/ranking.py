@@ -78,13 +78,16 @@ def quota(scores: Array, ids: Sequence[str], groups: Sequence[Any], budgets: dic
 
 def softmax_sample(scores: Array, ids: Sequence[str], k: int, temperature: float, seed: int) -> Order:
     """Draws k, one after the other without replacement, with probability ∝ exp(score/temperature) among those left.
+    Temperature 0 is `top_k`."""
+    return top_k(with_noise(scores, temperature, seed), ids, k)
 
-    By the Gumbel trick: the k largest of score/temperature + Gumbel noise. Temperature 0 is `top_k`.
-    """
+
+def with_noise(scores: Array, temperature: float, seed: int) -> Array:
+    """[N] score/temperature + Gumbel noise: the largest k of any group are k draws from it by softmax, without
+    replacement (the Gumbel trick). Temperature 0: the scores."""
     if temperature == 0:
-        return top_k(scores, ids, k)
-    noise = np.random.default_rng(seed).gumbel(size=len(scores))
-    return top_k(scores / temperature + noise, ids, k)
+        return scores
+    return np.asarray(scores / temperature + np.random.default_rng(seed).gumbel(size=len(scores)))
 
 
 def window(scores: Array, ids: Sequence[str], low: float, high: float, k: int) -> Order:
@@ -94,41 +97,6 @@ def window(scores: Array, ids: Sequence[str], low: float, high: float, k: int) -
     size = len(order)
     start = int(np.clip(round((1 - (low + high) / 2) * size - k / 2), 0, size - min(k, size)))
     return order[start : start + k]
-
-
-def stratified(
-    scores: Array, ids: Sequence[str], k: int, seed: int, bins: int = 50, cut: tuple[float, float] = (5.0, 95.0)
-) -> Order:
-    """Coverage-centric sampling (CCS, Zheng et al., ICLR 2023; bounds and bins of Adapt-∞).
-
-    Examples outside the percentiles `cut` are left out and the rest is put into bins of equal width. From the highest
-    bin down, each gives ⌈left/bins left⌉ at random; what an empty or small bin lacks comes from the later ones.
-    May give fewer than k when the window holds fewer. Raises Unsuitable without a bin.
-    """
-    if bins < 1:
-        raise Unsuitable(f"strata need one bin or more, not {bins}")
-    low, high = ccs_bounds(scores, cut)
-    inside = np.flatnonzero((scores >= low) & (scores <= high))
-    edges = np.linspace(low, high, bins + 1)
-    place = np.clip(np.searchsorted(edges, scores[inside], side="right") - 1, 0, bins - 1)
-    rng = np.random.default_rng(seed)
-    rank = {i: p for p, i in enumerate(np.argsort(np.asarray(ids), kind="stable").tolist())}
-    chosen: list[int] = []
-    by_size = [sorted(inside[place == b].tolist(), key=rank.__getitem__) for b in range(bins - 1, -1, -1)]
-    for number, members in enumerate(by_size):
-        share = -(-(k - len(chosen)) // (bins - number))
-        chosen += rng.permutation(members)[: min(share, len(members))].astype(int).tolist()
-    if len(chosen) < k:  # the last bins held too few: fill from what is left, again at random
-        rest = sorted(set(inside.tolist()) - set(chosen), key=rank.__getitem__)
-        chosen += rng.permutation(rest)[: k - len(chosen)].astype(int).tolist()
-    return np.array(chosen[:k], np.int64)
-
-
-def ccs_bounds(scores: Array, cut: tuple[float, float] = (5.0, 95.0)) -> tuple[float, float]:
-    """The scores at the percentiles: of N sorted scores, numbers ⌊N·low/100⌋ and ⌊N·high/100⌋."""
-    ranked = np.sort(scores)
-    low, high = (float(ranked[min(len(ranked) - 1, int(len(ranked) * p / 100))]) for p in cut)
-    return low, high
 
 
 def within_tokens(order: Order, tokens: Sequence[int], budget: int) -> Order:

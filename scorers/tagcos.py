@@ -12,8 +12,9 @@ not used.
 
 Options that depart from the released code, off unless named:
 - `continue_residual`: a restart aims at what the rows chosen so far leave of b, not at b again.
-- budgets by largest remainder (`scorers.budgets`) where the code takes ⌊0.05·n⌋, which is `floor`.
-Never as released: rows with NaN or of zero length, a zero mean, and atoms that all point away from b. There the code
+- budgets by largest remainder (`scorers.budgets`) where the code takes ⌊0.05·n⌋ of each cluster, which is `floor`.
+Never as released: k-means begins at random rows and is seeded (FAISS), where the code has scikit-learn's k-means++
+without a seed. And rows with NaN or of zero length, a zero mean, and atoms that all point away from b: there the code
 loops for ever, divides by zero or takes a negative weight; here the pursuit ends, and the cluster's budget is filled by
 ⟨φ, b⟩, ties to the earlier row.
 

@@ -91,7 +91,9 @@ PRESETS = {
     "bids": Method(
         "influence, the poorest subtask served first", "similarity", "bids", "N·J·D", "2501.12147; utility UNCONFIRMED"
     ),
-    "tsds": Method("transport to the target, near-duplicates share", "none", "tsds", "N·V·H", "Liu 2024, TSDS"),
+    "tsds": Method(
+        "transport to the target, near-duplicates share", "none", "tsds", "N·V·H + N²·H at most", "Liu 2024, TSDS"
+    ),
     "uot": Method(
         "unbalanced transport from target queries",
         "similarity",
@@ -129,10 +131,32 @@ PRESETS = {
         "2 forward passes",
         "2605.09404; normaliser UNCONFIRMED",
     ),
-    "ccs": Method("all strata of difficulty", "signal", "stratified", "N log N", "Zheng 2023, CCS", {"signal": "el2n"}),
+    "ccs": Method(
+        "all strata of difficulty but the hardest 30 %",
+        "signal",
+        "ccs",
+        "N log N",
+        "Zheng 2023, CCS",
+        {"signal": "el2n"},
+    ),
+    "ccs_adapt": Method(
+        "strata of difficulty between two percentiles, the hardest first",
+        "signal",
+        "stratified",
+        "N log N",
+        "adymaharana/adapt-inf",
+        {"signal": "el2n"},
+    ),
     "s2l": Method("equal shares of clusters of loss trajectories", "none", "s2l", "N·K·C", "Yang 2024, S2L"),
     "tive": Method("sources by gradient norm, typical rows inside", "none", "tive", "N·D", "TIVE"),
-    "kmq": Method("shares of clusters, best influence in each", "similarity", "kmeans_quota", "N·K·D", "Yu 2024, KMQ"),
+    "kmq": Method(
+        "equal shares of clusters, drawn by exp(influence) in each",
+        "similarity",
+        "kmeans_quota",
+        "N·K·D",
+        "Yu 2024, KMQ",
+        {"shares": "even", "inside": "softmax"},
+    ),
     "facility_location": Method(
         "rows that stand for the pool",
         "none",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gradsift.pipelines.methods.evidence import Evidence, unit_rows
 from gradsift.pipelines.methods.registry import Choice, rule
-from gradsift.scorers import budgets, ranking
+from gradsift.scorers import budgets, ranking, strata
 from gradsift.scorers.errors import Unsuitable
 
 F64 = NDArray[np.float64]
@@ -75,8 +75,15 @@ def window(e: Evidence, scores: F64, size: int, *, low: float = 0.5, high: float
 
 @rule("stratified")
 def stratified(e: Evidence, scores: F64, size: int, *, bins: int = 50, low: float = 5.0, high: float = 95.0) -> Choice:
-    """CCS: bins of equal width between two percentiles, from high to low, at random inside."""
-    return Choice(ranking.stratified(best(scores), e.ids, size, e.seed, bins, (low, high)))
+    """Adapt-∞'s CCS: bins of equal width between two percentiles, from high to low, at random inside."""
+    return Choice(strata.descending(best(scores), e.ids, size, e.seed, bins, (low, high)))
+
+
+@rule("ccs")
+def ccs(e: Evidence, scores: F64, size: int, *, bins: int = 50, hard: float = 0.3) -> Choice:
+    """CCS as released: the share `hard` of the highest scores is cut, then bins of equal width, those with fewest
+    members first, at random inside."""
+    return Choice(strata.ccs(best(scores), e.ids, size, e.seed, bins, hard))
 
 
 @rule("random", prefix=True)

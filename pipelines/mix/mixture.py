@@ -29,6 +29,7 @@ from gradsift.pipelines.mix.part import Taken, fill_part
 from gradsift.pipelines.model.lengths import lengths, lengths_spec
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Mix
+from gradsift.pipelines.select.select import VERSION as METHODS_VERSION
 from gradsift.pipelines.select.select import extra_spec
 from gradsift.scorers import budgets
 
@@ -85,7 +86,7 @@ def _spec(work: Work, mix: Mix, pool: Dataset, evidence_of: Mapping[str, Evidenc
     extra = {name: extra_spec(work, of_parts[name], e) for name, e in evidence_of.items()}
     return {
         **({"extra": extra} if any(extra.values()) else {}),
-        "version": VERSION,
+        "version": [VERSION, METHODS_VERSION],
         "method": MIXTURE,
         "name": recipe.name,
         "mix": settings,

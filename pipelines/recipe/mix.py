@@ -18,7 +18,7 @@ class Prospect(Section):
     parameter: Annotated[float, Field(gt=0)] = 0.5
     """Tail of `cvar` (a share), order of `extremile` (above 1), slope of `esrm`."""
     shift_cost: Annotated[float, Field(ge=0)] = 1.0
-    """0: the worst case itself; large: equal weights."""
+    """0: the worst case itself; large: equal weights. The ν of the authors' formula; their code's is twice as large."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Prospect":

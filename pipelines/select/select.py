@@ -52,6 +52,7 @@ def choose(e: Evidence, select: Select) -> tuple[Choice, F64]:
     """(what the rule chooses, [N] scores: the best column's). Raises InputError for a method that cannot work here."""
     score, rule, given = select.parts()
     for_score, for_rule = split_options(score, rule, checked_options(score, rule, given))
+    for_rule = {**_with_fraction(select, rule), **for_rule}
     with refusals_of(f"method {select.method!r}"):
         values = scored(e, select.method, score, for_score)
         choice = _within(e, select, lambda size: rules()[rule].run(e, values, size, **for_rule), rule)
@@ -59,6 +60,11 @@ def choose(e: Evidence, select: Select) -> tuple[Choice, F64]:
     if not np.isfinite(best_scores).all():
         raise InputError(f"method {select.method!r} gave a score that is not finite")
     return choice, best_scores
+
+
+def _with_fraction(select: Select, rule: str) -> Options:
+    """The budget's fraction, for a rule that has an option of this name; {} for others and for other budgets."""
+    return {} if select.fraction is None else split_options("none", rule, {"fraction": select.fraction})[1]
 
 
 def scored(e: Evidence, method: str, score: str, options: Options) -> F64:

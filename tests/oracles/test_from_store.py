@@ -228,6 +228,7 @@ SCORES = {
     "grand": last("grad_norm"),
     "el2n": last("el2n"),
     "ccs": last("el2n"),
+    "ccs_adapt": last("el2n"),
     "ppl_top": lambda truth: np.exp(truth.pool[-1].signals["loss"]),
     "ppl_mid": lambda truth: np.exp(truth.pool[-1].signals["loss"]),
     "ppl_low": lambda truth: np.exp(truth.pool[-1].signals["loss"]),

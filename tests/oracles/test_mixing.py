@@ -100,6 +100,33 @@ def test_prospect_maximises_its_objective(losses, cost):
         assert objective(q) >= objective(mix) - 1e-7
 
 
+@pytest.mark.parametrize("cost", [0.05, 0.5, 3.0])
+def test_prospect_is_what_a_solver_finds(cost):
+    """The permutahedron as q = Pσ, P doubly stochastic; the release's ½·ν·n·‖q − 1/n‖² with ν twice the shift cost."""
+    from scipy.optimize import LinearConstraint, minimize
+
+    losses, sigma, n = np.array([0.3, 2.0, 1.1, 1.4]), spectrum("extremile", 4, 2.0), 4
+    rows, columns = np.kron(np.eye(n), np.ones(n)), np.kron(np.ones(n), np.eye(n))
+    nu = 2 * cost
+
+    def released(p):
+        q = p.reshape(n, n) @ sigma
+        return 0.5 * nu * n * ((q - 1 / n) ** 2).sum() - q @ losses
+
+    found = minimize(
+        released,
+        np.full(n * n, 1 / n),
+        bounds=[(0, 1)] * (n * n),
+        constraints=LinearConstraint(np.vstack([rows, columns[:-1]]), 1, 1),
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 500},
+    )
+    assert found.success
+    q = spectral_weights(losses.tolist(), sigma, cost)
+    np.testing.assert_allclose(q, found.x.reshape(n, n) @ sigma, atol=1e-5)
+    assert np.abs(q - 1 / n).max() > 0.01
+
+
 @pytest.mark.parametrize(("kind", "value"), [("cvar", 0.3), ("extremile", 3.0), ("esrm", 2.0)])
 def test_spectra_ascend_and_sum_to_one(kind, value):
     sigma = spectrum(kind, 7, value)

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradsift.scorers import compare, difficulty, lexical, preconditioned, ranking, trajectories, transport
+from gradsift.scorers import compare, difficulty, gio, lexical, preconditioned, ranking, strata, trajectories, transport
 from gradsift.scorers.budgets import even, largest_remainder
 from gradsift.scorers.coverage import facility_location, k_center
 from gradsift.scorers.errors import Unsuitable
+from gradsift.scorers.kmeans import kmeans
 
 IDS = [f"{k:04d}" for k in range(2000)]
 
@@ -25,17 +26,31 @@ def test_bids_serves_the_poorest_column():
     assert sorted(ranking.bids(matrix, IDS[:4], 9).tolist()) == [0, 1, 2, 3]
 
 
-def test_ccs_bounds_and_bins():
+def test_strata_of_adapt_inf():
     scores = np.arange(1000.0)
-    assert ranking.ccs_bounds(scores) == (50, 950)
-    chosen = ranking.stratified(scores, IDS[:1000], 100, seed=0)
+    assert strata.bounds(scores) == (50, 950)
+    chosen = strata.descending(scores, IDS[:1000], 100, seed=0)
     assert len(set(chosen.tolist())) == 100
     assert chosen.min() >= 50
     assert chosen.max() <= 950
     per_bin = np.bincount(np.minimum((chosen - 50) // 18, 49), minlength=50)
     assert (per_bin == 2).all()
     lumpy = np.concatenate([np.zeros(990), np.arange(10) + 1.0])
-    assert len(ranking.stratified(lumpy, IDS[:1000], 50, seed=0, cut=(0, 100))) == 50
+    assert len(strata.descending(lumpy, IDS[:1000], 50, seed=0, cut=(0, 100))) == 50
+
+
+def test_ccs_serves_the_smallest_strata_first_and_cuts_the_hard_end_alone():
+    """Four strata of 3, 50, 8 and 31 examples: of 42, ⌊42/4⌋ → all 3, ⌊39/3⌋ → all 8, ⌊31/2⌋ = 15 of 31, 16 of 50, as
+    `bin_allocate` of the release has it; from the highest down it would be ⌈42/4⌉ = 11, all 8, ⌈23/2⌉ = 12 and 3."""
+    scores = np.concatenate([np.repeat([0.5, 1.5, 2.5, 3.5], [2, 50, 8, 30]), [0.0, 4.0]])  # and the ends of the strata
+    chosen = strata.ccs(scores, IDS[:92], 42, seed=0, bins=4, hard=0.0)
+    assert len(set(chosen.tolist())) == 42
+    assert np.histogram(scores[chosen], 4, (0, 4))[0].tolist() == [3, 16, 8, 15]
+    hard = np.arange(1000.0)
+    kept = strata.ccs(hard, IDS[:1000], 50, seed=0, hard=0.3)
+    assert np.histogram(hard[kept], 50, (0, 699))[0].tolist() == [1] * 50
+    everything = strata.ccs(hard, IDS[:1000], 1000, seed=0, hard=0.3)
+    assert sorted(everything.tolist()) == list(range(700))  # 300 hardest are out, the easiest stay
 
 
 def test_windows_take_ranks():
@@ -250,14 +265,87 @@ def test_tsds_spreads_and_shares():
     assert uniform.sum() == pytest.approx(1)
     assert uniform[1] >= uniform[0] == pytest.approx(uniform[2])
     rows = np.repeat(np.eye(3), [1, 8, 1], axis=0)  # eight copies of one candidate
-    crowd = transport.density(rows)
-    assert crowd.tolist() == pytest.approx([1, *[8] * 8, 1])
+    assert transport.density(rows).tolist() == pytest.approx([1, *[8] * 8, 1])
+    assert transport.density(rows, neighbours=3).tolist() == pytest.approx([1, *[3] * 8, 1])
+    assert transport.density(rows, sigma=0).tolist() == [1] * 10
     target = np.array([[0.6, 0.6, 0.5]])
     apart = np.linalg.norm(target[:, None] - rows[None], axis=2)
-    kde = transport.knn_kde(apart, crowd)
+    kde = transport.knn_kde(apart, rows)
     assert kde.sum() == pytest.approx(1)
     plain = transport.knn_uniform(apart)
     assert kde[1:9].sum() < plain[1:9].sum()  # duplicates share what one would get
+
+
+def test_a_density_is_its_sum_over_the_nearest_rows(monkeypatch):
+    monkeypatch.setattr(transport, "BLOCK", 1000)  # blocks of three rows
+    rows = np.random.default_rng(0).normal(size=(301, 4)).astype(np.float32)
+    squared = ((rows[:, None].astype(np.float64) - rows[None]) ** 2).sum(axis=2)
+    kernel = -np.sort(-np.maximum(0, 1 - squared / 1.2**2), axis=1)
+    np.testing.assert_allclose(transport.density(rows, 1.2), kernel.sum(axis=1), rtol=1e-5)
+    assert (kernel > 0).sum(axis=1).max() > 20
+    np.testing.assert_allclose(transport.density(rows, 1.2, 20), kernel[:, :20].sum(axis=1), rtol=1e-5)
+
+
+def _planted(size, copies):
+    """Candidates of which the first are near-copies of one another and near the one target; distances too."""
+    rng = np.random.default_rng(0)
+    rows, target = rng.normal(size=(size, 32)), rng.normal(size=(1, 32))
+    target /= np.linalg.norm(target)
+    rows[:copies] = target + 0.1 * rows[0] + 0.002 * rows[:copies]
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return gio.distances(target, rows), rows
+
+
+def test_near_copies_have_the_mass_of_one():
+    """However few of the pool they are. A density over a sample of 1,000 sees none of them, most often, and gives them
+    0.97 of the mass."""
+    apart, rows = _planted(20_000, 12)
+    mass = transport.knn_kde(apart, rows)
+    alone = transport.knn_kde(apart[:, 11:], rows[11:])  # one of them in the pool
+    assert mass[:12].sum() == pytest.approx(alone[0], rel=0.02)
+    assert mass[:12].sum() < 0.02
+
+
+def test_the_kde_plan_is_that_of_the_release():
+    """`tsds.py` of ZifanL/TSDS at 7db6fae, with exact neighbours (20 of 200, α = 0.5, C = 1): 12 near-copies."""
+    k, turn = np.arange(200.0), np.arange(12.0)
+    rows = 3 * np.stack([np.sin(1.7 * k), np.cos(2.3 * k)], axis=1)
+    rows[:12] = np.array([1.0, 2.0]) + 0.01 * np.stack([np.sin(turn), np.cos(turn)], axis=1)
+    rows = rows.astype(np.float32)
+    target = np.array([[1.1, 1.8], [-1.0, -2.0], [2.0, -1.0]], np.float32)
+    mass = transport.knn_kde(gio.distances(target, rows), rows, 0.75, 20, 0.5, 1.0, 20)
+    assert mass[:12].sum() == pytest.approx(0.114320, abs=1e-5)
+    assert np.count_nonzero(mass > 1e-9) == 35
+    golden = {20: 0.044676, 35: 0.065161, 46: 0.011882, 59: 0.036507, 63: 0.012515, 185: 0.092217, 198: 0.064471}
+    assert mass[[*golden]].tolist() == pytest.approx([*golden.values()], abs=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.3, 2.0, 9.0])
+def test_the_kde_plan_is_the_best_of_its_objective(scale):
+    """Against a linear program over all plans and caps: min α/C·Σ γ·d + (1 − α)·M·u, γ_ij ≤ u/ρ_i, Σ_i γ_ij = 1/M."""
+    from scipy.optimize import linprog
+
+    rng = np.random.default_rng(1)
+    rows, target = rng.normal(size=(40, 2)).astype(np.float32), rng.normal(size=(3, 2)).astype(np.float32)
+    apart = gio.distances(target, rows)
+    crowd = transport.density(rows)
+    mass = transport.knn_kde(apart, rows, scale=scale)
+    caps = np.hstack([np.eye(120), -np.tile(1 / crowd, 3)[:, None]])
+    whole = np.hstack([np.kron(np.eye(3), np.ones(40)), np.zeros((3, 1))])
+    price = np.append(0.5 / scale * apart.ravel(), 0.5 * 3)
+    best = linprog(price, caps, np.zeros(120), whole, np.full(3, 1 / 3))
+    np.testing.assert_allclose(mass, best.x[:120].reshape(3, 40).sum(axis=0), atol=1e-6)
+
+
+def test_a_target_in_a_crowd_does_not_gather_the_mass_of_others():
+    """All neighbours of the first target are copies: it spreads over them; the second's plan is as without it."""
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([np.zeros((50, 3)), 5 + rng.normal(size=(50, 3))]).astype(np.float32)
+    target = np.array([[0.1, 0, 0], [5, 5, 5]], np.float32)
+    apart = gio.distances(target, rows)
+    mass = transport.knn_kde(apart, rows, scale=20.0, most=50)
+    np.testing.assert_allclose(mass[:50], 0.5 / 50, rtol=1e-6)
+    assert (mass[50:] > 0).sum() > 10
 
 
 def test_the_uniform_plan_is_the_best_of_its_objective():
@@ -305,6 +393,39 @@ def test_s2l_takes_equal_shares_of_trajectories():
     chosen = trajectories.s2l(losses, ["one"] * 100, 30, seed=0, clusters=2)
     assert np.bincount(kinds[chosen]).tolist() == [15, 15]
     assert len(trajectories.s2l(losses, ["a", "b"] * 50, 41, seed=0)) == 41
+
+
+def _released_shares(sizes, n, least):
+    """{cluster: how many}, as `faiss_kmeans_selection` of the release has it, clusters of at most `least` aside."""
+    shares = {}
+    order = sorted((size, part) for part, size in enumerate(sizes) if size > least)
+    for k, (size, part) in enumerate(order):
+        shares[part] = min(size, n // (len(order) - k))
+        n -= shares[part]
+    return shares
+
+
+@pytest.mark.parametrize(("size", "least"), [(37, 2), (37, 0), (60, 5), (118, 5)])
+def test_s2l_shares_are_those_of_the_release(size, least):
+    losses = np.random.default_rng(0).normal(size=(120, 2)).astype(np.float32)
+    losses[:60] = 5 + 0.1 * losses[:60]
+    clusters = kmeans(losses, 30, 3)
+    chosen = trajectories.s2l(losses, ["one"] * 120, size, seed=3, clusters=30, least=least)
+    assert len(chosen) == len(set(chosen.tolist())) == size
+    got = np.bincount(clusters.labels[chosen], minlength=len(clusters.sizes))
+    small = np.flatnonzero(clusters.sizes <= least)
+    shares = _released_shares(clusters.sizes.tolist(), size, least)
+    assert {part: got[part] for part in shares} == shares
+    assert got[small].sum() == size - sum(shares.values())  # only what the others cannot give
+    assert (clusters.sizes <= 2).sum() > 2
+    assert len(set(clusters.sizes.tolist())) > 5
+
+
+def test_a_source_not_above_its_quota_is_taken_whole():
+    losses = np.random.default_rng(0).normal(size=(106, 3))
+    chosen = trajectories.s2l(losses, ["a"] * 6 + ["b"] * 100, 30, seed=0)
+    assert (chosen < 6).sum() == 6
+    assert len(chosen) == 30
 
 
 def test_overlap_of_selections():

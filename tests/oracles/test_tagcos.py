@@ -1,5 +1,6 @@
 """TAGCOS: golden values of the authors' pursuit, its degenerate cases, and a pursuit that rebuilds everything."""
 
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -141,6 +142,8 @@ def test_budgets_are_exact_and_floors_fall_short():
     assert exact.sum() == 20
     assert exact.tolist() == [1, 1, 3, 15]
     assert floors(0.05, sizes).tolist() == [0, 0, 3, 15]
+    assert floors(0.05, range(0, 100_000, 20)).tolist() == list(range(5000))  # as int(int(n)*0.05) of `omp.py`
+    assert floors(Fraction(29, 100), [100, 200]).tolist() == [29, 58]  # 100 · 0.29 is 28.999… in floats
 
 
 def test_kmeans_is_seeded_and_has_no_empty_cluster():

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from gradsift.scorers import gio, less, lexical, prospect, ranking, tagcos, transport
+from gradsift.scorers import gio, less, lexical, prospect, strata, tagcos, transport
 from gradsift.scorers.errors import MissingPackage, Unsuitable
 
 SCORES, IDS = np.array([0.1, 0.2]), ["a", "b"]
@@ -15,11 +15,14 @@ SCORES, IDS = np.array([0.1, 0.2]), ["a", "b"]
     ("words", "refused"),
     [
         ("one bucket or more, not 0", lambda: lexical.dsir(["a b"], ["a"], buckets=0)),
-        ("one bin or more, not -1", lambda: ranking.stratified(SCORES, IDS, 1, seed=0, bins=-1)),
+        ("one bin or more, not -1", lambda: strata.descending(SCORES, IDS, 1, seed=0, bins=-1)),
+        ("one bin or more, not 0", lambda: strata.ccs(SCORES, IDS, 1, seed=0, bins=0)),
+        ("0 or more and below 1, not 1.0", lambda: strata.ccs(SCORES, IDS, 1, seed=0, hard=1.0)),
         ("one neighbour or more, not at 0", lambda: gio.gio_knn(np.eye(3), np.eye(3), 2, k=0)),
         ("one neighbour or more, not at 0", lambda: transport.knn_uniform(np.ones((1, 2)), most=0)),
-        ("one neighbour or more, not at 0", lambda: transport.knn_kde(np.ones((1, 2)), np.ones(2), most=0)),
-        ("one row or more, not over 0", lambda: transport.density(np.eye(2), sample=0)),
+        ("one neighbour or more, not at 0", lambda: transport.knn_kde(np.ones((1, 2)), np.eye(2), most=0)),
+        ("one row or more, not over 0", lambda: transport.density(np.eye(2), neighbours=0)),
+        ("`sigma` must be 0 or more, not -1", lambda: transport.density(np.eye(2), sigma=-1.0)),
         ("finite, not negative, and not all zero", lambda: less.checkpoint_weights([0.0, 0.0])),
         ("losses must be finite", lambda: prospect.spectral_weights([np.nan], np.ones(1), 1.0)),
     ],

@@ -9,6 +9,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -358,9 +359,15 @@ def test_an_atlas_needs_rows(mixture, tmp_path):
         again(store, tmp_path / "x", atlas=True)
 
 
-def test_components_and_neighbours_by_hand():
-    import numpy as np
+def test_components_of_rows_whose_mean_is_exact():
+    """Centred rows take a constant vector to exactly zero, which is no start for an iteration."""
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (16, 200)).astype(np.float32)
+    places = components(np.concatenate([signs, -signs]))
+    assert np.isfinite(places).all()
+    assert places.std(axis=0).min() > 1
 
+
+def test_components_and_neighbours_by_hand():
     rng = np.random.default_rng(0)
     rows_ = (rng.normal(size=(40, 2)) * [5, 1]) @ np.linalg.qr(rng.normal(size=(6, 6)))[0][:2] + 3
     xy = components(rows_.astype(np.float32))

@@ -21,9 +21,11 @@ from gradsift.pipelines.runs import reselect
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.select import overlap as overlap_module
+from gradsift.pipelines.select import select as select_module
 from gradsift.pipelines.select.overlap import overlap
 from gradsift.pipelines.select.select import choose
 from gradsift.scorers import less
+from gradsift.scorers.budgets import even, largest_remainder
 
 STORE_ONLY = [m for m in methods() if m not in ("embed", "ifd", "loss_drop", "tagcos_released")]
 
@@ -62,6 +64,42 @@ def test_the_released_floors_fall_short(copy):
     assert 10 - 3 <= len(few.example_ids) <= 10
 
 
+def test_kmq_shares_evenly_and_draws_by_quality(seen):
+    def taken(**options):
+        select = Select(method="kmq", examples=21, options={"clusters": 4, **options})
+        choice, influence = choose(seen, select)
+        return choice.order, choice.columns["cluster"], influence
+
+    order, cluster, influence = taken()
+    sizes = np.bincount(cluster)
+    assert np.bincount(cluster[order]).tolist() == even(21, sizes.tolist()).tolist()
+    greedy, _, _ = taken(temperature=1e-9)
+    assert set(greedy.tolist()) == set(taken(inside="best")[0].tolist())
+    for part in range(4):
+        inside = influence[greedy[cluster[greedy] == part]]
+        assert inside.min() >= np.sort(influence[cluster == part])[-len(inside)]
+    assert set(order.tolist()) != set(greedy.tolist())
+    proportional = np.bincount(cluster[taken(shares="proportional")[0]])
+    assert proportional.tolist() == largest_remainder(sizes.tolist(), 21, sizes.tolist()).tolist()
+
+
+def test_the_released_floors_are_of_the_budgets_fraction(seen):
+    """⌊n·fraction⌋ of every cluster, as the release has it. Of size/N, which is rounded already, a cluster of a multiple
+    of 1/fraction rows would give one less."""
+    short = 0
+    for fraction in (0.02, 0.05, 0.1, 0.125, 0.2, 0.25, 0.29, 0.5):
+        select = Select(method="tagcos_released", fraction=fraction, options={"clusters": 12})
+        choice = choose(seen, select)[0]
+        cluster = choice.columns["cluster"]
+        sizes = np.bincount(cluster)
+        given = np.bincount(cluster[choice.order], minlength=len(sizes)).tolist()
+        assert given == [int(int(n) * fraction) for n in sizes]
+        size = int(fraction * len(cluster))
+        assert len(choice.order) <= size
+        short += given != [int(int(n) * size / len(cluster)) for n in sizes]
+    assert short
+
+
 @pytest.mark.parametrize("method", ["tagcos", "gio", "qtuning", "dsir", "s2l", "ccs", "facility_location", "random"])
 def test_the_same_seed_gives_the_same_selection_again(finished, tmp_path, method):
     digests = []
@@ -70,6 +108,14 @@ def test_the_same_seed_gives_the_same_selection_again(finished, tmp_path, method
         with Store(tmp_path / str(number)) as store:
             digests.append(chosen(store, method, seed=5).digest)
     assert digests[0] == digests[1]
+
+
+def test_what_an_older_version_of_the_methods_chose_is_not_taken_for_todays(copy, monkeypatch):
+    with monkeypatch.context() as then:
+        then.setattr(select_module, "VERSION", 1)
+        old = chosen(copy, "s2l")
+        assert chosen(copy, "s2l").selection_id == old.selection_id
+    assert chosen(copy, "s2l").selection_id != old.selection_id
 
 
 def test_the_preset_less_is_the_runs_own_selection(copy, finished):
@@ -151,7 +197,8 @@ def test_the_whole_pool_and_one_target_row(seen, method):
         return
     order = choose(alone, select)[0].order.tolist()
     assert len(order) == len(set(order))
-    assert len(order) == len(seen.ids) or (method == "ccs" and len(order) >= 0.85 * len(seen.ids))
+    kept = {"ccs": 0.7, "ccs_adapt": 0.85}.get(method, 1.0)  # both leave the ends of difficulty out
+    assert kept * len(seen.ids) <= len(order) <= len(seen.ids)
 
 
 def test_overlap_and_scores(copy):
@@ -177,6 +224,7 @@ def test_wrong_options_are_named(recipe_data):
     for select, words in (
         ({"method": "lss"}, "did you mean `less`"),
         ({"method": "tagcos", "options": {"cluster": 5}}, "did you mean `clusters`"),
+        ({"method": "tsds", "options": {"kde_points": 500}}, "no option `kde_points`; known here: .*kde_neighbours"),
         ({"method": "tagcos", "options": {"clusters": "many"}}, "option `clusters`: Input should be a valid integer"),
         ({"method": "gio", "options": {"mode": "fast"}}, "option `mode`: Input should be 'released'"),
         ({"method": "dsir", "options": {"temperature": float("nan")}}, "option `temperature` must be a number"),
@@ -197,6 +245,10 @@ def test_wrong_options_are_named(recipe_data):
         ("gio", {"mode": "knn", "neighbours": 0}, "one neighbour or more"),
         ("dsir", {"buckets": 0}, "one bucket or more"),
         ("ccs", {"bins": 0}, "one bin or more"),
+        ("ccs_adapt", {"bins": 0}, "one bin or more"),
+        ("ccs", {"hard": 1.0}, "below 1"),
+        ("tsds", {"kde_neighbours": 0}, "one row or more"),
+        ("tagcos_released", {"fraction": 0.5}, "give the budget as `fraction`"),
         ("tsds", {"neighbours": 0}, "one neighbour or more"),
         ("qtuning", {"group": "batch", "batch": 0}, "one example or more"),
         ("tive", {"legacy_tive_q": 0.0}, "above 0"),

@@ -13,6 +13,7 @@ from gradsift.datastore import runs, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.mix import law as mix_law
+from gradsift.pipelines.mix import mixture
 from gradsift.pipelines.pool import ingest
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs import reselect
@@ -56,6 +57,13 @@ def test_shares_are_those_of_the_weights(mixed):
     warm = by_source(mixed({"examples": 40, "weights": "temperature", "temperature": 2}))
     assert warm == {"alpha": 19, "beta": 13, "gamma": 8}
     assert by_source(mixed({"fraction": 0.5})) == {"alpha": 30, "beta": 15, "gamma": 5}
+
+
+def test_a_mixture_of_older_methods_is_not_taken_for_todays(mixed, monkeypatch):
+    now = mixed({"examples": 50}).selection
+    assert mixed({"examples": 50}).selection.selection_id == now.selection_id
+    monkeypatch.setattr(mixture, "METHODS_VERSION", -1)
+    assert mixed({"examples": 50}).selection.selection_id != now.selection_id
 
 
 def test_caps_floors_and_what_there_is(mixed):

@@ -17,14 +17,19 @@ from gradsift.pipelines.model.load import load_lora, set_adapter
 
 @dataclass(frozen=True)
 class Rows:
-    """Of examples at one checkpoint: plain gradients [N, P] and as rows [N, D], rows of Adam's steps [N, D], neither
-    normalised, and by name what else the pass must keep."""
+    """Of examples at one checkpoint: plain gradients by weight [N, …], whole [N, P] and as rows [N, D], rows of Adam's
+    steps [N, D], none normalised, and by name what else the pass must keep."""
 
+    by_name: dict[str, np.ndarray]
     gradients: np.ndarray
     plain: np.ndarray
     adam: np.ndarray
     signals: dict[str, np.ndarray]
     tokens: dict[str, list[np.ndarray]]
+
+    @property
+    def sizes(self):
+        return {name: gradients[0].size for name, gradients in self.by_name.items()}
 
 
 def unit(rows):
@@ -72,6 +77,7 @@ def true_rows(work, space, ids):
         key: [] for key in ("loss", "entropy", "el2n", "grad_norm", "n_label_tokens", "embedding", "answer_loss")
     }
     tokens = {"token_nll": [], "token_entropy": []}
+    by_name = []
     bos = work.model.tokenizer.bos_token_id
     for chat in chats:
         model.zero_grad()
@@ -79,6 +85,7 @@ def true_rows(work, space, ids):
         loss.backward()
         named = {n: p.grad.double().numpy() for n, p in model.named_parameters() if p.requires_grad}
         steps = {n: adam(g, state.exp_avg[n], state.exp_avg_sq[n], point.step) for n, g in named.items()}
+        by_name.append(named)
         found["gradients"].append(np.concatenate([g.ravel() for g in named.values()]))
         found["plain"].append(fold(named, dim))
         found["adam"].append(fold(steps, dim))
@@ -104,7 +111,8 @@ def true_rows(work, space, ids):
         tokens["token_nll"].append(nll.numpy())
         tokens["token_entropy"].append(entropy.numpy())
     arrays = {key: np.array(rows) for key, rows in found.items()}
-    return Rows(**arrays, signals={key: np.array(values) for key, values in signals.items()}, tokens=tokens)
+    named = {name: np.stack([gradients[name] for gradients in by_name]) for name in by_name[0]}
+    return Rows(named, **arrays, signals={key: np.array(values) for key, values in signals.items()}, tokens=tokens)
 
 
 def texts(store, ids):

@@ -11,7 +11,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from truth import texts, true_rows, unit
+from truth import fold, texts, true_rows, unit
 
 from gradsift.datastore import features, runs
 from gradsift.datastore.errors import InputError
@@ -59,34 +59,38 @@ class Truth:
         return np.asarray(scores()[method.score].run(self.e, **of_score))
 
 
+def small_recipe(folder, model_dir, **features):
+    return parse_recipe(
+        {
+            "name": "truth",
+            "pool": [{"path": str(folder / "pool.jsonl")}],
+            "targets": {"sql": {"val": {"path": str(folder / "val.jsonl")}}},
+            "decontaminate": None,
+            "model": {"path": str(model_dir)},
+            "encoding": {"max_length": 96},
+            "lora": {"r": 2},
+            "warmup": {"fraction": 0.5, "min_examples": 16, "epochs": 2, "batch_size": 4, "lr": 3e-3},
+            "features": {"row_dtype": "f16", "plain_rows": True, **features},
+            "select": {"examples": SIZE},
+        }
+    )
+
+
+def write_rows(folder, data_dir, count):
+    """Pool and target of a recipe: whole lines of the demo's, and a target of two subtasks."""
+    lines = [line for line in (data_dir / "small.jsonl").read_text().splitlines() if line.endswith("}")]
+    (folder / "pool.jsonl").write_text("\n".join(lines[:count]) + "\n")
+    val = [json.loads(line) for line in (data_dir / "val.jsonl").read_text().splitlines()][:7]
+    named = [line | {"subtask": "ab"[k % 3 == 0]} for k, line in enumerate(val)]
+    (folder / "val.jsonl").write_text("".join(json.dumps(line) + "\n" for line in named))
+
+
 @pytest.fixture(scope="module")
 def truth(model_dir, encoder_dir, data_dir, built_once, tmp_path_factory):
     def build(folder):
-        """A pool of 40 chats, a target of two subtasks; two checkpoints; every signal; rows as exact as they come."""
-        lines = [line for line in (data_dir / "small.jsonl").read_text().splitlines() if line.endswith("}")]
-        (folder / "pool.jsonl").write_text("\n".join(lines[:40]) + "\n")
-        val = [json.loads(line) for line in (data_dir / "val.jsonl").read_text().splitlines()][:7]
-        named = [line | {"subtask": "ab"[k % 3 == 0]} for k, line in enumerate(val)]
-        (folder / "val.jsonl").write_text("".join(json.dumps(line) + "\n" for line in named))
-        recipe = parse_recipe(
-            {
-                "name": "truth",
-                "pool": [{"path": str(folder / "pool.jsonl")}],
-                "targets": {"sql": {"val": {"path": str(folder / "val.jsonl")}}},
-                "decontaminate": None,
-                "model": {"path": str(model_dir)},
-                "encoding": {"max_length": 96},
-                "lora": {"r": 2},
-                "warmup": {"fraction": 0.5, "min_examples": 16, "epochs": 2, "batch_size": 4, "lr": 3e-3},
-                "features": {
-                    "projector": {"dim": DIM},
-                    "row_dtype": "f16",
-                    "plain_rows": True,
-                    "signals": {"answer_loss": True},
-                },
-                "select": {"examples": SIZE},
-            }
-        )
+        """A pool of 40 chats; two checkpoints; every signal; rows as exact as they come."""
+        write_rows(folder, data_dir, 40)
+        recipe = small_recipe(folder, model_dir, projector={"dim": DIM}, signals={"answer_loss": True})
         with Store(folder / "store") as store:
             curate(recipe, store)
 
@@ -273,6 +277,28 @@ def test_influence_ranks_as_with_whole_gradients(truth, name):
     least = 0.8 if name == "trak" else 0.95  # an inverse raises directions in which rows hardly differ, and their error
     for column in range(expected.shape[1]):
         assert spearmanr(found[:, column], expected[:, column]).statistic > least
+
+
+def test_datainf_goes_layer_by_layer_where_rows_are_by_module(model_dir, data_dir, tmp_path):
+    """Each layer with its own λ, the mean of g² over its own weights."""
+    write_rows(tmp_path, data_dir, 12)
+    recipe = small_recipe(tmp_path, model_dir, projector={"dim": 64, "per_module": True})
+    with Store(tmp_path / "store") as store:
+        curate(recipe, store)
+        truth = Truth(store, None)
+
+        def one(p, t):
+            total = 0.0
+            for name, weights in p.sizes.items():
+                g = np.stack([fold({name: row}, 64) for row in p.by_name[name]])
+                q = truth.mean(np.stack([fold({name: row}, 64) for row in t.by_name[name]]))
+                damping = (g**2).sum(axis=1).mean() / weights / 10
+                turned = [sum(v - (v @ r) / (damping + r @ r) * r for r in g) / (len(g) * damping) for v in q]
+                total = total + g @ np.array(turned).T
+            return total
+
+        expected, found = truth.weighted(one), truth.found("datainf")
+        np.testing.assert_allclose(found, expected, atol=0.01 * expected.std())
 
 
 # --- rules that look at rows ---------------------------------------------------------------------------------------

@@ -204,6 +204,21 @@ def test_an_export_is_replaced_whole_and_nothing_else_is_overwritten(finished, t
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+def test_a_method_of_the_recipe_has_its_plain_rows_and_plain_pool_rows_are_not_made_twice(recipe_data, tmp_path):
+    few = {"pool": [{"path": recipe_data["pool"][0]["path"], "rows": 24}], "validate": None}
+    asked = {"select": {"method": "trak", "examples": 5}}
+    features_of = {"projector": {"dim": 256}, "plain_rows": False}
+    with Store(tmp_path / "adam") as store:
+        result = curate(parse_recipe({**recipe_data, **few, **asked, "features": features_of}), store)
+        assert [row.role for row in result.rows] == ["target", "pool", "plain"] * 2
+        assert result.selections[0].examples == 5
+    with Store(tmp_path / "sgd") as store:
+        plain = {**recipe_data, **few, **asked, "features": features_of | {"transform": "sgd"}}
+        result = curate(parse_recipe(plain), store)
+        assert [row.role for row in result.rows] == ["target", "pool"] * 2
+        assert result.selections[0].examples == 5
+
+
 def test_plain_rows_come_from_the_same_pass_and_alone_where_they_are_missing(finished, tmp_path, monkeypatch):
     """One forward and backward makes both; a kill between the two commits costs the plain rows of one unit."""
     from gradsift.pipelines.features import gradients

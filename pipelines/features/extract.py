@@ -36,6 +36,7 @@ from gradsift.pipelines.model.batches import Batch, by_length, collate, pad_id
 from gradsift.pipelines.model.encode import Encoded, encode
 from gradsift.pipelines.model.head import TokenLosses, example_means, token_losses
 from gradsift.pipelines.model.load import best_device, load_base, load_lora, set_adapter
+from gradsift.pipelines.recipe import Signals
 
 Columns = dict[str, torch.Tensor]  # of a batch, by name: [B, ...], or [L] for those of tokens
 PLAIN = "plain"  # the column of plain rows
@@ -118,7 +119,7 @@ class Extractor:
         return self._extracted(ids, done)
 
     def _batch(self, chats: Sequence[Encoded], change: Transform, loss: str, plain: bool) -> Columns:
-        wanted = self.job.features.signals
+        wanted = Signals.none() if self.job.bare else self.job.features.signals
         batch = collate(chats, pad_id(self.job.loaded.tokenizer)).to(self.device)
         sketch = self.projector.start(len(chats), self.device)
         beside = self.projector.start(len(chats), self.device) if plain else None
@@ -181,12 +182,9 @@ class Extractor:
         table = {name: _column(name, values) for name, values in whole.items()}
         for name in (n for n in names if n.startswith("token_")):
             table[name] = _ragged([c[name] for _, c in fetched], [c["n_label_tokens"] for _, c in fetched], order)
-        finite = np.isfinite(whole["loss"])
-        block, rejected = self._block(ids, projected, finite, pa.table(table))
-        if plain is None:
-            return Extracted(block, rejected)
-        norms = pa.table({"grad_norm": table["grad_norm"]})
-        return Extracted(block, rejected, *self._block(ids, plain, finite, norms))
+        finite, norms = np.isfinite(whole["loss"]), pa.table({"grad_norm": table["grad_norm"]})
+        made = self._block(ids, projected, finite, norms if self.job.bare else pa.table(table))
+        return Extracted(*made) if plain is None else Extracted(*made, *self._block(ids, plain, finite, norms))
 
     def _block(
         self, ids: Sequence[str], projected: NDArray[np.float32], finite_loss: NDArray[np.bool_], table: pa.Table

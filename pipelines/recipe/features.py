@@ -38,6 +38,11 @@ class Signals(Section):
     answer_loss: bool = False
     """Loss of the answer without its prompt, for IFD: one more forward over the label tokens."""
 
+    @classmethod
+    def none(cls) -> "Signals":
+        """None of those that can be left out."""
+        return cls(tokens=False, embedding=False, module_norms=False, answer_loss=False)
+
 
 class Features(Section):
     """What a gradient row is."""

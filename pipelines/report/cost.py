@@ -49,7 +49,8 @@ def costs(store: Store, recipe: Recipe, result: RunResult) -> list[Cost]:
     """Selection (warm-up, rows of pool and targets) and the training that it is for, by arm."""
     n = weights_outside_embeddings(recipe)
     seconds: dict[str, float] = {}
-    whole_work = all(row.computed for row in result.rows)  # else a part was done by an earlier call
+    # Else a part was done by an earlier call. Plain rows come from the pool's own pass.
+    whole_work = all(row.computed for row in result.rows if row.role != "plain")
     for stage in result.stages if whole_work else ():
         name = stage.stage.split("-")[0]
         seconds[name] = seconds.get(name, 0.0) + stage.seconds

@@ -253,6 +253,8 @@ def test_plain_rows_come_from_the_same_pass_and_alone_where_they_are_missing(fin
         assert by_transform["sgd"] == targets + 32  # and the plain rows of the unit that was killed
         plain = [row.space_id for row in again.rows if row.role == "plain"]
         assert sum(len(features.ids_with_rows(store, space)) for space in plain) == pool
+        blocks = [block for space in plain for block in features.read(store, space)]
+        assert {tuple(block.signals.column_names) for block in blocks} == {("grad_norm",)}  # whichever pass made them
 
 
 def test_test_rows_may_not_be_seen_by_the_selection(recipe_data, store):

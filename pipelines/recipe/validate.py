@@ -13,6 +13,7 @@ from gradsift.pipelines.suggest import suggestion
 RANDOM_ARMS = ("random", "random_balanced", "random_tokens", "random_lengths")
 OURS = ("selected", "mixture")  # what the recipe chose; the other arms are there to compare with
 ARMS = (*OURS, "full", "human", *RANDOM_ARMS)
+REDRAWN = (*RANDOM_ARMS, "human")  # other rows for each seed
 DEFAULT_ARMS = ("random", "random_tokens")
 PRESETS: dict[str, dict[str, str | float]] = {
     # open-instruct's scripts for Tülu 2: full fine-tuning, and LoRA (r 64, alpha 16: set `lora` to match).

@@ -87,13 +87,19 @@ def test_two_trainings_agree_to_the_last_digit(recipe_data, loaded, rows):
     assert found[0] == found[1]
 
 
-def test_accumulated_batches_are_the_same_step(recipe_data, loaded, rows):
-    found = []
-    for micro in (None, 2):
+@pytest.mark.parametrize(("micro", "count"), [(2, 16), (3, 16), (2, 13), (100, 16)])
+def test_accumulated_batches_are_the_same_step(recipe_data, loaded, rows, micro, count):
+    """Also where parts are of unlike size: 3 does not divide 8, and 13 rows leave a last batch of 5."""
+    found, logs = [], []
+    for at_once in (None, micro):
         model = model_of(recipe_data, loaded)
-        sft.fit(model, loaded.tokenizer, rows, Sft(epochs=1, batch_size=8, lr=1e-3, micro_batch_size=micro), 0)
+        settings = Sft(epochs=1, batch_size=8, lr=1e-3, micro_batch_size=at_once)
+        logs.append(sft.fit(model, loaded.tokenizer, rows[:count], settings, 0))
         found.append(row_losses(model, loaded.tokenizer, rows, 2048).tolist())
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    assert logs[0].steps == logs[1].steps == 2
+    assert logs[0].label_tokens == logs[1].label_tokens
+    np.testing.assert_allclose([p[1:3] for p in logs[0].curve], [p[1:3] for p in logs[1].curve], rtol=1e-3)
 
 
 def test_steps_replace_epochs(recipe_data, loaded, rows):
@@ -329,6 +335,15 @@ def test_mean_ci95():
 
 
 # --- attribution ---------------------------------------------------------------------------------------------------
+
+
+def test_the_spread_of_random_removals_is_that_of_a_sample():
+    """Three draws estimate a standard deviation: divided by two, not by three; one draw has none."""
+    removed = attribution.removal(
+        lambda kept: np.array([float(len(kept))]), np.arange(8.0)[:, None], 0.25, [1.0, 2.0, 3.0]
+    )
+    assert removed["random_sd"] == pytest.approx(1.0)
+    assert attribution.removal(lambda kept: np.zeros(1), np.zeros((4, 1)), 0.25, [1.0])["random_sd"] is None
 
 
 def at_work(store, loaded):

@@ -9,12 +9,14 @@ chance does not lend its certainty to another. The sources, as variances of d:
 - `seeds`: Var_s(d_s)/S of the S paired seeds. Rows that are drawn anew for each seed vary in it, too.
 - `rows`: I/(I−1)·Σ_i (w_i/Σw)²·(d_i − d)² of the I test rows, d_i means over seeds; m = (Σw²)²/Σw⁴ ≤ I.
 - `draws`: for each side whose rows are drawn once for all seeds, what another draw would change: at most the variance
-  over seeds of an arm that *is* drawn anew (that of the comparison, else `random`), for that holds draw and training.
+  over seeds of an arm that *is* drawn anew, for that holds draw and training. This is the method's own where it was
+  drawn again for each seed; else that of random draws.
 
 Without `draws` the claim is about this very set; with it, about what made the set, provided that its sets vary no more
-than random ones. Both p are corrected over all comparisons of the report by Holm's step-down with weights: half of the
-level is for those that the report is about (`first`), half for all others. A verdict names the strongest claim that
-holds at 0.05. Departure from MOVER: p-values by inverting its interval. Legend: S seeds, I test rows, C comparisons.
+than those of the bound. Both p are corrected over all comparisons of the report by Holm's step-down with weights: half
+of the level is for those that the report is about (`first`), half for all others. A verdict names the strongest claim
+that holds at 0.05. Departure from MOVER: p-values by inverting its interval. Legend: S seeds, I test rows, C
+comparisons.
 """
 
 from collections.abc import Iterable, Sequence
@@ -51,13 +53,14 @@ class Losses:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two arms to compare; [I] weights of test rows; an arm that bounds what a draw changes (None: nothing does); is it
-    one of those that the report is about."""
+    """Two arms to compare; [I] weights of test rows; for each side whose rows are drawn once, an arm that is drawn anew
+    and varies as much as another draw of it, or more (None: unknown); is it one of those that the report is about."""
 
     arm: Losses
     other: Losses
     weights: F64
-    bound: Losses | None = None
+    like_arm: Losses | None = None
+    like_other: Losses | None = None
     first: bool = False
 
 
@@ -80,8 +83,8 @@ class Inference:
 class Finding:
     """An arm against another, lower being better, inferred for this very set and, with the draw counted, for the
     method. `noise` is the other's standard deviation over seeds, `effect` the difference in units of it (None: unknown
-    or 0), `draw_sd` the most that a draw may vary; `comparisons` were corrected together, `firsts` of them with half
-    of the level."""
+    or 0), `draw_sd` what draws add, at most; `comparisons` were corrected together, `firsts` of them with half of the
+    level."""
 
     difference: float
     this_set: Inference
@@ -110,7 +113,6 @@ class _Estimate:
     seeds: float
     draws: float
     rows: float
-    draw_variance: float
     df_seeds: int
     df_draws: int
     df_rows: float
@@ -149,19 +151,18 @@ def _estimate(pair: Pair) -> _Estimate:
     share = np.asarray(pair.weights, np.float64) / np.sum(pair.weights)
     by_seed, by_row = (arm - other) @ share, (arm - other).mean(axis=0)
     d = float(by_seed.mean())
-    once = (pair.arm.drawn == "once") + (pair.other.drawn == "once")
-    draw, df = _draw(pair.bound, share)
+    likes = [like for side, like in ((pair.arm, pair.like_arm), (pair.other, pair.like_other)) if side.drawn == "once"]
+    draws = [_variance(np.asarray(like.values, np.float64) @ share) if like else np.nan for like in likes]
     return _Estimate(
         arm=arm,
         other=other,
         share=share,
         difference=d,
         seeds=_variance(by_seed) / s,
-        draws=once * draw if once else 0.0,
+        draws=float(sum(draws)),
         rows=float(n / (n - 1) * (share**2 * (by_row - d) ** 2).sum()) if n > 1 else np.nan,
-        draw_variance=draw,
         df_seeds=max(1, s - 1),
-        df_draws=max(1, min(s - 1, df) if once else s - 1),
+        df_draws=max(1, min([s, *(len(like.seeds) for like in likes if like)]) - 1),
         df_rows=max(1.0, float((share**2).sum() ** 2 / (share**4).sum()) - 1),
     )
 
@@ -180,13 +181,6 @@ def _common(pair: Pair) -> tuple[F64, F64]:
     if not (np.isfinite(arm).all() and np.isfinite(other).all()):
         raise Unsuitable("a value is not finite")
     return arm, other
-
-
-def _draw(bound: Losses | None, share: F64) -> tuple[float, int]:
-    """Variance over seeds of the mean loss of an arm that is drawn anew, and its degrees of freedom."""
-    if bound is None:
-        return np.nan, 1
-    return _variance(np.asarray(bound.values, np.float64) @ share), len(bound.seeds) - 1
 
 
 def _variance(values: F64) -> float:
@@ -246,7 +240,7 @@ def _finding(pair: Pair, e: _Estimate, of_set: Inference, of_method: Inference, 
         rows=n,
         noise=noise,
         effect=e.difference / noise if noise else None,
-        draw_sd=None if np.isnan(e.draw_variance) else e.draw_variance**0.5,
+        draw_sd=None if np.isnan(e.draws) else e.draws**0.5,
         comparisons=size,
         firsts=firsts,
         verdict=verdict,

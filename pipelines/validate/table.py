@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gradsift.datastore.arms import ArmResult, Measured
 from gradsift.datastore.runs import ArmRow, Versus
 from gradsift.pipelines.recipe import Recipe
-from gradsift.pipelines.recipe.validate import OURS, REDRAWN
+from gradsift.pipelines.recipe.validate import AT_RANDOM, OURS, REDRAWN
 from gradsift.pipelines.validate.arms import BASE, Arm
 from gradsift.scorers.verdicts import Drawn, Finding, Losses, Pair, judge
 
@@ -100,10 +100,10 @@ def _comparisons(
 
 
 def _to_compare(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Ours with every other, and every other with `random`."""
+    """Ours with every other, but not with their own redraws; and every other with `random`."""
     ours = [name for name in OURS if name in names]
     others = [name for name in names if name not in (*ours, BASE)]
-    pairs = [(one, other) for k, one in enumerate(ours) for other in (*ours[k + 1 :], *others)]
+    pairs = [(one, other) for k, one in enumerate(ours) for other in (*ours[k + 1 :], *others) if other != REDRAWN]
     pairs += [(name, "random") for name in others if "random" in names and name != "random"]
     return pairs + [(one, BASE) for one in ours if BASE in names]
 
@@ -113,23 +113,29 @@ def _tests(runs: Sequence[ArmRun], target: str) -> list[Measured]:
 
 
 def _losses(name: str, target: str, runs: Sequence[ArmRun]) -> Losses:
-    drawn: Drawn = "anew" if name in REDRAWN else "never" if name in (BASE, "full") else "once"
+    drawn: Drawn = "anew" if name in (*AT_RANDOM, REDRAWN) else "never" if name in (BASE, "full") else "once"
     good = [run for run in runs if not run.result.diverged]
     values = np.array([test.items for test in _tests(good, target)], np.float64)
     return Losses(values, [run.arm.seed for run in good], drawn, len(runs) - len(good))
 
 
 def _pair(arms: Mapping[str, Losses], one: str, other: str, weights: NDArray[np.float64]) -> Pair | None:
-    """Two arms, where they share a seed; what bounds a draw is the other arm, `random`, or what else is drawn anew."""
+    """Two arms, where they share a seed. What another draw of a set would change is bounded by the selection drawn
+    again, where there is one; else by the arm it is compared with, `random`, or what else is drawn anew."""
     mine, others = arms[one], arms[other]
     if other == BASE:  # no seed changes a model that is not trained
         values = np.repeat(others.values[:1], len(mine.seeds), axis=0)
         others = replace(others, values=values, seeds=mine.seeds)
     if not set(mine.seeds) & set(others.seeds):
         return None
-    likely = [others, mine, *(arms[name] for name in REDRAWN if name in arms)]
-    bound = next((arm for arm in likely if arm.drawn == "anew" and len(arm.seeds) > 1), None)
-    return Pair(mine, others, weights, bound, first=one in OURS and other == "random")
+    like_mine, like_others = _bound(arms, one, other), _bound(arms, other, one)
+    return Pair(mine, others, weights, like_mine, like_others, first=one in OURS and other == "random")
+
+
+def _bound(arms: Mapping[str, Losses], name: str, against: str) -> Losses | None:
+    own = [REDRAWN] if name == "selected" else []
+    names = [*own, *([against] if against in AT_RANDOM else []), *AT_RANDOM]
+    return next((arms[n] for n in names if n in arms and len(arms[n].seeds) > 1), None)
 
 
 def _versus(finding: Finding) -> Versus:

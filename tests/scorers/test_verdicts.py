@@ -78,16 +78,20 @@ def test_the_draw_of_a_set_is_counted_once_for_each_set():
     """A fixed set against one that is drawn anew: the exact test of one value against a sample is its limit."""
     selected, random = [0.0, 0.0, 0.0, 0.0], [1.0, 1.4, 0.8, 1.2]
     pair = Pair(losses(constant(selected), "once"), losses(constant(random), "anew"), np.ones(12))
-    found = judge([replace(pair, bound=pair.other)])[0]
+    found = judge([replace(pair, like_arm=pair.other)])[0]
     spread = np.var(random, ddof=1)
     t = np.mean(random) / (spread / 4 + spread) ** 0.5
     assert found.method.p == pytest.approx(2 * stats.t.sf(t, 3), rel=1e-6)
     assert found.draw_sd == pytest.approx(spread**0.5)
     assert found.this_set.p == pytest.approx(stats.ttest_1samp(random, 0).pvalue, rel=1e-6)
     other = losses(constant([1.1] * 4), "once")
-    two = judge([Pair(pair.arm, other, np.ones(12), pair.other)])[0]
+    two = judge([Pair(pair.arm, other, np.ones(12), pair.other, pair.other)])[0]
     assert two.method.p == pytest.approx(2 * stats.t.sf(1.1 / (2 * spread) ** 0.5, 3), rel=1e-6)
-    unknown = judge([Pair(pair.arm, other, np.ones(12))])[0]
+    assert two.draw_sd == pytest.approx((2 * spread) ** 0.5)
+    again = losses(constant([0.01, -0.01, 0.02, 0.0]), "anew")
+    own = judge([Pair(pair.arm, other, np.ones(12), again, again)])[0]
+    assert own.method.p < two.method.p / 100, "draws of the method itself may vary far less than random ones"
+    unknown = judge([Pair(pair.arm, other, np.ones(12), pair.other)])[0]
     assert unknown.method.p is None
     assert unknown.draw_sd is None
     anew = judge([Pair(replace(pair.arm, drawn="anew"), pair.other, np.ones(12))])[0]

@@ -75,6 +75,17 @@ def test_verdicts_say_what_they_are_about(recipe):
     assert (versus.verdict, versus.claim, versus.method_p) == ("this set worse", "this set", None)
 
 
+def test_redraws_of_the_method_bound_its_own_draws(recipe):
+    """The made-up method's sets hardly vary: full is told from it, which random's draws would not allow."""
+    alone, again = (rows_of(recipe, runs_of(gaps)) for gaps in (GAPS, GAPS | {"redrawn": -0.6}))
+    assert alone["selected", "a"].versus["full"].verdict == "this set worse"
+    assert again["selected", "a"].versus["full"].verdict == "worse"
+    assert "redrawn" not in again["selected", "a"].versus
+    assert again["redrawn", "a"].versus["random"].verdict == "better"
+    mixed = again["mixture", "a"].versus["full"]
+    assert mixed.draw_sd == pytest.approx(alone["mixture", "a"].versus["full"].draw_sd), "of its own method alone"
+
+
 def test_half_of_the_seeds_diverged_is_not_better(recipe):
     lost = [("selected", seed) for seed in range(3)]
     rows = rows_of(recipe, runs_of(GAPS, lost=lost))

@@ -34,7 +34,7 @@ from gradsift.pipelines.training import sft
 from gradsift.pipelines.validate import attribution
 from gradsift.pipelines.validate import job as validation
 from gradsift.pipelines.validate.answers import answer
-from gradsift.pipelines.validate.arms import BASE, draw_arms
+from gradsift.pipelines.validate.arms import BASE, draw_arms, half_of
 from gradsift.pipelines.validate.table import mean_ci95
 from gradsift.scorers import checkers
 
@@ -222,6 +222,30 @@ def test_arms_are_what_their_names_say(copy, recipe_data, loaded):
     assert counts == {"sql": 9, "dates": 3}
     balanced = [v[0] for v in examples.sources_of(copy, by_name["random_balanced", 0].example_ids).values()]
     assert max(balanced.count(s) for s in set(balanced)) <= 2
+
+
+def test_a_selection_is_made_again_for_each_seed(copy, recipe_data, loaded):
+    arms, _, _ = arms_of(copy, recipe_data, loaded, seeds=[0, 1, 2], arms=["redrawn"])
+    selected = next(a for a in arms if a.name == "selected")
+    sets = [frozenset(a.example_ids) for a in arms if a.name == "redrawn"]
+    assert [len(s) for s in sets] == [len(selected.example_ids)] * 3
+    assert len({*sets, frozenset(selected.example_ids)}) > 1, "halves of the target choose otherwise"
+    assert all(len(s & set(selected.example_ids)) >= 4 for s in sets), "and not at random: 12 of about 150"
+    again, _, _ = arms_of(copy, recipe_data, loaded, seeds=[0, 1, 2], arms=["redrawn"])
+    assert [a.example_ids for a in again] == [a.example_ids for a in arms]
+
+
+def test_halves_of_a_target_keep_its_subtasks():
+    from gradsift.datastore.examples import Dataset
+
+    ids = [f"{k:02d}" for k in range(21)]
+    whole = Dataset(1, "target", "t", "d", ids, ["a"] * 12 + ["b"] * 8 + ["c"])
+    halves = [half_of(whole, [0, 2, seed]) for seed in range(20)]
+    assert all([h.subtasks.count(s) for s in "abc"] == [6, 4, 1] for h in halves)
+    assert all(h.example_ids == sorted(set(h.example_ids)) for h in halves)
+    assert len({h.digest for h in halves} | {whole.digest}) == 21
+    kept = dict(zip(whole.example_ids, whole.subtasks, strict=True))
+    assert all(kept[i] == s for h in halves for i, s in zip(h.example_ids, h.subtasks, strict=True))
 
 
 def test_arms_that_cannot_be_are_refused(copy, recipe_data, loaded):

@@ -77,7 +77,7 @@ class Sft(Training):
     optimizer: Literal["adamw", "dog", "dadapt"] = "adamw"
     """`dog` and `dadapt` need no learning rate (extra `lrfree`): does an ordering of arms survive them?"""
     micro_batch_size: Annotated[int, Field(gt=0)] | None = None
-    """Rows that go through the model at once; what is accumulated is the same step, whatever this is."""
+    """Rows that go through the model at once; the step is the same, but that `qtuning` prunes each part alone."""
     grades: GradES | None = None
 
     @model_validator(mode="before")

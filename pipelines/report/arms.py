@@ -101,12 +101,13 @@ def _differences(target: str, arm: ArmRow) -> Part:
 
 def _others(arms: Sequence[ArmRow]) -> list[Part]:
     """The arms that are there to compare with, against `random`: they are of the same family."""
-    rows = [
-        {"arm": arm.arm, "against": name, **_found(versus)}
-        for arm in arms
-        if arm.arm not in OURS
-        for name, versus in arm.versus.items()
-    ]
+    rows: list[Row] = []
+    for arm in arms:
+        for name, versus in arm.versus.items() if arm.arm not in OURS else ():
+            low, high, p = versus.told
+            figures = {"difference": versus.difference, "low": low, "high": high, "p corrected": p}
+            lower_on = f"{versus.wins} of {versus.seeds}"
+            rows.append({"arm": arm.arm, "against": name, **figures, "lower on": lower_on, "verdict": versus.verdict})
     return [Part("The other arms against random", _without_empty(rows))] if rows else []
 
 
@@ -142,8 +143,8 @@ def how(compared: Collection[Versus]) -> str:
     words = [
         f"Paired by seed ({seeds}) and test row ({rows}). 95 % t intervals of seeds and rows; p corrected together for "
         f"all {one.comparisons} comparisons of this report (Holm{half}).",
-        "`this set better` is about this very set of rows;",
-        "`better` is about the method: what another draw would change is counted, at most what random draws change.",
+        "“this set better” is about this very set of rows; "
+        "“better” is about the method: what another draw would change is counted, by how redrawn arms vary.",
     ]
     if all(versus.method_p is None for versus in compared):
         words[1:] = [

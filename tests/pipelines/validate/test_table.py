@@ -1,11 +1,18 @@
 """The table of arms, from made-up results: what is compared, corrected, and said of arms that diverged."""
 
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from gradsift.cli.tables import verdict_line
 from gradsift.datastore.arms import ArmResult, Measured
+from gradsift.datastore.runs import Versus
 from gradsift.pipelines.recipe import parse_recipe
-from gradsift.pipelines.report.arms import arm_sections
+from gradsift.pipelines.report.arms import arm_sections, how
+from gradsift.pipelines.report.report import cards
 from gradsift.pipelines.validate.arms import Arm
 from gradsift.pipelines.validate.table import ArmRun, table
 
@@ -119,3 +126,23 @@ def test_the_report_prints_the_whole_family_and_how_it_was_corrected(recipe):
         "bm25",
         "full",
     }
+
+
+def test_cards_and_lines_name_the_claim_and_what_it_rests_on(recipe):
+    rows = rows_of(recipe, runs_of(GAPS))
+    arm = rows["selected", "a"]
+    (method,) = cards(SimpleNamespace(arms=[arm]))
+    assert method.headline == "Better than random"
+    assert re.search(r"p [<=] [\d.]+ \(corrected for 22\), n = 6 seeds, 24 test rows\. About the method", method.text)
+    line = verdict_line("a", "selected", "random", arm.versus["random"])
+    assert re.search(rf"\[{arm.versus['random'].method_low:+.4f}, .*of 6 seeds, p .* \(of 22\): better\.$", line)
+    weaker = replace(arm.versus["random"], verdict="this set better", claim="this set")
+    (this,) = cards(SimpleNamespace(arms=[replace(arm, versus={"random": weaker})]))
+    assert (this.headline, this.kind) == ("This set: better than random", "this-set-better")
+    assert this.text.endswith("About this very set of rows; another draw may differ.")
+
+
+def test_verdicts_of_an_older_version_are_called_so():
+    old = Versus(-0.1, -0.2, -0.05, 0.01, 3, 3, 0.1, -1.0, 0.03, 3, "better")
+    assert how([old]).startswith("Verdicts of an older version")
+    assert old.told == (-0.2, -0.05, 0.03)

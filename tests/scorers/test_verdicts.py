@@ -8,7 +8,7 @@ from scipy import stats
 from verdicts import ONLY_DRAWS, QUIET, false_rates, old_rule, power, report
 
 from gradsift.scorers.errors import Unsuitable
-from gradsift.scorers.verdicts import MIN_ROWS, Losses, Pair, holm, judge
+from gradsift.scorers.verdicts import MIN_ROWS, Losses, Pair, half_width, holm, judge
 
 
 def losses(values, drawn="never", diverged=0):
@@ -65,6 +65,22 @@ def test_half_widths_add_in_squares_and_p_is_where_the_interval_touches_0():
 
     assert found.this_set.high - found.difference == pytest.approx(half(0.05))
     assert half(found.this_set.p) == pytest.approx(abs(found.difference), rel=1e-6)
+
+
+def test_a_variance_that_is_small_by_chance_lends_no_certainty():
+    """Three seeds, 48 rows, three times the variance in seeds: at the small p of a correction Satterthwaite's degrees of
+    freedom reject five times too often, squared half-widths never too often."""
+    rng, n = np.random.default_rng(0), 200_000
+    seeds, rows = 3 * rng.chisquare(2, n) / 2, rng.chisquare(47, n) / 47
+    d = rng.standard_normal(n) * 2
+    df = (seeds + rows) ** 2 / (seeds**2 / 2 + rows**2 / 47)
+    satterthwaite = (2 * stats.t.sf(abs(d) / np.sqrt(seeds + rows), df) < 0.0025).mean()
+    mover = {
+        p: (abs(d) > half_width(p, (seeds, np.full(n, 2.0)), (rows, np.full(n, 47.0)))).mean() for p in (0.0025, 0.05)
+    }
+    assert satterthwaite > 0.01
+    assert mover[0.0025] < 0.0015
+    assert 0.02 < mover[0.05] < 0.05
 
 
 def test_few_heavy_rows_count_as_few():

@@ -1,6 +1,7 @@
 """How often a report says what is not so, and how often it finds what is: simulated reports through the real decision.
 
-    python benchmarks/verdicts.py [--reports 2000] [--out benchmarks/results/verdicts.json]
+    python benchmarks/verdicts.py [--reports 1000] [--out benchmarks/results/verdicts.json]
+    python benchmarks/verdicts.py --again benchmarks/results/validation-four-targets.json [--rows 48]
 
 A report has `selected`, `random`, which is drawn anew for each seed, and other arms, which are not. The loss of arm a,
 seed s, test row i is
@@ -15,6 +16,9 @@ that of the draw), rest 1.25.
 False verdicts are of whole reports. A verdict about the method (`better`, `worse`) is false where no method has an
 effect, whatever the draws did; one about a set (`this set …`) where its draws have none either. `old` is the rule
 before: paired t over seeds and Holm within each arm, with a bootstrap interval that is left out here.
+
+`--again` makes the verdicts of a recorded table of an older version anew: from its losses of seeds, and from the widths
+of its bootstrap intervals, which tell what rows add to the spread over seeds. Losses of rows are not in the table.
 """
 
 import argparse
@@ -27,7 +31,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from gradsift.scorers.verdicts import Losses, Pair, judge
+from gradsift.pipelines.recipe.validate import AT_RANDOM
+from gradsift.pipelines.validate.table import pair_of, to_compare
+from gradsift.scorers.verdicts import Drawn, Finding, Losses, Pair, judge
 
 NOISE = {"draw": 1.0, "row_of_draw": 5.0, "training": 0.75, "seed": 0.6, "rest": 1.25, "tokens": 0.7}
 QUIET = {"draw": 0.0, "row_of_draw": 0.0}  # sets that do not differ
@@ -164,12 +170,47 @@ def redrawn(reports: int) -> dict[str, Any]:
     return {"redrawn": rows}
 
 
+def again(path: Path, rows: int) -> dict[tuple[str, str, str], Finding]:
+    """{(target, arm, other): what is found today} in a table of arms that an older version recorded."""
+    lines = json.loads(path.read_text("utf-8"))["arms"]
+    pairs = {}
+    for name in dict.fromkeys(line["target"] for line in lines):
+        mine = {line["arm"]: line for line in lines if line["target"] == name}
+        arms = {arm: _recorded(arm, line, rows) for arm, line in mine.items()}
+        for one, other in to_compare(list(arms)):
+            pair = pair_of(arms, one, other, np.ones(rows))
+            old = mine[one]["versus"].get(other) or mine[other]["versus"].get(one)
+            if pair is None or old is None:
+                continue
+            by_seed = (pair.arm.values - pair.other.values)[:, 0]
+            of_rows = ((old["high"] - old["low"]) / 3.92) ** 2 - by_seed.var() / len(by_seed)
+            apart = (max(0.0, of_rows) * rows) ** 0.5 * np.where(np.arange(rows) % 2, 1, -1)
+            pairs[name, one, other] = replace(pair, arm=replace(pair.arm, values=pair.arm.values + apart))
+    return dict(zip(pairs, judge(list(pairs.values())), strict=True))
+
+
+def _recorded(arm: str, line: dict[str, Any], rows: int) -> Losses:
+    drawn: Drawn = "anew" if arm in AT_RANDOM else "never" if arm in ("base", "full") else "once"
+    values = np.repeat(np.array(line["test_loss"])[:, None], rows, axis=1)
+    return Losses(values, line["seeds"], drawn, line.get("diverged", 0))
+
+
 def main() -> None:
     """Print tables as Markdown and write all as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reports", type=int, default=2000)
+    parser.add_argument("--reports", type=int, default=1000)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--again", type=Path)
+    parser.add_argument("--rows", type=int, default=48)
     given = parser.parse_args()
+    if given.again:
+        found = again(given.again, given.rows)
+        for (name, arm, other), f in found.items():
+            if f.verdict != "no evidence":
+                p = f"p {f.this_set.p_adjusted:.4f}, with draws {f.method.p_adjusted:.4f}"
+                print(f"{name}: {arm} − {other} = {f.difference:+.3f}, {p}: {f.verdict}")
+        print(f"{len(found)} comparisons")
+        return
     result: dict[str, Any] = {"reports": given.reports, "false": [], "power": [], "coverage": []}
     shapes = ((1, 11, 48), (1, 3, 48), (4, 6, 48), (1, 11, 12))  # targets, arms, test rows
     noises = (("no draw noise", QUIET), ("all noise", {}), ("draws alone", ONLY_DRAWS))

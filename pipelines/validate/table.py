@@ -89,8 +89,8 @@ def _comparisons(
     for target in targets:
         arms = {name: _losses(name, target, runs) for (name, of_target), runs in kept.items() if of_target == target}
         weights = next((test.tokens for runs in kept.values() for test in _tests(runs, target)), ())
-        for one, other in _to_compare([name for name in arms if arms[name].seeds]):
-            pair = _pair(arms, one, other, np.array(weights, np.float64))
+        for one, other in to_compare([name for name in arms if arms[name].seeds]):
+            pair = pair_of(arms, one, other, np.array(weights, np.float64))
             if pair is not None:
                 pairs[target, one, other] = pair
     compared: dict[tuple[str, str], dict[str, Versus]] = {}
@@ -99,7 +99,7 @@ def _comparisons(
     return compared
 
 
-def _to_compare(names: Sequence[str]) -> list[tuple[str, str]]:
+def to_compare(names: Sequence[str]) -> list[tuple[str, str]]:
     """Ours with every other, but not with their own redraws; and every other with `random`."""
     ours = [name for name in OURS if name in names]
     others = [name for name in names if name not in (*ours, BASE)]
@@ -119,7 +119,7 @@ def _losses(name: str, target: str, runs: Sequence[ArmRun]) -> Losses:
     return Losses(values, [run.arm.seed for run in good], drawn, len(runs) - len(good))
 
 
-def _pair(arms: Mapping[str, Losses], one: str, other: str, weights: NDArray[np.float64]) -> Pair | None:
+def pair_of(arms: Mapping[str, Losses], one: str, other: str, weights: NDArray[np.float64]) -> Pair | None:
     """Two arms, where they share a seed. What another draw of a set would change is bounded by the selection drawn
     again, where there is one; else by the arm it is compared with, `random`, or what else is drawn anew."""
     mine, others = arms[one], arms[other]

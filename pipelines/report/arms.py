@@ -133,7 +133,7 @@ def how(compared: Collection[Versus]) -> str:
     if not one.rows:
         return (
             "Verdicts of an older version: p by a t-test over seeds, corrected for each arm apart, which says too "
-            "much. `gradsift validate` makes them anew from the recorded runs."
+            "much. `gradsift validate` makes them anew."
         )
     seeds, rows = (
         " or ".join(map(str, sorted(counts)))

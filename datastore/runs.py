@@ -161,8 +161,13 @@ class MixtureReport:
 
 @dataclass(frozen=True)
 class Versus:
-    """An arm's test loss against another's (negative: this arm is lower), paired by seed and row. `p_adjusted` is
-    corrected for all `comparisons` of the arm on the target; `effect` is in units of the other's noise over seeds."""
+    """An arm's test loss against another's (negative: this arm is lower), paired by seed and row.
+
+    `low`, `high`, `p` and `p_adjusted` are about this very set; those that begin with `method_` count what another draw
+    would change (None: unknown), for which `draw_sd` is a bound. All `comparisons` of the report are corrected
+    together, `firsts` of them with half of the level. `effect` is in units of the other's noise over seeds. `claim` is
+    what the verdict speaks of: `method`, `this set`, or nothing.
+    """
 
     difference: float
     low: float | None
@@ -175,6 +180,21 @@ class Versus:
     p_adjusted: float | None
     comparisons: int
     verdict: str
+    method_low: float | None = None
+    method_high: float | None = None
+    method_p: float | None = None
+    method_p_adjusted: float | None = None
+    draw_sd: float | None = None
+    rows: int = 0  # test rows; 0 in summaries of older versions, whose verdicts were made by another rule
+    firsts: int = 0
+    claim: str = ""
+
+    @property
+    def told(self) -> tuple[float | None, float | None, float | None]:
+        """Ends of the interval, and corrected p, of the claim that the verdict makes."""
+        if self.claim == "method":
+            return self.method_low, self.method_high, self.method_p_adjusted
+        return self.low, self.high, self.p_adjusted
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,8 @@ def bounded(weights: Sequence[float], total: int, least: Sequence[int], most: Se
     reach = np.where(share > 0, high, low)
     if not low.sum() <= total <= reach.sum():
         raise Unsuitable(f"{total} cannot be shared out: the groups give between {low.sum()} and {reach.sum()}")
+    if total == reach.sum():
+        return reach  # λ·w may miss the last bound by a rounding
     wish = _water_filled(share, total, low, reach)
     budgets = np.floor(wish + 1e-9).astype(np.int64)
     ranked = np.lexsort((np.arange(len(wish)), -(wish - budgets)))

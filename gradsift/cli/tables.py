@@ -137,6 +137,7 @@ def _percent(share: float | None) -> str:
 def show_arms(arms: Sequence[ArmRow]) -> None:
     """The table of arms, and what follows from it in words."""
     from gradsift.pipelines.recipe.validate import OURS
+    from gradsift.pipelines.report.arms import how
 
     for target in dict.fromkeys(arm.target for arm in arms):
         mine = [arm for arm in arms if arm.target == target]
@@ -145,10 +146,13 @@ def show_arms(arms: Sequence[ArmRow]) -> None:
         show.table(f"{target}: test loss by arm (mean over seeds, nats per token)", rows, columns)
         for arm in mine:
             if arm.diverged:
-                show.line(f"{target}: {arm.arm} diverged on {arm.diverged} seeds; they are left out")
+                show.line(f"{target}: {arm.arm} diverged on {arm.diverged} seeds; it is never called better")
             for baseline, versus in arm.versus.items():
-                if arm.arm in OURS and baseline != arm.arm:
+                if arm.arm in OURS:
                     show.line(verdict_line(target, arm.arm, baseline, versus))
+    compared = [versus for arm in arms if arm.arm in OURS for versus in arm.versus.values()]
+    if compared:
+        show.line(how(compared))
 
 
 def _arm(arm: ArmRow) -> Row:
@@ -169,8 +173,9 @@ def verdict_line(target: str, arm: str, baseline: str, versus: Versus) -> str:
     """One comparison in words."""
     from gradsift.pipelines.report.report import p_value
 
-    interval = "" if versus.low is None or versus.high is None else f" [{versus.low:+.4f}, {versus.high:+.4f}]"
-    p = "" if versus.p_adjusted is None else f", {p_value(versus.p_adjusted)} (of {versus.comparisons})"
+    low, high, p_adjusted = versus.told
+    interval = "" if low is None or high is None else f" [{low:+.4f}, {high:+.4f}]"
+    p = "" if p_adjusted is None else f", {p_value(p_adjusted)} (of {versus.comparisons})"
     return (
         f"{target}: {arm} − {baseline} = {versus.difference:+.4f}{interval}; lower on {versus.wins} of "
         f"{versus.seeds} seeds{p}: {versus.verdict}."

@@ -1,5 +1,6 @@
 """Stage: all datasets of a recipe, read and screened: the pool, the targets, their tests."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from gradsift.datastore import examples
@@ -15,8 +16,8 @@ from gradsift.pipelines.recipe import Source
 
 
 def read_datasets(work: Work) -> tuple[Material, Ingested]:
-    """Read what the recipe names and screen the pool. Raises InputError for test rows in a target, and for a target
-    without the test set that validation measures on."""
+    """Read what the recipe names and screen the pool. Raises InputError for test rows in any target's `val`, and for a
+    target without the test set that validation measures on."""
     recipe = work.recipe
     pool, report = _read(work, "pool", recipe.name, recipe.pool)
     targets: dict[str, Dataset] = {}
@@ -29,7 +30,7 @@ def read_datasets(work: Work) -> tuple[Material, Ingested]:
             tests[name], of_tests[name] = _read(work, "test", name, [target.test])
         elif recipe.validate_ is not None:
             raise InputError(f"targets.{name} has no `test`, which `validate` needs; add it or drop `validate`")
-    _refuse_leaks(targets, tests)
+    refuse_leaks(targets, tests)
     held_out = {i for test in tests.values() for i in test.example_ids}
     left = _without(work, pool, held_out)
     pool_report = PoolReport(**asdict(report), left_out_test_rows=len(pool.example_ids) - len(left.example_ids))
@@ -67,10 +68,14 @@ def _without(work: Work, pool: Dataset, held_out: set[str]) -> Dataset:
     return examples.define_dataset(work.store, "pool", pool.name, dict.fromkeys(kept, ""))
 
 
-def _refuse_leaks(targets: dict[str, Dataset], tests: dict[str, Dataset]) -> None:
+def refuse_leaks(targets: Mapping[str, Dataset], tests: Mapping[str, Dataset]) -> None:
+    """Raises InputError where a test row is in the `val` of any target: what is chosen, and the learning rate that is
+    reported, would have seen it. (The selection for one target is measured on all tests, and is part of mixtures.)"""
     for name, test in tests.items():
-        shared = set(test.example_ids) & set(targets[name].example_ids)
-        if shared:
-            raise InputError(
-                f"targets.{name}: {len(shared)} test rows are also in `val`; a selection may not see the test set"
-            )
+        for target, val in targets.items():
+            if shared := len(set(test.example_ids) & set(val.example_ids)):
+                whose = "`val`" if target == name else f"the `val` of targets.{target}"
+                raise InputError(
+                    f"targets.{name}: {shared} test rows are also in {whose}; a selection may not see the test set: "
+                    "take them out of one of the two files"
+                )

@@ -44,7 +44,7 @@ class Lora(Section):
     """The adapter, for warm-up, gradients and validation alike."""
 
     r: Annotated[int, Field(gt=0)] = 8
-    alpha: Annotated[float, Field(gt=0)] = 16
+    alpha: Annotated[float, Field(gt=0)] = 16.0  # not 16: a recipe that was written and read again is the same
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout during training; gradients are taken without."""
     targets: str | list[str] = "all-linear"

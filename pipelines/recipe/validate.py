@@ -12,7 +12,9 @@ from gradsift.pipelines.suggest import suggestion
 
 RANDOM_ARMS = ("random", "random_balanced", "random_tokens", "random_lengths")
 OURS = ("selected", "mixture")  # what the recipe chose; the other arms are there to compare with
-ARMS = (*OURS, "full", "human", *RANDOM_ARMS)
+REDRAWN = "redrawn"  # the selection again for each seed, from half of the target's rows
+ARMS = (*OURS, "full", "human", REDRAWN, *RANDOM_ARMS)
+AT_RANDOM = (*RANDOM_ARMS, "human")  # other rows for each seed, whatever the method
 DEFAULT_ARMS = ("random", "random_tokens")
 PRESETS: dict[str, dict[str, str | float]] = {
     # open-instruct's scripts for Tülu 2: full fine-tuning, and LoRA (r 64, alpha 16: set `lora` to match).
@@ -75,7 +77,7 @@ class Sft(Training):
     optimizer: Literal["adamw", "dog", "dadapt"] = "adamw"
     """`dog` and `dadapt` need no learning rate (extra `lrfree`): does an ordering of arms survive them?"""
     micro_batch_size: Annotated[int, Field(gt=0)] | None = None
-    """Rows that go through the model at once; the rest of a batch is accumulated."""
+    """Rows that go through the model at once; the step is the same, but that `qtuning` prunes each part alone."""
     grades: GradES | None = None
 
     @model_validator(mode="before")
@@ -94,7 +96,8 @@ class Validate(Sft):
     arms: list[str] = Field(default_factory=lambda: list(DEFAULT_ARMS))
     """Beside `base` (no training), `selected` and
     `mixture`: random, random_balanced (equal by source), random_tokens (as many label tokens), random_lengths (same
-    lengths), full, human, or any method, each with as many examples."""
+    lengths), full, human, redrawn (the selection again for each seed, from another half of the target's rows), or any
+    method, each with as many examples."""
     human: Mixing | None = None
     """Shares of sources of the arm `human`: what people would have mixed."""
     match: Literal["epochs", "steps"] = "epochs"

@@ -1,14 +1,15 @@
 """Does it help: what the report shows of each target's arms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from gradsift.datastore.runs import ArmRow
+from gradsift.datastore.runs import ArmRow, Versus
 from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.report import charts
 from gradsift.pipelines.report.charts import Curve
 from gradsift.pipelines.report.parts import Part, Section
 from gradsift.pipelines.tables import Row
 
+BETTER = ("better", "this set better")
 DRAWN = 6  # arms in a picture of curves, at most
 DRAWN_FIRST = (*OURS, "random", "random_lengths", "random_tokens", "full")
 
@@ -27,7 +28,8 @@ def _parts(target: str, arms: Sequence[ArmRow], rates: Sequence[float]) -> list[
     return [
         _losses(target, arms, rates),
         *([Part("lm-evaluation-harness", harness, note=note)] if harness else []),
-        *(_differences(target, arm) for arm in arms if arm.arm in OURS),
+        *(_differences(target, arm) for arm in arms if arm.arm in OURS and arm.versus),
+        *_others(arms),
         *_curves(target, arms),
     ]
 
@@ -77,7 +79,7 @@ def _without_empty(rows: Sequence[Row]) -> list[Row]:
 
 def _remarks(arms: Sequence[ArmRow], rates: Sequence[float]) -> list[str]:
     diverged = sum(arm.diverged for arm in arms)
-    remarks = [f"{diverged} runs diverged and are left out."] if diverged else []
+    remarks = [f"{diverged} runs diverged: left out, and their arm is never called better."] if diverged else []
     if len(rates) > 1:
         remarks.append(f"Each arm is at its best of {len(rates)} learning rates, by its loss on val rows.")
         for end, word in ((max(rates), "largest"), (min(rates), "smallest")):
@@ -88,32 +90,67 @@ def _remarks(arms: Sequence[ArmRow], rates: Sequence[float]) -> list[str]:
 
 
 def _differences(target: str, arm: ArmRow) -> Part:
-    rows = [
-        {
-            "against": name,
-            "difference": versus.difference,
-            "low": versus.low,
-            "high": versus.high,
-            "lower on": f"{versus.wins} of {versus.seeds}",
-            "p": versus.p,
-            "p corrected": versus.p_adjusted,
-            "in units of seed noise": versus.effect,
-            "verdict": versus.verdict,
-        }
-        for name, versus in arm.versus.items()
-    ]
+    rows = [{"against": name, **_found(versus)} for name, versus in arm.versus.items()]
     points = [
-        (name, versus.difference, versus.low, versus.high, versus.verdict == "better")
-        for name, versus in arm.versus.items()
+        (name, versus.difference, *versus.told[:2], versus.verdict in BETTER) for name, versus in arm.versus.items()
     ]
     label = "difference in test loss (left of 0: lower)"
-    return Part(
-        f"{arm.arm} against each other arm",
-        rows,
-        charts.intervals(f"{target}: difference in test loss", points, label, 0.0),
-        "Paired by seed and test row; 95 % bootstrap over both; p by the paired t-test over seeds, corrected (Holm) "
-        "for the comparisons of this arm. Few seeds find only large differences: no evidence is not evidence of none.",
+    svg = charts.intervals(f"{target}: difference in test loss", points, label, 0.0)
+    return Part(f"{arm.arm} against each other arm", _without_empty(rows), svg, how(arm.versus.values()))
+
+
+def _others(arms: Sequence[ArmRow]) -> list[Part]:
+    """The arms that are there to compare with, against `random`: they are of the same family."""
+    rows: list[Row] = []
+    for arm in arms:
+        for name, versus in arm.versus.items() if arm.arm not in OURS else ():
+            low, high, p = versus.told
+            figures = {"difference": versus.difference, "low": low, "high": high, "p corrected": p}
+            lower_on = f"{versus.wins} of {versus.seeds}"
+            rows.append({"arm": arm.arm, "against": name, **figures, "lower on": lower_on, "verdict": versus.verdict})
+    return [Part("The other arms against random", _without_empty(rows))] if rows else []
+
+
+def _found(versus: Versus) -> Row:
+    return {
+        "difference": versus.difference,
+        "low": versus.low,
+        "high": versus.high,
+        "lower on": f"{versus.wins} of {versus.seeds}",
+        "p": versus.p,
+        "p corrected": versus.p_adjusted,
+        "low with draw": versus.method_low,
+        "high with draw": versus.method_high,
+        "p corrected, with draw": versus.method_p_adjusted,
+        "in units of seed noise": versus.effect,
+        "verdict": versus.verdict,
+    }
+
+
+def how(compared: Collection[Versus]) -> str:
+    """How verdicts were made, in words: of what, from how much, corrected for what."""
+    one = next(iter(compared))
+    if not one.rows:
+        return (
+            "Verdicts of an older version: p by a t-test over seeds, corrected for each arm apart, which says too "
+            "much. `gradsift validate` makes them anew."
+        )
+    seeds, rows = (
+        " or ".join(map(str, sorted(counts)))
+        for counts in ({versus.seeds for versus in compared}, {versus.rows for versus in compared})
     )
+    half = f", half of the level for the {one.firsts} of ours with random" if one.firsts else ""
+    words = [
+        f"Paired by seed ({seeds}) and test row ({rows}). 95 % t intervals of seeds and rows; p corrected together for "
+        f"all {one.comparisons} comparisons of this report (Holm{half}).",
+        "“this set better” is about this very set of rows; "
+        "“better” is about the method: what another draw would change is counted, by how redrawn arms vary.",
+    ]
+    if all(versus.method_p is None for versus in compared):
+        words[1:] = [
+            "Verdicts are about this very set of rows: no arm here is drawn anew to say how much draws differ."
+        ]
+    return " ".join([*words, "Few seeds find only large differences: no evidence is not evidence of none."])
 
 
 def _curves(target: str, arms: Sequence[ArmRow]) -> list[Part]:

@@ -12,6 +12,7 @@ from gradsift.datastore.runs import ArmRow, MixtureReport, Run, RunResult, last_
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import Recipe, parse_recipe
 from gradsift.pipelines.recipe.validate import OURS
+from gradsift.pipelines.report.arms import BETTER
 from gradsift.pipelines.report.page import html
 from gradsift.pipelines.report.parts import Card, Document
 from gradsift.pipelines.report.sections import sections
@@ -20,8 +21,16 @@ from gradsift.pipelines.version import VERSION
 HEADLINES = {
     "better": "Better than random",
     "worse": "Worse than random",
+    "this set better": "This set: better than random",
+    "this set worse": "This set: worse than random",
     "no evidence": "No evidence",
     "one seed": "One seed: no verdict",
+    "too few rows": "Too few test rows: no verdict",
+    "diverged": "Diverged: no verdict",
+}
+CLAIMS = {
+    "method": " About the method, if its sets vary no more than random ones.",
+    "this set": " About this very set of rows; another draw may differ.",
 }
 
 
@@ -59,11 +68,14 @@ def cards(result: RunResult) -> list[Card]:
 def _card(arm: ArmRow) -> Card:
     versus = arm.versus["random"]
     change = f"{versus.difference:+.4f} nats per token"
-    interval = "" if versus.low is None else f", 95 % [{versus.low:+.4f}, {versus.high:+.4f}]"
-    p = "" if versus.p_adjusted is None else f", {p_value(versus.p_adjusted)} (corrected for {versus.comparisons})"
-    text = f"{arm.target}: {arm.arm} − random = {change}{interval}{p}, n = {versus.seeds} seeds."
-    unbeaten = [name for name, other in arm.versus.items() if other.verdict != "better"]
-    if versus.verdict == "better" and unbeaten:
+    low, high, p_adjusted = versus.told
+    interval = "" if low is None or high is None else f", 95 % [{low:+.4f}, {high:+.4f}]"
+    p = "" if p_adjusted is None else f", {p_value(p_adjusted)} (corrected for {versus.comparisons})"
+    rows = f", {versus.rows} test rows" if versus.rows else ""
+    text = f"{arm.target}: {arm.arm} − random = {change}{interval}{p}, n = {versus.seeds} seeds{rows}."
+    text += CLAIMS.get(versus.claim, "")
+    unbeaten = [name for name, other in arm.versus.items() if other.verdict not in BETTER]
+    if versus.verdict in BETTER and unbeaten:
         text += f" Not better than {', '.join(unbeaten)}."
     return Card(HEADLINES[versus.verdict], text, versus.verdict.replace(" ", "-"))
 

@@ -10,6 +10,7 @@ from gradsift.datastore.runs import Recipes, RunResult
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.pool.ingest import ingest
+from gradsift.pipelines.pool.read import refuse_leaks
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Fields, parse_recipe
 from gradsift.pipelines.report.report import write_report
@@ -46,6 +47,7 @@ def revalidate(
     material = material_of(store, base)
     wanted = list(made.chosen) or list(recipe.targets)
     material = replace(material, tests={name: _test(work, name) for name in wanted})
+    refuse_leaks(material.targets, material.tests)
     recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), last.recipes.written)
     run_id = runs.start(store, recipe.name, recipes)
     rows = validate(work, material, made, step, spread)

@@ -70,6 +70,7 @@ def fit(
         )
         trainer.remove_callback(_printer())
         trainer.batch_loss = loss
+        trainer.at_once = training.micro_batch_size or training.batch_size
         averager = _averager(model, training)
         if averager is not None:
             trainer.add_callback(averager)
@@ -132,10 +133,18 @@ def _trainer_class() -> Any:
 
     class SftTrainer(Trainer):  # type: ignore[misc]
         batch_loss: _BatchLoss
+        at_once: int
 
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-            loss = self.batch_loss(model, inputs["rows"])
-            return (loss, None) if return_outputs else loss
+        def training_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> torch.Tensor:
+            """A batch in parts of at most `at_once` rows, each by its share of them: the parts are not to be seen."""
+            model.train()
+            rows, loss = inputs["rows"], torch.zeros((), device=best_device())
+            for start in range(0, len(rows), self.at_once):
+                part = rows[start : start + self.at_once]
+                of_part = self.batch_loss(model, part) * (len(part) / len(rows))
+                self.accelerator.backward(of_part)
+                loss += of_part.detach()
+            return loss
 
         def floating_point_ops(self, _inputs: Any) -> int:
             return 0
@@ -152,11 +161,9 @@ def _printer() -> Any:
 def _arguments(training: Sft, seed: int, steps: int | None, folder: str) -> Any:
     from transformers import TrainingArguments
 
-    micro = min(training.micro_batch_size or training.batch_size, training.batch_size)
     return TrainingArguments(
         output_dir=folder,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=-(-training.batch_size // micro),
+        per_device_train_batch_size=training.batch_size,
         num_train_epochs=training.epochs,
         max_steps=steps or -1,
         learning_rate=training.lr,

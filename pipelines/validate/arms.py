@@ -8,6 +8,7 @@
 | `random_balanced` | the same, equal by source |
 | `random_tokens`, `random_lengths` | as many label tokens; as many examples of the same lengths |
 | `human` | as many examples in given shares of sources |
+| `redrawn` | the selection made again for each seed, from half of the target's rows: how much its sets vary |
 | `full` | the whole pool |
 | a method's name | as many examples by that method |
 | `qtuning` | the selected examples, each batch pruned in training |
@@ -18,20 +19,21 @@ are those that its masks leave. An arm that draws the same rows for several targ
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from gradsift.datastore import examples, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
+from gradsift.datastore.identity import digest_ids
 from gradsift.datastore.selections import Selection
 from gradsift.pipelines.features.gather import Material, evidence
 from gradsift.pipelines.methods.registry import ROWS, methods
 from gradsift.pipelines.model.chats import Chats
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Mixing, Select, Validate
-from gradsift.pipelines.recipe.validate import ARMS, OURS
+from gradsift.pipelines.recipe.validate import ARMS, OURS, REDRAWN
 from gradsift.pipelines.select.select import choose
 from gradsift.scorers import budgets
 from gradsift.scorers.ranking import random_k, random_lengths, random_tokens
@@ -103,6 +105,12 @@ def draw_arms(
             for name in settings.arms:
                 if name in OURS:
                     continue
+                if name == REDRAWN:
+                    if selected is None:
+                        raise InputError(f"the arm `redrawn` needs a selection, and there is none for {target!r}")
+                    rows, own = _redrawn(work, material, target, set(pool.ids), seed)
+                    add(name, seed, rows, target, own)
+                    continue
                 if name in ARMS:  # `random` is a method too; as an arm it is drawn anew for each seed
                     rows = _drawn(settings, name, DRAW + seed, pool, like)
                 else:
@@ -155,6 +163,31 @@ def _by_method(work: Work, material: Material, name: str, target: str, pool: _Us
     choice, _ = choose(e, Select(method=name, examples=min(size, len(e.ids)), encoder=encoder))
     usable = set(pool.ids)
     return [i for i in (e.ids[int(k)] for k in choice.order) if i in usable]
+
+
+def _redrawn(work: Work, material: Material, target: str, usable: set[str], seed: int) -> tuple[list[str], Masks]:
+    """(ids, masks) that the recipe's method chooses by half of the target's rows, with another seed of its own."""
+    half = half_of(material.targets[target], [work.recipe.seed, 2, seed])
+    again = replace(material, targets={**material.targets, target: half})
+    e = evidence(work, again, target, work.recipe.select.encoder)
+    e.seed = work.recipe.seed + DRAW + seed
+    choice, _ = choose(e, work.recipe.select)
+    masks = {e.ids[k]: mask.tolist() for k, mask in choice.masks.items()}
+    return [e.ids[int(k)] for k in choice.order if e.ids[int(k)] in usable], masks
+
+
+def half_of(target: Dataset, seed: Sequence[int]) -> Dataset:
+    """Half of a target's rows at random, at least one of each subtask: a mean over half of the rows without replacement
+    varies as one over a bootstrap sample does. It is not recorded."""
+    rng = np.random.default_rng(seed)
+    members = list(zip(target.example_ids, target.subtasks, strict=True))
+    kept: list[tuple[str, str]] = []
+    for subtask in sorted(set(target.subtasks)):
+        mine = [member for member in members if member[1] == subtask]
+        kept += [mine[k] for k in rng.permutation(len(mine))[: max(1, len(mine) // 2)]]
+    ids, subtasks = zip(*sorted(kept), strict=True)
+    digest = digest_ids(f"{i}\t{subtask}" for i, subtask in sorted(kept))
+    return replace(target, digest=digest, example_ids=list(ids), subtasks=list(subtasks))
 
 
 def _by_source(pool: _UsablePool, size: int, seed: int, human: Mixing | None) -> list[str]:

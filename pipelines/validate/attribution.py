@@ -146,12 +146,13 @@ def removal_at_random(train: Train, n: int, fraction: float, draws: int, seed: i
     return [float(train(sorted(rng.permutation(n)[k:].tolist())).mean()) for _ in range(draws)]
 
 
-def removal(train: Train, scores: F64, fraction: float, at_random: Sequence[float]) -> dict[str, float]:
-    """Mean target loss after training without the top fraction by mean score, beside as many removed at random."""
+def removal(train: Train, scores: F64, fraction: float, at_random: Sequence[float]) -> dict[str, float | None]:
+    """Mean target loss after training without the top fraction by mean score, beside as many removed at random, with
+    the standard deviation of one such draw (None: a single one)."""
     n = len(scores)
     top = set(np.lexsort((np.arange(n), -scores.mean(axis=1)))[: max(1, round(fraction * n))].tolist())
     without_top = float(train([i for i in range(n) if i not in top]).mean())
-    mean, spread = float(np.mean(at_random)), float(np.std(at_random))
+    mean, spread = float(np.mean(at_random)), float(np.std(at_random, ddof=1)) if len(at_random) > 1 else None
     return {
         "fraction": fraction,
         "without_top": without_top,

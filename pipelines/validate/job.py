@@ -126,6 +126,8 @@ def _spec(work: Work, job: Job) -> Spec:
         },
         "vals": {target: bench.digest for target, bench in job.benches.vals.items()},
     }
+    if arm.example_ids and (settings.micro_batch_size or settings.batch_size) < settings.batch_size:
+        spec["accumulation"] = 2  # before, parts of unlike size counted alike
     asked = settings.lm_eval
     if asked is None:
         return spec

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradsift.datastore.arms import ArmResult
+from gradsift.datastore.arms import ArmResult, Measured
 from gradsift.datastore.runs import ArmRow, Versus
 from gradsift.pipelines.recipe import Recipe
-from gradsift.pipelines.recipe.validate import OURS
+from gradsift.pipelines.recipe.validate import AT_RANDOM, OURS, REDRAWN
 from gradsift.pipelines.validate.arms import BASE, Arm
-from gradsift.scorers import statistics
+from gradsift.scorers.verdicts import Drawn, Finding, Losses, Pair, judge
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
 T95 = (
@@ -52,7 +53,8 @@ def mean_ci95(values: Sequence[float]) -> tuple[float, float | None]:
 def table(
     recipe: Recipe, runs: Sequence[ArmRun], metrics: Mapping[str, str], sources: Mapping[str, str]
 ) -> list[ArmRow]:
-    """All rows, targets in recipe order. Compared: each of our arms with every other, and every arm with `random`."""
+    """All rows, targets in recipe order. Compared: each of our arms with every other, and every arm with `random`; all
+    comparisons of the table are corrected together."""
     best = {(name, target): _at_best_rate(runs, name, target) for target in metrics for name in _names(runs, target)}
     compared = _comparisons(best, list(metrics))
     lookups = _Lookups(recipe, next((run for run in runs if run.arm.name == BASE), None), metrics, sources)
@@ -82,48 +84,64 @@ def _at_best_rate(runs: Sequence[ArmRun], name: str, target: str) -> list[ArmRun
 def _comparisons(
     kept: Mapping[tuple[str, str], Sequence[ArmRun]], targets: Sequence[str]
 ) -> dict[tuple[str, str], dict[str, Versus]]:
-    """{(arm, target): {other: comparison}}, p corrected over those of the same arm and target."""
-    compared: dict[tuple[str, str], dict[str, Versus]] = {}
+    """{(arm, target): {other: comparison}}, each pair of arms once, p corrected over all of the table."""
+    pairs: dict[tuple[str, str, str], Pair] = {}
     for target in targets:
-        names = [name for name, of_target in kept if of_target == target and name != BASE]
-        ours = [name for name in OURS if name in names]
-        pairs = [(one, other) for one in ours for other in names if one != other]
-        pairs += [(name, "random") for name in names if "random" in names and name not in (*ours, "random")]
-        pairs += [(name, BASE) for name in ours if (BASE, target) in kept]
-        for arm in dict.fromkeys(one for one, _ in pairs):
-            others = dict.fromkeys(other for one, other in pairs if one == arm)
-            compared[arm, target] = _versus({other: kept[other, target] for other in others}, kept[arm, target], target)
+        arms = {name: _losses(name, target, runs) for (name, of_target), runs in kept.items() if of_target == target}
+        weights = next((test.tokens for runs in kept.values() for test in _tests(runs, target)), ())
+        for one, other in to_compare([name for name in arms if arms[name].seeds]):
+            pair = pair_of(arms, one, other, np.array(weights, np.float64))
+            if pair is not None:
+                pairs[target, one, other] = pair
+    compared: dict[tuple[str, str], dict[str, Versus]] = {}
+    for (target, one, other), finding in zip(pairs, judge(list(pairs.values())), strict=True):
+        compared.setdefault((one, target), {})[other] = _versus(finding)
     return compared
 
 
-def _versus(others: Mapping[str, Sequence[ArmRun]], runs: Sequence[ArmRun], target: str) -> dict[str, Versus]:
-    """An arm's runs against those of each other arm, p corrected over all of these."""
-    comparisons = {name: c for name, other in others.items() if (c := _compare(runs, other, target)) is not None}
-    adjusted = statistics.holm([comparison.p for comparison in comparisons.values()])
-    return {
-        name: Versus(
-            **asdict(comparison),
-            p_adjusted=p,
-            comparisons=len(comparisons),
-            verdict=statistics.verdict(comparison, p),
-        )
-        for (name, comparison), p in zip(comparisons.items(), adjusted, strict=True)
-    }
+def to_compare(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Ours with every other, but not with their own redraws; and every other with `random`."""
+    ours = [name for name in OURS if name in names]
+    others = [name for name in names if name not in (*ours, BASE)]
+    pairs = [(one, other) for k, one in enumerate(ours) for other in (*ours[k + 1 :], *others) if other != REDRAWN]
+    pairs += [(name, "random") for name in others if "random" in names and name != "random"]
+    return pairs + [(one, BASE) for one in ours if BASE in names]
 
 
-def _compare(one: Sequence[ArmRun], other: Sequence[ArmRun], target: str) -> statistics.Comparison | None:
-    a = {run.arm.seed: run.result.tests[target] for run in one if not run.result.diverged}
-    b = {run.arm.seed: run.result.tests[target] for run in other if not run.result.diverged}
-    if other and other[0].arm.name == BASE and b:
-        b = dict.fromkeys(a, next(iter(b.values())))  # no seed changes a model that is not trained
-    seeds = sorted(set(a) & set(b))
-    if not seeds:
+def _tests(runs: Sequence[ArmRun], target: str) -> list[Measured]:
+    return [run.result.tests[target] for run in runs if not run.result.diverged]
+
+
+def _losses(name: str, target: str, runs: Sequence[ArmRun]) -> Losses:
+    drawn: Drawn = "anew" if name in (*AT_RANDOM, REDRAWN) else "never" if name in (BASE, "full") else "once"
+    good = [run for run in runs if not run.result.diverged]
+    values = np.array([test.items for test in _tests(good, target)], np.float64)
+    return Losses(values, [run.arm.seed for run in good], drawn, len(runs) - len(good))
+
+
+def pair_of(arms: Mapping[str, Losses], one: str, other: str, weights: NDArray[np.float64]) -> Pair | None:
+    """Two arms, where they share a seed. What another draw of a set would change is bounded by the selection drawn
+    again, where there is one; else by the arm it is compared with, `random`, or what else is drawn anew."""
+    mine, others = arms[one], arms[other]
+    if other == BASE:  # no seed changes a model that is not trained
+        values = np.repeat(others.values[:1], len(mine.seeds), axis=0)
+        others = replace(others, values=values, seeds=mine.seeds)
+    if not set(mine.seeds) & set(others.seeds):
         return None
-    return statistics.compare(
-        np.array([a[s].items for s in seeds]),
-        np.array([b[s].items for s in seeds]),
-        np.array(a[seeds[0]].tokens, np.float64),
-    )
+    like_mine, like_others = _bound(arms, one, other), _bound(arms, other, one)
+    return Pair(mine, others, weights, like_mine, like_others, first=one in OURS and other == "random")
+
+
+def _bound(arms: Mapping[str, Losses], name: str, against: str) -> Losses | None:
+    own = [REDRAWN] if name == "selected" else []
+    names = [*own, *([against] if against in AT_RANDOM else []), *AT_RANDOM]
+    return next((arms[n] for n in names if n in arms and len(arms[n].seeds) > 1), None)
+
+
+def _versus(finding: Finding) -> Versus:
+    known = {field.name: getattr(finding, field.name) for field in fields(finding)}
+    this_set, method = known.pop("this_set"), known.pop("method")
+    return Versus(**known, **asdict(this_set), **{f"method_{name}": value for name, value in asdict(method).items()})
 
 
 def _row(lookups: _Lookups, name: str, target: str, runs: Sequence[ArmRun], versus: Mapping[str, Versus]) -> ArmRow:

@@ -176,6 +176,17 @@ def test_bounded_meets_total_and_bounds(case):
     assert (budgets <= high).all()
 
 
+def test_bounded_at_full_capacity():
+    """A factor times a weight may miss the last bound by a rounding."""
+    rng = np.random.default_rng(0)
+    for _ in range(2_000):
+        g = rng.integers(1, 7)
+        low = rng.integers(0, 20, g)
+        high = low + rng.integers(0, 40, g)
+        weights = rng.uniform(0.01, 10, g).tolist()
+        assert bounded(weights, int(high.sum()), low.tolist(), high.tolist()).tolist() == high.tolist()
+
+
 @given(st.lists(st.floats(0.01, 10), min_size=1, max_size=6), st.integers(0, 500))
 def test_bounded_without_bounds_is_hamilton(weights, total):
     room = [10_000] * len(weights)

@@ -1,11 +1,13 @@
 """Recipes: unknown keys are refused with a suggestion; paths are the recipe's own."""
 
 import copy
+import json
 
 import pytest
 import yaml
 
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.identity import canonical_json
 from gradsift.pipelines.recipe import load_recipe, parse_recipe
 
 MINIMAL = {
@@ -76,3 +78,11 @@ def test_a_file_that_is_no_recipe(tmp_path, text, words):
 def test_a_resolved_recipe_reads_back(tmp_path):
     recipe = parse_recipe(MINIMAL)
     assert parse_recipe(recipe.model_dump(mode="json", by_alias=True)) == recipe
+
+
+def test_a_recipe_that_was_written_and_read_again_is_the_same_to_every_digest(recipe_data):
+    """A default of 16 for a float became 16.0 in the catalog, and the first `validate` trained every arm again."""
+    more = {"mix": {"examples": 5}, "dedup": {"semantic": {"represent": "gradients"}}, "validate": {}}
+    first = parse_recipe(recipe_data | more)
+    again = parse_recipe(json.loads(json.dumps(first.model_dump(mode="json", by_alias=True))))
+    assert canonical_json(again.model_dump(mode="json")) == canonical_json(first.model_dump(mode="json"))

@@ -264,6 +264,21 @@ def test_test_rows_may_not_be_seen_by_the_selection(recipe_data, store):
         curate(parse_recipe(data), store)
 
 
+def test_test_rows_may_not_be_seen_through_another_target(recipe_data, store, write_jsonl):
+    """One row of sql's test set stands in the `val` of another target: a mixture for both would have seen it."""
+    data = json.loads(json.dumps(recipe_data))
+    sql = data["targets"]["sql"]
+    rows = [json.loads(line) for line in Path(sql["val"]["path"]).read_text("utf-8").splitlines()[:5]]
+    stolen = json.loads(Path(sql["test"]["path"]).read_text("utf-8").splitlines()[0])
+    own = [{"prompt": f"q {k}", "completion": f"a {k}"} for k in range(4)]
+    data["targets"]["other"] = {
+        "val": {"path": str(write_jsonl(*rows, stolen, name="other-val.jsonl"))},
+        "test": {"path": str(write_jsonl(*own, name="other-test.jsonl"))},
+    }
+    with pytest.raises(InputError, match=r"targets\.sql: 1 test rows are also in the `val` of targets\.other"):
+        curate(parse_recipe(data), store)
+
+
 def test_provenance_is_kept(finished):
     _, root, _ = finished
     with Store(root) as store:

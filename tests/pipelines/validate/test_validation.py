@@ -34,7 +34,7 @@ from gradsift.pipelines.training import sft
 from gradsift.pipelines.validate import attribution
 from gradsift.pipelines.validate import job as validation
 from gradsift.pipelines.validate.answers import answer
-from gradsift.pipelines.validate.arms import BASE, draw_arms
+from gradsift.pipelines.validate.arms import BASE, draw_arms, half_of
 from gradsift.pipelines.validate.table import mean_ci95
 from gradsift.scorers import checkers
 
@@ -87,13 +87,19 @@ def test_two_trainings_agree_to_the_last_digit(recipe_data, loaded, rows):
     assert found[0] == found[1]
 
 
-def test_accumulated_batches_are_the_same_step(recipe_data, loaded, rows):
-    found = []
-    for micro in (None, 2):
+@pytest.mark.parametrize(("micro", "count"), [(2, 16), (3, 16), (2, 13), (100, 16)])
+def test_accumulated_batches_are_the_same_step(recipe_data, loaded, rows, micro, count):
+    """Also where parts are of unlike size: 3 does not divide 8, and 13 rows leave a last batch of 5."""
+    found, logs = [], []
+    for at_once in (None, micro):
         model = model_of(recipe_data, loaded)
-        sft.fit(model, loaded.tokenizer, rows, Sft(epochs=1, batch_size=8, lr=1e-3, micro_batch_size=micro), 0)
+        settings = Sft(epochs=1, batch_size=8, lr=1e-3, micro_batch_size=at_once)
+        logs.append(sft.fit(model, loaded.tokenizer, rows[:count], settings, 0))
         found.append(row_losses(model, loaded.tokenizer, rows, 2048).tolist())
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    assert logs[0].steps == logs[1].steps == 2
+    assert logs[0].label_tokens == logs[1].label_tokens
+    np.testing.assert_allclose([p[1:3] for p in logs[0].curve], [p[1:3] for p in logs[1].curve], rtol=1e-3)
 
 
 def test_steps_replace_epochs(recipe_data, loaded, rows):
@@ -218,6 +224,30 @@ def test_arms_are_what_their_names_say(copy, recipe_data, loaded):
     assert max(balanced.count(s) for s in set(balanced)) <= 2
 
 
+def test_a_selection_is_made_again_for_each_seed(copy, recipe_data, loaded):
+    arms, _, _ = arms_of(copy, recipe_data, loaded, seeds=[0, 1, 2], arms=["redrawn"])
+    selected = next(a for a in arms if a.name == "selected")
+    sets = [frozenset(a.example_ids) for a in arms if a.name == "redrawn"]
+    assert [len(s) for s in sets] == [len(selected.example_ids)] * 3
+    assert len({*sets, frozenset(selected.example_ids)}) > 1, "halves of the target choose otherwise"
+    assert all(len(s & set(selected.example_ids)) >= 4 for s in sets), "and not at random: 12 of about 150"
+    again, _, _ = arms_of(copy, recipe_data, loaded, seeds=[0, 1, 2], arms=["redrawn"])
+    assert [a.example_ids for a in again] == [a.example_ids for a in arms]
+
+
+def test_halves_of_a_target_keep_its_subtasks():
+    from gradsift.datastore.examples import Dataset
+
+    ids = [f"{k:02d}" for k in range(21)]
+    whole = Dataset(1, "target", "t", "d", ids, ["a"] * 12 + ["b"] * 8 + ["c"])
+    halves = [half_of(whole, [0, 2, seed]) for seed in range(20)]
+    assert all([h.subtasks.count(s) for s in "abc"] == [6, 4, 1] for h in halves)
+    assert all(h.example_ids == sorted(set(h.example_ids)) for h in halves)
+    assert len({h.digest for h in halves} | {whole.digest}) == 21
+    kept = dict(zip(whole.example_ids, whole.subtasks, strict=True))
+    assert all(kept[i] == s for h in halves for i, s in zip(h.example_ids, h.subtasks, strict=True))
+
+
 def test_arms_that_cannot_be_are_refused(copy, recipe_data, loaded):
     with pytest.raises(InputError, match="did you mean `random_tokens`"):
         arms_of(copy, recipe_data, loaded, arms=["random_token"])
@@ -329,6 +359,15 @@ def test_mean_ci95():
 
 
 # --- attribution ---------------------------------------------------------------------------------------------------
+
+
+def test_the_spread_of_random_removals_is_that_of_a_sample():
+    """Three draws estimate a standard deviation: divided by two, not by three; one draw has none."""
+    removed = attribution.removal(
+        lambda kept: np.array([float(len(kept))]), np.arange(8.0)[:, None], 0.25, [1.0, 2.0, 3.0]
+    )
+    assert removed["random_sd"] == pytest.approx(1.0)
+    assert attribution.removal(lambda kept: np.zeros(1), np.zeros((4, 1)), 0.25, [1.0])["random_sd"] is None
 
 
 def at_work(store, loaded):

@@ -148,7 +148,9 @@ class Facts:
 def facts(store: Store, selection: Selection) -> Facts:
     """Facts of the chosen examples; shorter than the selection where some are no longer in the store."""
     rows = store.catalog.rows(
-        "SELECT i.source, i.licence, e.chars FROM selection_item AS i JOIN example AS e USING (example_id) "
+        "SELECT coalesce(i.source, e.source) AS source, e.chars, "  # a process of an older version notes none
+        "CASE WHEN i.source IS NULL THEN e.licence ELSE i.licence END AS licence "
+        "FROM selection_item AS i JOIN example AS e USING (example_id) "
         "WHERE i.selection_id=? ORDER BY i.rank",
         (selection.selection_id,),
     )

@@ -102,8 +102,9 @@ def _narrowed(modules: Sequence[torch.nn.Module], batch: Batch) -> Iterator[None
     picked[batch.rows, batch.slots] = batch.before
     every = torch.arange(size, device=picked.device)[:, None]
 
-    def pick(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0][every, picked], *inputs[1:])
+    def pick(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        # Bloom's MLP is given the residual beside its input
+        return tuple(x[every, picked] if torch.is_tensor(x) and x.shape[:2] == (size, tokens) else x for x in inputs)
 
     def put(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
         whole = output.new_zeros(size, tokens, output.shape[2])

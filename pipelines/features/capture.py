@@ -26,7 +26,7 @@ import torch
 
 from gradsift.datastore.errors import InputError
 from gradsift.pipelines.features.fused_lora import fuse, fusible
-from gradsift.pipelines.features.routed import is_experts, is_inner, stacks, watch_routed
+from gradsift.pipelines.features.routed import is_experts, is_inner, stacks, watch, watch_routed
 from gradsift.pipelines.model.batches import Batch
 from gradsift.pipelines.model.head import TokenLosses, example_means, token_losses, weighted
 
@@ -73,8 +73,6 @@ def _lora(model: Any, parameters: Parameters) -> Iterator[tuple[str, torch.nn.Mo
 
 
 def _frozen(model: Any) -> Iterator[tuple[str, torch.nn.Module]]:
-    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
-
     inside_head = _inside_head(model)
     for name, module in model.named_modules():
         if ".lora_A." in name or ".lora_B." in name or id(module) in inside_head:
@@ -83,8 +81,25 @@ def _frozen(model: Any) -> Iterator[tuple[str, torch.nn.Module]]:
         if is_experts(module):
             for parameter in stacks(module):
                 yield from ((f"{plain}.{parameter}.{e}", module) for e in range(len(getattr(module, parameter))))
-        elif isinstance(module, (torch.nn.Linear, Conv1D)) or is_inner(module):
+        elif isinstance(module, torch.nn.Linear) or is_wide(module) or is_inner(module):
             yield f"{plain}.weight", module
+
+
+def is_wide(layer: torch.nn.Module) -> bool:
+    """Whether a layer keeps its weight as [I, O]: GPT-2's do."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(layer, Conv1D)
+
+
+def _nothing(name: str, layer: Any, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """δ [B, 1, O] and x [B, 1, I] of a weight without a gradient."""
+    if is_experts(layer):
+        weight, wide = getattr(layer, name.rsplit(".", 2)[1])[0], layer.is_transposed
+    else:
+        weight, wide = layer.weight, is_wide(layer)
+    outputs, inputs = weight.T.shape if wide else weight.shape
+    return weight.new_zeros(size, 1, outputs), weight.new_zeros(size, 1, inputs)
 
 
 def _inside_head(model: Any) -> set[int]:
@@ -106,8 +121,8 @@ def capturing(
     by_autograd: Collection[str] = (),
     on_odd: OnOdd | None = None,
 ) -> Iterator[None]:
-    """Within the block, one backward of `batch` calls `consume` with every layer's (δ, x), last layer first; layers
-    that the loss does not depend on are left out.
+    """Within the block, one backward of `batch` calls `consume` with every layer's (δ, x), last layer first, and at its
+    end with zeros for those that the loss does not depend on: once for each.
 
     `by_autograd` names weights whose gradient autograd forms; the batch must then be of one example. `on_odd` is called
     with the name and shape of an input whose rows are nobody's in particular, in place of an InputError. The model must
@@ -116,7 +131,13 @@ def capturing(
     if model.training:
         raise ValueError("gradients are taken in eval mode; call model.eval() first")
     thawed = [p for p in model.parameters() if p.requires_grad]
-    uses = Uses(consume, batch, on_odd)
+    given: set[str] = set()
+
+    def give(name: str, delta: torch.Tensor, x: torch.Tensor) -> None:
+        given.add(name)
+        consume(name, delta, x)
+
+    uses = Uses(give, batch, on_odd)
     hooked = {name: layer for name, layer in layers.items() if name not in by_autograd}
     undo = _fuse_lora(model, hooked, uses)
     undo |= watch_routed(model, hooked, uses)
@@ -124,10 +145,13 @@ def capturing(
         parameter.requires_grad_(False)
     restore = list({id(call): call for call in undo.values()}.values())
     restore += [_watch(layer, name, uses) for name, layer in hooked.items() if name not in undo]
-    restore += [_formed(layers[name], name, consume) for name in by_autograd]
+    restore += [_formed(layers[name], name, give) for name in by_autograd]
     try:
         yield
-        uses.finish()
+        with torch.no_grad():
+            uses.finish()
+            for name in layers.keys() - given:
+                consume(name, *_nothing(name, layers[name], uses.size))
     finally:
         for call in restore:
             call()
@@ -153,7 +177,7 @@ class Uses:
     def __call__(self, name: str, delta: torch.Tensor, x: torch.Tensor) -> None:
         """The backward has met a use: δ and x with one row for each token, of shapes as the layer sees them."""
         pair = self._by_example(delta), self._by_example(x)
-        if pair[0] is None or pair[1] is None:
+        if pair[0] is None or pair[1] is None or pair[0].shape[:2] != pair[1].shape[:2]:
             if self._on_odd is None:
                 raise InputError(
                     f"{name} sees its input as {list(x.shape)}: in a batch of several its gradients cannot be told "
@@ -168,9 +192,8 @@ class Uses:
 
     def finish(self) -> None:
         """Give on what is left: weights with a use that did not reach the loss."""
-        with torch.no_grad():
-            for name in list(self._met):
-                self._give(name)
+        for name in list(self._met):
+            self._give(name)
 
     def _give(self, name: str) -> None:
         met = self._met.pop(name)
@@ -202,27 +225,19 @@ def _fuse_lora(model: Any, layers: Mapping[str, torch.nn.Module], uses: Uses) ->
 
 
 def _watch(layer: torch.nn.Module, name: str, uses: Uses) -> Callable[[], None]:
-    def forward_hook(_module: Any, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-        watch(output, partial(uses, name), next(iter((*inputs, *named.values()))))
+    def forward_hook(_module: Any, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return output  # a probe of the model (trunk.py, head.py)
         uses.begin(name)
+        return watch(output, partial(uses, name), next(iter((*inputs, *named.values()))))
 
     return layer.register_forward_hook(forward_hook, with_kwargs=True).remove
-
-
-def watch(output: torch.Tensor, meet: Callable[[torch.Tensor, torch.Tensor], None], x: torch.Tensor) -> None:
-    """Have `meet(δ, x)` called in the backward, for the output of a linear map of x."""
-    if not torch.is_grad_enabled():
-        return
-    kept = x.detach()
-    if not output.requires_grad:
-        output.requires_grad_()  # nothing before this layer does: the graph starts here
-    output.register_hook(lambda delta: meet(delta, kept))  # type: ignore[no-untyped-call]
 
 
 def _formed(layer: torch.nn.Module, name: str, consume: Consume) -> Callable[[], None]:
     """Have autograd form a weight's gradient, and give it on as (δ, x) = (1, G) or (Gᵀ, 1)."""
     weight: torch.nn.Parameter = layer.weight  # type: ignore[assignment]
-    wide = not isinstance(layer, torch.nn.Linear)  # Conv1D's weight is [I, O]
+    wide = is_wide(layer)
 
     def take(parameter: torch.nn.Parameter) -> None:
         if parameter.grad is None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.rows import FeatureBlock, make_block
 from gradsift.pipelines.features.capture import backward, contract, watched_layers
+from gradsift.pipelines.features.fit import fit
 from gradsift.pipelines.features.projectors import make_projector
 from gradsift.pipelines.features.projectors.factors import Factors
 from gradsift.pipelines.features.space import GradientJob
@@ -47,12 +48,14 @@ class Extractor:
         else:
             self.model = load_base(job.loaded, job.model)
         features = job.features
-        self.layers = watched_layers(self.model, features.parameters, features.layers)
+        layers = watched_layers(self.model, features.parameters, features.layers)
+        self.fit = fit(self.model, layers)
+        self.layers = {name: layer for name, layer in layers.items() if name not in self.fit.left_out}
         p = features.projector
         self.projector = make_projector(p.family, p.dim, p.seed, list(self.layers), p.per_module)
         self.factors = Factors(features.factor_dim, p.seed) if features.factor_dim else None
         self.transform = self._transform(job.transform)
-        self.batch_tokens = features.batch_tokens  # lowered when memory runs out
+        self.batch_tokens = features.batch_tokens if self.fit.together else 1  # lowered when memory runs out
 
     def _transform(self, kind: str) -> Transform:
         state, step = self.job.state, self.job.checkpoint.step
@@ -107,7 +110,9 @@ class Extractor:
             norms[name] = torch.linalg.vector_norm(gamma.flatten(1), dim=1)
             sketch.add(name, gamma)
 
-        losses, tokens = backward(self.model, batch, self.layers, consume, everywhere=wanted.embedding, loss=loss)
+        losses, tokens = backward(
+            self.model, batch, self.layers, consume, wanted.embedding, loss, by_autograd=self.fit.by_autograd
+        )
         modules = torch.stack([norms[name] for name in self.layers], 1)
         columns = {
             "vector": sketch.result(),

@@ -25,6 +25,8 @@ import torch
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
+from gradsift.pipelines.model.load import is_own
+
 
 class Uses(Protocol):
     """Where uses of weights are reported (capture.py)."""
@@ -125,7 +127,7 @@ def stacks(module: Any) -> tuple[str, str]:
 def is_inner(module: torch.nn.Module) -> bool:
     """Whether a module has a `weight` [O, I] that it applies in a forward of its own: a router, as a rule."""
     if isinstance(module, torch.nn.Linear):
-        return type(module).forward is not torch.nn.Linear.forward
+        return is_own(module)
     weight = module._parameters.get("weight")
     return weight is not None and weight.dim() == 2 and any(w in type(module).__name__ for w in ("Router", "Gate"))
 
@@ -135,15 +137,25 @@ def watch_routed(model: Any, layers: Mapping[str, torch.nn.Module], uses: Uses) 
     of. A weight that is none of these is left to others."""
     undo: dict[str, Callable[[], None]] = {}
     for module, weights in _watched(model, layers):
+        if not _known(module, weights):
+            continue
         if is_experts(module):
             module.forward = _Experts(module, weights, uses)
-        elif set(weights) == {"weight"}:
-            module.forward = partial(_inner, module, type(module).forward, weights["weight"], uses)
         else:
-            continue
+            module.forward = partial(_inner, module, type(module).forward, weights["weight"], uses)
         names = [name for some in weights.values() for one in some for name in one.every()]
         undo |= dict.fromkeys(names, partial(delattr, module, "forward"))
     return undo
+
+
+def strays(model: Any, layers: Mapping[str, torch.nn.Module]) -> list[str]:
+    """Names of LoRA's weights on parameters that no hook can see: of experts with a forward of another kind."""
+    others = [weights for module, weights in _watched(model, layers) if not _known(module, weights)]
+    return [name for weights in others for some in weights.values() for one in some for name in one.every()]
+
+
+def _known(module: Any, weights: Mapping[str, Watched]) -> bool:
+    return is_experts(module) or set(weights) == {"weight"}
 
 
 def _watched(model: Any, layers: Mapping[str, torch.nn.Module]) -> list[tuple[Any, dict[str, Watched]]]:
@@ -173,6 +185,15 @@ def _watched(model: Any, layers: Mapping[str, torch.nn.Module]) -> list[tuple[An
     return list(found.values())
 
 
+def watch(output: torch.Tensor, meet: Callable[[torch.Tensor, torch.Tensor], None], x: torch.Tensor) -> torch.Tensor:
+    """Have `meet(δ, x)` called in the backward, for the output of a linear map of x; gives the output to go on with."""
+    kept = x.detach()
+    if not output.requires_grad:  # nothing before this layer does: the graph starts here, at a copy that may be changed
+        output = output.detach().requires_grad_().clone()
+    output.register_hook(lambda delta: meet(delta, kept))  # type: ignore[no-untyped-call]
+    return output
+
+
 def _note(
     watched: Watched,
     uses: Uses,
@@ -180,25 +201,22 @@ def _note(
     x: torch.Tensor,
     expert: torch.Tensor | None = None,
     order: torch.Tensor | None = None,
-) -> None:
-    """Have a product z = x Wᵀ met in the backward. Row k of x is the `order[k]`-th in the order of the tokens, in which
-    `expert` is; without an `order` x is in it already."""
+) -> torch.Tensor:
+    """Have a product z = x Wᵀ met in the backward; gives z to go on with. Row k of x is the `order[k]`-th in the order
+    of the tokens, in which `expert` is; without an `order` x is in it already."""
     if not torch.is_grad_enabled():
-        return
-    kept = x.detach()
+        return z
     present = [0] if expert is None else _numbers(expert)
     uses.begin(*(name for one in watched for name in one.names(present)))
 
     def back(values: torch.Tensor) -> torch.Tensor:
         return values if order is None else torch.empty_like(values).index_copy_(0, order, values)
 
-    def meet(delta: torch.Tensor) -> None:
+    def meet(delta: torch.Tensor, x: torch.Tensor) -> None:
         for one in watched:
-            one.meet(uses, back(delta), back(kept), expert)
+            one.meet(uses, back(delta), back(x), expert)
 
-    if not z.requires_grad:
-        z.requires_grad_()
-    z.register_hook(meet)  # type: ignore[no-untyped-call]
+    return watch(z, meet, x)
 
 
 @dataclass(frozen=True)
@@ -235,7 +253,7 @@ class _Experts:
         ]
         z = torch.cat(parts)
         if parameter in self.weights:
-            _note(self.weights[parameter], self.uses, z, x, expert, order)
+            z = _note(self.weights[parameter], self.uses, z, x, expert, order)
         return z
 
 
@@ -253,5 +271,5 @@ class _Meeting(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func is linear and args[1] is self.module.weight:
-            _note(self.watched, self.uses, result, args[0])
+            result = _note(self.watched, self.uses, result, args[0])
         return result

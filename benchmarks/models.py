@@ -1,10 +1,10 @@
 """Which models work: every architecture that transformers registers for causal language modelling, tiny and random.
 
 Each is built from a configuration with small numbers, gets LoRA on all linear layers and three AdamW steps (so that B
-is not zero), and its per-example gradients, as they are captured, are compared with a loop of autograd over the examples,
-weight by weight; likewise the frozen weights (`linear`). Batches: four rows of different lengths, as many rows as
-tokens, and one row. `python benchmarks/models.py` writes docs/models.md; with names, it prints their lines. A test runs
-one architecture of each kind.
+is not zero), and its per-example gradients, as they are captured, are compared with a loop of autograd over the
+examples, weight by weight; likewise the frozen weights (`linear`). Batches: four rows of different lengths, as many
+rows as tokens, and one row. `python benchmarks/models.py` writes docs/models.md, in some minutes; with names, it prints
+their lines. A test runs one architecture of each kind.
 """
 
 import dataclasses
@@ -85,8 +85,8 @@ class Outcome:
     refused: str = ""
 
 
-def build(kind: str):
-    """A tiny random model of an architecture."""
+def build(kind: str, **settings):
+    """A tiny random model of an architecture; `settings` of its configuration beside the small ones."""
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -94,7 +94,7 @@ def build(kind: str):
     known = {field.name for field in dataclasses.fields(made)} | set(made.attribute_map)
     twice = {a for a, b in made.attribute_map.items() if a in SMALL and b in SMALL and a != b}
     small = {name: value for name, value in SMALL.items() if name in known - twice}
-    config = made(**(small | SPECIAL.get(kind, {})))
+    config = made(**(small | SPECIAL.get(kind, {}) | settings))
     with torch.device("meta"):
         size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
     if size > LARGEST:
@@ -203,7 +203,7 @@ def cell(result: Outcome) -> str:
 
 def reason(refused: str) -> str:
     """A refusal without the place of the model."""
-    return refused.partition(") ")[2].partition(". ")[0]
+    return (refused.partition(") ")[2] or refused).partition(". ")[0]
 
 
 def line(kind: str) -> str:

@@ -263,13 +263,23 @@ def _inner(module: Any, forward: Callable[..., Any], watched: Watched, uses: Use
         return forward(module, *args, **kwargs)
 
 
+_CASTS = (torch.Tensor.to, torch.Tensor.type, torch.Tensor.float)
+
+
 class _Meeting(TorchFunctionMode):
+    """Meets products by the module's weight, or by the weight in another dtype (DeepSeek's routers work in float32)."""
+
     def __init__(self, module: Any, watched: Watched, uses: Uses) -> None:
         super().__init__()
-        self.module, self.watched, self.uses = module, watched, uses
+        self.watched, self.uses, self.weights = watched, uses, [module.weight]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is linear and args[1] is self.module.weight:
+        if func in _CASTS and self._is_weight(args[0]):
+            self.weights.append(result)
+        if func is linear and self._is_weight(args[1]):
             result = _note(self.watched, self.uses, result, args[0])
         return result
+
+    def _is_weight(self, value: Any) -> bool:
+        return any(value is weight for weight in self.weights)

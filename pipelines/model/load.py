@@ -19,6 +19,7 @@ from gradsift.pipelines.model.encode import tokenizer_digest
 from gradsift.pipelines.recipe import Lora, Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")  # whose kernels take out_proj's weight itself
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 # transformers and peft build models under process-wide state (default device, skipped initialisation, warning
 # filters, the random generator): two threads at once end in silently re-initialised weights.
@@ -117,21 +118,24 @@ def load_lora(loaded: Loaded, model: Model, lora: Lora, seed: int) -> Any:
 
 
 def add_lora(base: Any, lora: Lora) -> Any:
-    """A fresh adapter on a model, which is changed in place. `all-linear` leaves out layers that peft would break (see
-    `own_linears`). Raises InputError when the targets do not fit the model."""
+    """A fresh adapter on a model, which is changed in place. `all-linear` leaves out what peft would break (see
+    `own_linears`) and, as peft demands, `out_proj` of Mamba layers. Raises InputError when the targets do not fit."""
     from peft import LoraConfig, get_peft_model
 
     own = own_linears(base)
+    out = ["out_proj"] if base.config.model_type in MAMBA else []
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.targets,
-        exclude_modules=own if own and lora.targets == "all-linear" else None,
+        exclude_modules=[*own, *out] if (own or out) and lora.targets == "all-linear" else None,
         task_type="CAUSAL_LM",
     )
     try:
-        peft_model = get_peft_model(base, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            peft_model = get_peft_model(base, config)
     except ValueError as error:
         if lora.dropout and "lora_dropout" in str(error):
             raise InputError(

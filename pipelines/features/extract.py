@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.rows import FeatureBlock, make_block
 from gradsift.pipelines.features.capture import backward, contract, watched_layers
-from gradsift.pipelines.features.fit import fit
+from gradsift.pipelines.features.fit import look
 from gradsift.pipelines.features.projectors import make_projector
 from gradsift.pipelines.features.projectors.factors import Factors
 from gradsift.pipelines.features.space import GradientJob
@@ -49,7 +49,7 @@ class Extractor:
             self.model = load_base(job.loaded, job.model)
         features = job.features
         layers = watched_layers(self.model, features.parameters, features.layers)
-        self.fit = fit(self.model, layers)
+        self.fit = look(self.model, layers, job.loaded, job.model.attention, job.lora)
         self.layers = {name: layer for name, layer in layers.items() if name not in self.fit.left_out}
         p = features.projector
         self.projector = make_projector(p.family, p.dim, p.seed, list(self.layers), p.per_module)

@@ -21,12 +21,13 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.features.capture import capturing, is_wide, watched_layers
+from gradsift.pipelines.features.capture import capturing, is_wide
 from gradsift.pipelines.features.routed import is_experts, is_inner, strays
 from gradsift.pipelines.model.batches import Batch, collate
 from gradsift.pipelines.model.head import example_means, token_losses
+from gradsift.pipelines.model.load import Loaded
 from gradsift.pipelines.model.trunk import PLAIN, probe_rows, run
-from gradsift.pipelines.recipe import Features
+from gradsift.pipelines.recipe import Lora
 
 TOLERANCE = {torch.float32: (1e-2, 1e-6)}  # of the weight's gradient, and of the largest of any weight
 COARSE = (0.3, 1e-2)  # in coarser types, where a router may also choose otherwise; a wrong example is wrong by about 1
@@ -72,13 +73,19 @@ class Fit:
         return notes
 
 
+_KNOWN: dict[tuple[str, ...], Fit] = {}
+
+
 def _some(names: Sequence[str]) -> str:
     return f"weight {names[0]}" if len(names) == 1 else f"{len(names)} weights (such as {names[0]})"
 
 
-def look(model: Any, features: Features) -> Fit:
-    """The same for the weights that a recipe takes gradients of."""
-    return fit(model, watched_layers(model, features.parameters, features.layers))
+def look(model: Any, layers: Layers, loaded: Loaded, attention: str, lora: Lora) -> Fit:
+    """`fit`, once in a process for a model with an adapter of this kind."""
+    key = (loaded.model_digest, loaded.dtype, attention, type(model).__name__, lora.model_dump_json(), *layers)
+    if key not in _KNOWN:
+        _KNOWN[key] = fit(model, layers)
+    return _KNOWN[key]
 
 
 def fit(model: Any, layers: Layers) -> Fit:

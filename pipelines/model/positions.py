@@ -31,7 +31,9 @@ def positions(config: Any) -> int | None:
 
 
 def check_length(recipe: Recipe, loaded: Loaded) -> None:
-    """Raise InputError when the recipe keeps more tokens of a row than the model has positions."""
+    """Raise InputError when the recipe runs rows of more tokens than the model has positions."""
+    if not recipe.runs_model:
+        return
     config = load_config(loaded, recipe.model)
     limit, asked = positions(config), recipe.encoding.max_length
     if limit is not None and asked > limit:

@@ -18,6 +18,7 @@ from gradsift.datastore.runs import Ingested, Recipes, RunResult, SelectionRepor
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import export
+from gradsift.pipelines.features.capture import watched_layers
 from gradsift.pipelines.features.fit import look
 from gradsift.pipelines.features.gather import Material, evidence
 from gradsift.pipelines.features.gradients import checkpoint_rows
@@ -118,7 +119,9 @@ def _gradients(work: Work, material: Material, stage: _Stages) -> tuple[Material
     found: list[Sequence[str]] = []
 
     def check(model: Any) -> None:
-        found.append(look(model, work.recipe.features).notes())
+        recipe = work.recipe
+        layers = watched_layers(model, recipe.features.parameters, recipe.features.layers)
+        found.append(look(model, layers, work.model, recipe.model.attention, recipe.lora).notes())
         for number, note in enumerate(found[-1], 1):
             work.progress(note, number, len(found[-1]))
 

@@ -98,6 +98,14 @@ def test_more_tokens_than_positions_are_refused(recipe_data, store, tmp_path):
         plan_run(recipe, tmp_path)
 
 
+def test_a_recipe_that_only_counts_tokens_may_count_more(recipe_data, store):
+    mixture = {"name": "m", "pool": recipe_data["pool"], "mix": {"tokens": 500}, "model": recipe_data["model"]}
+    recipe = parse_recipe(mixture)
+    assert recipe.encoding.max_length > 256
+    assert not recipe.runs_model
+    assert curate(recipe, store).mixtures[0].realised == 500
+
+
 @pytest.mark.parametrize(
     ("config", "limit"),
     [

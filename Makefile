@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= auto
 PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick lint typecheck check clean
+.PHONY: demo test quick lint typecheck check models clean
 
 demo: $(STAMP)  ## the whole flow on generated data, a few minutes
 	$(BIN)/gradsift demo --folder demo
@@ -27,6 +27,9 @@ typecheck: $(STAMP)
 	$(BIN)/mypy
 
 check: lint typecheck test
+
+models: $(STAMP)  ## docs/models.md: every architecture, tiny, against a loop of autograd
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/models.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "gradsift needs Python 3.11 or newer; try: make PYTHON=python3.11")'

@@ -243,6 +243,7 @@ class RunResult:
     mixtures: Sequence[MixtureReport] = ()
     arms: Sequence[ArmRow] = ()
     report: str = ""
+    notes: Sequence[str] = ()  # of what the rows have of the model's weights
 
     @property
     def pool_rows(self) -> list[SpaceRows]:
@@ -354,6 +355,12 @@ def last_run(store: Store, computed: bool = False) -> Run:
     if run is None:
         raise InputError(f"no run has finished in {store.root}; start one with `gradsift run RECIPE`")
     return run
+
+
+def last_notes(store: Store, name: str) -> Sequence[str]:
+    """Notes of the newest finished run of that name; none where there is none."""
+    notes: Sequence[str] = next((run.summary.get("notes", ()) for run in _finished(store) if run.name == name), ())
+    return tuple(notes)
 
 
 class Named(Protocol):

@@ -20,9 +20,11 @@ SELECTION = ("name", "examples", "source_precision", "source_share_of_pool", "by
 def show_plan(plan: "Plan") -> None:
     """What a run would do."""
     facts = asdict(plan)
-    minutes = facts.pop("minutes")
+    minutes, notes = facts.pop("minutes"), facts.pop("notes")
     show.table("Would run (estimates for an empty store)", [{"what": k, "value": v} for k, v in facts.items()])
     show.table("Minutes", [{"stage": k, "minutes": v} for k, v in minutes.items()])
+    for note in notes:
+        show.line(f"Note: {note}")
 
 
 def show_result(result: RunResult) -> None:
@@ -40,6 +42,8 @@ def show_result(result: RunResult) -> None:
         show_mixture(made)
     if result.arms:
         show_arms(result.arms)
+    for note in result.notes:
+        show.line(f"Note: {note}")
     show.line(f"Report: {result.report}")
 
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.rows import FeatureBlock, make_block
 from gradsift.pipelines.features.capture import backward, contract, watched_layers
+from gradsift.pipelines.features.fit import look
 from gradsift.pipelines.features.projectors import make_projector
 from gradsift.pipelines.features.projectors.factors import Factors
 from gradsift.pipelines.features.space import GradientJob
@@ -65,12 +66,15 @@ class Extractor:
         else:
             self.model = load_base(job.loaded, job.model)
         features = job.features
-        self.layers = watched_layers(self.model, features.parameters, features.layers)
+        layers = watched_layers(self.model, features.parameters, features.layers)
+        self.fit = look(self.model, layers, job.loaded, job.model.attention, job.lora)
+        self.layers = {name: layer for name, layer in layers.items() if name not in self.fit.left_out}
         p = features.projector
         self.projector = make_projector(p.family, p.dim, p.seed, list(self.layers), p.per_module)
         self.factors = Factors(features.factor_dim, p.seed) if features.factor_dim else None
         self.transform = self._transform(job.transform)
-        self.batch_tokens = features.batch_tokens  # lowered when memory runs out
+        self._sizes: dict[str, int] = {}  # of each layer's weight, as seen
+        self.batch_tokens = features.batch_tokens if self.fit.together else 1  # lowered when memory runs out
 
     def _transform(self, kind: str) -> Transform:
         state, step = self.job.state, self.job.checkpoint.step
@@ -131,13 +135,16 @@ class Extractor:
                 raise InputError(f"{name} is used twice in a pass; leave it out by `features.layers`")
             gradient = self.factors.contract(name, delta, x) if self.factors else contract(delta, x)
             norms[name] = _lengths(gradient)
+            self._sizes[name] = delta.shape[-1] * x.shape[-1]
             if beside is not None:
                 beside.add(name, gradient)
             gamma = change(name, gradient)
             changed[name] = norms[name] if gamma is gradient else _lengths(gamma)
             sketch.add(name, gamma)
 
-        losses, tokens = backward(self.model, batch, self.layers, consume, everywhere=wanted.embedding, loss=loss)
+        losses, tokens = backward(
+            self.model, batch, self.layers, consume, wanted.embedding, loss, by_autograd=self.fit.by_autograd
+        )
         modules = torch.stack([norms[name] for name in self.layers], 1)
         columns = {
             "vector": sketch.result(),
@@ -195,7 +202,7 @@ class Extractor:
         rejected = {ids[k]: "zero" if zero[k] else "non_finite" for k in np.flatnonzero(~finite | zero).tolist()}
         signals = table.take(pa.array(good))
         if "module_norms" in table.column_names or self.job.features.projector.per_module:
-            sizes = [layer.get_parameter("weight").numel() for layer in self.layers.values()]
+            sizes = [self._sizes[name] for name in self.layers]
             signals = signals.replace_schema_metadata(
                 {"gradsift.modules": json.dumps(list(self.layers)), "gradsift.sizes": json.dumps(sizes)}
             )

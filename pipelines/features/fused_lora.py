@@ -45,8 +45,10 @@ def fuse(
     module: Any,
     on_a: Callable[[torch.Tensor, torch.Tensor], None] | None,
     on_b: Callable[[torch.Tensor, torch.Tensor], None] | None,
+    on_use: Callable[[], None],
 ) -> Callable[[], None]:
-    """Replace a fusible layer's forward; returns the call that puts it back."""
+    """Replace a fusible layer's forward; returns the call that puts it back. `on_use` is called in the forward, `on_a`
+    and `on_b` in the backward."""
     base = module.base_layer
     dtype = base.weight.dtype
     layer = FusedLora(
@@ -60,7 +62,12 @@ def fuse(
     )
     # Outputs must require a gradient even where the input does not (the first layer), and no weight does.
     anchor = torch.zeros((), device=base.weight.device, requires_grad=True)
-    module.forward = lambda x: _FusedPass.apply(x, anchor, layer)  # type: ignore[no-untyped-call]
+
+    def forward(x: torch.Tensor) -> Any:
+        on_use()
+        return _FusedPass.apply(x, anchor, layer)  # type: ignore[no-untyped-call]
+
+    module.forward = forward
     return lambda: delattr(module, "forward")
 
 

@@ -22,6 +22,7 @@ from gradsift.pipelines.model.batches import Batch, collate
 from gradsift.pipelines.model.encode import Encoded
 
 BY_POSITION = ("q_proj", "o_proj", "c_proj", "mlp")  # as Llama and its many relatives, and GPT-2, call them
+PLAIN = 5  # the first token of a probe, and what fills it up: small ids are special, and their embedding may be zero
 _CLOSE = {torch.float32: 1e-4}  # of the largest hidden state; coarser types round otherwise in another shape
 _KNOWN: weakref.WeakKeyDictionary[Any, tuple[torch.nn.Module, ...]] = weakref.WeakKeyDictionary()
 
@@ -57,15 +58,19 @@ def narrowable(model: Any) -> tuple[torch.nn.Module, ...]:
     return _KNOWN[model]
 
 
-def probe_batch(model: Any) -> Batch:
+def probe_rows(model: Any) -> list[Encoded]:
     """Two short rows with labels here and there, for finding out what a model does."""
     vocabulary = model.config.get_text_config().vocab_size
     labelled = ((False, False, True, False, True, True, False, True), (False, True, False, False, False, True))
-    rows = [
-        Encoded(tuple((7 * t + k) % vocabulary for t in range(len(marks))), marks, "ok")
+    return [
+        Encoded(tuple((PLAIN + 7 * t + k) % vocabulary for t in range(len(marks))), marks, "ok")
         for k, marks in enumerate(labelled)
     ]
-    return collate(rows, 0).to(model.get_input_embeddings().weight.device)
+
+
+def probe_batch(model: Any) -> Batch:
+    """The two as a batch, where the model is."""
+    return collate(probe_rows(model), PLAIN).to(model.get_input_embeddings().weight.device)
 
 
 @contextmanager
@@ -102,8 +107,9 @@ def _narrowed(modules: Sequence[torch.nn.Module], batch: Batch) -> Iterator[None
     picked[batch.rows, batch.slots] = batch.before
     every = torch.arange(size, device=picked.device)[:, None]
 
-    def pick(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0][every, picked], *inputs[1:])
+    def pick(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        # Bloom's MLP is given the residual beside its input
+        return tuple(x[every, picked] if torch.is_tensor(x) and x.shape[:2] == (size, tokens) else x for x in inputs)
 
     def put(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
         whole = output.new_zeros(size, tokens, output.shape[2])
@@ -122,8 +128,11 @@ def _probe(model: Any) -> tuple[torch.nn.Module, ...]:
     wanted = (batch.rows, batch.before)
     with evaluating(model):
         plain, modules = _by_position(model, batch)
-        with _narrowed(modules, batch):
-            error = (_hidden(model, batch)[wanted] - plain[wanted]).float().abs().max()
+        try:
+            with _narrowed(modules, batch):
+                error = (_hidden(model, batch)[wanted] - plain[wanted]).float().abs().max()
+        except (RuntimeError, ValueError, IndexError):  # such a module is given more than one value for each position
+            return ()
     return modules if bool(error <= _CLOSE.get(plain.dtype, 3e-2) * plain[wanted].abs().max()) else ()
 
 

@@ -21,7 +21,9 @@ def weight_files(folder: Path, gguf_file: str | None = None) -> list[Path]:
     Raises InputError when there is none, when one is missing, and for the folder of an adapter.
     """
     if gguf_file:
-        return _existing(folder, [folder / gguf_file], gguf_file)
+        if not (folder / gguf_file).is_file():
+            raise InputError(f"{folder} has no {gguf_file}")
+        return [folder / gguf_file]
     if (folder / "adapter_config.json").is_file():
         raise InputError(
             f"{folder} holds an adapter (adapter_config.json), whose base model lies elsewhere. Merge it "

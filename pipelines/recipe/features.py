@@ -48,7 +48,8 @@ class Features(Section):
     """What a gradient row is."""
 
     parameters: Literal["lora", "lora_b", "linear"] = "lora"
-    """LoRA's A and B, B alone, or the frozen weights of all linear layers (which needs no adapter)."""
+    """LoRA's A and B, B alone, or the frozen weights of all linear layers, routers and experts (which needs no
+    adapter)."""
     layers: list[str] | None = None
     """Shell patterns of weight names to keep, such as `*.layers.2[0-9].*`; default: all."""
     factor_dim: Annotated[int, Field(ge=8)] | None = None

@@ -37,7 +37,8 @@ class Encoding(Section):
     """How a chat becomes tokens and labels."""
 
     max_length: Annotated[int, Field(ge=8)] = 1024
-    """Tokens kept of each row, from the start; a row that keeps no label token is flagged, not used."""
+    """Tokens kept of each row, from the start, at most as many as the model has positions; a row that keeps no label
+    token is flagged, not used."""
 
 
 class Lora(Section):
@@ -46,9 +47,9 @@ class Lora(Section):
     r: Annotated[int, Field(gt=0)] = 8
     alpha: Annotated[float, Field(gt=0)] = 16.0  # not 16: a recipe that was written and read again is the same
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout during training; gradients are taken without."""
+    """Dropout during training; gradients are taken without. peft has none for experts and routers."""
     targets: str | list[str] = "all-linear"
-    """`all-linear` or module names as peft takes them."""
+    """`all-linear` (but for what peft would break, see [models.md](models.md)) or module names as peft takes them."""
 
 
 class Training(Section):

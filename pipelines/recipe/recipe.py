@@ -18,6 +18,8 @@ from gradsift.pipelines.recipe.select import Method, Select
 from gradsift.pipelines.recipe.validate import Validate
 from gradsift.pipelines.suggest import suggestion
 
+OF_TOKENIZER = ("a budget in tokens", "`export.labels`")
+
 
 class Recipe(Section):
     """A whole curation run."""
@@ -90,20 +92,27 @@ class Recipe(Section):
 
     def _model_for(self) -> str:
         """What of the recipe needs a model, in words; nothing: ''."""
+        return next((what for what, needed in self._model_uses().items() if needed), "")
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether chats go through the model, and not through its tokenizer alone."""
+        return any(needed for what, needed in self._model_uses().items() if what not in OF_TOKENIZER) or self.needs_rows
+
+    def _model_uses(self) -> dict[str, bool]:
         modelled = ROWS | {"training"}
         mix = self.mix.all_parts() if self.mix else []
         by = self.selecting.method if self.selecting else None
-        reasons = {
+        return {
             f"`select` by `{by}`": self.selecting is not None and bool(self.selecting.needs & modelled),
             "a mixture with gradients": any(self._part_needs(part) & modelled for part in mix),
             "`export.atlas`": self.export.atlas,
-            "a budget in tokens": self._counts_tokens(),
+            OF_TOKENIZER[0]: self._counts_tokens(),
             "`weights: scaling_law`": any(part.weights == "scaling_law" for part in mix),
             "`validate`": self.validate_ is not None,
             "`dedup.semantic`": self._semantic_rows(),
-            "`export.labels`": self.export.labels,
+            OF_TOKENIZER[1]: self.export.labels,
         }
-        return next((what for what, needed in reasons.items() if needed), "")
 
     def _counts_tokens(self) -> bool:
         of_mix = self.mix is not None and bool(self.mix.tokens or self.mix.label_tokens)

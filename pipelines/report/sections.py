@@ -23,7 +23,7 @@ def sections(store: Store, recipe: Recipe, run: Run) -> list[Section]:
     every = [
         *arm_sections(result.arms, recipe.validate_.lrs if recipe.validate_ else []),
         Section("What was chosen", chosen_parts(store, result, chosen)),
-        Section("What stayed out", _left_out(result.ingest.pool)),
+        Section("What stayed out", [*_left_out(result.ingest.pool), *_of_the_model(result)]),
         Section("Rows in and out", [part for one in chosen.all for part in sample_parts(store, result, one)]),
         Section(
             "Cost",
@@ -53,6 +53,10 @@ def _left_out(pool: PoolReport) -> list[Part]:
         rows = [{"reason": reason, "rows": count} for reason, count in pool.quarantined.items()]
         parts.append(Part("Rows that could not be used", rows))
     return parts
+
+
+def _of_the_model(result: RunResult) -> list[Part]:
+    return [Part("Weights of the model", [{"note": note} for note in result.notes])] if result.notes else []
 
 
 def _costs(store: Store, recipe: Recipe, result: RunResult) -> list[Part]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gradsift.datastore import leases, runs
 from gradsift.datastore.errors import BusyError
@@ -18,9 +18,12 @@ from gradsift.datastore.runs import Ingested, Recipes, RunResult, SelectionRepor
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import export
+from gradsift.pipelines.features.capture import watched_layers
+from gradsift.pipelines.features.fit import look
 from gradsift.pipelines.features.gather import Material, evidence
 from gradsift.pipelines.features.gradients import checkpoint_rows
 from gradsift.pipelines.mix.mixture import describe_mixture, make_mixture
+from gradsift.pipelines.model.positions import check_length
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.pool import semantic
 from gradsift.pipelines.pool.read import read_datasets, with_screening
@@ -82,12 +85,14 @@ def _curate(
     work = Work(store, recipe, progress=progress)
     if recipe.lm is not None:
         work = stage("model", lambda: open_work(store, recipe, progress))
+        check_length(recipe, work.model)
     material, ingested = stage("ingest", lambda: read_datasets(work))
     rows: list[SpaceRows] = []
+    notes: Sequence[str] = ()
     if recipe.needs_rows:
-        material, rows = _gradients(work, material, stage)
+        material, rows, notes = _gradients(work, material, stage)
         material, ingested = _without_semantic(work, material, ingested, stage)
-    result = RunResult(recipe.name, ingested, rows=rows)
+    result = RunResult(recipe.name, ingested, rows=rows, notes=notes)
     made = Made()
     if recipe.selecting is not None:
         chosen = stage("select", lambda: _select(work, material))
@@ -107,15 +112,26 @@ def _curate(
     return replace(result, stages=tuple(stage.done))
 
 
-def _gradients(work: Work, material: Material, stage: _Stages) -> tuple[Material, list[SpaceRows]]:
-    """Warm up, and compute the rows of every checkpoint."""
+def _gradients(work: Work, material: Material, stage: _Stages) -> tuple[Material, list[SpaceRows], Sequence[str]]:
+    """Warm up, and compute the rows of every checkpoint; what there is to say of the model's weights in them."""
     rows: list[SpaceRows] = []
     pairs = []
-    for point in stage("warmup", lambda: warm_up(work, material.pool)):
+    found: list[Sequence[str]] = []
+
+    def check(model: Any) -> None:
+        recipe = work.recipe
+        layers = watched_layers(model, recipe.features.parameters, recipe.features.layers)
+        found.append(look(model, layers, work.model, recipe.model.attention, recipe.lora).notes())
+        for number, note in enumerate(found[-1], 1):
+            work.progress(note, number, len(found[-1]))
+
+    for point in stage("warmup", lambda: warm_up(work, material.pool, check)):
         pair, computed = stage(f"gradients-{point.ordinal}", lambda: checkpoint_rows(work, material, point))
         pairs.append(pair)
         rows += computed
-    return replace(material, pairs=tuple(pairs)), rows
+    # a model that was trained before was looked at then
+    notes = found[-1] if found else runs.last_notes(work.store, work.recipe.name)
+    return replace(material, pairs=tuple(pairs)), rows, notes
 
 
 def _without_semantic(work: Work, material: Material, ingested: Ingested, stage: _Stages) -> tuple[Material, Ingested]:

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import torch
 
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.pipelines.features.capture import backward, watched_layers
+from gradsift.pipelines.features.fit import fit
 from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.load import Loaded, best_device, load_base, load_lora, open_model
+from gradsift.pipelines.model.positions import check_length
 from gradsift.pipelines.pool.sources import read_source
 from gradsift.pipelines.recipe import Features, Recipe
 
@@ -38,6 +40,7 @@ class Plan:
     bytes_free: int
     tokens_per_second: float
     minutes: dict[str, float]
+    notes: list[str] = field(default_factory=list)  # of what the rows will have of the model's weights
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Probe:
     tokens_per_second: float
     layers: int
     hidden: int
+    notes: tuple[str, ...] = ()
 
 
 def plan_run(recipe: Recipe, store: Path) -> Plan:
@@ -57,6 +61,7 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
     if recipe.lm is None:
         return Plan(len(good), len(bad), 1.0, 0.0, 0, 0, text, free, 0.0, {})
     loaded = open_model(recipe.model)
+    check_length(recipe, loaded)
     step = max(1, len(good) // SAMPLE)
     chats = [encode(loaded.tokenizer, one.messages, recipe.encoding.max_length) for one in good[::step]]
     usable = [chat for chat in chats if chat.usable] or chats
@@ -93,6 +98,7 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
         free,
         speed,
         minutes,
+        list(probe.notes),
     )
 
 
@@ -133,12 +139,13 @@ def _probe(recipe: Recipe, loaded: Loaded, chats: list[Any]) -> Probe:
     else:
         model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
     layers = watched_layers(model, features.parameters, features.layers)
-    batch = collate(chats, pad_id(loaded.tokenizer)).to(best_device())
+    found = fit(model, layers)
+    batch = collate(chats if found.together else chats[:1], pad_id(loaded.tokenizer)).to(best_device())
     seconds = 1.0
     for _ in range(2):
         start = time.perf_counter()
-        losses, _ = backward(model, batch, layers, lambda _name, _delta, _x: None)
+        losses, _ = backward(model, batch, layers, lambda _name, _delta, _x: None, by_autograd=found.by_autograd)
         torch.isfinite(losses).all().item()  # waits for the device
         seconds = time.perf_counter() - start
-    tokens = float(batch.attention_mask.sum())
-    return Probe(tokens / seconds, len(layers), int(model.config.get_text_config().hidden_size))
+    tokens, hidden = float(batch.attention_mask.sum()), int(model.config.get_text_config().hidden_size)
+    return Probe(tokens / seconds, len(layers), hidden, tuple(found.notes()))

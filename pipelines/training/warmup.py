@@ -4,6 +4,7 @@ LESS §3 (warm-up on 5 %, one checkpoint for each of 4 epochs). A killed warm-up
 gives the same tensors as one that was never stopped.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.pipelines.model.chats import usable_chats
 from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION
-from gradsift.pipelines.model.load import adapter_arrays, load_lora, lora_parameters, set_adapter
+from gradsift.pipelines.model.load import adapter_arrays, load_base, load_lora, lora_parameters, set_adapter
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Warmup
 from gradsift.pipelines.training.loop import EpochEnd, Report, Start, epochs, make_optimizer
 
 TRAINER_VERSION = 1
+Check = Callable[[Any], None]  # of a model
 
 
 def training_spec(work: Work) -> Spec:
@@ -49,25 +51,30 @@ def warmup_fingerprint(work: Work, warmup: Warmup, pool: Dataset) -> str:
     )
 
 
-def untrained(work: Work) -> list[Checkpoint]:
+def untrained(work: Work, check: Check = lambda _model: None) -> list[Checkpoint]:
     """One checkpoint of the model as it is, for `warmup: null`: a fresh adapter (B = 0), or none where the rows are
-    gradients of the model's own weights."""
+    gradients of the model's own weights. `check` as `warm_up` has it."""
     recipe = work.recipe
     with_adapter = recipe.features.parameters != "linear"
     run = fingerprint({**training_spec(work), "untrained": with_adapter, "seed": recipe.seed})
     if not checkpoints.listed(work.store, run):
         adapter = {}
         if with_adapter:
-            adapter = adapter_arrays(load_lora(work.model, recipe.model, recipe.lora, recipe.seed))
+            model = load_lora(work.model, recipe.model, recipe.lora, recipe.seed)
+            check(model)
+            adapter = adapter_arrays(model)
+        else:
+            check(load_base(work.model, recipe.model))
         checkpoints.commit(work.store, run, 0, 0, 1.0, CheckpointState(adapter, {}, {}))
     return checkpoints.listed(work.store, run)
 
 
-def warm_up(work: Work, pool: Dataset) -> list[Checkpoint]:
-    """Train, or finish training, and return the checkpoints, oldest first."""
+def warm_up(work: Work, pool: Dataset, check: Check = lambda _model: None) -> list[Checkpoint]:
+    """Train, or finish training, and return the checkpoints, oldest first. `check` is called with the model before it
+    is trained: it may refuse a model of which no rows could be taken."""
     recipe, warmup = work.recipe, work.recipe.warmup
     if warmup is None:
-        return untrained(work)
+        return untrained(work, check)
     run = warmup_fingerprint(work, warmup, pool)
     done = checkpoints.listed(work.store, run)
     if len(done) == warmup.epochs:
@@ -78,6 +85,7 @@ def warm_up(work: Work, pool: Dataset) -> list[Checkpoint]:
     if not chats:
         raise InputError("no example of the warm-up sample has a label token; raise encoding.max_length")
     model = load_lora(work.model, recipe.model, recipe.lora, recipe.seed)
+    check(model)
     start = Start(make_optimizer(model, warmup), len(done))
     if done:
         restore(model, start.optimizer, checkpoints.load(work.store, done[-1]), done[-1].step)

@@ -125,7 +125,7 @@ def test_a_fresh_adapter_has_no_gradient_in_a(loaded, model_dir, chats):
 
 def test_capture_needs_eval_mode_and_leaves_the_model_as_it_was(lora_model, chats):
     lora_model.train()
-    with pytest.raises(ValueError, match="eval mode"), capturing(lora_model, {}, lambda n, d, x: None):
+    with pytest.raises(ValueError, match="eval mode"), capturing(lora_model, {}, print, collate(chats[:1], PAD)):
         pass
     lora_model.eval()
     captured(lora_model, chats[:2])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     CohereConfig,
     Gemma2Config,
     GPT2Config,
@@ -36,6 +37,7 @@ MODELS = {
     "gemma2": (Gemma2Config(**SMALL), {"q_proj", "o_proj", "mlp"}),
     "cohere": (CohereConfig(**SMALL), {"q_proj", "o_proj", "mlp"}),
     "phi3": (Phi3Config(**SMALL), {"o_proj", "mlp"}),
+    "bloom": (BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4), {"mlp"}),
     "gpt2": (GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4), {"c_proj", "mlp"}),
 }
 

@@ -1,5 +1,6 @@
 """The docs are true: every code block runs, the reference is current, links lead somewhere."""
 
+import json
 import re
 import shlex
 import shutil
@@ -22,6 +23,8 @@ def test_the_readme_works_as_written(model_dir, data_dir, tmp_path):
     """Its recipe, commands and Python, in order, in one folder, on a small pool and model."""
     page = ROOT / "README.md"
     shutil.copytree(model_dir, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())  # rotary positions: as many as are wanted
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1024}))
     for name, source in (("pool", "small"), ("val", "val"), ("test", "test")):
         shutil.copy(data_dir / f"{source}.jsonl", tmp_path / f"{name}.jsonl")
     (recipe,) = blocks(page, "yaml")

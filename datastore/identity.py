@@ -15,6 +15,7 @@ from gradsift.datastore.errors import FeatureSpaceMismatch
 
 Spec = Mapping[str, Any]  # all that decides a thing, as plain data: two with the same spec are the same
 ID_CHARS = 32  # 128 bits of sha256: no collision to fear below 10^18 examples
+SAME_ROWS = {2, 3}  # extractors whose rows are the same: 3 changed what a signal beside them means
 CHUNK_BYTES = 1 << 20
 
 
@@ -77,7 +78,10 @@ def check_comparable(train: Spec, query: Spec) -> None:
     `signals` lie beside a row says nothing of the row.
     Raises FeatureSpaceMismatch naming every other field that differs, with both values.
     """
-    fields = [f for f in differing_fields(train, query) if f.split(".")[0] not in ("transform", "loss", "signals")]
+    alike = {"transform", "loss", "signals"}
+    if {train.get("extractor"), query.get("extractor")} <= SAME_ROWS:
+        alike.add("extractor")
+    fields = [f for f in differing_fields(train, query) if f.split(".")[0] not in alike]
     if fields:
         shown = "; ".join(f"{f}: {_get(train, f)!r} against {_get(query, f)!r}" for f in fields)
         raise FeatureSpaceMismatch(

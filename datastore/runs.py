@@ -305,7 +305,7 @@ def read(document: Json) -> RunResult:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise InputError(
             f"run {document.get('name')!r} was recorded by another version ({where}: {error.errors()[0]['msg']}); "
-            "run its recipe again (it finds its rows)"
+            "run its recipe again"
         ) from None
     return result
 

@@ -163,15 +163,23 @@ def find(store: Store, spec: Spec) -> Selection | None:
     return _load(store, row) if row else None
 
 
+def use(store: Store, spec: Spec) -> Selection | None:
+    """The selection with exactly this spec, which becomes the newest of its name; None where there is none."""
+    with store.catalog.write() as db:
+        db.execute("UPDATE selection SET created=? WHERE spec=?", (time.time(), canonical_json(spec)))
+    return find(store, spec)
+
+
 def get(store: Store, name: str, target: str | None = None) -> Selection:
-    """The newest selection of a name (and target); NAME@DIGEST (its start is enough) gives an older one of that name.
+    """The newest selection of a name (and target), by when it was last made or found again; NAME@DIGEST (its start is
+    enough) gives an older one of that name.
 
     Raises InputError that lists what there is.
     """
     plain, _, digest = name.partition("@")
     row = store.catalog.one(
         "SELECT * FROM selection WHERE name=? AND target=coalesce(?, target) AND substr(digest, 1, length(?))=? "
-        "ORDER BY selection_id DESC LIMIT 1",
+        "ORDER BY created DESC, selection_id DESC LIMIT 1",
         (plain, target, digest, digest),
     )
     if row is None:
@@ -184,8 +192,9 @@ def get(store: Store, name: str, target: str | None = None) -> Selection:
 def newest(store: Store) -> list[Selection]:
     """The newest selection of each name and target, in the order they were made."""
     rows = store.catalog.rows(
-        "SELECT * FROM selection WHERE selection_id IN (SELECT max(selection_id) FROM selection GROUP BY name, target) "
-        "ORDER BY selection_id"
+        "SELECT * FROM (SELECT *, row_number() OVER "
+        "(PARTITION BY name, target ORDER BY created DESC, selection_id DESC) AS place FROM selection) "
+        "WHERE place = 1 ORDER BY selection_id"
     )
     return [_load(store, row) for row in rows]
 

@@ -39,7 +39,7 @@ from gradsift.pipelines.export.atlas import write_atlas
 from gradsift.pipelines.export.rows import SPILL, Layout, labels_for, layout, spill, write_parts
 from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.progress import Progress, quiet
-from gradsift.pipelines.recipe import Export, parse_recipe
+from gradsift.pipelines.recipe import Export, recorded_recipe
 from gradsift.pipelines.tables import Row, as_csv
 from gradsift.pipelines.version import VERSION
 
@@ -77,7 +77,7 @@ def export(
     """
     options = options or Export.model_validate(recipes.resolved.get("export", {}))
     # In the recipe's own order, whether it comes from a file or from the catalog.
-    recipes = Recipes(recipes.resolved, parse_recipe(recipes.written, "the recipe of this selection").written)
+    recipes = Recipes(recipes.resolved, recorded_recipe(recipes.written, "the recipe of this selection").written)
     known = selections.facts(store, selection)
     provenance = fingerprint([known.sources, known.licences])
     deciding = [selection.name, selection.digest, provenance, options.model_dump(), recipes.written, pa.__version__]
@@ -173,7 +173,7 @@ def _facts(job: _Export, plan: Layout, digest: str) -> Json:
 
 
 def _tokenizer(recipes: Recipes) -> tuple[Any, int]:
-    settings = parse_recipe(recipes.resolved, "the recipe of this selection")
+    settings = recorded_recipe(recipes.resolved, "the recipe of this selection")
     return open_model(settings.model).tokenizer, settings.encoding.max_length
 
 

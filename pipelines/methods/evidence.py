@@ -245,11 +245,22 @@ class Evidence:
         return rows, self._subtask_means(rows, [subtask[i] for i in block.example_ids])[0]
 
     def layer_sizes(self, pair: SpacePair) -> list[int]:
-        """Number of weights of each layer that plain rows hold side by side; [] where a row is one sketch of all."""
-        if not features.space_spec(self.store, pair.train)["projector"].get("per_module"):
+        """Number of weights of each layer that plain rows hold side by side; [] where a row is one sketch of all.
+
+        Raises InputError for rows of integers: one scale for all layers rounds the small ones to nothing.
+        """
+        spec = features.space_spec(self.store, pair.train)
+        if not spec["projector"].get("per_module"):
             return []
-        _, block = next(self.blocks(pair, "plain"))
-        sizes: list[int] = json.loads((block.signals.schema.metadata or {})[b"gradsift.sizes"])
+        if spec["row_dtype"] != "f16":
+            raise InputError(
+                f"layer by layer, rows of {spec['row_dtype']} say nothing of layers with small gradients; set "
+                "`features.row_dtype: f16` and run the recipe again"
+            )
+        metadata = next((block.signals.schema.metadata or {} for _, block in self.blocks(pair, "plain")), {})
+        if b"gradsift.sizes" not in metadata:
+            raise InputError("these rows are of an older version, which kept no sizes of layers; run the recipe again")
+        sizes: list[int] = json.loads(metadata[b"gradsift.sizes"])
         return sizes
 
     def signal(self, name: str, checkpoint: int = -1) -> F64:

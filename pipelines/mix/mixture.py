@@ -49,7 +49,7 @@ def make_mixture(work: Work, material: Material) -> Selection:
         raise InputError(f"recipe {work.recipe.name!r} has no `mix`")
     evidence_of = _evidence(work, material, mix)
     spec = _spec(work, mix, material.pool, evidence_of)
-    recorded = selections.find(work.store, spec)
+    recorded = selections.use(work.store, spec)
     if recorded is not None:
         return recorded
     pool = _pool(work, mix, material.pool)

@@ -27,7 +27,7 @@ PLAIN_TEMPLATE = (
     "{{ '\\n' }}{% else %}{{ m['content'] + '\\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### assistant\\n' }}{% endif %}"
 )
-_NOW = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<format>[^'"]*)(?P=quote)\s*\)""")
+DIRECTIVES = [f"%{flag}{letter}" for flag in ("-", "") for letter in "aAbBcdDeFGHIjmMpRSTuUVwWxXyY"]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 Status = Literal["ok", "truncated", "no_labels", "unrenderable"]
 
@@ -75,25 +75,24 @@ def chat_template(tokenizer: Any) -> str:
 
 
 def pin_date(tokenizer: Any, day: date) -> None:
-    """Write a date into a tokenizer's templates where they ask for today's, so that a chat is the same prompt tomorrow.
+    """Give a day to templates that ask for today (`strftime_now`), so that a chat is the same prompt tomorrow.
 
-    Raises InputError where a template asks in a form that is not a literal.
+    A macro of that name stands before transformers' function, and its text is part of what is digested.
     """
-
-    def pinned(template: str) -> str:
-        text = _NOW.sub(lambda found: json.dumps(day.strftime(found["format"]), ensure_ascii=False), template)
-        if re.search(r"strftime_now\s*\(", text):
-            raise InputError(
-                "the tokenizer's chat template asks for the date by `strftime_now` with a format that it computes; "
-                "write the format, or the date, into the template"
-            )
-        return text
-
     template = tokenizer.chat_template
     if isinstance(template, dict):
-        tokenizer.chat_template = {name: pinned(text) for name, text in template.items()}
+        tokenizer.chat_template = {name: _pinned(text, day) for name, text in template.items()}
     elif template:
-        tokenizer.chat_template = pinned(template)
+        tokenizer.chat_template = _pinned(template, day)
+
+
+def _pinned(template: str, day: date) -> str:
+    if "strftime_now" not in template:
+        return template
+    # %% first and last, so that its second % begins no directive.
+    steps = [("%%", "\x00"), *((code, day.strftime(code)) for code in DIRECTIVES), ("\x00", "%")]
+    replaced = "".join(f".replace({json.dumps(code)}, {json.dumps(text)})" for code, text in steps)
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{replaced} }}}}{{%- endmacro -%}}\n{template}"
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -1,11 +1,13 @@
 """Which files a model's weights are, as transformers finds them in a folder, and their digest.
 
 `config.json` may name a file (`transformers_weights`); else `model.safetensors`, else the files that
-`model.safetensors.index.json` names, wherever they lie. All that is loaded is digested, and nothing else: an index that
-points elsewhere is another model, a file that no index names is none.
+`model.safetensors.index.json` names, wherever they lie. All weights that are loaded are digested, and no others: an
+index that points elsewhere is another model, a file that no index names is none. (`generation_config.json` is not:
+which tokens end an answer decides no row and no loss.)
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def weight_files(folder: Path, gguf_file: str | None = None) -> list[Path]:
     if not first.name.endswith(".index.json"):
         return [first]
     weight_map = _read(first).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(n, str) for n in weight_map.values()):
         raise InputError(f"{first} has no `weight_map`, which says what is in which file")
     return [first, *_existing(folder, [folder / str(name) for name in sorted(set(weight_map.values()))], first.name)]
 
@@ -64,7 +66,7 @@ def _existing(folder: Path, files: list[Path], where: str) -> list[Path]:
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise InputError(
-            f"{folder} is not complete: {where} names {missing[0].relative_to(folder)}, which is not there"
+            f"{folder} is not complete: {where} names {os.path.relpath(missing[0], folder)}, which is not there"
             + (f" ({len(missing)} of {len(files)} files are missing)." if len(files) > 1 else ".")
         )
     return files

@@ -2,7 +2,7 @@
 
 from gradsift.pipelines.recipe.export import Export
 from gradsift.pipelines.recipe.features import Features, Projector, Signals
-from gradsift.pipelines.recipe.load import load_recipe, parse_recipe, section_of
+from gradsift.pipelines.recipe.load import load_recipe, parse_recipe, recorded_recipe, renamed, section_of
 from gradsift.pipelines.recipe.mix import Mix, Mixing, Part, Prospect, ScalingLaw
 from gradsift.pipelines.recipe.model import Encoding, Lora, Model, Training, Warmup
 from gradsift.pipelines.recipe.pool import Source, Target
@@ -44,5 +44,7 @@ __all__ = [
     "Warmup",
     "load_recipe",
     "parse_recipe",
+    "recorded_recipe",
+    "renamed",
     "section_of",
 ]

@@ -13,6 +13,7 @@ from gradsift.pipelines.recipe.recipe import Recipe
 from gradsift.pipelines.recipe.section import Section
 from gradsift.pipelines.suggest import suggestion
 
+RENAMED_OPTIONS = {"kde_points": "kde_neighbours"}  # since 0.1; and what `ccs` was is `ccs_adapt`
 PATH_FIELDS = ("path", "encoder", "include_path")
 
 
@@ -40,6 +41,27 @@ def parse_recipe(data: Json, where: str = "recipe", folder: Path | None = None) 
     if folder is None:
         return recipe
     return _resolve(recipe, folder).written_as(recipe.written)
+
+
+def recorded_recipe(data: Json, where: str) -> Recipe:
+    """A recipe that a store recorded, perhaps under an older version: what was renamed since is renamed in it."""
+    return parse_recipe(renamed(data), where)
+
+
+def renamed(value: Any) -> Any:
+    """Recorded plain data with today's names of methods and options."""
+    if isinstance(value, list):
+        return [renamed(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    changed = {key: renamed(item) for key, item in value.items()}
+    options = changed.get("options")
+    if isinstance(options, dict):
+        options = {RENAMED_OPTIONS.get(name, name): item for name, item in options.items()}
+        changed["options"] = options
+        if changed.get("method") == "ccs" and options.keys() & {"low", "high", "bins"}:
+            changed["method"] = "ccs_adapt"
+    return changed
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

@@ -79,6 +79,8 @@ class Recipe(Section):
             raise ValueError("`select` needs `targets`: what should the selection be good for?")
         if self.validate_ is not None and not self.targets:
             raise ValueError("`validate` measures on the test sets of `targets`; give at least one")
+        if self.validate_ is not None and "redrawn" in self.validate_.arms and self.selecting is None:
+            raise ValueError("the arm `redrawn` makes the selection of `select` again; there is none")
         for part in self.mix.parts if self.mix else ():
             if part.target is not None and part.target not in self.targets:
                 hint = suggestion(part.target, self.targets, f"there are: {', '.join(self.targets) or 'none'}")
@@ -107,6 +109,7 @@ class Recipe(Section):
             f"`select` by `{by}`": self.selecting is not None and bool(self.selecting.needs & modelled),
             "a mixture with gradients": any(self._part_needs(part) & modelled for part in mix),
             "`export.atlas`": self.export.atlas,
+            "`features.plain_rows`": self.features.plain_rows,
             OF_TOKENIZER[0]: self._counts_tokens(),
             "`weights: scaling_law`": any(part.weights == "scaling_law" for part in mix),
             "`validate`": self.validate_ is not None,
@@ -140,7 +143,7 @@ class Recipe(Section):
     @property
     def needs_rows(self) -> bool:
         """Whether the run computes gradient rows."""
-        return bool(self.needs & ROWS) or self.export.atlas or self._semantic_rows()
+        return bool(self.needs & ROWS) or self.features.plain_rows or self.export.atlas or self._semantic_rows()
 
     @property
     def needs_plain(self) -> bool:

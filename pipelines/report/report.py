@@ -10,7 +10,7 @@ from pathlib import Path
 from gradsift.datastore.files import disk_errors
 from gradsift.datastore.runs import ArmRow, MixtureReport, Run, RunResult, last_run
 from gradsift.datastore.store import Store
-from gradsift.pipelines.recipe import Recipe, parse_recipe
+from gradsift.pipelines.recipe import Recipe, recorded_recipe
 from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.report.arms import BETTER
 from gradsift.pipelines.report.page import html
@@ -37,7 +37,7 @@ CLAIMS = {
 def report(store: Store, run: Run | None = None) -> Document:
     """The report of a run, the store's last one by default."""
     run = run or last_run(store)
-    recipe = parse_recipe(run.recipes.resolved, "the recipe of the store's last run")
+    recipe = recorded_recipe(run.recipes.resolved, "the recipe of the store's last run")
     return Document(run.name, _what(recipe, run.result), cards(run.result), sections(store, recipe, run), VERSION)
 
 

@@ -9,9 +9,9 @@ from gradsift.pipelines.features.space import plain_space
 from gradsift.pipelines.methods.evidence import SpacePair
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.progress import Progress, quiet
-from gradsift.pipelines.recipe import Fields, Recipe, parse_recipe
+from gradsift.pipelines.recipe import Fields, Recipe, parse_recipe, renamed
 
-OLDER = "the store's last run is of an older version; run its recipe again (it finds its rows)"
+OLDER = "the store's last run is of an older version; run its recipe again"
 
 
 def changed(last: Run, sections: Fields, name: str, seed: int | None = None) -> Recipe:
@@ -20,7 +20,7 @@ def changed(last: Run, sections: Fields, name: str, seed: int | None = None) -> 
     if seed is not None:
         more["seed"] = seed
     written = {**last.recipes.written, **more}
-    return parse_recipe({**last.recipes.resolved, **more}, "this selection").written_as(written)
+    return parse_recipe({**renamed(last.recipes.resolved), **more}, "this selection").written_as(written)
 
 
 def name_after(last: Run, suffix: str) -> str:

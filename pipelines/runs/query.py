@@ -21,7 +21,7 @@ from gradsift.pipelines.features.extract import Extractor
 from gradsift.pipelines.features.space import make_job, plain_space
 from gradsift.pipelines.model.generate import greedy, stop_tokens
 from gradsift.pipelines.model.work import open_work
-from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.recipe import recorded_recipe
 from gradsift.pipelines.runs.last import space_at
 from gradsift.pipelines.tables import first_turn
 
@@ -76,9 +76,15 @@ class _Searched:
         found = neighbours(self.store, self.space, row.unit(), k + bool(leave_out), self.ids)[0]
         return [neighbour for neighbour in found if neighbour.example_id != leave_out][:k]
 
+    @property
+    def plain(self) -> bool:
+        """Whether the pool's rows are as a question is: of the same transform and loss."""
+        pool, asked = (features.space_spec(self.store, space) for space in (self.space, self.asked))
+        return bool((pool["transform"], pool["loss"]) == (asked["transform"], asked["loss"]))
+
     def typical(self) -> Typical | None:
         """Cosines of random pairs: of rows as questions are, of targets unless the pool has such, and pool rows."""
-        alike = self.asked if self.transform != "sgd" else self.space
+        alike = self.space if self.plain else self.asked
         known = self.ids if alike == self.space else features.ids_with_rows(self.store, alike)
         return typical(self.store, alike, known, self.space, self.ids)
 
@@ -140,11 +146,7 @@ def _where(store: Store, checkpoint: int | None, everything: bool) -> _Searched:
 
 def _stored_row(where: _Searched, example: str) -> FeatureBlock | None:
     """The plain row of an example, of a target's or of the pool where both are of the same loss."""
-    asked = features.space_spec(where.store, where.asked)
-    spaces = [where.asked]
-    if where.transform == asked["transform"] and features.space_spec(where.store, where.space)["loss"] == asked["loss"]:
-        spaces.append(where.space)
-    for space in spaces:
+    for space in [where.asked, where.space] if where.plain else [where.asked]:
         if example in features.ids_with_rows(where.store, space):
             return features.read_all(where.store, space, [example])
     return None
@@ -166,7 +168,7 @@ def _computed_row(extractor: Extractor, chat: Messages) -> FeatureBlock:
 def _extractor(where: _Searched) -> Extractor:
     """The model as it computes rows of questions. Raises FeatureSpaceMismatch where it is not the pool's any more."""
     store = where.store
-    recipe = parse_recipe(last_run(store).recipes.resolved, "the recipe of the store's last run")
+    recipe = recorded_recipe(last_run(store).recipes.resolved, "the recipe of the store's last run")
     spec = features.space_spec(store, where.space)
     job = make_job(open_work(store, recipe), checkpoints.by_digest(store, spec["checkpoint"]))
     check_comparable(spec, job.as_query().space())

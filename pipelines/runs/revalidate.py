@@ -12,7 +12,7 @@ from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.pool.ingest import ingest
 from gradsift.pipelines.pool.read import refuse_leaks
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
-from gradsift.pipelines.recipe import Fields, parse_recipe
+from gradsift.pipelines.recipe import Fields, recorded_recipe
 from gradsift.pipelines.report.report import write_report
 from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.validate.validate import Made, Spread, validate
@@ -37,7 +37,7 @@ def revalidate(
     base = runs.last_run(store, computed=True)
     own = last.recipes.resolved.get("validate") or base.recipes.resolved.get("validate")
     section = dict(settings) if settings is not None else own
-    recipe = parse_recipe({**last.recipes.resolved, "validate": section or {}}, "this validation")
+    recipe = recorded_recipe({**last.recipes.resolved, "validate": section or {}}, "this validation")
     if recipe.lm is None:
         raise InputError(f"recipe {recipe.name!r} has no `model` to train")
     made = _made(store, last.result)

@@ -127,7 +127,7 @@ def select_for(work: Work, e: Evidence, target_name: str) -> Selection:
     select = work.recipe.select
     name = f"{work.recipe.name}-{target_name}"
     spec = _spec(work, e, name)
-    recorded = selections.find(work.store, spec)
+    recorded = selections.use(work.store, spec)
     if recorded is not None:
         return recorded
     choice, values = choose(e, select)

@@ -301,6 +301,15 @@ def test_datainf_goes_layer_by_layer_where_rows_are_by_module(model_dir, data_di
         np.testing.assert_allclose(found, expected, atol=0.01 * expected.std())
 
 
+def test_datainf_layer_by_layer_refuses_rows_that_round_small_layers_to_nothing(model_dir, data_dir, tmp_path):
+    write_rows(tmp_path, data_dir, 12)
+    more = {"projector": {"dim": 64, "per_module": True}, "row_dtype": "int8"}
+    with Store(tmp_path / "store") as store:
+        curate(small_recipe(tmp_path, model_dir, **more), store)
+        with pytest.raises(InputError, match=r"rows of int8 say nothing of layers .*row_dtype: f16"):
+            Truth(store, None).found("datainf")
+
+
 # --- rules that look at rows ---------------------------------------------------------------------------------------
 
 

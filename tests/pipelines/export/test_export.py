@@ -263,6 +263,10 @@ def test_a_later_recipe_does_not_rewrite_the_licences_of_an_earlier_selection(tm
         assert said(again) == {"mit": 10}
         assert set(load_dataset(str(again), split="train")["source"]) == {"one"}
         assert said(run(store, "first", licence="cc-by-4.0", name="one")) == {"cc-by-4.0": 10}  # under the same name
+        assert said(run(store, "first", licence="mit", name="one")) == {"mit": 10}  # and back: found again
+        chosen = selections.get(store, "first")
+        again = export(store, chosen, runs.recipe_of(store, chosen), tmp_path / "again")
+        assert said(again) == {"mit": 10}
 
 
 def test_licences_are_those_of_the_sources(mixture, tmp_path):

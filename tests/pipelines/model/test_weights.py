@@ -91,6 +91,8 @@ def test_a_file_of_the_configurations_choice_is_the_one_that_counts(model_dir, t
         (lambda folder: (next((folder / "parts").iterdir())).unlink(), r"names parts/.*, which is not there"),
         (lambda folder: (folder / INDEX).write_text("{"), "cannot read"),
         (lambda folder: (folder / INDEX).write_text('{"metadata": {}}'), "no `weight_map`"),
+        (lambda folder: (folder / INDEX).write_text('{"weight_map": {"a": null, "b": ["x"]}}'), "no `weight_map`"),
+        (lambda folder: (folder / INDEX).write_text('{"weight_map": {"a": "/nowhere/x"}}'), "nowhere/x, which is not"),
         (lambda folder: (folder / INDEX).unlink(), "Pickled weights"),
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter"),
     ],
@@ -137,10 +139,23 @@ def test_promise_5_a_prompt_is_the_same_on_another_day(dated, monkeypatch):
     assert other[1] != today[1]  # of another feature space
 
 
-def test_a_date_that_cannot_be_pinned_is_refused(dated):
-    (dated / "chat_template.jinja").write_text(ASKS.replace("'%d %b %Y'", "form"))
-    with pytest.raises(InputError, match="with a format that it computes"):
-        open_model(Model(path=str(dated)))
+@pytest.mark.parametrize(
+    ("asks", "said"),
+    [
+        ("{{ strftime_now('%-d %B %Y') }}", "26 July 2024"),
+        ("{{ strftime_now (form) }}", "2024-07-26"),
+        ("{% set now = strftime_now %}{{ now('%Y') }}", "2024"),
+        ("{{ strftime_now('%d\\n%H:%M') }}", "26\n00:00"),
+        ("{{ strftime_now('100 %% on day %j') }}", "100 % on day 208"),
+        ("{# strftime_now is not asked #}{{ 'no' }}", "no"),
+    ],
+)
+def test_a_date_is_pinned_however_it_is_asked_for(dated, asks, said):
+    (dated / "chat_template.jinja").write_text("{% set form = '%Y-%m-%d' %}" + asks + "|" + ASKS.split("{{ 'Today", 1)[0]
+        + "{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}")  # fmt: skip
+    tokenizer = open_model(Model(path=str(dated))).tokenizer
+    text = tokenizer.apply_chat_template(CHAT, tokenize=False, chat_template=chat_template(tokenizer))
+    assert text.split("|")[0] == said
 
 
 def test_a_template_that_asks_for_no_date_is_left_as_it_is(model_dir):

@@ -8,7 +8,7 @@ import yaml
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import canonical_json
-from gradsift.pipelines.recipe import load_recipe, parse_recipe
+from gradsift.pipelines.recipe import load_recipe, parse_recipe, recorded_recipe
 
 MINIMAL = {
     "name": "x",
@@ -86,3 +86,35 @@ def test_a_recipe_that_was_written_and_read_again_is_the_same_to_every_digest(re
     first = parse_recipe(recipe_data | more)
     again = parse_recipe(json.loads(json.dumps(first.model_dump(mode="json", by_alias=True))))
     assert canonical_json(again.model_dump(mode="json")) == canonical_json(first.model_dump(mode="json"))
+
+
+def test_a_recorded_recipe_has_todays_names():
+    """What a store of an older version recorded is read, wherever it names methods; a user's own file is corrected."""
+    tsds = {"method": "tsds", "options": {"kde_points": 50}}
+    then = MINIMAL | {
+        "select": {"fraction": 0.05, **tsds},
+        "mix": {"examples": 9, "parts": [{"target": "t", "select": tsds}]},
+    }
+    now = recorded_recipe(then, "recorded")
+    assert now.select.options == now.mix.parts[0].select.options == {"kde_neighbours": 50}
+    ccs = {"fraction": 0.05, "method": "ccs", "options": {"low": 10}}
+    assert recorded_recipe(MINIMAL | {"select": ccs}, "recorded").select.method == "ccs_adapt"
+    with pytest.raises(InputError, match="kde_points"):
+        parse_recipe(then)
+
+
+def test_what_cannot_be_validated_is_refused_before_any_work():
+    mixture = {k: v for k, v in MINIMAL.items() if k != "select"} | {"mix": {"examples": 5}}
+    with pytest.raises(InputError, match="`redrawn` makes the selection of `select` again"):
+        parse_recipe(mixture | {"validate": {"arms": ["random", "redrawn"]}})
+
+
+def test_plain_rows_that_are_asked_for_are_made():
+    recipe = parse_recipe(
+        MINIMAL | {"select": {"fraction": 0.05, "method": "random"}, "features": {"plain_rows": True}}
+    )
+    assert recipe.needs_rows
+    assert recipe.needs_plain
+    bare = {k: v for k, v in MINIMAL.items() if k != "model"}
+    with pytest.raises(InputError, match=r"`features.plain_rows` needs `model`"):
+        parse_recipe(bare | {"select": {"fraction": 0.05, "method": "random"}, "features": {"plain_rows": True}})

@@ -7,7 +7,10 @@ import pytest
 
 from gradsift.datastore import examples, features, runs, selections
 from gradsift.datastore.errors import FeatureSpaceMismatch, InputError
+from gradsift.datastore.identity import check_comparable
 from gradsift.datastore.store import Store
+from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.query import query_by_id, query_by_text
 
 
@@ -119,3 +122,24 @@ def test_a_query_equals_exact_search(finished):
             assert {n.example_id for n in near} == {ids[k] for k in expected}
             assert near[0].example_id == ids[number]
             assert near[0].cosine == pytest.approx(1.0, abs=1e-5)
+
+
+def test_what_is_usual_is_of_the_loss_that_is_asked_with(recipe_data, tmp_path):
+    """Pool rows of another loss are not as a question is: pairs are then of target rows with them."""
+    few = {"pool": [{"path": recipe_data["pool"][0]["path"], "rows": 24}], "validate": None, "warmup": None}
+    of = {"features": {"projector": {"dim": 256}, "transform": "sgd", "loss": "dft"}, "select": {"examples": 5}}
+    with Store(tmp_path / "store") as store:
+        curate(parse_recipe(recipe_data | few | of), store)
+        (pool,) = runs.last_run(store).result.pool_rows
+        targets = next(row for row in runs.last_run(store).result.rows if row.role == "target")
+        ids = [features.ids_with_rows(store, row.space_id) for row in (targets, pool)]
+        found = query_by_id(store, ids[0][0], 3)
+        assert found.typical.pairs == len(ids[0]) * len(ids[1])
+
+
+def test_rows_of_two_extractors_that_differ_in_a_signal_alone_can_be_compared(finished):
+    with Store(finished[1]) as store:
+        spec = dict(features.space_spec(store, finished[2].pool_rows[-1].space_id))
+    check_comparable(spec | {"extractor": 2}, spec | {"extractor": 3, "transform": "sgd"})
+    with pytest.raises(FeatureSpaceMismatch, match="extractor: 1 against 3"):
+        check_comparable(spec | {"extractor": 1}, spec)

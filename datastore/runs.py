@@ -8,6 +8,7 @@ later; `read` gives those their defaults.
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache, cached_property
 from typing import Any, Protocol
@@ -335,6 +336,18 @@ def start(store: Store, name: str, recipes: Recipes) -> int:
             (name, canonical_json(recipes.resolved), time.time(), canonical_json(recipes.written)),
         )
     return int(inserted["run_id"])
+
+
+@contextmanager
+def started(store: Store, name: str, recipes: Recipes) -> Iterator[int]:
+    """The number of a run that has begun; where its input is refused, it is as if it had not."""
+    run_id = start(store, name, recipes)
+    try:
+        yield run_id
+    except InputError:
+        with store.catalog.write() as db:
+            db.execute("DELETE FROM run WHERE run_id=?", (run_id,))
+        raise
 
 
 def finish(store: Store, run_id: int, result: RunResult) -> None:

@@ -158,6 +158,11 @@ def require_rows(dataset: Dataset, statuses: dict[str, int]) -> None:
         )
     if not statuses.get("ok"):
         counts = ", ".join(f"{n} {status}" for status, n in sorted(statuses.items()))
+        if set(statuses) == {"unrenderable"}:
+            raise InputError(
+                f"{dataset.role} {dataset.name!r} has no usable gradient row ({counts}): the tokenizer's chat template "
+                "refuses every chat, or does not render it turn by turn. Look at the template in the model's folder."
+            )
         raise InputError(
             f"{dataset.role} {dataset.name!r} has no usable gradient row ({counts}). Rows without a label token "
             "have none: raise encoding.max_length, or check that the chats end in an assistant turn."

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from gradsift.datastore import checkpoints, features
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
+from gradsift.datastore.errors import FeatureSpaceMismatch
 from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.projectors import projector_spec
@@ -70,6 +71,16 @@ def plain_space(store: Store, train: int) -> int | None:
     if spec["transform"] == PLAIN:
         return train
     return features.space_by_fingerprint(store, fingerprint({**spec, "transform": PLAIN, "signals": None}))
+
+
+def require_model(store: Store, space_id: int, loaded: Loaded) -> None:
+    """Raise FeatureSpaceMismatch where an opened model is not the one that made the rows of a space."""
+    made_by = features.space_spec(store, space_id)["model"]
+    if made_by != loaded.model_digest:
+        raise FeatureSpaceMismatch(
+            f"model: the weights or the configuration in {loaded.folder} are not those that made this store's rows "
+            f"({loaded.model_digest[:12]} against {made_by[:12]}). Run the recipe again, or put the old files back."
+        )
 
 
 def make_job(work: Work, checkpoint: Checkpoint) -> GradientJob:

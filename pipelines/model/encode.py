@@ -74,6 +74,13 @@ def chat_template(tokenizer: Any) -> str:
     return PLAIN_TEMPLATE
 
 
+def template_notes(tokenizer: Any) -> list[str]:
+    """What there is to say of a tokenizer's template: that there is none, and a plain one is used."""
+    if tokenizer.chat_template:
+        return []
+    return ["The tokenizer has no chat template: a turn is `### ROLE`, its text, and after an answer the EOS token."]
+
+
 def pin_date(tokenizer: Any, day: date) -> None:
     """Give a day to templates that ask for today (`strftime_now`), so that a chat is the same prompt tomorrow.
 

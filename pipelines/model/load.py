@@ -83,6 +83,8 @@ def _from_pretrained(kind: str, folder: Path, model: Model, **options: Any) -> A
         )
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
+        if "attn_implementation" in reason:
+            reason = f"it has no attention `{model.attention}`; set `model.attention: auto`"
         raise InputError(f"cannot load {kind} from {folder}: {type(error).__name__}: {reason}") from error
 
 
@@ -200,7 +202,7 @@ def _load_base(loaded: Loaded, model: Model) -> Any:
         loaded.folder,
         model,
         dtype=DTYPES[loaded.dtype],
-        attn_implementation=model.attention,
+        attn_implementation=None if model.attention == "auto" else model.attention,
         output_loading_info=True,
         **({} if model.gguf_file else {"use_safetensors": True}),
     )

@@ -22,8 +22,9 @@ class Model(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Dtype of the frozen weights and activations; `auto` is bfloat16 on a GPU that has it, else float32. Stored rows
     have a dtype of their own."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention as transformers names it; `flash_attention_2` needs its package and a GPU."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention as transformers names it; `auto` is `sdpa` where the model has it, else `eager`. `flash_attention_2`
+    needs its package and a GPU."""
     date: dt.date = dt.date(2024, 7, 26)
     """Today, to a chat template that asks (`strftime_now`): a prompt must not change overnight."""
 

@@ -23,6 +23,7 @@ from gradsift.pipelines.features.fit import look
 from gradsift.pipelines.features.gather import Material, evidence
 from gradsift.pipelines.features.gradients import checkpoint_rows
 from gradsift.pipelines.mix.mixture import describe_mixture, make_mixture
+from gradsift.pipelines.model.encode import template_notes
 from gradsift.pipelines.model.positions import check_length
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.pool import semantic
@@ -92,6 +93,8 @@ def _curate(
     if recipe.needs_rows:
         material, rows, notes = _gradients(work, material, stage)
         material, ingested = _without_semantic(work, material, ingested, stage)
+    if work.loaded is not None:
+        notes = list(dict.fromkeys([*template_notes(work.loaded.tokenizer), *notes]))
     result = RunResult(recipe.name, ingested, rows=rows, notes=notes)
     made = Made()
     if recipe.selecting is not None:

@@ -3,17 +3,19 @@
 import shutil
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.pipelines.features.capture import backward, watched_layers
 from gradsift.pipelines.features.fit import fit
 from gradsift.pipelines.model.batches import collate, pad_id
-from gradsift.pipelines.model.encode import encode
+from gradsift.pipelines.model.encode import encode, template_notes
 from gradsift.pipelines.model.load import Loaded, best_device, load_base, load_lora, open_model
 from gradsift.pipelines.model.positions import check_length
 from gradsift.pipelines.pool.sources import read_source
@@ -64,6 +66,12 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
     check_length(recipe, loaded)
     step = max(1, len(good) // SAMPLE)
     chats = [encode(loaded.tokenizer, one.messages, recipe.encoding.max_length) for one in good[::step]]
+    if recipe.needs_rows and chats and not any(chat.usable for chat in chats):
+        counts = ", ".join(f"{n} {status}" for status, n in Counter(chat.status for chat in chats).items())
+        raise InputError(
+            f"none of {len(chats)} rows of the pool has a label ({counts}): raise encoding.max_length, or look at the "
+            "chat template in the model's folder"
+        )
     usable = [chat for chat in chats if chat.usable] or chats
     share, tokens = len(usable) / max(1, len(chats)), _mean([len(chat.input_ids) for chat in usable])
     probe = (
@@ -98,7 +106,7 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
         free,
         speed,
         minutes,
-        list(probe.notes),
+        [*template_notes(loaded.tokenizer), *probe.notes],
     )
 
 

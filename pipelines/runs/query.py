@@ -18,7 +18,7 @@ from gradsift.datastore.runs import last_run
 from gradsift.datastore.search import Neighbour, Typical, neighbours, typical
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.extract import Extractor
-from gradsift.pipelines.features.space import make_job, plain_space
+from gradsift.pipelines.features.space import make_job, plain_space, require_model
 from gradsift.pipelines.model.generate import greedy, stop_tokens
 from gradsift.pipelines.model.work import open_work
 from gradsift.pipelines.recipe import recorded_recipe
@@ -170,7 +170,9 @@ def _extractor(where: _Searched) -> Extractor:
     store = where.store
     recipe = recorded_recipe(last_run(store).recipes.resolved, "the recipe of the store's last run")
     spec = features.space_spec(store, where.space)
-    job = make_job(open_work(store, recipe), checkpoints.by_digest(store, spec["checkpoint"]))
+    work = open_work(store, recipe)
+    require_model(store, where.space, work.model)
+    job = make_job(work, checkpoints.by_digest(store, spec["checkpoint"]))
     check_comparable(spec, job.as_query().space())
     return Extractor(job)
 

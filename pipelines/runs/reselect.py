@@ -1,5 +1,7 @@
 """More selections from a store that holds a run: other methods, seeds or checkpoints, without a model or a new pass."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -38,14 +40,14 @@ def reselect(
     recipe = changed(last, {"select": dict(select)}, name or name_after(last, select["method"]), seed)
     material = material_of(store, last, checkpoint)
     work = work_on(store, recipe, material, progress)
-    run_id, result = _start(store, recipe, last)
     wanted = _wanted(material, target)
     reports = []
-    for key in wanted:
-        chosen = select_for(work, evidence(work, material, key, recipe.select.encoder), key)
-        reports.append(describe(work, key, chosen, material.pool))
-        progress("selections", len(reports), len(wanted))
-    runs.finish(store, run_id, replace(result, selections=reports))
+    with _started(store, recipe, last) as (run_id, result):
+        for key in wanted:
+            chosen = select_for(work, evidence(work, material, key, recipe.select.encoder), key)
+            reports.append(describe(work, key, chosen, material.pool))
+            progress("selections", len(reports), len(wanted))
+        runs.finish(store, run_id, replace(result, selections=reports))
     return reports
 
 
@@ -59,10 +61,10 @@ def remix(
     material = material_of(store, last)
     if recipe.needs_rows and not material.pairs:
         raise InputError("this mixture looks at gradients and the store's last run computed none; use `gradsift run`")
-    run_id, result = _start(store, recipe, last)
-    work = open_work(store, recipe, progress)
-    report = describe_mixture(work, make_mixture(work, material))
-    runs.finish(store, run_id, replace(result, mixtures=[report]))
+    with _started(store, recipe, last) as (run_id, result):
+        work = open_work(store, recipe, progress)
+        report = describe_mixture(work, make_mixture(work, material))
+        runs.finish(store, run_id, replace(result, mixtures=[report]))
     return report
 
 
@@ -91,11 +93,13 @@ def score(
     return tables
 
 
-def _start(store: Store, recipe: Recipe, last: Run) -> tuple[int, RunResult]:
+@contextmanager
+def _started(store: Store, recipe: Recipe, last: Run) -> Iterator[tuple[int, RunResult]]:
     """(number, result so far) of a run that uses what another computed."""
     recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), recipe.written)
     begun = RunResult(recipe.name, last.result.ingest, base=last.name, rows=last.result.rows)
-    return runs.start(store, recipe.name, recipes), begun
+    with runs.started(store, recipe.name, recipes) as run_id:
+        yield run_id, begun
 
 
 def _require_rows(select: Fields, last: Run) -> None:

@@ -8,6 +8,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.runs import Recipes, RunResult
 from gradsift.datastore.store import Store
+from gradsift.pipelines.features.space import require_model
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.pool.ingest import ingest
 from gradsift.pipelines.pool.read import refuse_leaks
@@ -31,7 +32,7 @@ def revalidate(
 
     The last run may be a later selection or mixture (`gradsift select`, `mix`): then that is what is compared. Arms
     that have been trained with the same settings are not trained again. Raises InputError where there is nothing to
-    validate, or no model to train.
+    validate, or no model to train, and FeatureSpaceMismatch where the model is not the one that chose any more.
     """
     last = runs.last_run(store)
     base = runs.last_run(store, computed=True)
@@ -45,6 +46,8 @@ def revalidate(
         raise InputError("the store's last run chose nothing to validate")
     work = open_work(store, recipe, progress)
     material = material_of(store, base)
+    for pair in material.pairs:
+        require_model(store, pair.train, work.model)
     wanted = list(made.chosen) or list(recipe.targets)
     material = replace(material, tests={name: _test(work, name) for name in wanted})
     refuse_leaks(material.targets, material.tests)

@@ -40,10 +40,14 @@ def budget(select: Select, usable: int) -> int:
 
 @contextmanager
 def refusals_of(what: str) -> Iterator[None]:
-    """Turn a scorer's refusal, or a package that it misses, into an InputError that names who asked. Any other error is
-    a bug and passes as it is."""
+    """Turn a scorer's refusal, or a package that it misses, into an InputError that names who asked, and let an
+    InputError name it. Any other error is a bug and passes as it is."""
     try:
         yield
+    except InputError as error:
+        if what in str(error):
+            raise
+        raise InputError(f"{what}: {error}") from error
     except (Unsuitable, MissingPackage) as error:
         raise InputError(f"{what}: {error}") from error
 

@@ -99,7 +99,12 @@ def _state(end: EpochEnd) -> CheckpointState:
     parameters = lora_parameters(end.model)
 
     def moment(key: str) -> Tensors:
-        return {n: end.optimizer.state[p][key].float().cpu().numpy().copy() for n, p in parameters.items()}
+        """Zero for a weight that no loss has reached: the optimizer knows nothing of it."""
+        known = {n: end.optimizer.state.get(p, {}).get(key) for n, p in parameters.items()}
+        return {
+            n: np.zeros(parameters[n].shape, np.float32) if value is None else value.float().cpu().numpy().copy()
+            for n, value in known.items()
+        }
 
     return CheckpointState(adapter_arrays(end.model), moment("exp_avg"), moment("exp_avg_sq"))
 

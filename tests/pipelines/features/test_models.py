@@ -9,11 +9,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import RunResult
+from gradsift.datastore.store import Store
 from gradsift.pipelines.features.capture import backward, watched_layers
 from gradsift.pipelines.features.fit import Fit, fit
 from gradsift.pipelines.model.batches import collate
-from gradsift.pipelines.model.load import add_lora, lora_parameters
-from gradsift.pipelines.recipe import Lora, parse_recipe
+from gradsift.pipelines.model.load import add_lora, load_base, lora_parameters, open_model
+from gradsift.pipelines.recipe import Lora, Model, parse_recipe
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.dryrun import plan_run
 
@@ -255,3 +256,49 @@ def test_a_model_that_rows_cannot_be_taken_of_is_refused_before_it_is_trained(mo
     recipe = recipe.model_copy(update={"features": recipe.features.model_copy(update={"layers": ["nothing.*"]})})
     with pytest.raises(InputError, match=r"features\.layers"):
         curate(recipe, store)
+
+
+def test_weights_that_no_loss_reaches_train_and_have_rows(model_dir, data_dir, tmp_path):
+    """Mamba uses `dt_proj`'s weight and not the layer: its adapter gets no gradient, and Adam no state."""
+    from transformers import AutoTokenizer, MambaConfig, MambaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    config = MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, state_size=4, time_step_rank=4, use_cache=False
+    )
+    MambaForCausalLM(config).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    recipe = parse_recipe(
+        {
+            "name": "m",
+            "pool": [{"path": str(data_dir / "small.jsonl"), "rows": 12}],
+            "targets": {"sql": {"val": {"path": str(data_dir / "val.jsonl"), "rows": 4}}},
+            "decontaminate": None,
+            "model": {"path": str(tmp_path / "m")},
+            "encoding": {"max_length": 48},
+            "lora": {"r": 2},
+            "warmup": {"epochs": 2, "min_examples": 8, "batch_size": 4},
+            "features": {"projector": {"dim": 64}},
+            "select": {"examples": 3},
+        }
+    )
+    with Store(tmp_path / "store") as store:
+        result = curate(recipe, store)
+        assert result.selections[0].examples == 3
+        assert any("dt_proj" in note for note in result.notes)
+
+
+def test_a_model_without_sdpa_loads_with_default_settings(model_dir, tmp_path):
+    """Bloom has `eager` attention alone: what the table says of it must hold for a recipe that names none."""
+    from transformers import AutoTokenizer, BloomConfig, BloomForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    BloomForCausalLM(BloomConfig(vocab_size=len(tokenizer), hidden_size=16, n_layer=1, n_head=2)).save_pretrained(
+        tmp_path
+    )
+    tokenizer.save_pretrained(tmp_path)
+    section = Model(path=str(tmp_path))
+    assert load_base(open_model(section), section)
+    section = Model(path=str(tmp_path), attention="sdpa")
+    with pytest.raises(InputError, match=r"has no attention `sdpa`; set `model.attention: auto`"):
+        load_base(open_model(section), section)

@@ -450,3 +450,14 @@ def test_embed_keeps_its_rows(copy, encoder_dir):
     assert copy.catalog.one("SELECT count(*) AS n FROM shard WHERE kind = 'features'")["n"] <= before
     with pytest.raises(InputError, match="is not a folder with a model"):
         chosen(copy, "embed", encoder="/nowhere")
+
+
+def test_a_refused_selection_names_the_method_and_leaves_no_run(copy):
+    for row in runs.last_run(copy).result.rows:
+        if row.role == "plain":
+            with copy.catalog.write() as db:
+                db.execute("DELETE FROM feature_row WHERE space_id=?", (row.space_id,))
+    before = copy.catalog.one("SELECT count(*) AS n FROM run")["n"]
+    with pytest.raises(InputError, match=r"method 'trak': this looks at rows of plain gradients, which 153 of 153"):
+        chosen(copy, "trak")
+    assert copy.catalog.one("SELECT count(*) AS n FROM run")["n"] == before

@@ -9,10 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
 from gradsift.pipelines.model.encode import chat_template, encode
 from gradsift.pipelines.model.load import load_base, open_model
 from gradsift.pipelines.model.weights import INDEX, weight_files
-from gradsift.pipelines.recipe import Model
+from gradsift.pipelines.recipe import Model, parse_recipe
+from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.runs.dryrun import plan_run
 
 CHAT = [{"role": "user", "content": "What day is it?"}, {"role": "assistant", "content": "Friday."}]
 
@@ -161,3 +164,18 @@ def test_a_date_is_pinned_however_it_is_asked_for(dated, asks, said):
 def test_a_template_that_asks_for_no_date_is_left_as_it_is(model_dir):
     loaded = open_model(Model(path=str(model_dir)))
     assert chat_template(loaded.tokenizer) == (model_dir / "chat_template.jinja").read_text()
+
+
+def test_a_template_of_our_own_and_one_that_refuses_everything_are_said(recipe_data, dated, tmp_path):
+    few = {"pool": [{"path": recipe_data["pool"][0]["path"], "rows": 16}], "validate": None, "warmup": None}
+    plain = {"features": {"projector": {"dim": 64}, "transform": "sgd"}, "select": {"examples": 3}}
+    recipe = parse_recipe(recipe_data | few | plain | {"model": {"path": str(dated)}})
+    (dated / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
+    with pytest.raises(InputError, match=r"none of 16 rows of the pool has a label .16 unrenderable"):
+        plan_run(recipe, tmp_path / "nothing")
+    with Store(tmp_path / "refused") as store, pytest.raises(InputError, match=r"chat template refuses every chat"):
+        curate(recipe, store)
+    (dated / "chat_template.jinja").unlink()
+    assert "no chat template" in plan_run(recipe, tmp_path / "nothing").notes[0]
+    with Store(tmp_path / "store") as store:
+        assert "no chat template" in curate(recipe, store).notes[0]

@@ -14,7 +14,7 @@ import torch
 from running import gradsift
 
 from gradsift.datastore import runs, selections
-from gradsift.datastore.errors import InputError
+from gradsift.datastore.errors import FeatureSpaceMismatch, InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import evidence
 from gradsift.pipelines.model.chats import Chats
@@ -588,3 +588,20 @@ def test_a_report_without_validation_or_gradients(tmp_path, write_jsonl):
     assert made.report.endswith("reports/plain.html")
     with Store(tmp_path / "store") as store:
         assert write_report(store, tmp_path / "x.html").exists()
+
+
+def test_promise_4_another_model_does_not_validate_what_this_one_chose(finished, tmp_path):
+    """Its weights were replaced on disk since: the arms would be of another model than the rows, without a word."""
+    from gradsift.pipelines.demo.model import make_demo_model
+
+    data, root, _ = finished
+    shutil.copytree(root, tmp_path / "store")
+    make_demo_model(tmp_path / "other", steps=1, seed=9)
+    with Store(tmp_path / "store") as store:
+        with store.catalog.write() as db:
+            other = json.dumps(data | {"model": {"path": str(tmp_path / "other")}})
+            db.execute("UPDATE run SET recipe = ?", (other,))
+        with pytest.raises(
+            FeatureSpaceMismatch, match=r"not those that made this store's rows .* Run the recipe again"
+        ):
+            revalidate(store, SMALL)

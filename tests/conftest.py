@@ -151,6 +151,18 @@ def copy(finished, tmp_path):
 
 
 @pytest.fixture
+def replaced(finished, tmp_path):
+    """A copy of the finished store whose model was replaced on disk since: its last run names other weights."""
+    shutil.copytree(finished[1], tmp_path / "replaced")
+    make_demo_model(tmp_path / "other", steps=1, seed=9)
+    with Store(tmp_path / "replaced") as opened:
+        with opened.catalog.write() as db:
+            other = json.dumps(finished[0] | {"model": {"path": str(tmp_path / "other")}})
+            db.execute("UPDATE run SET recipe = ?", (other,))
+        yield opened
+
+
+@pytest.fixture
 def store(tmp_path):
     with Store(tmp_path / "store") as opened:
         yield opened

@@ -590,18 +590,7 @@ def test_a_report_without_validation_or_gradients(tmp_path, write_jsonl):
         assert write_report(store, tmp_path / "x.html").exists()
 
 
-def test_promise_4_another_model_does_not_validate_what_this_one_chose(finished, tmp_path):
-    """Its weights were replaced on disk since: the arms would be of another model than the rows, without a word."""
-    from gradsift.pipelines.demo.model import make_demo_model
-
-    data, root, _ = finished
-    shutil.copytree(root, tmp_path / "store")
-    make_demo_model(tmp_path / "other", steps=1, seed=9)
-    with Store(tmp_path / "store") as store:
-        with store.catalog.write() as db:
-            other = json.dumps(data | {"model": {"path": str(tmp_path / "other")}})
-            db.execute("UPDATE run SET recipe = ?", (other,))
-        with pytest.raises(
-            FeatureSpaceMismatch, match=r"not those that made this store's rows .* Run the recipe again"
-        ):
-            revalidate(store, SMALL)
+def test_promise_4_another_model_does_not_validate_what_this_one_chose(replaced):
+    """The arms would be of another model than the rows, without a word."""
+    with pytest.raises(FeatureSpaceMismatch, match=r"not those that made this store's rows .* Run the recipe again"):
+        revalidate(replaced, SMALL)

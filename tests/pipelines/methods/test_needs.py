@@ -19,6 +19,13 @@ WITHOUT_ROWS = ["ingest", "select", "export", "report"]
 
 
 @pytest.fixture
+def recipe_data(recipe_data):
+    """The recipe that asks for no rows by itself."""
+    asks = {name: value for name, value in recipe_data["features"].items() if name != "plain_rows"}
+    return recipe_data | {"features": asks}
+
+
+@pytest.fixture
 def plain(recipe_data):
     """The recipe without a model and what is done with one."""
     return {name: recipe_data[name] for name in ("name", "pool", "targets", "decontaminate")}

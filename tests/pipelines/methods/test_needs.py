@@ -19,16 +19,16 @@ WITHOUT_ROWS = ["ingest", "select", "export", "report"]
 
 
 @pytest.fixture
-def recipe_data(recipe_data):
-    """The recipe that asks for no rows by itself."""
+def rowless(recipe_data):
+    """The recipe without what asks for rows by itself."""
     asks = {name: value for name, value in recipe_data["features"].items() if name != "plain_rows"}
     return recipe_data | {"features": asks}
 
 
 @pytest.fixture
-def plain(recipe_data):
+def plain(rowless):
     """The recipe without a model and what is done with one."""
-    return {name: recipe_data[name] for name in ("name", "pool", "targets", "decontaminate")}
+    return {name: rowless[name] for name in ("name", "pool", "targets", "decontaminate")}
 
 
 def stages(result):
@@ -59,8 +59,8 @@ def test_without_rows_a_selection_is_what_it_is_with_them(plain, store, copy):
     assert result.selections[0].digest == chosen.digest
 
 
-def test_validation_of_random_rows_has_a_model_and_no_warm_up(recipe_data, store):
-    recipe = recipe_data | {
+def test_validation_of_random_rows_has_a_model_and_no_warm_up(rowless, store):
+    recipe = rowless | {
         "select": {"method": "random", "examples": 12},
         "validate": {"seeds": [0], "epochs": 1, "test_rows": 12, "arms": ["random"]},
     }
@@ -69,8 +69,8 @@ def test_validation_of_random_rows_has_a_model_and_no_warm_up(recipe_data, store
     assert {arm.arm for arm in result.arms} == {"base", "selected", "random"}
 
 
-def test_an_arm_that_reads_rows_has_them(recipe_data):
-    recipe = recipe_data | {"select": {"method": "random", "examples": 12}}
+def test_an_arm_that_reads_rows_has_them(rowless):
+    recipe = rowless | {"select": {"method": "random", "examples": 12}}
     assert not parse_recipe(recipe | {"validate": {"seeds": [0], "arms": ["bm25"]}}).needs_rows
     assert parse_recipe(recipe | {"validate": {"seeds": [0], "arms": ["rds"]}}).needs_rows
 
@@ -108,8 +108,8 @@ def test_a_store_without_rows_says_what_a_method_lacks(plain, store):
         reselect(store, {"method": "less", "examples": 5})
 
 
-def test_a_store_with_a_model_and_without_rows_says_so(recipe_data, store):
-    curate(parse_recipe(recipe_data | {"select": {"method": "random", "examples": 9}, "validate": None}), store)
+def test_a_store_with_a_model_and_without_rows_says_so(rowless, store):
+    curate(parse_recipe(rowless | {"select": {"method": "random", "examples": 9}, "validate": None}), store)
     with pytest.raises(InputError, match=r"'less' looks at gradients.*computed none.*recipe and use"):
         reselect(store, {"method": "less", "examples": 5})
 
@@ -123,18 +123,18 @@ def test_a_store_with_a_model_and_without_rows_says_so(recipe_data, store):
         ({"method": "loss_drop", "examples": 9}, {"warmup": {"lr": 0.05, "batch_size": 2}}),
     ],
 )
-def test_without_rows_the_model_s_settings_decide_too(recipe_data, store, select, change):
+def test_without_rows_the_model_s_settings_decide_too(rowless, store, select, change):
     """Another length or another training under the same name is another selection, as it is under another name."""
-    recipe = recipe_data | {"select": select, "validate": None}
+    recipe = rowless | {"select": select, "validate": None}
     curate(parse_recipe(recipe), store)
     again = curate(parse_recipe(recipe | change), store).selections[0]
     anew = curate(parse_recipe(recipe | change | {"name": "other"}), store).selections[0]
     assert again.digest == anew.digest
 
 
-def test_later_selections_take_what_the_run_could_use(recipe_data, store):
+def test_later_selections_take_what_the_run_could_use(rowless, store):
     """Examples without a label token are left out by both, and tokens are counted by both."""
-    recipe = recipe_data | {"encoding": {"max_length": 24}, "validate": None}
+    recipe = rowless | {"encoding": {"max_length": 24}, "validate": None}
     first = curate(parse_recipe(recipe | {"select": {"method": "random", "fraction": 1.0}}), store).selections[0]
     assert first.examples < 150
     (later,) = reselect(store, {"method": "random", "fraction": 1.0})
@@ -150,8 +150,8 @@ def test_a_dry_run_plans_no_rows(plain, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-def test_a_dry_run_of_random_rows_plans_the_arms_alone(recipe_data, tmp_path):
-    plan = plan_run(parse_recipe(recipe_data | {"select": {"method": "random", "examples": 9}}), tmp_path / "store")
+def test_a_dry_run_of_random_rows_plans_the_arms_alone(rowless, tmp_path):
+    plan = plan_run(parse_recipe(rowless | {"select": {"method": "random", "examples": 9}}), tmp_path / "store")
     assert set(plan.minutes) == {"validate"}
     assert plan.bytes_needed > 1000, "the text"
 

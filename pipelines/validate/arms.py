@@ -108,7 +108,7 @@ def draw_arms(
                 if name == REDRAWN:
                     if selected is None:
                         raise InputError(f"the arm `redrawn` needs a selection, and there is none for {target!r}")
-                    rows, own = _redrawn(work, _seen_by(work, material, selected), target, set(pool.ids), seed)
+                    rows, own = _redrawn(work, seen_by(work, material, selected), target, set(pool.ids), seed)
                     add(name, seed, rows, target, own)
                     continue
                 if name in ARMS:  # `random` is a method too; as an arm it is drawn anew for each seed
@@ -176,7 +176,7 @@ def _redrawn(work: Work, material: Material, target: str, usable: set[str], seed
     return [e.ids[int(k)] for k in choice.order if e.ids[int(k)] in usable], masks
 
 
-def _seen_by(work: Work, material: Material, selected: Selection) -> Material:
+def seen_by(work: Work, material: Material, selected: Selection) -> Material:
     """The material as the selection saw it, which may have been made at one checkpoint."""
     spaces = {space[0] for space in selections.spec_of(work.store, selected).get("spaces", ())}
     pairs = [pair for pair in material.pairs if features.space_fingerprint(work.store, pair.train) in spaces]

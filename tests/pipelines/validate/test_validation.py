@@ -34,7 +34,7 @@ from gradsift.pipelines.training import sft
 from gradsift.pipelines.validate import attribution
 from gradsift.pipelines.validate import job as validation
 from gradsift.pipelines.validate.answers import answer
-from gradsift.pipelines.validate.arms import BASE, draw_arms, half_of
+from gradsift.pipelines.validate.arms import BASE, draw_arms, half_of, seen_by
 from gradsift.pipelines.validate.table import mean_ci95
 from gradsift.scorers import checkers
 
@@ -594,3 +594,13 @@ def test_promise_4_another_model_does_not_validate_what_this_one_chose(replaced)
     """The arms would be of another model than the rows, without a word."""
     with pytest.raises(FeatureSpaceMismatch, match=r"not those that made this store's rows .* Run the recipe again"):
         revalidate(replaced, SMALL)
+
+
+def test_a_redrawn_selection_looks_at_the_checkpoints_that_the_first_did(copy):
+    """`select --checkpoint 0` is not bounded by draws over all checkpoints."""
+    last = runs.last_run(copy)
+    work, material = Work(copy, parse_recipe(last.recipes.resolved)), material_of(copy, last)
+    reselect.reselect(copy, {"method": "less", "examples": 5}, checkpoint=0, name="first")
+    one, both = (selections.get(copy, name) for name in ("first-sql", "small-sql"))
+    assert seen_by(work, material, one).pairs == material.pairs[:1]
+    assert seen_by(work, material, both).pairs == material.pairs

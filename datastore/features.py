@@ -85,16 +85,18 @@ def commit_rows(store: Store, space_id: int, block: FeatureBlock, rejected: Mapp
         todo = [i for i in [*block.example_ids, *rejected] if i not in have]
         if not todo:
             return
-        (inserted,) = db.rows(
-            "INSERT INTO unit (space_id, examples) VALUES (?, ?) RETURNING unit_id", (space_id, len(todo))
-        )
-        unit_id = int(inserted["unit_id"])
-        db.executemany(
-            "INSERT INTO feature_row VALUES (?, ?, ?, NULL, 'planned')", ((space_id, i, unit_id) for i in todo)
-        )
+        unit_id = _new_unit(db, space_id, todo)
     wanted = set(todo)
     keep = np.array([k for k, name in enumerate(block.example_ids) if name in wanted], np.int64)
     commit_unit(store, space_id, unit_id, block.take(keep), {i: s for i, s in rejected.items() if i in wanted})
+
+
+def _new_unit(db: Transaction, space_id: int, ids: Sequence[str]) -> int:
+    """Plan the ids as one unit; returns its number."""
+    (inserted,) = db.rows("INSERT INTO unit (space_id, examples) VALUES (?, ?) RETURNING unit_id", (space_id, len(ids)))
+    unit_id = int(inserted["unit_id"])
+    db.executemany("INSERT INTO feature_row VALUES (?, ?, ?, NULL, 'planned')", ((space_id, i, unit_id) for i in ids))
+    return unit_id
 
 
 def plan(store: Store, space_id: int, ids: Sequence[str], flagged: Mapping[str, str], unit_rows: int) -> int:
@@ -114,13 +116,7 @@ def plan(store: Store, space_id: int, ids: Sequence[str], flagged: Mapping[str, 
         todo = [i for i in ids if i not in have and i not in flagged]
         for start in range(0, len(todo), unit_rows):
             part = todo[start : start + unit_rows]
-            (inserted,) = db.rows(
-                "INSERT INTO unit (space_id, examples) VALUES (?, ?) RETURNING unit_id", (space_id, len(part))
-            )
-            unit_id = inserted["unit_id"]
-            db.executemany(
-                "INSERT INTO feature_row VALUES (?, ?, ?, NULL, 'planned')", ((space_id, i, unit_id) for i in part)
-            )
+            _new_unit(db, space_id, part)
     return len(todo)
 
 

@@ -50,6 +50,10 @@ class FeatureBlock:
         """[N, D] float32 unit rows (up to the rounding of the stored dtype)."""
         return self.integers().astype(np.float32) * self.scale[:, None]
 
+    def raw(self) -> NDArray[np.float32]:
+        """[N, D] float32 rows with the length they had."""
+        return self.unit() * self.norm[:, None]
+
     def signal(self, name: str) -> NDArray[np.generic]:
         """A signal with one number for each row [N], or one vector of fixed length [N, …]."""
         column = self.signals[name].combine_chunks()

@@ -60,8 +60,9 @@ def _rows(store: Store, train: int, ids: list[str]) -> F32:
         )
     block = features.read_all(store, space, ids)
     place = {name: k for k, name in enumerate(ids)}
-    rows = np.zeros((len(ids), block.unit().shape[1]), np.float32)
-    rows[[place[name] for name in block.example_ids]] = block.unit()
+    known = block.unit()
+    rows = np.zeros((len(ids), known.shape[1]), np.float32)
+    rows[[place[name] for name in block.example_ids]] = known
     return rows
 
 

@@ -185,23 +185,25 @@ class Evidence:
         query, subtasks = self.query_rows(pair, represent)
         if per == "query":
             return query
-        means = less.subtask_means(query, ["all"] * len(query))[0] if per == "all" else None
-        if means is None:
-            means, _ = self._subtask_means(query, subtasks)
+        means = self._subtask_means(query, subtasks) if per == "subtask" else query.mean(axis=0, keepdims=True)
         return unit_rows(means) if renormalise else means
 
-    def _subtask_means(self, rows: F32, subtasks: Sequence[str]) -> tuple[F32, list[str]]:
+    def _subtask_means(self, rows: F32, subtasks: Sequence[str]) -> F32:
         means, names = less.subtask_means(rows, subtasks)
         if without_row := sorted(set(self.target.subtasks) - set(names)):
             raise InputError(f"target {self.target.name!r}: subtask {without_row[0]!r} has no row with a label token")
-        return means, names
+        return means
 
     def query_rows(self, pair: SpacePair, represent: Represent) -> tuple[F32, list[str]]:
         """([V, D] unit rows of the target at one checkpoint, [V] subtasks)."""
+        block, subtasks = self._target_block(pair)
+        return unit_rows(_signal(block, "embedding")) if represent == "embedding" else block.unit(), subtasks
+
+    def _target_block(self, pair: SpacePair) -> tuple[FeatureBlock, list[str]]:
+        """The target's rows at one checkpoint, and the subtask of each."""
         subtask = dict(zip(self.target.example_ids, self.target.subtasks, strict=True))
         block = features.read_all(self.store, pair.query, sorted(self.target.example_ids))
-        rows = unit_rows(_signal(block, "embedding")) if represent == "embedding" else block.unit()
-        return rows, [subtask[i] for i in block.example_ids]
+        return block, [subtask[i] for i in block.example_ids]
 
     def queries(self, represent: Represent = "gradients") -> tuple[F32, list[str]]:
         """([V, D] rows of the target, as `rows` takes them; [V] subtasks)."""
@@ -233,16 +235,15 @@ class Evidence:
     ) -> Iterator[tuple[NDArray[np.int64], F32]]:
         """(positions, [n, D] projected gradients with their length) of one checkpoint."""
         for positions, block in self.blocks(pair, represent):
-            yield positions, _raw(block)
+            yield positions, block.raw()
 
     def raw_queries(self, pair: SpacePair) -> tuple[F32, F32]:
         """([V, D] plain gradients of the target with their length at one checkpoint; [J, D] their mean for each
         subtask, sorted)."""
         features.check_spaces(self.store, pair.train, pair.query)
-        subtask = dict(zip(self.target.example_ids, self.target.subtasks, strict=True))
-        block = features.read_all(self.store, pair.query, sorted(self.target.example_ids))
-        rows = _raw(block)
-        return rows, self._subtask_means(rows, [subtask[i] for i in block.example_ids])[0]
+        block, subtasks = self._target_block(pair)
+        rows = block.raw()
+        return rows, self._subtask_means(rows, subtasks)
 
     def layer_sizes(self, pair: SpacePair) -> list[int]:
         """Number of weights of each layer that plain rows hold side by side; [] where a row is one sketch of all.
@@ -322,10 +323,6 @@ class Evidence:
     def target_texts(self) -> list[str]:
         """The target's chats, as `texts` gives them."""
         return texts_of(self.store, sorted(self.target.example_ids))
-
-
-def _raw(block: FeatureBlock) -> F32:
-    return np.asarray(block.unit() * block.norm[:, None], np.float32)
 
 
 def unit_rows(rows: NDArray[Any]) -> F32:

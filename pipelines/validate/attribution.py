@@ -64,8 +64,8 @@ def one_step(work: Work, e: Evidence, count: int, lr: float = 1e-4, checkpoint: 
     ids = [e.ids[k] for k in np.sort(np.random.default_rng(e.seed).permutation(len(e.ids))[:count])]
     rows = features.read_all(work.store, pair.train, ids)
     query = features.read_all(work.store, pair.query, sorted(e.target.example_ids))
-    mean = (query.unit() * query.norm[:, None]).mean(axis=0)
-    predicted = np.asarray(-lr * (rows.unit() * rows.norm[:, None]) @ mean, np.float64)
+    mean = query.raw().mean(axis=0)
+    predicted = np.asarray(-lr * rows.raw() @ mean, np.float64)
     _, target = usable_chats(work, sorted(e.target.example_ids))
     _, chats = usable_chats(work, ids)
     model = load_lora(work.model, recipe.model, recipe.lora, recipe.seed)
@@ -198,7 +198,7 @@ def attributions(store: Store, e: Evidence, ids: Sequence[str]) -> Mapping[str, 
     dot = np.zeros((len(e.ids), len(e.target.example_ids)))
     for pair, weight in zip(e.pairs, e.weights, strict=True):
         query = features.read_all(store, pair.query, sorted(e.target.example_ids))
-        raw = query.unit() * query.norm[:, None]
+        raw = query.raw()
         for positions, block in e.raw_blocks(pair, "gradients"):
             dot[positions] += weight * (block @ raw.T)
     scores = {"less": e.similarity(per="query")[rows], "dot": dot[rows]}

@@ -1,7 +1,7 @@
 """A store: immutable files, and the catalog that says which of them exist."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ class Store:
             raise InputError(f"{self.root} is a file, not a store folder")
         self.catalog = catalog or SqliteEngine(self.root / CATALOG_NAME, create=create)
         self.backend = backend or LocalFiles(self.root)
-        self._checked: set[int] = set()
+        self._checked: set[str] = set()  # names: numbers of shards that left may be given again
 
     def close(self) -> None:
         """Close the catalog connection."""
@@ -57,11 +57,17 @@ class Store:
         rows: int,
         fill: Fill,
         record: Callable[[Transaction, int], bool | None],
+        *,
+        replaces: Sequence[int] = (),
+        grace: float = 0.0,
     ) -> int | None:
         """Write a file durably, then commit it with the rows that refer to it in one transaction.
 
         `record(db, shard_id)` inserts what belongs to the shard; when it returns False, somebody else was faster:
         nothing is committed and this file is deleted. Returns the shard id, or None then.
+
+        `replaces` are shards that the new one stands for: `record` makes whatever refers to them refer to it, and they
+        leave the catalog in the same transaction. Their files go `grace` seconds later, by `sweep`.
         """
         written = self.backend.write(kind, suffix, fill)
         try:
@@ -69,6 +75,7 @@ class Store:
                 shard_id = _insert_shard(db, kind, rows, written)
                 if record(db, shard_id) is False:
                     raise _LostRace
+                doom(db, replaces, grace)
                 files.failpoint("recorded")
         except BaseException as error:
             if not self._is_committed(written.name):
@@ -77,7 +84,21 @@ class Store:
                 return None
             raise
         files.failpoint("committed")
+        if replaces:
+            self.sweep()
         return shard_id
+
+    def sweep(self) -> int:
+        """Delete the files that left the store and whose time has come; returns how many. Whoever is killed before it
+        leaves them to the next."""
+        names = [row["name"] for row in self.catalog.rows("SELECT name FROM doomed WHERE after <= ?", (time.time(),))]
+        for name in names:
+            self.backend.delete(name)
+            files.failpoint("swept")
+        if names:
+            with self.catalog.write() as db:
+                db.executemany("DELETE FROM doomed WHERE name=?", [(name,) for name in names])
+        return len(names)
 
     def _is_committed(self, name: str) -> bool:
         # COMMIT itself may have failed after it took effect; the catalog decides, not the exception.
@@ -103,9 +124,9 @@ class Store:
             raise CorruptionError(f"shard {shard_id} is not in the catalog")
         file = stored_file(row)
         try:
-            if shard_id not in self._checked:
+            if file.name not in self._checked:
                 self.backend.check(file)
-                self._checked.add(shard_id)
+                self._checked.add(file.name)
             return opener(file.name)
         except CorruptionError as error:
             raise CorruptionError(f"shard {shard_id} ({row['kind']}): {error}") from None
@@ -119,6 +140,13 @@ def is_store(root: Path) -> bool:
 def stored_file(row: Row) -> StoredFile:
     """What a row of `shard` says of its file."""
     return StoredFile(row["name"], row["bytes"], row["sha256"])
+
+
+def doom(db: Transaction, shards: Sequence[int], grace: float = 0.0) -> None:
+    """Take shards that nothing refers to any more out of the catalog, and note that their files must go."""
+    for shard_id in shards:
+        (gone,) = db.rows("DELETE FROM shard WHERE shard_id=? RETURNING name", (shard_id,))
+        db.execute("INSERT INTO doomed VALUES (?, ?) ON CONFLICT DO NOTHING", (gone["name"], time.time() + grace))
 
 
 def _insert_shard(db: Transaction, kind: str, rows: int, file: StoredFile) -> int:

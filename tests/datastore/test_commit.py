@@ -370,3 +370,42 @@ def test_damaged_values_of_examples_are_dropped_and_computed_again(store):
         assert calls == [30, 30]
         list(attribute(fresh, {"what": "turns"}, pool.dataset_id, lengths))
         assert calls == [30, 30]
+
+
+def test_a_file_that_replaces_others_takes_their_place_in_one_commit_and_they_are_deleted(store, monkeypatch):
+    """Killed between the commit and the deletion, the next sweep deletes them."""
+    batch = some_examples(6)
+    examples.add(store, batch[:3])
+    examples.add(store, batch[3:])
+    old = [row["shard_id"] for row in store.catalog.rows("SELECT shard_id FROM shard ORDER BY shard_id")]
+    names = {file.name for file in store.backend.list("examples")}
+
+    def record(db, shard_id):
+        db.execute("UPDATE example SET shard_id=?", (shard_id,))
+
+    def die(step):
+        if step == "committed":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "failpoint", die)
+    with pytest.raises(KeyboardInterrupt):
+        store.commit_file("examples", ".parquet", 6, lambda handle: handle.write(b"new"), record, replaces=old)
+    assert names < {file.name for file in store.backend.list("examples")}
+    assert [row["rows"] for row in store.catalog.rows("SELECT rows FROM shard")] == [6]
+    assert store.sweep() == 2
+    assert not names & {file.name for file in store.backend.list("examples")}
+    assert store.sweep() == 0
+
+
+def test_files_that_others_may_have_opened_stay_until_their_time(store):
+    examples.add(store, some_examples(3))
+    (old,) = (row["shard_id"] for row in store.catalog.rows("SELECT shard_id FROM shard"))
+
+    def record(db, shard_id):
+        db.execute("UPDATE example SET shard_id=?", (shard_id,))
+
+    new = store.commit_file(
+        "examples", ".parquet", 3, lambda handle: handle.write(b"new"), record, replaces=[old], grace=60.0
+    )
+    assert len(list(store.backend.list("examples"))) == 2
+    assert [row["shard_id"] for row in store.catalog.rows("SELECT shard_id FROM shard")] == [new]

@@ -12,6 +12,7 @@ from running import ROOT
 
 from gradsift.datastore import features, runs, selections
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.identity import digest_file
 from gradsift.datastore.maintenance import verify
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import export
@@ -23,36 +24,75 @@ from gradsift.pipelines.runs.query import query_by_id
 from gradsift.pipelines.runs.reselect import reselect
 
 FIXTURES = ROOT / "tests" / "fixtures"
+VERSIONS = ("0.1", "0.2")
+SAID = {version: json.loads((FIXTURES / f"store-{version}.json").read_text()) for version in VERSIONS}
+THEN = SAID["0.1"]
 NEED_PLAIN = ("trak", "datainf", "gist", "tive", "grand")  # version 0.1 fed them Adam's rows and norms
-THEN = json.loads((FIXTURES / "store-0.1.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def unpacked(built_once):
-    def unpack(folder):
-        with tarfile.open(FIXTURES / "store-0.1.tar.xz") as packed:
-            packed.extractall(folder, filter="data")
+    def of_version(version):
+        def unpack(folder):
+            with tarfile.open(FIXTURES / f"store-{version}.tar.xz") as packed:
+                packed.extractall(folder, filter="data")
 
-    return built_once("store-0.1", unpack) / "store"
+        return built_once(f"store-{version}", unpack) / "store"
+
+    return of_version
+
+
+def _opened(unpacked, version, tmp_path):
+    shutil.copytree(unpacked(version), tmp_path / "old")
+    return Store(tmp_path / "old")
 
 
 @pytest.fixture
 def old(unpacked, tmp_path):
-    shutil.copytree(unpacked, tmp_path / "old")
-    with Store(tmp_path / "old") as store:
+    with _opened(unpacked, "0.1", tmp_path) as store:
         yield store
 
 
-def test_an_old_store_is_whole_and_its_last_run_is_read(old):
-    assert verify(old) == []
+@pytest.fixture
+def before(unpacked, tmp_path):
+    """A store of the version before stores could grow and forget: two versions of a pool, each with a warm-up."""
+    with _opened(unpacked, "0.2", tmp_path) as store:
+        yield store
+
+
+@pytest.fixture(params=VERSIONS)
+def any_old(request, unpacked, tmp_path):
+    """(store, what its version said)."""
+    with _opened(unpacked, request.param, tmp_path) as store:
+        yield store, SAID[request.param]
+
+
+def test_promise_10_an_old_store_opens_is_whole_and_its_last_run_is_read(any_old):
+    store, then = any_old
+    assert verify(store) == []
+    last = runs.last_run(store)
+    assert {made.name: made.digest for made in last.result.made} == then["run"]
+    assert last.result.ingest.pool.digest == then["pool"]
+    assert {arm.arm: arm.test_loss_mean for arm in last.result.arms} == then["arms"]
+
+
+def test_promise_10_migrating_keeps_every_row_and_a_copy_of_the_catalog_as_it_was(before):
+    tables = SAID["0.2"]["counts"]
+    counted = {name: before.catalog.rows(f"SELECT count(*) AS n FROM {name}")[0]["n"] for name in tables}
+    assert counted == tables
+    assert (before.root / "catalog.before-0004.sqlite").exists()
+    last = runs.last_run(before)
+    assert [[r.role, r.checkpoint, r.transform, dict(r.statuses)] for r in last.result.rows] == SAID["0.2"]["rows"]
+    for row in last.result.rows:
+        assert features.statuses(before, row.space_id, row.dataset_id) == dict(row.statuses)
+
+
+def test_an_old_store_says_what_was_refused_and_left_out(old):
     last = runs.last_run(old)
-    assert {made.name: made.digest for made in last.result.made} == THEN["run"]
-    assert last.result.ingest.pool.digest == THEN["pool"]
     assert dict(last.result.ingest.pool.quarantined) == THEN["quarantined"]
     assert [(x.reason, x.examples, dict(x.by_source)) for x in last.result.ingest.pool.left_out] == [
         (x["reason"], x["examples"], x["by_source"]) for x in THEN["left_out"]
     ]
-    assert {arm.arm: arm.test_loss_mean for arm in last.result.arms} == THEN["arms"]
 
 
 def test_an_old_store_answers_a_query(old):
@@ -65,6 +105,13 @@ def test_an_old_store_answers_a_query(old):
     assert answer.hits[0].cosine < 0.7 < THEN["query"]["hits"][0][1]
     with pytest.raises(InputError, match=r"no plain gradient of example .*plain_rows: true"):
         query_by_id(old, THEN["query"]["id"], 5)
+
+
+@pytest.mark.parametrize("asked", SAID["0.2"]["queries"])
+def test_promise_10_an_old_store_with_plain_rows_answers_a_query_as_it_did(before, asked):
+    hits = query_by_id(before, asked, 5).hits
+    assert [hit.example_id for hit in hits] == [name for name, _ in SAID["0.2"]["queries"][asked]]
+    assert [hit.cosine for hit in hits] == pytest.approx([c for _, c in SAID["0.2"]["queries"][asked]], abs=2e-4)
 
 
 CHOOSES_OTHERWISE = {  # since 0.1: what chooses as it did then, where something does
@@ -90,18 +137,30 @@ def test_a_method_chooses_from_old_rows_what_it_chose(old, method):
     assert chosen.digest == THEN["methods"][method]
 
 
-def test_exports_of_an_old_store_are_what_they_were(old, tmp_path):
-    reselect(old, {"method": "random", "examples": 12})
-    for name, digest in THEN["exports"].items():
-        chosen = selections.get(old, name)
-        folder = export(old, chosen, runs.recipe_of(old, chosen), tmp_path / name)
+@pytest.mark.parametrize("method", SAID["0.2"]["methods"])
+def test_promise_10_a_method_chooses_from_rows_of_0_2_what_it_chose(before, method):
+    (chosen,) = reselect(before, {"method": method, "examples": 12})
+    assert chosen.digest == SAID["0.2"]["methods"][method]
+
+
+def test_promise_10_exports_of_an_old_store_are_what_they_were(any_old, tmp_path):
+    store, then = any_old
+    reselect(store, {"method": "random", "examples": 12})
+    for name, digest in then["exports"].items():
+        chosen = selections.get(store, name)
+        folder = export(store, chosen, runs.recipe_of(store, chosen), tmp_path / name)
         assert json.loads((folder / "manifest.json").read_text())["digest"] == digest
+        files = {file.name: file for file in folder.rglob("*.parquet")}
+        rows = {file: content for file, content in then.get("files", {}).get(name, {}).items() if file in files}
+        assert {file: digest_file(files[file]) for file in rows} == rows
+        assert bool(rows) == ("files" in then)
 
 
-def test_the_report_of_an_old_store_says_what_it_said(old, tmp_path):
-    page = write_report(old, tmp_path / "report.html")
+def test_the_report_of_an_old_store_says_what_it_said(any_old, tmp_path):
+    store, then = any_old
+    page = write_report(store, tmp_path / "report.html")
     document = json.loads(page.with_suffix(".json").read_text())
-    assert {name: document[name] for name in THEN["report"]} == THEN["report"]
+    assert {name: document[name] for name in then["report"]} == then["report"]
 
 
 @pytest.mark.slow

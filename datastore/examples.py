@@ -306,6 +306,16 @@ def source_column(store: Store, dataset: Dataset) -> list[str]:
     return [known.setdefault(row["source"], row["source"]) for row in rows]
 
 
+def chars_of(store: Store, dataset: Dataset) -> dict[str, tuple[str, int]]:
+    """{id: (source, characters)} of the members, in the order of their ids."""
+    rows = store.catalog.rows(
+        "SELECT e.example_id, e.source, e.chars FROM dataset_member AS m JOIN example AS e USING (example_id) "
+        "WHERE m.dataset_id=? ORDER BY m.example_id",
+        (dataset.dataset_id,),
+    )
+    return {row["example_id"]: (row["source"], row["chars"]) for row in rows}
+
+
 def provenance_digest(store: Store, dataset: Dataset) -> str:
     """Digest of the members' sources and licences, in the order of their ids."""
     rows = store.catalog.rows(

@@ -67,18 +67,15 @@ def find(store: Store, reference: str) -> Version:
         raise InputError(f"{reference!r} is not NAME@NUMBER; `gradsift log` lists versions")
     kind, name, number = matched[1], matched[2], int(matched[3])
     catch_up(store)
-    known = [
-        (row["kind"], row["name"])
-        for row in store.catalog.rows("SELECT DISTINCT kind, name FROM version ORDER BY kind, name")
-    ]
+    known = names(store)
     if kind is not None:
         meant = [key for key in known if key == (kind, name)]
     else:
         meant = [key for key in known if key[1] == name and key[0] != "pool"]
         meant = meant or [key for key in known if key[0] == name]
     if len(meant) != 1:
-        ways = ", ".join(f"{k}:{n}@{number}" for k, n in meant or known)
-        problem = "is any of several; say" if meant else "names no version; there are"
+        ways = ", ".join(f"{k}:{n}@{number}" if meant else f"{k}:{n}" for k, n in meant or known)
+        problem = "is any of several; say" if meant else "names nothing that has versions; there are"
         raise InputError(f"{reference!r} {problem} {ways or 'none, for no run has finished'}")
     (key,) = meant
     version = next((v for v in numbered(store, *key) if v.number == number), None)

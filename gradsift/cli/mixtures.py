@@ -68,7 +68,8 @@ def export(
     Parameters
     ----------
     name
-        Name of the selection (`gradsift status` lists them), or NAME@DIGEST for an older one.
+        Name of the selection (`gradsift status` lists them); NAME@NUMBER for a version of it (`gradsift log`), or
+        NAME@DIGEST.
     folder
         Where to write it.
     target
@@ -112,12 +113,13 @@ def diff(
     store: StorePath = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Compare two selections or mixtures: what left, what came, by source, cluster, length and score.
+    """Compare two selections, mixtures or pools: what left, what came, by source, cluster, length and score.
 
     Parameters
     ----------
     one
-        A selection (NAME, or NAME@DIGEST for an older one) or the folder of an export.
+        A selection or mixture (NAME; NAME@NUMBER or KIND@NUMBER for a version, as in `mixture@3` and `pool@3`; or
+        NAME@DIGEST), or the folder of an export.
     other
         The same for the other side.
     examples

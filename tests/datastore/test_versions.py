@@ -63,7 +63,7 @@ def test_a_version_costs_its_changes(filled):
 
 
 def test_an_older_version_that_comes_back_is_that_version(filled):
-    a, b, c = ({i: "" for i in NAMES[: 4 + k]} for k in range(3))
+    a, b, c = (dict.fromkeys(NAMES[: 4 + k], "") for k in range(3))
     first = examples.define_dataset(filled, "pool", "back", a)
     second = examples.define_dataset(filled, "pool", "back", b)
     assert examples.define_dataset(filled, "pool", "back", a).dataset_id == first.dataset_id

@@ -34,6 +34,7 @@ class _Made:
     identity: str
     rows: int
     export: str | None = None
+    spec: str = "{}"  # of a selection
 
 
 def catch_up(store: Store) -> None:
@@ -51,7 +52,10 @@ def catch_up(store: Store) -> None:
 def _pool_of(store: Store, run: Run) -> Iterator[_Made]:
     number = run.summary.get("ingest", {}).get("pool", {}).get("used_dataset_id")
     row = store.catalog.one("SELECT * FROM dataset WHERE dataset_id=?", (number,))
-    if row is not None:
+    if row is not None and row["void"] is not None and _has_number(store, "dataset_id", number):
+        left = _pool_left(store, row["name"], number)  # a later run's, on what is left of the pool
+        yield from [] if left is None else [left]
+    elif row is not None:
         digest = row["digest"].rpartition(" ")[2]
         yield _Made("pool", row["name"], row["dataset_id"], digest, fingerprint(["pool", digest]), row["rows"])
 
@@ -60,8 +64,13 @@ def _chosen_of(store: Store, run: Run) -> Iterator[_Made]:
     for part, kind in (("selections", "selection"), ("mixtures", "mixture")):
         for made in run.summary.get(part, ()):
             row = _recorded(store, made, "mixture" if kind == "mixture" else made["target"])
-            if row is not None:
+            void = row is not None and row["void"] is not None
+            if row is not None and not (void and _has_number(store, "selection_id", row["selection_id"])):
                 yield _of_selection(store, row, run, made.get("export"))
+
+
+def _has_number(store: Store, column: str, content: int) -> bool:
+    return store.catalog.one(f"SELECT 1 FROM version WHERE {column}=?", (content,)) is not None
 
 
 def _recorded(store: Store, made: Json, target: str) -> Row | None:
@@ -81,7 +90,9 @@ def _of_selection(store: Store, row: Row, run: Run, export: str | None = None) -
         "SELECT coalesce(sum(copies), 0) AS n FROM selection_item WHERE selection_id=?", (row["selection_id"],)
     )
     identity = fingerprint([kind, row["digest"], row["spec"], decided])
-    return _Made(kind, row["name"], row["selection_id"], row["digest"], identity, size["n"] if size else 0, export)
+    return _Made(
+        kind, row["name"], row["selection_id"], row["digest"], identity, size["n"] if size else 0, export, row["spec"]
+    )
 
 
 def _record(store: Store, run: Run, made: list[_Made], *, done: bool) -> None:
@@ -132,7 +143,8 @@ def _manifest(run: Run, made: _Made) -> tuple[str | None, str | None]:
         return None, None
     try:
         manifest = json.loads(path.read_text("utf-8"))
-        same = manifest["selection"]["digest"] == made.digest and manifest["recipe"] == run.recipes.written
+        same = manifest["lineage"] == json.loads(made.spec) and manifest["recipe"] == run.recipes.written
+        same = same and manifest["selection"]["digest"] == made.digest
         return (digest_file(path), canonical_json(manifest["versions"])) if same else (None, None)
     except (OSError, ValueError, KeyError, TypeError):
         return None, None
@@ -197,18 +209,19 @@ def _record_stand_ins(store: Store) -> None:
         if later:
             continue  # another was made since
         run = runs.get(store, row["run_id"])
-        made = _pool_left(store, row) if kind == "pool" else _selection_left(store, row, run)
+        made = _pool_left(store, name, row["content"]) if kind == "pool" else _selection_left(store, row, run)
         if made is not None:
             _record(store, run, [made], done=False)
 
 
-def _pool_left(store: Store, void: Row) -> _Made | None:
+def _pool_left(store: Store, name: str, void: int) -> _Made | None:
+    """What was recorded as standing for a void pool."""
     members = store.catalog.rows(
-        "SELECT example_id, subtask FROM dataset_member WHERE dataset_id=? ORDER BY example_id", (void["content"],)
+        "SELECT example_id, subtask FROM dataset_member WHERE dataset_id=? ORDER BY example_id", (void,)
     )
     digest = digest_ids(f"{member['example_id']}\t{member['subtask']}" for member in members)
     row = store.catalog.one(
-        "SELECT * FROM dataset WHERE role='pool' AND name=? AND digest=? AND void IS NULL", (void["name"], digest)
+        "SELECT * FROM dataset WHERE role='pool' AND name=? AND digest=? AND void IS NULL", (name, digest)
     )
     if row is None:
         return None
@@ -221,7 +234,7 @@ def _selection_left(store: Store, void: Row, run: Run) -> _Made | None:
         "ORDER BY selection_id DESC LIMIT 1",
         (void["name"], void["kind"] == "mixture", void["content"]),
     )
-    if row is None or store.catalog.one("SELECT 1 FROM version WHERE selection_id=?", (row["selection_id"],)):
+    if row is None or _has_number(store, "selection_id", row["selection_id"]):
         return None
     mine, its = (
         [(item["example_id"], item["copies"]) for item in store.catalog.rows(

@@ -73,8 +73,8 @@ class _Tally:
 
 
 def prune(store: Store, keep: int, *, examples: bool = False, dry_run: bool = False) -> Pruned:
-    """Drop all but the newest `keep` versions of each name, with what they alone need; `examples`: also examples that
-    nothing kept holds, their feature rows, and those of checkpoints that go. `dry_run` drops nothing.
+    """Drop all but the newest `keep` versions of each name, with what they alone need; `examples`: also shards of
+    examples that nothing kept holds, their feature rows, and those of checkpoints that go. `dry_run` drops nothing.
 
     Raises InputError for `keep` below 1, BusyError while a run works on the store.
     """
@@ -246,18 +246,26 @@ def _warmups(db: Transaction, kept: _Keep) -> list[str]:
 
 
 def _drop_examples(db: Transaction, kept: _Keep, tally: _Tally) -> None:
-    """Examples that no version, target, test set or selection holds, rows of them and of checkpoints that are gone."""
+    """Shards of examples of which no version, target, test set or selection holds any; rows of them, and of
+    checkpoints that are gone. A shard with one that is held stays whole: half of it would free no byte."""
     for space in _spaces_without_checkpoint(db, kept):
         tally.counts["feature rows"] += db.execute("DELETE FROM feature_row WHERE space_id=?", (space,))
     for name, table in INDEXED.items():  # of what refers to examples: without them each deletion would be a scan
         db.execute(f"CREATE INDEX {name} ON {table} (example_id)")
-    held = "(SELECT example_id FROM membership UNION SELECT example_id FROM selection_item)"
-    lost = (
-        f"example_id NOT IN {held} AND example_id IN (SELECT e.example_id FROM example AS e JOIN shard AS s "
-        "USING (shard_id) WHERE s.created < ?)"
+    shards = db.rows(
+        "SELECT shard_id FROM shard AS s WHERE kind='examples' AND created < ? AND NOT EXISTS "
+        "(SELECT 1 FROM example AS e WHERE e.shard_id = s.shard_id AND ("
+        "EXISTS (SELECT 1 FROM membership AS m WHERE m.example_id = e.example_id) OR "
+        "EXISTS (SELECT 1 FROM selection_item AS i WHERE i.example_id = e.example_id)))",
+        (_time(kept.since),),
     )
-    tally.counts["feature rows"] += db.execute(f"DELETE FROM feature_row WHERE {lost}", (_time(kept.since),))
-    tally.counts["examples"] += db.execute(f"DELETE FROM example WHERE {lost}", (_time(kept.since),))
+    for row in shards:
+        shard = (row["shard_id"],)
+        of_shard = "example_id IN (SELECT example_id FROM example WHERE shard_id=?)"
+        tally.counts["feature rows"] += db.execute(f"DELETE FROM feature_row WHERE {of_shard}", shard)
+        tally.counts["examples"] += db.execute("DELETE FROM example WHERE shard_id=?", shard)
+        beside = db.rows("DELETE FROM attribute WHERE of_shard=? RETURNING shard_id", shard)
+        tally.doom(db, "examples", [*(one["shard_id"] for one in beside), *shard])
     for name in INDEXED:
         db.execute(f"DROP INDEX {name}")
     units = db.rows(
@@ -267,14 +275,6 @@ def _drop_examples(db: Transaction, kept: _Keep, tally: _Tally) -> None:
     tally.doom(db, "feature rows", [row["shard_id"] for row in units if row["shard_id"] is not None])
     for space in _spaces_without_checkpoint(db, kept):
         db.execute("DELETE FROM feature_space WHERE space_id=?", (space,))
-    empty = db.rows(
-        "SELECT shard_id FROM shard AS s WHERE kind='examples' AND created < ? "
-        "AND NOT EXISTS (SELECT 1 FROM example AS e WHERE e.shard_id = s.shard_id)",
-        (_time(kept.since),),
-    )
-    for row in empty:
-        beside = db.rows("DELETE FROM attribute WHERE of_shard=? RETURNING shard_id", (row["shard_id"],))
-        tally.doom(db, "examples", [*(one["shard_id"] for one in beside), row["shard_id"]])
 
 
 def _time(since: float) -> float:

@@ -64,8 +64,8 @@ def prune(
     keep
         How many of the newest versions of each name to keep.
     examples
-        Also drop examples that nothing kept holds, and gradient rows of them and of dropped checkpoints: should they
-        come back, they must be computed again.
+        Also drop shards of examples that nothing kept holds, with their gradient rows, and those of dropped
+        checkpoints: should they come back, they must be computed again.
     dry_run
         Only list what would be dropped, and its bytes.
     """

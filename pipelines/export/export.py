@@ -89,7 +89,10 @@ def export(
     key = fingerprint([EXPORT_VERSION, made_by["gradsift"], *deciding])
     job = _Export(store, selection, recipes, options, key, progress, made_by)
     old = manifest_at(folder)
-    if old is not None and old.get("key") == job.key and not damaged(folder):
+    lineage = selections.spec_of(
+        store, selection
+    )  # not in the key: the same rows may have been chosen from another pool
+    if old is not None and (old.get("key"), old.get("lineage")) == (key, lineage) and not damaged(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.parent / f".partial-{folder.name}-{job.key[:16]}"

@@ -171,7 +171,10 @@ def _numbers(rows: Sequence[Row]) -> set[int]:
 def _datasets_of(store: Store, run: Run) -> set[int]:
     """Datasets that a run names, by number or by digest."""
     ingest: Any = run.summary.get("ingest", {})
-    named = {ingest.get("pool", {}).get("used_dataset_id"), *(row.get("dataset_id") for row in run.summary["rows"])}
+    named = {
+        ingest.get("pool", {}).get("used_dataset_id"),
+        *(row.get("dataset_id") for row in run.summary.get("rows", ())),
+    }
     digests = {ingest.get("pool", {}).get("digest")}
     digests |= {of["digest"] for part in ("targets", "tests") for of in ingest.get(part, {}).values()}
     return {
@@ -182,11 +185,16 @@ def _datasets_of(store: Store, run: Run) -> set[int]:
 
 
 def _selections_of(store: Store, run: Run) -> set[int]:
-    made = [(one["name"], one["digest"]) for part in runs.MADE for one in run.summary.get(part, ())]
+    made = [
+        (one["name"], one["digest"], one.get("selection_id")) for part in runs.MADE for one in run.summary.get(part, ())
+    ]
     return {
         int(row["selection_id"])
-        for name, digest in made
-        for row in store.catalog.rows("SELECT selection_id FROM selection WHERE name=? AND digest=?", (name, digest))
+        for name, digest, number in made
+        for row in store.catalog.rows(
+            "SELECT selection_id FROM selection WHERE name=? AND digest=? AND selection_id=coalesce(?, selection_id)",
+            (name, digest, number),
+        )
     }
 
 

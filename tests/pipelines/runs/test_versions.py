@@ -279,6 +279,7 @@ def test_a_version_that_lost_an_example_is_void_and_what_is_left_stands_for_it(n
     assert shown(rerun)["pool@3"] == (True, 20, 2, 1, 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, phases=[Phase.explicit, Phase.generate])  # to make one smaller takes minutes
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(12, 24), st.sampled_from([6, 9])), min_size=2, max_size=6),

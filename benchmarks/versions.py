@@ -36,11 +36,15 @@ def main(n: int) -> None:
                 "INSERT INTO example VALUES (?, ?, NULL, 1, ?, 10)", ((i, f"s{k % 7}", k) for k, i in enumerate(ids))
             )
         space = features.define_space(store, {"generated": True})
-        features.plan(store, space, [], dict.fromkeys(ids[:n], "no_labels"), 32)
+        with store.catalog.write() as db:
+            db.execute("INSERT INTO unit (unit_id, space_id, examples, shard_id) VALUES (1, ?, ?, 1)", (space, n))
+            db.executemany(
+                "INSERT INTO feature_row VALUES (?, ?, 1, ?, 'ok')", ((space, i, k) for k, i in enumerate(ids[:n]))
+            )
         features.plan(store, space, ids[n:], {}, 32)
         first = dict.fromkeys(ids[:n], "")
         gone = set(random.Random(0).sample(ids[:n], 100))
-        second = {i: "" for i in ids if i not in gone}
+        second = dict.fromkeys((i for i in ids if i not in gone), "")
         timed("first version", lambda: examples.define_dataset(store, "pool", "p", first))
         pool = timed("second version", lambda: examples.define_dataset(store, "pool", "p", second))
         number = pool.dataset_id

@@ -65,6 +65,7 @@ def test_the_mixtures_page_works_as_written(recipe_data, finished, data_dir, tmp
         assert "'requested': 1000, 'realised': 1000" in out.stdout
 
 
+@pytest.mark.slow
 def test_the_versions_page_works_as_written(data_dir, tmp_path):
     """Its recipe on half of a small pool, then on all of it; what is checked out is what the first run exported."""
     page = ROOT / "docs" / "versions.md"

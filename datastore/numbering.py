@@ -101,6 +101,9 @@ def _record(store: Store, run: Run, made: list[_Made], *, done: bool) -> None:
     with store.catalog.write() as db:
         if done and not db.execute("UPDATE run SET numbered=1 WHERE run_id=? AND numbered=0", (run.run_id,)):
             return  # another process was faster
+        column = "dataset_id" if made and made[0].kind == "pool" else "selection_id"
+        if not done and db.one(f"SELECT 1 FROM version WHERE {column}=?", (made[0].content,)):
+            return
         for one, before, change in compared:
             last = db.one(
                 "SELECT number FROM version WHERE kind=? AND name=? ORDER BY number DESC LIMIT 1", (one.kind, one.name)

@@ -10,11 +10,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradsift.datastore import runs
 from gradsift.datastore.engine import Row
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import digest_file
 from gradsift.datastore.numbering import HELD, catch_up
-from gradsift.datastore.runs import Json, Moved, VersionReport
+from gradsift.datastore.runs import Json, Moved, Named, Recipes, VersionReport
 from gradsift.datastore.store import Store
 
 KINDS = ("pool", "selection", "mixture")
@@ -110,6 +111,13 @@ def usable(store: Store, version: Version) -> int:
     why = f"is void: {version.void}" if version.void is not None else "was pruned: its rows are no longer listed"
     use = f"; {instead} came after it" if instead else "; run its recipe again"
     raise InputError(f"{version} {why}{use}")
+
+
+def recipes_of(store: Store, reference: str, chosen: Named) -> Recipes:
+    """Recipes of a version's first run; of what is not named by number, of the newest run that made it."""
+    if is_number(reference):
+        return runs.get(store, find(store, reference).run_id).recipes
+    return runs.recipe_of(store, chosen)
 
 
 def manifest_of(store: Store, version: Version) -> tuple[str, Json] | None:

@@ -84,7 +84,7 @@ def export(
         Refuse rows of unknown licence.
     """
     from gradsift.cli import show
-    from gradsift.datastore import runs, selections
+    from gradsift.datastore import selections, versions
     from gradsift.datastore.store import Store
     from gradsift.pipelines.export.export import export as write
     from gradsift.pipelines.recipe import Export
@@ -93,7 +93,7 @@ def export(
              "require_licence": require_licence or None}  # fmt: skip
     with Store(store, create=False) as opened, show.progress() as progress:
         chosen = selections.get(opened, name, target)
-        recipes = runs.recipe_of(opened, chosen)
+        recipes = versions.recipes_of(opened, name, chosen)
         options = recipes.resolved.get("export", {}) | {k: v for k, v in given.items() if v is not None}
         path = write(opened, chosen, recipes, folder, Export.model_validate(options), progress)
     if json:

@@ -210,6 +210,18 @@ def test_what_a_later_selection_or_mixture_made_has_versions(nightly, tmp_path):
     assert (newest.run_id, newest.report.version, newest.report.new) == (2, "pool@1", False)
 
 
+def test_an_export_by_number_has_the_recipe_of_that_version(nightly):
+    """Also where a later run made the same rows under another recipe."""
+    for kind in ("parquet", "jsonl"):
+        nightly.run(chats("a", 0, 20), export={"format": kind})
+    first, second = (selections.get(nightly.store, f"mix@{number}") for number in (1, 2))
+    assert first.digest == second.digest
+    for number, kind in ((1, "parquet"), (2, "jsonl")):
+        folder = nightly.folder / f"by-number-{number}"
+        gradsift("export", f"mix@{number}", folder, "--store", nightly.folder / "store")
+        assert [path.suffix for path in (folder / "data").iterdir()] == [f".{kind}"]
+
+
 def test_numbers_are_given_once_to_stores_that_have_none(nightly):
     """As in a store of an older version, and after a kill between a run's end and its numbers."""
     for count in (20, 20, 30):

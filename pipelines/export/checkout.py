@@ -38,6 +38,8 @@ def checkout(store: Store, reference: str, folder: Path | None = None, progress:
     """
     version = versions.find(store, reference)
     selection = selections.of_version(store, version)
+    if folder is None and Path(str(version)).name != str(version):
+        raise InputError(f"{str(version)!r} is no name of a folder; give one with --out")
     folder = folder or store.root / "exports" / str(version)
     noted = versions.manifest_of(store, version)
     if noted is None or manifest_at(folder) is None or _digest(folder) != noted[0] or damaged(folder):

@@ -200,6 +200,19 @@ def test_a_check_out_that_would_differ_is_refused(nightly, tmp_path):
         checkout(nightly.store, "mix@2", tmp_path / "mine")
 
 
+def test_a_name_that_is_a_path_is_no_folder(nightly):
+    """A forged store may not make a check-out write elsewhere."""
+    nightly.run(chats("a", 0, 20))
+    versions.log(nightly.store)
+    with nightly.store.catalog.write() as db:
+        db.execute("PRAGMA defer_foreign_keys=ON")
+        for table in ("version", "run_version"):
+            db.execute(f"UPDATE {table} SET name='../../out' WHERE kind='mixture'")
+    with pytest.raises(InputError, match="no name of a folder; give one with --out"):
+        checkout(nightly.store, "mixture@1")
+    assert not list(nightly.folder.glob("out*"))
+
+
 def test_what_a_later_selection_or_mixture_made_has_versions(nightly, tmp_path):
     nightly.run(chats("a", 0, 20))
     remix(nightly.store, {"examples": 5}, name="few")

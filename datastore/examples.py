@@ -181,32 +181,61 @@ class Dataset:
     subtasks: list[str]
 
 
-def define_dataset(store: Store, role: str, name: str, members: dict[str, str]) -> Dataset:
-    """Record a version of a dataset from {example id: subtask}; the same members give the same version."""
+LASTING = (1 << 63) - 1  # `membership.until` of one that has not left
+
+
+def define_dataset(store: Store, role: str, name: str, members: Mapping[str, str], lane: str = "") -> Dataset:
+    """Record a version of a dataset from {example id: subtask}; the same members give the same version.
+
+    `lane` names the step that makes it, where a run makes several datasets of one name: a version is kept as what
+    changed since the newest of its lane. Cost: one row for each change, and a pass over the members.
+    """
     ordered = sorted(members.items())
     digest = digest_ids(f"{i}\t{subtask}" for i, subtask in ordered)
     with store.catalog.write() as db:
-        inserted = db.one(
-            "INSERT INTO dataset (role, name, digest, rows, created) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING "
-            "RETURNING dataset_id",
-            (role, name, digest, len(ordered), time.time()),
+        known = db.one(
+            "SELECT dataset_id, void FROM dataset WHERE role=? AND name=? AND digest=?", (role, name, digest)
         )
-        if inserted:
-            new = inserted["dataset_id"]
-            db.executemany("INSERT INTO dataset_member VALUES (?, ?, ?)", ((new, i, s) for i, s in ordered))
-        row = (
-            inserted
-            or db.rows("SELECT dataset_id FROM dataset WHERE role=? AND name=? AND digest=?", (role, name, digest))[0]
-        )
-    dataset_id = int(row["dataset_id"])
+        if known is not None and known["void"] is not None:  # it lost members since: these are another version's
+            lost = f"void {known['dataset_id']} {digest}"
+            db.execute("UPDATE dataset SET digest=? WHERE dataset_id=?", (lost, known["dataset_id"]))
+            known = None
+        dataset_id = int(known["dataset_id"]) if known else _add_version(db, (role, name, digest), members, lane)
     return Dataset(dataset_id, role, name, digest, [i for i, _ in ordered], [s for _, s in ordered])
 
 
+def _add_version(db: Transaction, key: tuple[str, str, str], members: Mapping[str, str], lane: str) -> int:
+    """Record a new version as its difference from the newest of its lane; returns its number."""
+    role, name, digest = key
+    before = db.one(
+        "SELECT chain FROM dataset WHERE role=? AND name=? AND lane=? ORDER BY dataset_id DESC LIMIT 1",
+        (role, name, lane),
+    )
+    (inserted,) = db.rows(
+        "INSERT INTO dataset (role, name, digest, rows, created, lane) VALUES (?, ?, ?, ?, ?, ?) RETURNING dataset_id",
+        (role, name, digest, len(members), time.time(), lane),
+    )
+    new = int(inserted["dataset_id"])
+    chain = int(before["chain"]) if before else new
+    db.execute("UPDATE dataset SET chain=? WHERE dataset_id=?", (chain, new))
+    present = db.rows("SELECT example_id, subtask FROM membership WHERE chain=? AND until=?", (chain, LASTING))
+    had = {row["example_id"]: row["subtask"] for row in present}
+    db.executemany(
+        "UPDATE membership SET until=? WHERE chain=? AND example_id=? AND until=?",
+        ((new, chain, i, LASTING) for i, subtask in had.items() if members.get(i) != subtask),
+    )
+    db.executemany(
+        "INSERT INTO membership (chain, example_id, subtask, since) VALUES (?, ?, ?, ?)",
+        ((chain, i, subtask, new) for i, subtask in sorted(members.items()) if had.get(i) != subtask),
+    )
+    return new
+
+
 def get_dataset(store: Store, dataset_id: int) -> Dataset:
-    """A dataset by its number. Raises InputError when there is none."""
+    """A dataset by its number, without members that were deleted since. Raises InputError when there is none."""
     row = store.catalog.one("SELECT * FROM dataset WHERE dataset_id=?", (dataset_id,))
     if row is None:
-        raise InputError(f"there is no dataset {dataset_id} in {store.root}")
+        raise InputError(f"there is no dataset {dataset_id} in {store.root}; `gradsift prune` may have dropped it")
     members = store.catalog.rows(
         "SELECT example_id, subtask FROM dataset_member WHERE dataset_id=? ORDER BY example_id", (dataset_id,)
     )
@@ -220,12 +249,30 @@ def get_dataset(store: Store, dataset_id: int) -> Dataset:
     )
 
 
+def standing(store: Store, dataset_id: int) -> Dataset:
+    """The dataset, or, where examples of it were deleted since, the version of those that are left, which is recorded
+    when there is none yet. Raises InputError when there is no such dataset."""
+    dataset = get_dataset(store, dataset_id)
+    row = store.catalog.one("SELECT void, lane FROM dataset WHERE dataset_id=?", (dataset_id,))
+    if row is None or row["void"] is None:
+        return dataset
+    left = dict(zip(dataset.example_ids, dataset.subtasks, strict=True))
+    if not left:
+        raise InputError(f"every example of {dataset.role} {dataset.name!r} was deleted ({row['void']})")
+    return define_dataset(store, dataset.role, dataset.name, left, row["lane"])
+
+
 def find_dataset(store: Store, role: str, name: str, digest: str) -> Dataset:
-    """The version of a dataset with this digest. Raises InputError when the store has none."""
-    row = store.catalog.one("SELECT dataset_id FROM dataset WHERE role=? AND name=? AND digest=?", (role, name, digest))
+    """The version of a dataset with this digest, or what is `standing` of it. Raises InputError when the store has
+    none."""
+    row = store.catalog.one(
+        "SELECT dataset_id FROM dataset WHERE role=? AND name=? AND digest IN (?, 'void ' || dataset_id || ' ' || ?) "
+        "ORDER BY dataset_id DESC",
+        (role, name, digest, digest),
+    )
     if row is None:
         raise InputError(f"{role} {name!r} ({digest[:12]}) is not in {store.root}; run its recipe again")
-    return get_dataset(store, int(row["dataset_id"]))
+    return standing(store, int(row["dataset_id"]))
 
 
 class Provenance(NamedTuple):
@@ -257,6 +304,16 @@ def source_column(store: Store, dataset: Dataset) -> list[str]:
     )
     known: dict[str, str] = {}
     return [known.setdefault(row["source"], row["source"]) for row in rows]
+
+
+def chars_of(store: Store, dataset: Dataset) -> dict[str, tuple[str, int]]:
+    """{id: (source, characters)} of the members, in the order of their ids."""
+    rows = store.catalog.rows(
+        "SELECT e.example_id, e.source, e.chars FROM dataset_member AS m JOIN example AS e USING (example_id) "
+        "WHERE m.dataset_id=? ORDER BY m.example_id",
+        (dataset.dataset_id,),
+    )
+    return {row["example_id"]: (row["source"], row["chars"]) for row in rows}
 
 
 def provenance_digest(store: Store, dataset: Dataset) -> str:

@@ -97,6 +97,33 @@ class SpaceRows:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """Rows of a source that came and left between two versions."""
+
+    source: str
+    came: int
+    left: int
+
+
+@dataclass(frozen=True)
+class VersionReport:
+    """A numbered version that a run has, against the one before it. `new`: it has its number from this run, and is
+    else what a run before it had made. `came` and `left` count rows; of a first version, and where the one before is
+    no longer there, `before` is None and nothing is compared."""
+
+    version: str
+    kind: str
+    name: str
+    number: int
+    new: bool
+    rows: int
+    before: int | None = None
+    came: int | None = None
+    left: int | None = None
+    by_source: Sequence[Moved] = ()
+
+
+@dataclass(frozen=True)
 class SelectionReport:
     """A selection: its sources, and the share of the target's own ones in it and in the pool (None: none are known)."""
 
@@ -110,6 +137,7 @@ class SelectionReport:
     source_precision: float | None = None
     source_share_of_pool: float | None = None
     export: str | None = None
+    selection_id: int | None = None  # in the catalog
 
 
 @dataclass(frozen=True)
@@ -158,6 +186,7 @@ class MixtureReport:
     by_source: Counts = field(default_factory=dict)
     table: Sequence[Share] = ()
     export: str | None = None
+    selection_id: int | None = None  # in the catalog
 
 
 @dataclass(frozen=True)
@@ -245,6 +274,7 @@ class RunResult:
     arms: Sequence[ArmRow] = ()
     report: str = ""
     notes: Sequence[str] = ()  # of what the rows have of the model's weights
+    versions: Sequence[VersionReport] = ()  # of a run that has just ended; `versions.of_run` knows those of any
 
     @property
     def pool_rows(self) -> list[SpaceRows]:
@@ -273,6 +303,7 @@ class Run:
     recipes: Recipes
     summary: Json
     seconds: float
+    run_id: int = 0
 
     @cached_property
     def result(self) -> RunResult:
@@ -390,16 +421,26 @@ class Named(Protocol):
 
 def recipe_of(store: Store, chosen: Named) -> Recipes:
     """Recipes of the newest finished run that made a selection or mixture; raises InputError when there is none."""
+    void = store.catalog.one("SELECT 1 FROM selection WHERE name=? AND void IS NOT NULL", (chosen.name,))
+    namesake = None
     for run in _finished(store):
         if (chosen.name, chosen.digest) in run.digests:
             return run.recipes
+        if namesake is None and chosen.name in {name for name, _ in run.digests}:
+            namesake = run.recipes
+    if void and namesake:  # no run made what stands for a selection since examples of it were deleted
+        return namesake
     raise InputError(f"no finished run made {chosen.name!r}; run its recipe again to its end")
 
 
 def _finished(store: Store) -> Iterator[Run]:
     """Finished runs, the newest first, each read when it is asked for."""
     numbers = store.catalog.rows("SELECT run_id FROM run WHERE finished IS NOT NULL ORDER BY run_id DESC")
-    for number in numbers:
-        (row,) = store.catalog.rows("SELECT * FROM run WHERE run_id=?", (number["run_id"],))
-        recipes = Recipes(json.loads(row["recipe"]), json.loads(row["written"] or row["recipe"]))
-        yield Run(row["name"], recipes, json.loads(row["summary"]), row["finished"] - row["started"])
+    return (get(store, number["run_id"]) for number in numbers)
+
+
+def get(store: Store, run_id: int) -> Run:
+    """A finished run by its number."""
+    (row,) = store.catalog.rows("SELECT * FROM run WHERE run_id=?", (run_id,))
+    recipes = Recipes(json.loads(row["recipe"]), json.loads(row["written"] or row["recipe"]))
+    return Run(row["name"], recipes, json.loads(row["summary"]), row["finished"] - row["started"], row["run_id"])

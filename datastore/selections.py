@@ -9,6 +9,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gradsift.datastore import versions
 from gradsift.datastore.engine import Row, Transaction
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import Spec, canonical_json, digest_ids, fingerprint
@@ -63,6 +64,10 @@ def save(store: Store, name: str, target: str, spec: Spec, picks: Picks) -> Sele
     digest = _digest(picks.example_ids, copies, details)
 
     def record(db: Transaction, shard_id: int | None) -> bool:
+        void = db.one("SELECT selection_id FROM selection WHERE spec=? AND void IS NOT NULL", (text,))
+        if void is not None:  # it lost examples since and is no longer what this spec gives
+            lost = canonical_json({**spec, "void": void["selection_id"]})
+            db.execute("UPDATE selection SET spec=? WHERE selection_id=?", (lost, void["selection_id"]))
         inserted = db.one(
             "INSERT INTO selection (name, target, method, digest, spec, scores_shard, created) "
             "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING selection_id",
@@ -158,34 +163,46 @@ def facts(store: Store, selection: Selection) -> Facts:
 
 
 def find(store: Store, spec: Spec) -> Selection | None:
-    """The selection with exactly this spec, or None."""
-    row = store.catalog.one("SELECT * FROM selection WHERE spec=?", (canonical_json(spec),))
+    """The selection with exactly this spec, or None: also for one of which examples were deleted."""
+    row = store.catalog.one("SELECT * FROM selection WHERE spec=? AND void IS NULL", (canonical_json(spec),))
     return _load(store, row) if row else None
 
 
 def use(store: Store, spec: Spec) -> Selection | None:
     """The selection with exactly this spec, which becomes the newest of its name; None where there is none."""
     with store.catalog.write() as db:
-        db.execute("UPDATE selection SET created=? WHERE spec=?", (time.time(), canonical_json(spec)))
+        db.execute("UPDATE selection SET created=? WHERE spec=? AND void IS NULL", (time.time(), canonical_json(spec)))
     return find(store, spec)
 
 
 def get(store: Store, name: str, target: str | None = None) -> Selection:
-    """The newest selection of a name (and target), by when it was last made or found again; NAME@DIGEST (its start is
-    enough) gives an older one of that name.
+    """The newest selection of a name (and target), by when it was last made or found again; NAME@NUMBER gives a version
+    (`versions`), NAME@DIGEST (its start is enough; of digits alone, eight) an older one of that name.
 
-    Raises InputError that lists what there is.
+    Raises InputError that lists what there is, and for a version that is void or was pruned.
     """
+    if versions.is_number(name):
+        return of_version(store, versions.find(store, name))
     plain, _, digest = name.partition("@")
     row = store.catalog.one(
         "SELECT * FROM selection WHERE name=? AND target=coalesce(?, target) AND substr(digest, 1, length(?))=? "
-        "ORDER BY created DESC, selection_id DESC LIMIT 1",
+        "AND void IS NULL ORDER BY created DESC, selection_id DESC LIMIT 1",
         (plain, target, digest, digest),
     )
     if row is None:
-        known = store.catalog.rows("SELECT name FROM selection GROUP BY name ORDER BY min(selection_id)")
+        known = store.catalog.rows(
+            "SELECT name FROM selection WHERE void IS NULL GROUP BY name ORDER BY min(selection_id)"
+        )
         names = ", ".join(str(row["name"]) for row in known)
         raise InputError(f"no selection {name!r} in {store.root}; there are: {names or 'none'}")
+    return _load(store, row)
+
+
+def of_version(store: Store, version: versions.Version) -> Selection:
+    """What a version holds. Raises InputError for a pool's, and for one that is void or was pruned."""
+    if version.kind == "pool":
+        raise InputError(f"{version} is a pool, not a selection or mixture")
+    (row,) = store.catalog.rows("SELECT * FROM selection WHERE selection_id=?", (versions.usable(store, version),))
     return _load(store, row)
 
 
@@ -193,8 +210,8 @@ def newest(store: Store) -> list[Selection]:
     """The newest selection of each name and target, in the order they were made."""
     rows = store.catalog.rows(
         "SELECT * FROM (SELECT *, row_number() OVER "
-        "(PARTITION BY name, target ORDER BY created DESC, selection_id DESC) AS place FROM selection) "
-        "WHERE place = 1 ORDER BY selection_id"
+        "(PARTITION BY name, target ORDER BY created DESC, selection_id DESC) AS place FROM selection "
+        "WHERE void IS NULL) WHERE place = 1 ORDER BY selection_id"
     )
     return [_load(store, row) for row in rows]
 

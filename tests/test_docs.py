@@ -66,6 +66,35 @@ def test_the_mixtures_page_works_as_written(recipe_data, finished, data_dir, tmp
 
 
 @pytest.mark.slow
+def test_the_versions_page_works_as_written(data_dir, tmp_path):
+    """Its recipe on half of a small pool, then on all of it; what is checked out is what the first run exported."""
+    page = ROOT / "docs" / "versions.md"
+    lines = (data_dir / "small.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "pool.jsonl").write_bytes(b"".join(lines[:100]))
+    (tmp_path / "more.jsonl").write_bytes(b"".join(lines[100:]))
+    shutil.copy(data_dir / "val.jsonl", tmp_path / "val.jsonl")
+    (recipe,) = blocks(page, "yaml")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    (commands,) = blocks(page, "bash")
+    exported = tmp_path / "store" / "exports" / "nightly" / "manifest.json"
+    said, manifests = [], []
+    for line in commands.splitlines():
+        program, *arguments = shlex.split(line)
+        if program == "cat":
+            with (tmp_path / arguments[2]).open("ab") as pool:
+                pool.write((tmp_path / arguments[0]).read_bytes())
+        else:
+            said.append(gradsift(*arguments, cwd=tmp_path).stdout)
+            manifests.append(exported.read_bytes())
+    assert "Versions: pool@1 as before, nightly@1 as before" in said[1]
+    assert re.search(r"pool@2 [\d,]+ in, 0 out, nightly@2 \d+ in, \d+ out", " ".join(said[2].split()))
+    assert json.loads(said[4])[0]["report"]["version"] == "nightly@2"
+    assert (tmp_path / "first" / "manifest.json").read_bytes() == manifests[0] != manifests[2]
+    assert "Would drop" in said[-2]
+    assert "Dropped" in said[-1]
+
+
+@pytest.mark.slow
 def test_the_validation_page_works_as_written(finished, tmp_path):
     """Its settings and commands on a store that holds a run."""
     page = ROOT / "docs" / "validation.md"
@@ -95,7 +124,8 @@ def _code(page):
 
 def test_no_other_code_block_goes_untested():
     allowed = {"README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"}, "architecture.md": {"mermaid"},
-               "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"}}  # fmt: skip
+               "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"},
+               "versions.md": {"yaml", "bash"}}  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())
 

@@ -10,11 +10,12 @@ import pytest
 import yaml
 from running import ROOT
 
-from gradsift.datastore import features, runs, selections
+from gradsift.datastore import features, runs, selections, versions
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import digest_file
 from gradsift.datastore.maintenance import verify
 from gradsift.datastore.store import Store
+from gradsift.pipelines.export.checkout import checkout
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.recipe import load_recipe
@@ -154,6 +155,16 @@ def test_promise_10_exports_of_an_old_store_are_what_they_were(any_old, tmp_path
         rows = {file: content for file, content in then.get("files", {}).get(name, {}).items() if file in files}
         assert {file: digest_file(files[file]) for file in rows} == rows
         assert bool(rows) == ("files" in then)
+
+
+def test_an_old_store_gets_numbers_for_what_its_runs_made(old, tmp_path):
+    reselect(old, {"method": "random", "examples": 12})
+    listed = {(entry.report.version, entry.report.new) for entry in versions.log(old) if entry.run_id == 1}
+    assert listed == {("pool@1", True), *((f"{name}@1", True) for name in THEN["run"])}
+    for name in THEN["run"]:
+        made = checkout(old, f"{name}@1", tmp_path / name)
+        assert json.loads((tmp_path / name / "manifest.json").read_text())["digest"] == THEN["exports"][name]
+        assert not made.as_then  # its exports were not packed with it
 
 
 def test_the_report_of_an_old_store_says_what_it_said(any_old, tmp_path):

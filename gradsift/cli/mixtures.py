@@ -68,7 +68,8 @@ def export(
     Parameters
     ----------
     name
-        Name of the selection (`gradsift status` lists them), or NAME@DIGEST for an older one.
+        Name of the selection (`gradsift status` lists them); NAME@NUMBER for a version of it (`gradsift log`), or
+        NAME@DIGEST.
     folder
         Where to write it.
     target
@@ -83,7 +84,7 @@ def export(
         Refuse rows of unknown licence.
     """
     from gradsift.cli import show
-    from gradsift.datastore import runs, selections
+    from gradsift.datastore import selections, versions
     from gradsift.datastore.store import Store
     from gradsift.pipelines.export.export import export as write
     from gradsift.pipelines.recipe import Export
@@ -92,7 +93,7 @@ def export(
              "require_licence": require_licence or None}  # fmt: skip
     with Store(store, create=False) as opened, show.progress() as progress:
         chosen = selections.get(opened, name, target)
-        recipes = runs.recipe_of(opened, chosen)
+        recipes = versions.recipes_of(opened, name, chosen)
         options = recipes.resolved.get("export", {}) | {k: v for k, v in given.items() if v is not None}
         path = write(opened, chosen, recipes, folder, Export.model_validate(options), progress)
     if json:
@@ -112,12 +113,13 @@ def diff(
     store: StorePath = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Compare two selections or mixtures: what left, what came, by source, cluster, length and score.
+    """Compare two selections, mixtures or pools: what left, what came, by source, cluster, length and score.
 
     Parameters
     ----------
     one
-        A selection (NAME, or NAME@DIGEST for an older one) or the folder of an export.
+        A selection or mixture (NAME; NAME@NUMBER or KIND@NUMBER for a version, as in `mixture@3` and `pool@3`; or
+        NAME@DIGEST), or the folder of an export.
     other
         The same for the other side.
     examples

@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradsift.cli import show
-from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, Versus
+from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, VersionReport, Versus
 from gradsift.pipelines.tables import Row
 
 if TYPE_CHECKING:
+    from gradsift.datastore.prune import Pruned
+    from gradsift.datastore.versions import Entry
     from gradsift.pipelines.demo.demo import PlantedTruth
     from gradsift.pipelines.export.diff import Difference
     from gradsift.pipelines.runs.dryrun import Plan
@@ -44,7 +48,53 @@ def show_result(result: RunResult) -> None:
         show_arms(result.arms)
     for note in result.notes:
         show.line(f"Note: {note}")
+    if result.versions:
+        show.line(f"Versions: {', '.join(map(version_words, result.versions))}")
     show.line(f"Report: {result.report}")
+
+
+def version_words(version: VersionReport) -> str:
+    """A version against the one before it, in a few words."""
+    if not version.new:
+        return f"{version.version} as before"
+    if version.came is None or version.left is None:
+        return f"{version.version} {'first' if version.number == 1 else 'new'}, {version.rows:,} rows"
+    return f"{version.version} {version.came:,} in, {version.left:,} out"
+
+
+def show_log(entries: "Sequence[Entry]", root: Path) -> None:
+    """What each run has, the newest first; exports below `root` by their names there."""
+    rows = [
+        {
+            "version": entry.report.version,
+            "ended (UTC)": datetime.fromtimestamp(entry.ended, UTC).strftime("%Y-%m-%d %H:%M"),
+            "run": f"{entry.run_id} {entry.run}",
+            "rows": entry.report.rows,
+            "in": entry.report.came,
+            "out": entry.report.left,
+            "note": _log_note(entry, root),
+        }
+        for entry in entries
+    ]
+    show.table("Versions", rows)
+
+
+def _log_note(entry: "Entry", root: Path) -> str:
+    report = entry.report
+    first = "first" if report.number == 1 else ""
+    words = [first if report.new else f"as @{report.number}", entry.state]
+    if entry.export and entry.present:
+        folder = Path(entry.export)
+        words.append(f"in {folder.relative_to(root) if folder.is_relative_to(root) else folder}")
+    return "; ".join(word for word in words if word)
+
+
+def show_pruned(pruned: "Pruned", *, dry_run: bool) -> None:
+    """What a pruning drops, by kind."""
+    rows = [asdict(line) for line in pruned.dropped]
+    show.table("Would drop" if dry_run else "Dropped", rows)
+    kept = ", ".join(pruned.kept)
+    show.line(f"{pruned.bytes:,} bytes of files. Kept: {kept or 'nothing has versions'}")
 
 
 def show_planted(truth: "PlantedTruth") -> None:
@@ -65,7 +115,8 @@ def show_planted(truth: "PlantedTruth") -> None:
 def show_difference(difference: "Difference") -> None:
     """How two selections or mixtures differ."""
     for letter, side in (("a", difference.a), ("b", difference.b)):
-        show.line(f"{letter}: {side.name}@{side.digest[:12]}, {side.rows:,} rows, {side.examples:,} examples")
+        name = f"{side.name} ({side.digest[:12]})" if "@" in side.name else f"{side.name}@{side.digest[:12]}"
+        show.line(f"{letter}: {name}, {side.rows:,} rows, {side.examples:,} examples")
     show.line(
         f"{difference.in_both:,} examples in both ({difference.other_copies:,} with other copies), "
         f"{difference.only_a:,} only in a, {difference.only_b:,} only in b"

@@ -9,7 +9,6 @@ from huggingface_hub import DatasetCardData
 
 from gradsift.datastore.runs import Json
 from gradsift.pipelines.tables import Row, markdown
-from gradsift.pipelines.version import VERSION
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 # Identifiers that the hub knows (huggingface.co/docs/hub/repositories-licenses) and data sets use; others are `other`.
@@ -92,6 +91,7 @@ class Card:
     digest: str
     lineage: Row
     notes: Sequence[str]
+    version: str  # of gradsift
     hub_sources: Sequence[str] = ()
 
 
@@ -104,7 +104,7 @@ def card(c: Card) -> str:
     parts = [
         f"---\n{_configuration(c).to_yaml()}\n---\n",
         f"# {c.name}\n",
-        f"{c.rows:,} chats{repeated}. {c.what} Made by gradsift {VERSION}.\n",
+        f"{c.rows:,} chats{repeated}. {c.what} Made by gradsift {c.version}.\n",
         "```python\nfrom datasets import load_dataset\n\n"
         'rows = load_dataset("path/to/this/folder", split="train")\n```\n',
         "`trl.yaml`, `axolotl.yaml` and `dataset_info.json` (LLaMA-Factory) are ready configs for trainers.\n",

@@ -1,19 +1,21 @@
 """What changed between two selections or mixtures: rows in and out, by source, cluster, part, length and score.
 
-Either side is a selection of the store (NAME, or NAME@DIGEST for an older one) or the folder of an export.
+Either side is a selection of the store (NAME; of a version, of a pool too, NAME@NUMBER or KIND@NUMBER; or NAME@DIGEST)
+or the folder of an export.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as ds
 
-from gradsift.datastore import examples, selections
+from gradsift.datastore import examples, selections, versions
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Messages
+from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.rows import layout
 from gradsift.pipelines.tables import Row, first_turn
@@ -123,7 +125,22 @@ def _side(store: Store | None, name: str) -> Side:
 
 
 def _stored(store: Store, name: str) -> Side:
-    chosen = selections.get(store, name)
+    if not versions.is_number(name):
+        return _selected(store, selections.get(store, name))
+    version = versions.find(store, name)
+    if version.kind == "pool":
+        return _pool(store, version)
+    return replace(_selected(store, selections.of_version(store, version)), name=str(version))
+
+
+def _pool(store: Store, version: versions.Version) -> Side:
+    pool = examples.get_dataset(store, versions.usable(store, version))
+    facts = {i: ExampleFacts(chars, source) for i, (source, chars) in examples.chars_of(store, pool).items()}
+    copies = dict.fromkeys(pool.example_ids, 1)
+    return Side(str(version), version.digest, copies, facts, lambda ids: examples.get_messages(store, ids))
+
+
+def _selected(store: Store, chosen: Selection) -> Side:
     table = layout(store, chosen, 0).facts
     chars = dict(zip(chosen.example_ids, selections.facts(store, chosen).chars, strict=True))
     facts = {row["example_id"]: _facts(row, chars[row["example_id"]]) for row in table.to_pylist()}

@@ -20,6 +20,7 @@ import json
 import secrets
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from gradsift.pipelines.tables import Row, as_csv
 from gradsift.pipelines.version import VERSION
 
 EXPORT_VERSION = 2
+PROGRAMS = {"gradsift": VERSION, "pyarrow": pa.__version__}  # that decide the bytes
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class _Export:
     options: Export
     key: str
     progress: Progress
+    made_by: Mapping[str, str]
 
     @property
     def seed(self) -> int:
@@ -69,21 +72,27 @@ def export(
     folder: Path,
     options: Export | None = None,
     progress: Progress = quiet,
+    made_by: Mapping[str, str] = PROGRAMS,
 ) -> Path:
     """Write the selection to `folder` and return it. Replaces an older export there; refuses anything else.
 
-    `options` default to the recipe's. Raises InputError for a folder that is not an export and for rows without the
-    licence that is asked for, BusyError while another process writes the same, StoreFullError when the disk is full.
+    `options` default to the recipe's, `made_by`, which the files name, to this program's version and pyarrow's. Raises
+    InputError for a folder that is not an export and for rows without the licence that is asked for, BusyError while
+    another process writes the same, StoreFullError when the disk is full.
     """
     options = options or Export.model_validate(recipes.resolved.get("export", {}))
     # In the recipe's own order, whether it comes from a file or from the catalog.
     recipes = Recipes(recipes.resolved, recorded_recipe(recipes.written, "the recipe of this selection").written)
     known = selections.facts(store, selection)
     provenance = fingerprint([known.sources, known.licences])
-    deciding = [selection.name, selection.digest, provenance, options.model_dump(), recipes.written, pa.__version__]
-    job = _Export(store, selection, recipes, options, fingerprint([EXPORT_VERSION, VERSION, *deciding]), progress)
-    old = _manifest(folder)
-    if old is not None and old.get("key") == job.key and not damaged(folder):
+    deciding = [selection.name, selection.digest, provenance, options.model_dump(), recipes.written, made_by["pyarrow"]]
+    key = fingerprint([EXPORT_VERSION, made_by["gradsift"], *deciding])
+    job = _Export(store, selection, recipes, options, key, progress, made_by)
+    old = manifest_at(folder)
+    lineage = selections.spec_of(
+        store, selection
+    )  # not in the key: the same rows may have been chosen from another pool
+    if old is not None and (old.get("key"), old.get("lineage")) == (key, lineage) and not damaged(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.parent / f".partial-{folder.name}-{job.key[:16]}"
@@ -92,11 +101,12 @@ def export(
             raise BusyError(f"another process is writing this export to {folder}; wait for it")
         (staging / "data").mkdir(parents=True, exist_ok=True)
         _write(job, staging)
-        _swap(staging, folder)
+        swap(staging, folder)
     return folder
 
 
-def _manifest(folder: Path) -> Json | None:
+def manifest_at(folder: Path) -> Json | None:
+    """Manifest of the export in a folder, None where there is nothing. Raises InputError for anything else there."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     try:
@@ -137,7 +147,7 @@ def _write(job: _Export, folder: Path) -> None:
         "pruned_examples": len(labels.masks) if labels else 0,
         "mixture": None if (asked := selections.plan(store, selection)) is None else plan_as_json(asked),
         "lineage": selections.spec_of(store, selection),
-        "versions": {"gradsift": VERSION, "pyarrow": pa.__version__},
+        "versions": dict(job.made_by),
         "recipe": job.recipes.written,
         "files": {name: digest_file(folder / name) for name in names},
     }
@@ -247,11 +257,13 @@ def _card(job: _Export, plan: Layout, digest: str, *, labelled: bool) -> card.Ca
             "recipe": job.recipes.resolved.get("name", ""),
         },
         notes=notes,
+        version=job.made_by["gradsift"],
         hub_sources=[source["hub"] for source in job.recipes.written.get("pool", []) if source.get("hub")],
     )
 
 
-def _swap(staging: Path, folder: Path) -> None:
+def swap(staging: Path, folder: Path) -> None:
+    """Put a finished export into its place."""
     old = folder.parent / f".old-{secrets.token_hex(8)}"
     if folder.exists():
         folder.rename(old)

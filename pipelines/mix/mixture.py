@@ -176,4 +176,5 @@ def describe_mixture(work: Work, chosen: Selection) -> MixtureReport:
         realised=plan.realised,
         by_source=dict(sorted(by_source.items(), key=lambda item: (-item[1], item[0]))),
         table=plan.table,
+        selection_id=chosen.selection_id,
     )

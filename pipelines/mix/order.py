@@ -101,7 +101,8 @@ class PartRanking:
         e = of_pool
         if len(ids) != len(of_pool.ids):
             members = dict.fromkeys(ids, "")
-            e = of_pool.over(examples.define_dataset(self.work.store, "pool", of_pool.pool.name, members))
+            lane = f"part {self.part.name}"
+            e = of_pool.over(examples.define_dataset(self.work.store, "pool", of_pool.pool.name, members, lane))
 
         def take(size: int) -> Ranked:
             select = Select(**self.method.model_dump(exclude_unset=True), examples=size)

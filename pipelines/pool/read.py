@@ -65,7 +65,7 @@ def _without(work: Work, pool: Dataset, held_out: set[str]) -> Dataset:
         return pool
     if not kept:
         raise InputError("every example of the pool is also in a test set")
-    return examples.define_dataset(work.store, "pool", pool.name, dict.fromkeys(kept, ""))
+    return examples.define_dataset(work.store, "pool", pool.name, dict.fromkeys(kept, ""), "without tests")
 
 
 def refuse_leaks(targets: Mapping[str, Dataset], tests: Mapping[str, Dataset]) -> None:

@@ -74,7 +74,9 @@ def screen(work: Work, pool: Dataset, references: Sequence[Dataset]) -> Screened
     return screened(work.store, pool, spec, lambda: _marks(work, pool, wanted))
 
 
-def screened(store: Store, pool: Dataset, spec: Spec, make: Callable[[], Sequence[Mark]]) -> Screened:
+def screened(
+    store: Store, pool: Dataset, spec: Spec, make: Callable[[], Sequence[Mark]], lane: str = "screened"
+) -> Screened:
     """The pool without the marks of the screening with this spec, which are made and recorded if that is new.
 
     Raises InputError when nothing is left.
@@ -82,17 +84,17 @@ def screened(store: Store, pool: Dataset, spec: Spec, make: Callable[[], Sequenc
     marked = marks.find(store, spec)
     if marked is None:
         marked = marks.save(store, spec, make())
-    return Screened(_without(store, pool, marked), left_out(store, marked), marks.number(store, spec))
+    return Screened(_without(store, pool, marked, lane), left_out(store, marked), marks.number(store, spec))
 
 
-def _without(store: Store, pool: Dataset, marked: Sequence[Mark]) -> Dataset:
+def _without(store: Store, pool: Dataset, marked: Sequence[Mark], lane: str) -> Dataset:
     gone = {mark.example_id for mark in marked}
     kept = [i for i in pool.example_ids if i not in gone]
     if not kept:
         raise InputError(f"screening leaves nothing of pool {pool.name!r}; loosen `dedup` or `decontaminate`")
     if len(kept) == len(pool.example_ids):
         return pool
-    return examples.define_dataset(store, "pool", pool.name, dict.fromkeys(kept, ""))
+    return examples.define_dataset(store, "pool", pool.name, dict.fromkeys(kept, ""), lane)
 
 
 def left_out(store: Store, marked: Sequence[Mark]) -> list[LeftOut]:

@@ -43,7 +43,7 @@ def _screened(work: Work, e: Evidence, settings: Dedup, semantic: Semantic) -> S
         "seed": e.seed,
         "keep": settings.keep,
     }
-    return screened(work.store, e.pool, spec, lambda: _marks(e, settings, semantic))
+    return screened(work.store, e.pool, spec, lambda: _marks(e, settings, semantic), "semantic")
 
 
 def _marks(e: Evidence, settings: Dedup, semantic: Semantic) -> list[Mark]:

@@ -12,6 +12,7 @@ from gradsift.pipelines.report.arms import arm_sections
 from gradsift.pipelines.report.chosen import chosen_of, chosen_parts, sample_parts
 from gradsift.pipelines.report.cost import Cost, costs
 from gradsift.pipelines.report.parts import Part, Section
+from gradsift.pipelines.report.versions import version_parts
 
 SELECTING = ("warm-up", "gradient rows")  # costs that serve every target
 
@@ -25,6 +26,7 @@ def sections(store: Store, recipe: Recipe, run: Run) -> list[Section]:
         Section("What was chosen", chosen_parts(store, result, chosen)),
         Section("What stayed out", [*_left_out(result.ingest.pool), *_of_the_model(result)]),
         Section("Rows in and out", [part for one in chosen.all for part in sample_parts(store, result, one)]),
+        Section("Since the last version", version_parts(store, run)),
         Section(
             "Cost",
             _costs(store, recipe, result),

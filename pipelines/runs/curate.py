@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gradsift.datastore import leases, runs
+from gradsift.datastore import leases, runs, versions
 from gradsift.datastore.errors import BusyError
+from gradsift.datastore.numbering import catch_up
 from gradsift.datastore.runs import Ingested, Recipes, RunResult, SelectionReport, SpaceRows, Stage
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
@@ -111,8 +112,9 @@ def _curate(
     path = store.root / "reports" / f"{recipe.name}.html"
     result = replace(result, stages=tuple(stage.done), report=str(path))
     runs.finish(store, run_id, result)
+    catch_up(store)
     stage("report", lambda: write_report(store, path))
-    return replace(result, stages=tuple(stage.done))
+    return replace(result, stages=tuple(stage.done), versions=versions.of_run(store, run_id))
 
 
 def _gradients(work: Work, material: Material, stage: _Stages) -> tuple[Material, list[SpaceRows], Sequence[str]]:

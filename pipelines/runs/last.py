@@ -31,7 +31,8 @@ def name_after(last: Run, suffix: str) -> str:
 def material_of(store: Store, last: Run, checkpoint: int | None = None) -> Material:
     """Datasets and spaces of a run, at all of its checkpoints or at one.
 
-    Raises InputError for a run of an older version, which must be finished again, and for an unknown checkpoint.
+    Where examples of a dataset were deleted since, what is left of it stands for it. Raises InputError for a run of an
+    older version, which must be finished again, and for an unknown checkpoint.
     """
     result = last.result
     if result.ingest.pool.used_dataset_id is None or any(row.dataset_id is None for row in result.rows):
@@ -40,7 +41,7 @@ def material_of(store: Store, last: Run, checkpoint: int | None = None) -> Mater
         name: examples.find_dataset(store, "target", name, report.digest)
         for name, report in result.ingest.targets.items()
     }
-    pool = examples.get_dataset(store, result.ingest.pool.used_dataset_id)
+    pool = examples.standing(store, result.ingest.pool.used_dataset_id)
     return Material(pool, targets, pairs=_pairs(store, last, checkpoint))
 
 

@@ -201,6 +201,7 @@ def describe(work: Work, target: str, chosen: Selection, pool: Dataset) -> Selec
         by_source={source: counts[source] for source in sorted(counts, key=lambda source: (-counts[source], source))},
         source_precision=sum(source in own for source in sources) / len(sources) if own else None,
         source_share_of_pool=sum(source in own for source in everything) / len(everything) if own else None,
+        selection_id=chosen.selection_id,
     )
 
 

@@ -17,6 +17,8 @@ RELEASED = {
     "0001_init.sql": "62fb465a487f5249b635744d19282123551aa598afce94352e789e3f64046fb0",
     "0002_mixtures.sql": "4f32e787d49a3be3a2d6e4c924d5a8ac3de397f107787866879fd1eb963c1ffe",
     "0003_provenance.sql": "45255a0a3f4edfd7c2d6fcc8475953ffd48a3ff4fede1a23c7bc35155a8cd3dc",
+    "0004_living.sql": "1c8f1765c7fcfadaecf4d94c5bc9ad8cfc39974374e810c71e1307b639eb4e59",
+    "0006_versions.sql": "13d0296a7b281f2f67991b8f852b7c720e63bb55f8c05980b7e3cf544239020b",
 }
 LEASE = "INSERT INTO lease VALUES (?, 'me', 0)"
 

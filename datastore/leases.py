@@ -16,6 +16,7 @@ from gradsift.datastore.engine import Row
 from gradsift.datastore.store import Store
 
 TTL_SECONDS = 120.0
+RUN = "run"  # who holds this one changes the store
 
 
 def _process_start(pid: int) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gradsift.datastore.engine import Transaction
 from gradsift.datastore.errors import BusyError, CorruptionError
-from gradsift.datastore.leases import holder_is_dead
+from gradsift.datastore.leases import RUN, holder_is_dead
 from gradsift.datastore.store import Store, stored_file
 
 GRACE_SECONDS = 3600.0
@@ -101,7 +101,7 @@ def garbage(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
 
 def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]:
     """Delete what `garbage` lists, unless a run holds the store; returns what was deleted."""
-    run = store.catalog.one("SELECT * FROM lease WHERE name='run' AND expires > ?", (time.time(),))
+    run = store.catalog.one("SELECT * FROM lease WHERE name=? AND expires > ?", (RUN, time.time()))
     if run and not holder_is_dead(run["holder"]):
         raise BusyError("a run is working on this store; collect its garbage when it has ended")
     deleted = []

@@ -200,9 +200,7 @@ def _missing(these: Mapping[tuple[str, str], int], those: Mapping[tuple[str, str
 def _record_stand_ins(store: Store) -> None:
     """Number what stands for versions of which examples were deleted: the same without those, under the same recipe."""
     void = store.catalog.rows(
-        "SELECT v.*, coalesce(d.dataset_id, s.selection_id) AS content, coalesce(d.void, s.void) AS void "
-        "FROM version AS v LEFT JOIN dataset AS d USING (dataset_id) LEFT JOIN selection AS s USING (selection_id) "
-        "WHERE coalesce(d.void, s.void) IS NOT NULL ORDER BY v.kind, v.name, v.number DESC"
+        f"{HELD} WHERE coalesce(d.void, s.void) IS NOT NULL ORDER BY v.kind, v.name, v.number DESC"
     )
     newest = {(row["kind"], row["name"]): row for row in reversed(void)}
     for (kind, name), row in newest.items():

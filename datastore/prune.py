@@ -21,6 +21,7 @@ from gradsift.datastore.engine import Row, Transaction
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.numbering import catch_up
 from gradsift.datastore.runs import Run
+from gradsift.datastore.selections import NEWEST
 from gradsift.datastore.store import Store, doom
 from gradsift.datastore.versions import Version
 
@@ -80,7 +81,7 @@ def prune(store: Store, keep: int, *, examples: bool = False, dry_run: bool = Fa
     """
     if keep < 1:
         raise InputError("--keep must be at least 1: the newest version of each name stays")
-    with leases.held(store, "run") as mine:
+    with leases.held(store, leases.RUN) as mine:
         if not mine:
             raise BusyError(f"a run is working on {store.root}; prune when it has ended")
         catch_up(store)
@@ -125,11 +126,7 @@ def _kept(store: Store, keep: int) -> _Keep:
     horizon = min((run["started"] for run in _rows_of(store, list(kept_runs))), default=0.0)
     selections = {v.content for v in newest if v.kind != "pool" and v.content is not None}
     selections |= {i for run in kept_runs.values() for i in _selections_of(store, run)}
-    selections |= _numbers(store.catalog.rows(
-        "SELECT selection_id AS n FROM (SELECT *, row_number() OVER "
-        "(PARTITION BY name, target ORDER BY created DESC, selection_id DESC) AS place FROM selection "
-        "WHERE void IS NULL) WHERE place = 1"
-    ))  # fmt: skip
+    selections |= _numbers(store.catalog.rows(f"SELECT selection_id AS n FROM ({NEWEST})"))
     selections |= _numbers(store.catalog.rows(  # of a run that never ended: no version, until it is too old
         "SELECT s.selection_id AS n FROM selection AS s LEFT JOIN version AS v USING (selection_id) "
         "WHERE s.void IS NULL AND v.number IS NULL AND s.created >= ?",
@@ -265,7 +262,7 @@ def _drop_examples(db: Transaction, kept: _Keep, tally: _Tally) -> None:
         "(SELECT 1 FROM example AS e WHERE e.shard_id = s.shard_id AND ("
         "EXISTS (SELECT 1 FROM membership AS m WHERE m.example_id = e.example_id) OR "
         "EXISTS (SELECT 1 FROM selection_item AS i WHERE i.example_id = e.example_id)))",
-        (_time(kept.since),),
+        (kept.since,),
     )
     for row in shards:
         shard = (row["shard_id"],)
@@ -283,10 +280,6 @@ def _drop_examples(db: Transaction, kept: _Keep, tally: _Tally) -> None:
     tally.doom(db, "feature rows", [row["shard_id"] for row in units if row["shard_id"] is not None])
     for space in _spaces_without_checkpoint(db, kept):
         db.execute("DELETE FROM feature_space WHERE space_id=?", (space,))
-
-
-def _time(since: float) -> float:
-    return min(since, 1e300)
 
 
 def _spaces_without_checkpoint(db: Transaction, kept: _Keep) -> list[int]:

@@ -421,13 +421,13 @@ class Named(Protocol):
 
 def recipe_of(store: Store, chosen: Named) -> Recipes:
     """Recipes of the newest finished run that made a selection or mixture; raises InputError when there is none."""
-    void = store.catalog.one("SELECT 1 FROM selection WHERE name=? AND void IS NOT NULL", (chosen.name,))
     namesake = None
     for run in _finished(store):
         if (chosen.name, chosen.digest) in run.digests:
             return run.recipes
         if namesake is None and chosen.name in {name for name, _ in run.digests}:
             namesake = run.recipes
+    void = store.catalog.one("SELECT 1 FROM selection WHERE name=? AND void IS NOT NULL", (chosen.name,))
     if void and namesake:  # no run made what stands for a selection since examples of it were deleted
         return namesake
     raise InputError(f"no finished run made {chosen.name!r}; run its recipe again to its end")

@@ -17,6 +17,10 @@ from gradsift.datastore.runs import MixturePlan, plan_from_json
 from gradsift.datastore.store import Store
 
 MASK = "loss_mask"
+NEWEST = (  # selection of each name and target
+    "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY name, target ORDER BY created DESC, selection_id DESC) "
+    "AS place FROM selection WHERE void IS NULL) WHERE place = 1"
+)
 MIXTURE = "mixture"  # method and target of a mixture
 PLAN = b"gradsift.mixture"  # metadata of a mixture's details: what was asked and what came out, JSON
 
@@ -208,11 +212,7 @@ def of_version(store: Store, version: versions.Version) -> Selection:
 
 def newest(store: Store) -> list[Selection]:
     """The newest selection of each name and target, in the order they were made."""
-    rows = store.catalog.rows(
-        "SELECT * FROM (SELECT *, row_number() OVER "
-        "(PARTITION BY name, target ORDER BY created DESC, selection_id DESC) AS place FROM selection "
-        "WHERE void IS NULL) WHERE place = 1 ORDER BY selection_id"
-    )
+    rows = store.catalog.rows(f"{NEWEST} ORDER BY selection_id")
     return [_load(store, row) for row in rows]
 
 

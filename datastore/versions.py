@@ -37,7 +37,7 @@ class Version:
     void: str | None
 
     def __str__(self) -> str:
-        return f"pool:{self.name}@{self.number}" if self.kind == "pool" else f"{self.name}@{self.number}"
+        return _label(self.kind, self.name, self.number)
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,8 @@ def _one_pool(store: Store) -> bool:
 def _report(row: Row, *, new: bool, alone: bool) -> VersionReport:
     change = json.loads(row["change"])
     moved = [Moved(**line) for line in change.pop("by_source", [])]
-    name = str(_version(row)) if not (alone and row["kind"] == "pool") else f"pool@{row['number']}"
+    whose = "" if alone and row["kind"] == "pool" else row["name"]  # of the only pool, `pool@3` says it
+    name = _label(row["kind"], whose, row["number"])
     if not new:  # the run found what was there
         change, moved = {"before": row["number"], "came": 0, "left": 0}, []
     return VersionReport(
@@ -191,8 +192,20 @@ def _report(row: Row, *, new: bool, alone: bool) -> VersionReport:
     )
 
 
+def _label(kind: str, name: str, number: int) -> str:
+    if kind != "pool":
+        return f"{name}@{number}"
+    return f"pool:{name}@{number}" if name else f"pool@{number}"
+
+
 def _version(row: Row) -> Version:
-    known = row.keys()
-    content = row["content"] if "content" in known else None
-    void = row["void"] if "void" in known else None
-    return Version(row["kind"], row["name"], row["number"], row["run_id"], row["digest"], row["rows"], content, void)
+    return Version(
+        row["kind"],
+        row["name"],
+        row["number"],
+        row["run_id"],
+        row["digest"],
+        row["rows"],
+        row["content"],
+        row["void"],
+    )

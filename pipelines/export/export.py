@@ -31,7 +31,7 @@ import yaml
 from gradsift.datastore import leases, selections
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.files import disk_errors, fsync_folder, fsync_path
-from gradsift.datastore.identity import digest_file, fingerprint
+from gradsift.datastore.identity import Spec, digest_file, fingerprint
 from gradsift.datastore.runs import Json, Recipes, plan_as_json
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
@@ -59,6 +59,7 @@ class _Export:
     key: str
     progress: Progress
     made_by: Mapping[str, str]
+    lineage: Spec
 
     @property
     def seed(self) -> int:
@@ -87,11 +88,10 @@ def export(
     provenance = fingerprint([known.sources, known.licences])
     deciding = [selection.name, selection.digest, provenance, options.model_dump(), recipes.written, made_by["pyarrow"]]
     key = fingerprint([EXPORT_VERSION, made_by["gradsift"], *deciding])
-    job = _Export(store, selection, recipes, options, key, progress, made_by)
+    lineage = selections.spec_of(store, selection)
+    job = _Export(store, selection, recipes, options, key, progress, made_by, lineage)
     old = manifest_at(folder)
-    lineage = selections.spec_of(
-        store, selection
-    )  # not in the key: the same rows may have been chosen from another pool
+    # The key knows rows alone, and the same may have been chosen from another pool.
     if old is not None and (old.get("key"), old.get("lineage")) == (key, lineage) and not damaged(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def _write(job: _Export, folder: Path) -> None:
         **_facts(job, plan, digest),
         "pruned_examples": len(labels.masks) if labels else 0,
         "mixture": None if (asked := selections.plan(store, selection)) is None else plan_as_json(asked),
-        "lineage": selections.spec_of(store, selection),
+        "lineage": job.lineage,
         "versions": dict(job.made_by),
         "recipe": job.recipes.written,
         "files": {name: digest_file(folder / name) for name in names},

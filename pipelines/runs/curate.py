@@ -37,7 +37,6 @@ from gradsift.pipelines.training.warmup import warm_up
 from gradsift.pipelines.validate.validate import Made, Spread, validate
 
 T = TypeVar("T")
-RUN_LEASE = "run"
 
 
 def curate(
@@ -53,7 +52,7 @@ def curate(
 
     Raises BusyError when another live process runs on this store; other GradsiftErrors as stages name them.
     """
-    with leases.held(store, RUN_LEASE) as mine:
+    with leases.held(store, leases.RUN) as mine:
         if not mine:
             raise BusyError(f"another run is working on {store.root}; wait for it, or see who with `gradsift status`")
         return _curate(recipe, store, export_root or store.root / "exports", _Stages(step), progress, spread)

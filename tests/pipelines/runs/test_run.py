@@ -16,7 +16,7 @@ from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import damaged, export
 from gradsift.pipelines.recipe import load_recipe, parse_recipe
-from gradsift.pipelines.runs.curate import RUN_LEASE, curate
+from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.validate.table import mean_ci95
 
 KILLED_AT = ("read pool", "warm-up", "checkpoint 0: gradients of small", "checkpoint 1: gradients", "validation runs")
@@ -143,7 +143,7 @@ def test_two_runs_at_once_the_second_is_told(finished, tmp_path, recipe, monkeyp
     """At once: nothing is waited for, least of all the end of the lease."""
     from concurrent.futures import ThreadPoolExecutor
 
-    with Store(tmp_path / "store") as store, leases.held(store, RUN_LEASE):
+    with Store(tmp_path / "store") as store, leases.held(store, leases.RUN):
         started = time.monotonic()
         monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("the second run waits"))
         with ThreadPoolExecutor(1) as pool, pytest.raises(BusyError, match="another run"):

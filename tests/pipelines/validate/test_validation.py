@@ -428,6 +428,7 @@ def test_the_report_shows_what_was_found(finished):
         "What was chosen",
         "What stayed out",
         "Rows in and out",
+        "Since the last version",
         "Cost",
         "Lineage",
     ]
@@ -584,7 +585,13 @@ def test_a_report_without_validation_or_gradients(tmp_path, write_jsonl):
         made = curate(parse_recipe(data), store)
         document = report(store)
     assert document.cards[0].headline == "Chosen"
-    assert [s.title for s in document.sections] == ["What was chosen", "Rows in and out", "Cost", "Lineage"]
+    assert [s.title for s in document.sections] == [
+        "What was chosen",
+        "Rows in and out",
+        "Since the last version",
+        "Cost",
+        "Lineage",
+    ]
     assert made.report.endswith("reports/plain.html")
     with Store(tmp_path / "store") as store:
         assert write_report(store, tmp_path / "x.html").exists()

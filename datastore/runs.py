@@ -138,6 +138,7 @@ class SelectionReport:
     source_share_of_pool: float | None = None
     export: str | None = None
     selection_id: int | None = None  # in the catalog
+    version: str = ""  # its number, as NAME@NUMBER, where it was made beside a run; a run's own has `versions`
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ class MixtureReport:
     table: Sequence[Share] = ()
     export: str | None = None
     selection_id: int | None = None  # in the catalog
+    version: str = ""  # its number, as NAME@NUMBER, where it was made beside a run; a run's own has `versions`
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def select(
 
             draw_plane(opened, made[0].name, picture)
     rows = [asdict(report) for report in made]
-    show.document(rows) if json else show.table("Selections", rows, tables.SELECTION)
+    show.document(rows) if json else show.table("Selections", rows, ("version", *tables.SELECTION[1:]))
 
 
 @app.command

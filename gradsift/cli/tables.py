@@ -181,6 +181,8 @@ def show_mixture(made: MixtureReport) -> None:
     if all(line.tokens is None for line in made.table):
         columns.remove("tokens")
     show.table(f"Mixture {made.name}: {made.realised:,} of {made.requested:,} {made.unit}", rows, columns)
+    if made.version:
+        show.line(f"Version: {made.version}")
     if made.export:
         show.line(f"{made.rows:,} rows in {made.export}")
 

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gradsift.datastore import runs
+from gradsift.datastore import runs, versions
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.numbering import catch_up
 from gradsift.datastore.runs import MixtureReport, Recipes, Run, RunResult, SelectionReport
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material, evidence
@@ -48,7 +49,8 @@ def reselect(
             reports.append(describe(work, key, chosen, material.pool))
             progress("selections", len(reports), len(wanted))
         runs.finish(store, run_id, replace(result, selections=reports))
-    return reports
+    number_of = _numbers(store, run_id)
+    return [replace(report, version=number_of[report.name]) for report in reports]
 
 
 def remix(
@@ -65,7 +67,13 @@ def remix(
         work = open_work(store, recipe, progress)
         report = describe_mixture(work, make_mixture(work, material))
         runs.finish(store, run_id, replace(result, mixtures=[report]))
-    return report
+    return replace(report, version=_numbers(store, run_id)[report.name])
+
+
+def _numbers(store: Store, run_id: int) -> dict[str, str]:
+    """{name: NAME@NUMBER} of what a run chose."""
+    catch_up(store)
+    return {v.name: v.version for v in versions.of_run(store, run_id) if v.kind != "pool"}
 
 
 def score(

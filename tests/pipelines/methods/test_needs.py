@@ -57,6 +57,7 @@ def test_without_rows_a_selection_is_what_it_is_with_them(plain, store, copy):
     result = curate(parse_recipe(plain | {"select": {"method": "bm25", "examples": 12}}), store)
     (chosen,) = reselect(copy, {"method": "bm25", "examples": 12})
     assert result.selections[0].digest == chosen.digest
+    assert chosen.version == f"{chosen.name}@1"
 
 
 def test_validation_of_random_rows_has_a_model_and_no_warm_up(rowless, store):

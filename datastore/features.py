@@ -15,8 +15,10 @@ import numpy as np
 from gradsift.datastore.engine import Transaction
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.identity import Spec, canonical_json, check_comparable, fingerprint
-from gradsift.datastore.rows import FeatureBlock, join_blocks, read_block, write_block
+from gradsift.datastore.rows import FeatureBlock, join_blocks, read_blocks, write_block
 from gradsift.datastore.store import Store
+
+OTHER_ROWS = "shard {} does not hold the examples that the catalog lists"
 
 
 def define_space(store: Store, spec: Spec) -> int:
@@ -190,13 +192,14 @@ def statuses(store: Store, space_id: int, dataset_id: int) -> dict[str, int]:
 def shards_of(store: Store, space_id: int) -> list[int]:
     """Numbers of the committed shards of a space, sorted."""
     rows = store.catalog.rows(
-        "SELECT shard_id FROM unit WHERE space_id=? AND shard_id IS NOT NULL ORDER BY shard_id", (space_id,)
+        "SELECT DISTINCT shard_id FROM unit WHERE space_id=? AND shard_id IS NOT NULL ORDER BY shard_id", (space_id,)
     )
     return [int(row["shard_id"]) for row in rows]
 
 
 def read(store: Store, space_id: int, ids: Sequence[str] | None = None) -> Iterator[FeatureBlock]:
-    """Committed rows of a space (of the given ids only, if any), one block for each shard.
+    """Committed rows of a space (of the given ids only, if any), a block for each record batch of each shard: one
+    that a unit made is one batch, a merged one has several of bounded size.
 
     Each shard's digest is checked before its first use. Raises CorruptionError for a damaged shard or
     one whose recorded space differs.
@@ -212,13 +215,22 @@ def read(store: Store, space_id: int, ids: Sequence[str] | None = None) -> Itera
         if wanted is None or row["example_id"] in wanted:
             rows_of_shard.setdefault(int(row["shard_id"]), {})[row["example_id"]] = int(row["row"])
     for shard_id, rows in rows_of_shard.items():
-        recorded, block = read_block(store.map(shard_id))
+        recorded, blocks = read_blocks(store.map(shard_id))
         if recorded != space_digest:
             raise CorruptionError(f"shard {shard_id} holds rows of space {recorded[:12]}, not {space_digest[:12]}")
-        keep = np.fromiter(rows.values(), np.int64, len(rows))
-        if [block.example_ids[k] for k in keep] != list(rows):
-            raise CorruptionError(f"shard {shard_id} does not hold the examples that the catalog lists")
-        yield block if len(keep) == len(block.example_ids) else block.take(keep)
+        names, places = list(rows), np.fromiter(rows.values(), np.int64, len(rows))
+        first, done = 0, 0
+        for block in blocks:
+            after = first + len(block.example_ids)
+            end = int(np.searchsorted(places, after))
+            keep = places[done:end] - first
+            if [block.example_ids[k] for k in keep] != names[done:end]:
+                raise CorruptionError(OTHER_ROWS.format(shard_id))
+            if len(keep):
+                yield block if len(keep) == len(block.example_ids) else block.take(keep)
+            first, done = after, end
+        if done < len(names):
+            raise CorruptionError(OTHER_ROWS.format(shard_id))
 
 
 def read_all(store: Store, space_id: int, ids: Sequence[str]) -> FeatureBlock:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gradsift.datastore.engine import Row
+from gradsift.datastore.errors import BusyError
 from gradsift.datastore.store import Store
 
 TTL_SECONDS = 120.0
@@ -73,9 +74,9 @@ def release(store: Store, name: str, holder: str) -> None:
 
 
 @contextmanager
-def held(store: Store, name: str, ttl: float = TTL_SECONDS) -> Iterator[bool]:
-    """Hold a lease for a block, renewed by a daemon thread. Yields whether it was free."""
-    holder = holder_name()
+def held(store: Store, name: str, ttl: float = TTL_SECONDS, doing: str = "") -> Iterator[bool]:
+    """Hold a lease for a block, renewed by a daemon thread. Yields whether it was free. `doing` is told to others."""
+    holder = f"{holder_name()}:{doing}" if doing else holder_name()
     if not acquire(store, name, holder, ttl):
         yield False
         return
@@ -94,3 +95,18 @@ def held(store: Store, name: str, ttl: float = TTL_SECONDS) -> Iterator[bool]:
         done.set()
         thread.join()
         release(store, name, holder)
+
+
+@contextmanager
+def alone(store: Store, doing: str) -> Iterator[None]:
+    """Hold the lease of a run for a block, so that nobody else changes the store; `doing` is a command, for messages.
+
+    Raises BusyError, naming the holder and its work, when somebody has it.
+    """
+    with held(store, RUN, doing=doing) as mine:
+        if not mine:
+            row = store.catalog.one("SELECT holder FROM lease WHERE name=?", (RUN,))
+            host, pid, _, _, work = [*(row["holder"] if row else "").split(":", 4), "", "", "", "", ""][:5]
+            where = f" (process {pid} on {host})" if pid else ""
+            raise BusyError(f"{work or 'a run'} is working on {store.root}{where}; {doing} when it has ended")
+        yield

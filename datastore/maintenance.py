@@ -88,9 +88,10 @@ def _delete(store: Store, name: str) -> None:
 def garbage(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]:
     """(name, bytes) of files without a catalog row that are older than `grace` seconds.
 
-    The grace keeps a live writer's file, unfinished or not yet committed, safe.
+    The grace keeps a live writer's file, unfinished or not yet committed, safe. Files that were replaced have a time of
+    their own, and go by `Store.sweep`.
     """
-    known = {row["name"] for row in store.catalog.rows("SELECT name FROM shard")}
+    known = {row["name"] for row in store.catalog.rows("SELECT name FROM shard UNION ALL SELECT name FROM doomed")}
     return [
         (file.name, file.bytes)
         for kind in KINDS
@@ -104,6 +105,7 @@ def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
     run = store.catalog.one("SELECT * FROM lease WHERE name=? AND expires > ?", (RUN, time.time()))
     if run and not holder_is_dead(run["holder"]):
         raise BusyError("a run is working on this store; collect its garbage when it has ended")
+    store.sweep()
     deleted = []
     for name, size in garbage(store, grace):
         if not store.catalog.one("SELECT 1 FROM shard WHERE name=?", (name,)):

@@ -18,7 +18,7 @@ from typing import Any
 
 from gradsift.datastore import leases, runs, versions
 from gradsift.datastore.engine import Row, Transaction
-from gradsift.datastore.errors import BusyError, InputError
+from gradsift.datastore.errors import InputError
 from gradsift.datastore.numbering import catch_up
 from gradsift.datastore.runs import Run
 from gradsift.datastore.selections import NEWEST
@@ -81,9 +81,7 @@ def prune(store: Store, keep: int, *, examples: bool = False, dry_run: bool = Fa
     """
     if keep < 1:
         raise InputError("--keep must be at least 1: the newest version of each name stays")
-    with leases.held(store, leases.RUN) as mine:
-        if not mine:
-            raise BusyError(f"a run is working on {store.root}; prune when it has ended")
+    with leases.alone(store, "prune it"):
         catch_up(store)
         kept, tally = _kept(store, keep), _Tally()
         try:

@@ -12,7 +12,7 @@ scale 1/‖q‖, so that a stored row is exactly a unit row:
 against 1/√D = 1.6e-2 of the projection itself. Legend: N rows, D projected dims.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
@@ -145,17 +145,35 @@ def write_block(block: FeatureBlock, fingerprint: str, handle: BinaryIO) -> None
 
 
 def read_block(source: pa.NativeFile) -> tuple[str, FeatureBlock]:
-    """Fingerprint and rows of a shard whose digest was checked; of a memory map, vectors are not copied. Closes it."""
+    """Fingerprint and rows of a shard whose digest was checked; of a memory map, vectors are not copied unless several
+    record batches must be joined (see `read_blocks`). Closes it."""
     with source:
         table = pa.ipc.open_file(source).read_all()
+    return _fingerprint(table.schema), _block(table)
+
+
+def read_blocks(source: pa.NativeFile) -> tuple[str, Iterator[FeatureBlock]]:
+    """Fingerprint and rows of a shard whose digest was checked, one block for each record batch: a merged shard has
+    several of bounded size. Of a memory map, vectors are never copied. Closes it."""
+    with source:
+        file = pa.ipc.open_file(source)
+        batches = [file.get_batch(k) for k in range(file.num_record_batches)]
+    return _fingerprint(file.schema), (_block(pa.Table.from_batches([batch])) for batch in batches)
+
+
+def _fingerprint(schema: pa.Schema) -> str:
+    metadata: dict[bytes, bytes] = schema.metadata or {}
+    return metadata.get(b"gradsift.space", b"").decode()
+
+
+def _block(table: pa.Table) -> FeatureBlock:
     batch = table.combine_chunks()
     vector = batch["vector"].chunk(0) if batch.num_rows else pa.array([], batch.schema.field("vector").type)
     flat = vector.flatten().to_numpy(zero_copy_only=False)
-    block = FeatureBlock(
+    return FeatureBlock(
         batch["example_id"].to_pylist(),
         flat.reshape(-1, vector.type.list_size),
         batch["scale"].to_numpy(),
         batch["norm"].to_numpy(),
         table.drop_columns(_ROW_COLUMNS),
     )
-    return (table.schema.metadata or {}).get(b"gradsift.space", b"").decode(), block

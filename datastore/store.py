@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CATALOG_NAME = "catalog.sqlite"
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A file to be written: its kind, the end of its name, its rows, and what writes them to a handle."""
+
+    kind: str
+    suffix: str
+    rows: int
+    fill: Fill
 
 
 class Store:
@@ -69,24 +80,42 @@ class Store:
         `replaces` are shards that the new one stands for: `record` makes whatever refers to them refer to it, and they
         leave the catalog in the same transaction. Their files go `grace` seconds later, by `sweep`.
         """
-        written = self.backend.write(kind, suffix, fill)
+        made = self.commit_files(
+            [NewFile(kind, suffix, rows, fill)], lambda db, ids: record(db, ids[0]), replaces=replaces, grace=grace
+        )
+        return None if made is None else made[0]
+
+    def commit_files(
+        self,
+        new: Sequence[NewFile],
+        record: Callable[[Transaction, list[int]], bool | None],
+        *,
+        replaces: Sequence[int] = (),
+        grace: float = 0.0,
+    ) -> list[int] | None:
+        """`commit_file` of several files that become part of the store together, or none of them does."""
+        written: list[StoredFile] = []
         try:
+            for file in new:
+                written.append(self.backend.write(file.kind, file.suffix, file.fill))  # noqa: PERF401 - the next may fail
             with self.catalog.write() as db:
-                shard_id = _insert_shard(db, kind, rows, written)
-                if record(db, shard_id) is False:
+                pairs = zip(new, written, strict=True)
+                shard_ids = [_insert_shard(db, file.kind, file.rows, stored) for file, stored in pairs]
+                if record(db, shard_ids) is False:
                     raise _LostRace
                 doom(db, replaces, grace)
                 files.failpoint("recorded")
         except BaseException as error:
-            if not self._is_committed(written.name):
-                self.backend.delete(written.name)
+            for stored in written:
+                if not self._is_committed(stored.name):
+                    self.backend.delete(stored.name)
             if isinstance(error, _LostRace):
                 return None
             raise
         files.failpoint("committed")
         if replaces:
             self.sweep()
-        return shard_id
+        return shard_ids
 
     def sweep(self) -> int:
         """Delete the files that left the store and whose time has come; returns how many. Whoever is killed before it
@@ -118,10 +147,22 @@ class Store:
         """Like `open`, as memory that readers need not copy."""
         return self._reader(shard_id, self.backend.map)
 
+    def _shard(self, shard_id: int) -> Row | None:
+        """What is known of a shard, or of one that left and whose file is still there: its number may have been read
+        before it was merged."""
+        for table in ("shard", "doomed"):
+            row = self.catalog.one(f"SELECT kind, name, bytes, sha256 FROM {table} WHERE shard_id=?", (shard_id,))
+            if row is not None:
+                return row
+        return None
+
     def _reader(self, shard_id: int, opener: "Callable[[str], pa.NativeFile]") -> "pa.NativeFile":
-        row = self.catalog.one("SELECT * FROM shard WHERE shard_id=?", (shard_id,))
+        row = self._shard(shard_id)
         if row is None:
-            raise CorruptionError(f"shard {shard_id} is not in the catalog")
+            raise CorruptionError(
+                f"shard {shard_id} is not in the catalog. If the store was compacted or pruned meanwhile, run the "
+                "command again"
+            )
         file = stored_file(row)
         try:
             if file.name not in self._checked:
@@ -145,13 +186,20 @@ def stored_file(row: Row) -> StoredFile:
 def doom(db: Transaction, shards: Sequence[int], grace: float = 0.0) -> None:
     """Take shards that nothing refers to any more out of the catalog, and note that their files must go."""
     for shard_id in shards:
-        (gone,) = db.rows("DELETE FROM shard WHERE shard_id=? RETURNING name", (shard_id,))
-        db.execute("INSERT INTO doomed VALUES (?, ?) ON CONFLICT DO NOTHING", (gone["name"], time.time() + grace))
+        (gone,) = db.rows("DELETE FROM shard WHERE shard_id=? RETURNING name, kind, bytes, sha256", (shard_id,))
+        db.execute(
+            "INSERT INTO doomed (name, after, shard_id, kind, bytes, sha256) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT DO NOTHING",
+            (gone["name"], time.time() + grace, shard_id, gone["kind"], gone["bytes"], gone["sha256"]),
+        )
 
 
 def _insert_shard(db: Transaction, kind: str, rows: int, file: StoredFile) -> int:
+    # A number is not given again while the file that had it may still be read.
     inserted = db.rows(
-        "INSERT INTO shard (kind, name, rows, bytes, sha256, created) VALUES (?, ?, ?, ?, ?, ?) RETURNING shard_id",
+        "INSERT INTO shard (shard_id, kind, name, rows, bytes, sha256, created) SELECT 1 + max("
+        "(SELECT coalesce(max(shard_id), 0) FROM shard), (SELECT coalesce(max(shard_id), 0) FROM doomed)), "
+        "?, ?, ?, ?, ?, ? RETURNING shard_id",
         (kind, file.name, rows, file.bytes, file.sha256, time.time()),
     )
     return int(inserted[0]["shard_id"])

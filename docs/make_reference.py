@@ -24,6 +24,7 @@ COMMANDS = (
     "log",
     "checkout",
     "prune",
+    "compact",
     "marks",
     "validate",
     "report",

@@ -144,3 +144,38 @@ def gc(
         listed = maintenance.garbage if dry_run else maintenance.collect
         rows = [{"file": name, "bytes": size} for name, size in listed(opened, grace_hours * 3600)]
     show.document(rows) if json else show.table("Unreferenced files", rows)
+
+
+@app.command
+def compact(
+    *,
+    target_mib: int = 256,
+    grace_hours: float = 1.0,
+    dry_run: Flag = False,
+    store: StorePath = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Merge small files into large ones; nothing that they hold changes.
+
+    Parameters
+    ----------
+    target_mib
+        Size of a full file of gradient rows; of examples, an eighth of it.
+    grace_hours
+        Keep the merged files this long: other processes may have begun to read them.
+    dry_run
+        Only list what would be merged.
+    """
+    from gradsift.cli import show, tables
+    from gradsift.datastore.compact import compact as merge
+    from gradsift.datastore.store import Store
+
+    with Store(store, create=False) as opened, show.progress() as progress:
+        done = merge(
+            opened,
+            target=target_mib << 20,
+            grace=grace_hours * 3600,
+            dry_run=dry_run,
+            report=lambda n, of: progress("compact", n, of),
+        )
+    show.document(asdict(done)) if json else tables.show_compacted(done, dry_run=dry_run)

@@ -11,6 +11,7 @@ from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, VersionRep
 from gradsift.pipelines.tables import Row
 
 if TYPE_CHECKING:
+    from gradsift.datastore.compact import Compacted
     from gradsift.datastore.prune import Pruned
     from gradsift.datastore.versions import Entry
     from gradsift.pipelines.demo.demo import PlantedTruth
@@ -95,6 +96,20 @@ def show_pruned(pruned: "Pruned", *, dry_run: bool) -> None:
     show.table("Would drop" if dry_run else "Dropped", rows)
     kept = ", ".join(pruned.kept)
     show.line(f"{pruned.bytes:,} bytes of files. Kept: {kept or 'nothing has versions'}")
+
+
+def show_compacted(done: "Compacted", *, dry_run: bool) -> None:
+    """What a compaction merges, by kind and feature space."""
+    rows: dict[tuple[str, str], dict[str, str | int]] = {}
+    for merge in done.merges:
+        row = rows.setdefault(
+            (merge.kind, merge.of),
+            {"of": f"{merge.kind} {merge.of}".strip(), "files": 0, "into": 0, "rows": 0, "bytes": 0},
+        )
+        for name, more in (("files", merge.shards), ("into", 1), ("rows", merge.rows), ("bytes", merge.bytes)):
+            row[name] = int(row[name]) + more
+    show.table("Would merge" if dry_run else "Merged", list(rows.values()))
+    show.line(f"{done.shards_before:,} files, {done.shards_after:,} after it")
 
 
 def show_planted(truth: "PlantedTruth") -> None:

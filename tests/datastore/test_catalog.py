@@ -19,6 +19,7 @@ RELEASED = {
     "0003_provenance.sql": "45255a0a3f4edfd7c2d6fcc8475953ffd48a3ff4fede1a23c7bc35155a8cd3dc",
     "0004_living.sql": "1c8f1765c7fcfadaecf4d94c5bc9ad8cfc39974374e810c71e1307b639eb4e59",
     "0006_versions.sql": "13d0296a7b281f2f67991b8f852b7c720e63bb55f8c05980b7e3cf544239020b",
+    "0008_compact.sql": "b369c2fc2993c71617c0ebf706a4c3cb5693deaf4bbd1a7d24190dbc191a5025",
 }
 LEASE = "INSERT INTO lease VALUES (?, 'me', 0)"
 

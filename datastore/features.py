@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from gradsift.datastore.engine import Transaction
+from gradsift.datastore.engine import Engine, Transaction, marks
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.identity import Spec, canonical_json, check_comparable, fingerprint
 from gradsift.datastore.rows import FeatureBlock, join_blocks, read_blocks, write_block
 from gradsift.datastore.store import Store
 
 OTHER_ROWS = "shard {} does not hold the examples that the catalog lists"
+ASKED = 500  # ids of one query
 
 
 def define_space(store: Store, spec: Spec) -> int:
@@ -59,31 +60,34 @@ def check_spaces(store: Store, train: int, query: int) -> None:
 
 
 def missing(store: Store, space_id: int, ids: Sequence[str]) -> list[str]:
-    """Ids without a row, planned or not, in the given order."""
-    have = {
-        row["example_id"]
-        for row in store.catalog.rows("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))
-    }
+    """Ids without a row, planned or not, in the given order. Cost: that of the ids, however many rows the space has."""
+    have = _present(store.catalog, space_id, ids)
     return [i for i in ids if i not in have]
 
 
 def lacking(store: Store, space_id: int, ids: Sequence[str]) -> list[str]:
-    """Ids that have neither a row nor a gradient of zero, which has none, in the given order."""
-    have = {
-        row["example_id"]
-        for row in store.catalog.rows(
-            "SELECT example_id FROM feature_row WHERE space_id=? AND status IN ('ok', 'zero')", (space_id,)
+    """Ids that have neither a row nor a gradient of zero, which has none, in the given order. Cost: as `missing`."""
+    have = _present(store.catalog, space_id, ids, "AND status IN ('ok', 'zero')")
+    return [i for i in ids if i not in have]
+
+
+def _present(db: Engine | Transaction, space_id: int, ids: Sequence[str], which: str = "") -> set[str]:
+    """Those of the ids that have an entry in a space."""
+    return {
+        str(row["example_id"])
+        for start in range(0, len(ids), ASKED)
+        for row in db.rows(
+            f"SELECT example_id FROM feature_row WHERE space_id=? AND example_id IN "
+            f"({marks(ids[start : start + ASKED])}) {which}",
+            (space_id, *ids[start : start + ASKED]),
         )
     }
-    return [i for i in ids if i not in have]
 
 
 def commit_rows(store: Store, space_id: int, block: FeatureBlock, rejected: Mapping[str, str]) -> None:
     """Commit rows that were computed beside others, as a unit of their own; ids planned before are left as they are."""
     with store.catalog.write() as db:
-        have = {
-            row["example_id"] for row in db.rows("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))
-        }
+        have = _present(db, space_id, [*block.example_ids, *rejected])
         todo = [i for i in [*block.example_ids, *rejected] if i not in have]
         if not todo:
             return
@@ -108,9 +112,7 @@ def plan(store: Store, space_id: int, ids: Sequence[str], flagged: Mapping[str, 
     computed. Safe to call from several workers at once.
     """
     with store.catalog.write() as db:
-        have = {
-            row["example_id"] for row in db.rows("SELECT example_id FROM feature_row WHERE space_id=?", (space_id,))
-        }
+        have = _present(db, space_id, sorted({*ids, *flagged}))
         db.executemany(
             "INSERT INTO feature_row VALUES (?, ?, NULL, NULL, ?)",
             ((space_id, i, status) for i, status in flagged.items() if i not in have),
@@ -123,16 +125,21 @@ def plan(store: Store, space_id: int, ids: Sequence[str], flagged: Mapping[str, 
 
 
 def open_units(store: Store, space_id: int, dataset_id: int) -> list[int]:
-    """Units without a shard that hold at least one member of the dataset, oldest first."""
+    """Units without a shard that hold at least one member of the dataset, oldest first. Cost: by open units."""
     return [
         int(row["unit_id"])
         for row in store.catalog.rows(
-            "SELECT DISTINCT u.unit_id FROM unit AS u JOIN feature_row AS r USING (unit_id) "
-            "JOIN dataset_member AS m ON m.example_id = r.example_id AND m.dataset_id = ? "
-            "WHERE u.space_id = ? AND u.shard_id IS NULL ORDER BY u.unit_id",
-            (dataset_id, space_id),
+            "SELECT u.unit_id FROM unit AS u WHERE u.space_id = ? AND u.shard_id IS NULL AND EXISTS (SELECT 1 "
+            "FROM feature_row AS r JOIN dataset_member AS m ON m.example_id = r.example_id "
+            "WHERE r.unit_id = u.unit_id AND m.dataset_id = ?) ORDER BY u.unit_id",
+            (space_id, dataset_id),
         )
     ]
+
+
+def is_open(store: Store, unit_id: int) -> bool:
+    """Whether a unit has no shard yet."""
+    return store.catalog.one("SELECT 1 FROM unit WHERE unit_id=? AND shard_id IS NULL", (unit_id,)) is not None
 
 
 def unit_ids(store: Store, unit_id: int) -> list[str]:

@@ -361,14 +361,25 @@ def plan_from_json(document: Json) -> MixturePlan:
     return MixturePlan(**document["budget"], table=lines, rule=document["rule"], order=document["order"])
 
 
-def start(store: Store, name: str, recipes: Recipes) -> int:
-    """Record the start of a run; returns its number."""
+def start(store: Store, name: str, recipes: Recipes, new_warmup: bool | None = None) -> int:
+    """Record the start of a run, and whether it asks for a new warm-up; returns its number."""
     with store.catalog.write() as db:
         (inserted,) = db.rows(
-            "INSERT INTO run (name, recipe, started, written) VALUES (?, ?, ?, ?) RETURNING run_id",
-            (name, canonical_json(recipes.resolved), time.time(), canonical_json(recipes.written)),
+            "INSERT INTO run (name, recipe, started, written, new_warmup) VALUES (?, ?, ?, ?, ?) RETURNING run_id",
+            (name, canonical_json(recipes.resolved), time.time(), canonical_json(recipes.written), new_warmup),
         )
     return int(inserted["run_id"])
+
+
+def wants_new_warmup(store: Store, name: str) -> bool:
+    """Whether the newest run of that name, or one that was interrupted before it, asked for a new warm-up: that stands
+    until a run has finished with it, or one asks for the finished one."""
+    done = next((run.run_id for run in _finished(store) if run.name == name and not run.summary.get("base")), 0)
+    asked = store.catalog.one(
+        "SELECT new_warmup FROM run WHERE name=? AND run_id > ? AND new_warmup IS NOT NULL ORDER BY run_id DESC",
+        (name, done),
+    )
+    return asked is not None and bool(asked["new_warmup"])
 
 
 @contextmanager

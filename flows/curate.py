@@ -17,6 +17,7 @@ def curate_with_prefect(
     export_root: Path | None = None,
     progress: Progress = quiet,
     task_runner: Runner | None = None,
+    new_warmup: bool | None = None,
 ) -> RunResult:
     """Run a recipe as the Prefect flow `curate`; validation runs are spread over the task runner, if one is given.
 
@@ -32,6 +33,7 @@ def curate_with_prefect(
                 step=as_task,
                 progress=progress,
                 spread=spread_over(task_runner),
+                new_warmup=new_warmup,
             )
             publish(store, result.name, result.arms)
             return result

@@ -29,6 +29,7 @@ def run(
     store: StorePath = DEFAULT_STORE,
     export_to: Path | None = None,
     dry_run: Flag = False,
+    new_warmup: bool | None = None,
     no_prefect: Flag = False,
     processes: int | None = None,
     json: Json = False,
@@ -43,6 +44,9 @@ def run(
         Folder for the exports; default: exports/ in the store.
     dry_run
         Show what would run: rows, bytes, minutes. Writes nothing.
+    new_warmup
+        Train checkpoints on the present pool and compute all rows again, instead of keeping the store's checkpoints.
+        Asked for once, it stands until a run has finished with it, or is given --no-new-warmup.
     no_prefect
         Run the stages without Prefect.
     processes
@@ -62,7 +66,7 @@ def run(
         return
     check_processes(no_prefect, processes)
     with show.progress() as progress:
-        call = Call(loaded, store, export_to, progress)
+        call = Call(loaded, store, export_to, progress, new_warmup)
         result = _directly(call) if no_prefect else _under_prefect(call, processes)
     show.document(as_json(result)) if json else tables.show_result(result)
 
@@ -105,6 +109,7 @@ class Call:
     store: Path
     export_to: Path | None
     progress: "Progress"
+    new_warmup: bool | None = None
 
 
 def _directly(call: Call) -> "RunResult":
@@ -112,7 +117,9 @@ def _directly(call: Call) -> "RunResult":
     from gradsift.pipelines.runs.curate import curate
 
     with Store(call.store) as opened:
-        return curate(call.recipe, opened, export_root=call.export_to, progress=call.progress)
+        return curate(
+            call.recipe, opened, export_root=call.export_to, progress=call.progress, new_warmup=call.new_warmup
+        )
 
 
 def _under_prefect(call: Call, count: int | None = None) -> "RunResult":
@@ -123,5 +130,10 @@ def _under_prefect(call: Call, count: int | None = None) -> "RunResult":
 
     runner = processes(count) if count else None
     return curate_with_prefect(
-        call.recipe, call.store, export_root=call.export_to, progress=call.progress, task_runner=runner
+        call.recipe,
+        call.store,
+        export_root=call.export_to,
+        progress=call.progress,
+        task_runner=runner,
+        new_warmup=call.new_warmup,
     )

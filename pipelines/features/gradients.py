@@ -6,7 +6,9 @@ rounding).
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from threading import Lock
 
 from gradsift.datastore import examples, features, leases
 from gradsift.datastore.checkpoints import Checkpoint
@@ -95,6 +97,21 @@ def plan_rows(store: Store, job: GradientJob, dataset: Dataset) -> tuple[int, in
     return space_id, features.plan(store, space_id, todo, flagged, job.features.unit_rows)
 
 
+@dataclass
+class Done:
+    """Rows of a dataset that are no longer to come, counted by all workers of a process together."""
+
+    total: int
+    rows: int
+    lock: Lock = field(default_factory=Lock)
+
+    def add(self, rows: int) -> int:
+        """Count more of them; returns how many there are now."""
+        with self.lock:
+            self.rows += rows
+            return self.rows
+
+
 @dataclass(frozen=True)
 class Units:
     """The open units of a dataset in a space, and the space of plain rows that are made beside them, if any."""
@@ -109,10 +126,11 @@ class Units:
         """Their numbers, oldest first."""
         return features.open_units(self.store, self.space_id, self.dataset.dataset_id)
 
-    def counts(self) -> tuple[int, int]:
-        """Members of the dataset that have a row, and those that are to have one."""
+    @cached_property
+    def done(self) -> Done:
+        """Members of the dataset that had a row when this was first asked, among those that are to have one."""
         counted = features.statuses(self.store, self.space_id, self.dataset.dataset_id)
-        return counted.get("ok", 0), counted.get("planned", 0)
+        return Done(counted.get("ok", 0) + counted.get("planned", 0), counted.get("ok", 0))
 
 
 def compute(units: Units, progress: Progress = quiet, label: str = "") -> int:
@@ -122,17 +140,18 @@ def compute(units: Units, progress: Progress = quiet, label: str = "") -> int:
     """
     extractor: Extractor | None = None
     computed = 0
-    taken_by_others: set[int] = set()
-    total = sum(units.counts())
-    while left := [u for u in units.open() if u not in taken_by_others]:
-        unit = left[0]
-        with leases.held(units.store, f"unit/{unit}") as mine:
-            if not mine or unit not in units.open():
-                taken_by_others.add(unit)
-                continue
-            extractor = extractor or Extractor(units.job)
-            computed += _compute_unit(units, extractor, unit)
-        progress(label or f"gradients of {units.dataset.name}", total - units.counts()[1], total)
+    seen: set[int] = set()
+    done = units.done
+    while left := [u for u in units.open() if u not in seen]:
+        for unit in left:
+            seen.add(unit)  # computed here, or by another worker
+            with leases.held(units.store, f"unit/{unit}") as mine:
+                if not mine or not features.is_open(units.store, unit):
+                    continue
+                extractor = extractor or Extractor(units.job)
+                rows = _compute_unit(units, extractor, unit)
+            computed += rows
+            progress(label or f"gradients of {units.dataset.name}", min(done.total, done.add(rows)), done.total)
     return computed
 
 

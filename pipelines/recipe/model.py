@@ -1,7 +1,7 @@
 """Sections about the model: what it is, how chats become tokens, its adapter and its training."""
 
 import datetime as dt
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -63,6 +63,10 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
 
+    def deciding(self) -> dict[str, Any]:
+        """The fields that decide what is trained, as plain data."""
+        return self.model_dump(mode="json")
+
 
 class Warmup(Training):
     """Training on a random part of the pool that yields the checkpoints: one at the end of each epoch."""
@@ -71,3 +75,14 @@ class Warmup(Training):
     """Share of the pool to train on, drawn with the recipe's seed."""
     min_examples: Annotated[int, Field(gt=0)] = 64
     """Train on at least this many, if the pool has them."""
+    reuse: Literal["auto", "never"] = "auto"
+    """`auto` keeps the store's checkpoints while model, adapter, encoding, seed and these settings are the same,
+    whatever happened to the pool, so that only new examples cost gradients. `never` trains on each
+    new pool, and all its rows are computed again."""
+    max_drift: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Advise a new warm-up where rows that came after the last one shift losses or gradient norms of the pool by more
+    than this: the largest gap between the two distribution functions."""
+
+    def deciding(self) -> dict[str, Any]:
+        """The fields that decide the checkpoints, as plain data."""
+        return self.model_dump(mode="json", exclude={"reuse", "max_drift"})

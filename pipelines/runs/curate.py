@@ -47,15 +47,20 @@ def curate(
     step: Step = directly,
     progress: Progress = quiet,
     spread: Spread | None = None,
+    new_warmup: bool | None = None,
 ) -> RunResult:
-    """Run a recipe against a store, or finish one that was interrupted. `spread` does the validation runs.
+    """Run a recipe against a store, or finish one that was interrupted. `spread` does the validation runs. `new_warmup`
+    asks for checkpoints of the present pool, False for the store's own; None is what an interrupted run asked for.
 
     Raises BusyError when another live process runs on this store; other GradsiftErrors as stages name them.
     """
     with leases.held(store, leases.RUN) as mine:
         if not mine:
             raise BusyError(f"another run is working on {store.root}; wait for it, or see who with `gradsift status`")
-        return _curate(recipe, store, export_root or store.root / "exports", _Stages(step), progress, spread)
+        recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), recipe.written)
+        run_id = runs.start(store, recipe.name, recipes, new_warmup)
+        work = Work(store, recipe, progress=progress)
+        return _curate(work, run_id, recipes, export_root or store.root / "exports", _Stages(step), spread)
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,11 @@ class _Stages:
 
 
 def _curate(
-    recipe: Recipe, store: Store, export_root: Path, stage: _Stages, progress: Progress, spread: Spread | None
+    work: Work, run_id: int, recipes: Recipes, export_root: Path, stage: _Stages, spread: Spread | None
 ) -> RunResult:
-    recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), recipe.written)
-    run_id = runs.start(store, recipe.name, recipes)
-    work = Work(store, recipe, progress=progress)
+    store, recipe = work.store, work.recipe
     if recipe.lm is not None:
-        work = stage("model", lambda: open_work(store, recipe, progress))
+        work = stage("model", lambda: open_work(store, recipe, work.progress))
         check_length(recipe, work.model)
     material, ingested = stage("ingest", lambda: read_datasets(work))
     rows: list[SpaceRows] = []
@@ -129,7 +132,8 @@ def _gradients(work: Work, material: Material, stage: _Stages) -> tuple[Material
         for number, note in enumerate(found[-1], 1):
             work.progress(note, number, len(found[-1]))
 
-    for point in stage("warmup", lambda: warm_up(work, material.pool, check)):
+    new = runs.wants_new_warmup(work.store, work.recipe.name)
+    for point in stage("warmup", lambda: warm_up(work, material.pool, check, new=new)).points:
         pair, computed = stage(f"gradients-{point.ordinal}", lambda: checkpoint_rows(work, material, point))
         pairs.append(pair)
         rows += computed

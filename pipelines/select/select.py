@@ -181,7 +181,7 @@ def extra_spec(work: Work, method: Method, e: Evidence) -> Spec:
         spec["lengths"] = lengths_spec(work)
         if "training" in method.needs:
             settings = work.recipe.warmup or Training()
-            spec["training"] = {**training_spec(work), "settings": settings.model_dump(mode="json")}
+            spec["training"] = {**training_spec(work), "settings": settings.deciding()}
     return spec
 
 

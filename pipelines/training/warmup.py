@@ -2,18 +2,25 @@
 
 LESS §3 (warm-up on 5 %, one checkpoint for each of 4 epochs). A killed warm-up goes on from its last checkpoint and
 gives the same tensors as one that was never stopped.
+
+Which warm-up a run has (`reuse: auto`): the newest finished one of its settings, whatever pool that was drawn from;
+where there is none, the present pool's own, which is begun or gone on with. A finished one that lost checkpoints since
+(they were damaged) is trained again on its own pool, to the same tensors. `reuse: never`, and a run that asks for a new
+warm-up, have the present pool's own.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gradsift.datastore import checkpoints
+from gradsift.datastore import checkpoints, warmups
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState, Tensors
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import Spec, fingerprint
+from gradsift.datastore.warmups import WarmupRun
 from gradsift.pipelines.model.chats import usable_chats
 from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION
 from gradsift.pipelines.model.load import adapter_arrays, load_base, load_lora, lora_parameters, set_adapter
@@ -39,16 +46,44 @@ def training_spec(work: Work) -> Spec:
     }
 
 
-def warmup_fingerprint(work: Work, warmup: Warmup, pool: Dataset) -> str:
-    """Identity of a warm-up run."""
-    return fingerprint(
-        {
-            **training_spec(work),
-            "training": warmup.model_dump(),
-            "pool": pool.digest,
-            "seed": work.recipe.seed,
-        }
-    )
+@dataclass(frozen=True)
+class Warmed:
+    """The checkpoints of a run, oldest first, the warm-up that made them (None: no training), and whether it was
+    finished before this run."""
+
+    points: list[Checkpoint]
+    run: WarmupRun | None = None
+    reused: bool = False
+
+
+def settings_of(work: Work, warmup: Warmup) -> str:
+    """Fingerprint of all that decides a warm-up but its pool."""
+    return fingerprint({**training_spec(work), "training": warmup.deciding(), "seed": work.recipe.seed})
+
+
+def _own(work: Work, warmup: Warmup, digest: str, rows: int) -> WarmupRun:
+    """The warm-up that is drawn from a pool."""
+    spec = {**training_spec(work), "training": warmup.deciding(), "pool": digest, "seed": work.recipe.seed}
+    return WarmupRun(fingerprint(spec), settings_of(work, warmup), digest, rows, warmup.epochs)
+
+
+def reusable(work: Work, warmup: Warmup) -> list[WarmupRun]:
+    """Finished warm-ups of the recipe's settings, the newest first: recorded ones, then those of older versions."""
+    before = sorted(((made, run) for made, run in _older(work, warmup)), key=lambda pair: -pair[0])
+    return [*warmups.finished(work.store, settings_of(work, warmup)), *(run for _, run in before)]
+
+
+def _older(work: Work, warmup: Warmup) -> list[tuple[float, WarmupRun]]:
+    """(time, warm-up) of those that an older version finished, which kept checkpoints alone: their fingerprints are
+    what these settings give with a pool that the store has."""
+    kept = warmups.unrecorded(work.store)
+    found = []
+    for pool in warmups.pools(work.store) if kept else ():
+        run = _own(work, warmup, pool.digest, pool.rows)
+        count, made = kept.pop(run.fingerprint, (0, 0.0))
+        if count == warmup.epochs:
+            found.append((made, run))
+    return found
 
 
 def untrained(work: Work, check: Check = lambda _model: None) -> list[Checkpoint]:
@@ -69,30 +104,59 @@ def untrained(work: Work, check: Check = lambda _model: None) -> list[Checkpoint
     return checkpoints.listed(work.store, run)
 
 
-def warm_up(work: Work, pool: Dataset, check: Check = lambda _model: None) -> list[Checkpoint]:
-    """Train, or finish training, and return the checkpoints, oldest first. `check` is called with the model before it
-    is trained: it may refuse a model of which no rows could be taken."""
-    recipe, warmup = work.recipe, work.recipe.warmup
+def warm_up(work: Work, pool: Dataset, check: Check = lambda _model: None, *, new: bool = False) -> Warmed:
+    """The checkpoints of a run: those of an earlier warm-up, or trained now. `check` is called with the model before it
+    is trained: it may refuse a model of which no rows could be taken. `new`: not those of another pool."""
+    warmup = work.recipe.warmup
     if warmup is None:
-        return untrained(work, check)
-    run = warmup_fingerprint(work, warmup, pool)
-    done = checkpoints.listed(work.store, run)
-    if len(done) == warmup.epochs:
-        return done
+        return Warmed(untrained(work, check))
+    own = _own(work, warmup, pool.digest, len(pool.example_ids))
+    _record_older(work, warmup)
+    candidates = [] if new or warmup.reuse == "never" else reusable(work, warmup)
+    for run in candidates:
+        done = checkpoints.listed(work.store, run.fingerprint)
+        if len(done) == run.epochs:
+            return Warmed(done, run, reused=True)
+        its_pool = pool if run == own else warmups.whole_pool_of(work.store, run)
+        if its_pool is not None:
+            return _train(work, run, its_pool, check)
+    return _train(work, own, pool, check)
+
+
+def _record_older(work: Work, warmup: Warmup) -> None:
+    """Record warm-ups of these settings that an older version finished, with the examples that they saw."""
+    for made, run in _older(work, warmup):
+        pool = warmups.whole_pool_of(work.store, run)  # of another pool, the sample would be another
+        kept = usable_chats(work, _sample(work, warmup, pool))[0] if pool else []
+        warmups.begin(work.store, run, kept, made)
+        warmups.finish(work.store, run.fingerprint, made)
+
+
+def _sample(work: Work, warmup: Warmup, pool: Dataset) -> list[str]:
     size = max(round(warmup.fraction * len(pool.example_ids)), warmup.min_examples)
-    order = np.random.default_rng([recipe.seed, 0]).permutation(len(pool.example_ids))[:size]
-    _, chats = usable_chats(work, [pool.example_ids[k] for k in order])
-    if not chats:
-        raise InputError("no example of the warm-up sample has a label token; raise encoding.max_length")
-    model = load_lora(work.model, recipe.model, recipe.lora, recipe.seed)
-    check(model)
-    start = Start(make_optimizer(model, warmup), len(done))
-    if done:
-        restore(model, start.optimizer, checkpoints.load(work.store, done[-1]), done[-1].step)
-    report = Report("warm-up", work.progress)
-    for end in epochs(model, work.model.tokenizer, chats, warmup, recipe.seed, report, start):
-        checkpoints.commit(work.store, run, end.epoch, end.step, end.mean_lr, _state(end))
-    return checkpoints.listed(work.store, run)
+    order = np.random.default_rng([work.recipe.seed, 0]).permutation(len(pool.example_ids))[:size]
+    return [pool.example_ids[k] for k in order]
+
+
+def _train(work: Work, run: WarmupRun, pool: Dataset, check: Check) -> Warmed:
+    """Train, or finish training, and make this the warm-up that later runs use."""
+    recipe, warmup = work.recipe, work.recipe.warmup or Warmup()
+    done = checkpoints.listed(work.store, run.fingerprint)
+    if len(done) < run.epochs:
+        kept, chats = usable_chats(work, _sample(work, warmup, pool))
+        if not chats:
+            raise InputError("no example of the warm-up sample has a label token; raise encoding.max_length")
+        model = load_lora(work.model, recipe.model, recipe.lora, recipe.seed)
+        check(model)
+        start = Start(make_optimizer(model, warmup), len(done))
+        if done:
+            restore(model, start.optimizer, checkpoints.load(work.store, done[-1]), done[-1].step)
+        warmups.begin(work.store, run, kept)
+        report = Report("warm-up", work.progress)
+        for end in epochs(model, work.model.tokenizer, chats, warmup, recipe.seed, report, start):
+            checkpoints.commit(work.store, run.fingerprint, end.epoch, end.step, end.mean_lr, _state(end))
+    warmups.finish(work.store, run.fingerprint)
+    return Warmed(checkpoints.listed(work.store, run.fingerprint), run, reused=len(done) == run.epochs)
 
 
 def _state(end: EpochEnd) -> CheckpointState:

@@ -1,0 +1,188 @@
+"""A store that grows: checkpoints are kept, new examples alone cost gradients, a new warm-up is asked for."""
+
+import json
+import shutil
+
+import pytest
+
+from gradsift.datastore import checkpoints, files, runs, warmups
+from gradsift.datastore.store import Store
+from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs.curate import curate
+
+
+def chats(count, source="new", first=0):
+    return [
+        {"prompt": f"Spell {source} {k} backwards, please.", "completion": f"{source} {k}"[::-1], "source": source}
+        for k in range(first, first + count)
+    ]
+
+
+class Grown:
+    """A copy of the finished store, and runs of its recipe (without validation) on a pool that changes."""
+
+    def __init__(self, finished, folder):
+        self.data = {k: v for k, v in finished[0].items() if k != "validate"}
+        folder.mkdir(exist_ok=True)
+        self.pool = folder / "pool.jsonl"
+        shutil.copy(self.data["pool"][0]["path"], self.pool)
+        shutil.copytree(finished[1], folder / "store")
+        self.store = Store(folder / "store")
+
+    def append(self, rows):
+        with self.pool.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def run(self, new_warmup=None, **more):
+        data = self.data | {"pool": [{"path": str(self.pool)}]} | more
+        return curate(parse_recipe(data), self.store, new_warmup=new_warmup)
+
+    def points(self, result):
+        return {row.space_id for row in result.rows}
+
+    def rows_by_space(self):
+        """{space: rows that units were planned with, and feature rows}, from the catalog."""
+        units = self.store.catalog.rows("SELECT space_id, sum(examples) AS n FROM unit GROUP BY space_id")
+        rows = self.store.catalog.rows("SELECT space_id, count(*) AS n FROM feature_row GROUP BY space_id")
+        return {u["space_id"]: (u["n"], r["n"]) for u, r in zip(units, rows, strict=True)}
+
+
+@pytest.fixture
+def grown(finished, tmp_path):
+    made = Grown(finished, tmp_path)
+    yield made
+    made.store.close()
+
+
+def difference(after, before):
+    return {space: (n - before[space][0], rows - before[space][1]) for space, (n, rows) in after.items()}
+
+
+def test_promise_2_appending_n_rows_computes_n_rows_in_every_space(grown, finished):
+    """Adam's rows and plain ones, at both checkpoints; the targets' none. Counted in the catalog, not by who says so."""
+    before = grown.rows_by_space()
+    made = grown.store.catalog.rows("SELECT * FROM checkpoint")
+    grown.append(chats(5))
+    result = grown.run()
+    assert grown.store.catalog.rows("SELECT * FROM checkpoint") == made
+    assert grown.points(result) == grown.points(finished[2])
+    new = difference(grown.rows_by_space(), before)
+    roles = {row.space_id: row.role for row in result.rows}
+    assert {(roles[space], n) for space, n in new.items()} == {("target", (0, 0)), ("pool", (5, 5)), ("plain", (5, 5))}
+    assert len(new) == 6
+
+
+def test_another_setting_is_another_warm_up(grown, finished):
+    other = grown.run(warmup=grown.data["warmup"] | {"lr": 2e-3})
+    assert not grown.points(other) & grown.points(finished[2])
+    assert grown.points(grown.run()) == grown.points(finished[2])
+
+
+def test_reuse_and_threshold_are_no_settings_of_the_training(grown, finished):
+    grown.append(chats(3))
+    result = grown.run(warmup=grown.data["warmup"] | {"max_drift": 0.5})
+    assert grown.points(result) == grown.points(finished[2])
+
+
+@pytest.mark.parametrize("asked", [{"warmup": {"reuse": "never"}}, {"new_warmup": True}])
+def test_a_new_warm_up_is_drawn_from_the_present_pool_and_used_from_then_on(grown, finished, asked):
+    grown.append(chats(5))
+    if "warmup" in asked:
+        asked = {"warmup": grown.data["warmup"] | asked["warmup"]}
+    result = grown.run(**asked)
+    assert not grown.points(result) & grown.points(finished[2])
+    grown.append(chats(2, first=5))
+    assert grown.points(grown.run()) == grown.points(result)
+    old, new = grown.store.catalog.rows("SELECT * FROM warmup ORDER BY created")
+    assert (old["settings"], old["pool_rows"]) == (new["settings"], new["pool_rows"] - 5)
+
+
+def points_of(store):
+    return store.catalog.one("SELECT count(*) AS n FROM checkpoint")["n"]
+
+
+def kill_after(grown, new_checkpoints, **asked):
+    """A run that is interrupted at the first commit of a file after which the store has so many more checkpoints."""
+    wanted = points_of(grown.store) + new_checkpoints
+
+    def stop(step):
+        if step == "committed" and points_of(grown.store) == wanted:
+            raise KeyboardInterrupt
+
+    files.failpoint = stop
+    with pytest.raises(KeyboardInterrupt):
+        grown.run(**asked)
+    files.failpoint = lambda _step: None
+
+
+def test_a_new_warm_up_that_was_killed_is_finished_by_the_next_run(grown, finished):
+    """It has one of its two checkpoints; the store's older ones are complete and would do."""
+    grown.append(chats(5))
+    kill_after(grown, 1, new_warmup=True)
+    (begun,) = grown.store.catalog.rows("SELECT * FROM warmup WHERE finished IS NULL")
+    assert len(checkpoints.listed(grown.store, begun["fingerprint"])) == 1
+    result = grown.run()
+    assert not grown.points(result) & grown.points(finished[2])
+    assert len(checkpoints.listed(grown.store, begun["fingerprint"])) == 2
+    never_killed = Grown(finished, grown.pool.parent / "again")
+    never_killed.append(chats(5))
+    whole = never_killed.run(new_warmup=True)
+    assert [s.digest for s in whole.selections] == [s.digest for s in result.selections]
+
+
+def test_the_wish_for_a_new_warm_up_outlives_a_kill_before_it_began_and_a_pool_that_changed_since(grown, finished):
+    grown.append(chats(5))
+    kill_after(grown, 0, new_warmup=True)
+    grown.append(chats(1, first=5))
+    result = grown.run()
+    assert not grown.points(result) & grown.points(finished[2])
+    assert not runs.wants_new_warmup(grown.store, "small"), "it was had"
+
+
+def test_the_wish_can_be_taken_back(grown, finished):
+    grown.append(chats(5))
+    kill_after(grown, 1, new_warmup=True)
+    assert grown.points(grown.run(new_warmup=False)) == grown.points(finished[2])
+    assert grown.points(grown.run()) == grown.points(finished[2])
+
+
+def test_the_first_warm_up_killed_and_the_pool_changed_it_is_the_present_pools(recipe_data, store, write_jsonl):
+    """Nothing was computed from it: whoever corrects the pool after a Ctrl-C gets checkpoints of the corrected one."""
+    few = {"lora": {"r": 1}, "features": {"projector": {"dim": 64}}, "validate": None}
+    recipes = [
+        parse_recipe({**recipe_data, **few, "pool": [{"path": str(write_jsonl(*chats(30), *more, name=f"{k}.jsonl"))}]})
+        for k, more in enumerate(([], chats(1, "other")))
+    ]
+
+    def stop(_step):
+        if points_of(store):
+            raise KeyboardInterrupt
+
+    files.failpoint = stop
+    with pytest.raises(KeyboardInterrupt):
+        curate(recipes[0], store)
+    files.failpoint = lambda _step: None
+    curate(recipes[1], store)
+    done = {row["pool_rows"]: row["finished"] is not None for row in store.catalog.rows("SELECT * FROM warmup")}
+    assert done == {30: False, 31: True}
+
+
+def test_a_warm_up_that_lost_a_checkpoint_is_trained_again_on_its_own_pool(grown, finished):
+    """The pool has grown since: the same tensors come back, and no row is computed again."""
+    grown.append(chats(5))
+    grown.run()
+    before, made = grown.rows_by_space(), [c["digest"] for c in grown.store.catalog.rows("SELECT * FROM checkpoint")]
+    with grown.store.catalog.write() as db:
+        db.execute("DELETE FROM checkpoint WHERE ordinal=1")
+    result = grown.run()
+    assert [c["digest"] for c in grown.store.catalog.rows("SELECT * FROM checkpoint ORDER BY ordinal")] == made
+    assert grown.rows_by_space() == before
+    assert {row.computed for row in result.rows} == {0}
+
+
+def test_a_warm_up_knows_what_it_saw(grown):
+    (row,) = grown.store.catalog.rows("SELECT * FROM warmup")
+    (run,) = warmups.finished(grown.store, row["settings"])
+    seen = warmups.trained(grown.store, run.fingerprint)
+    assert len(seen) == round(0.2 * run.pool_rows)
+    assert set(seen) < set(warmups.whole_pool_of(grown.store, run).example_ids)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gradsift.datastore.engine import Transaction
-from gradsift.datastore.examples import Messages, read_shard
+from gradsift.datastore.examples import Messages, read_groups
 from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.datastore.store import Store
 
@@ -25,8 +25,9 @@ def attribute(
 ) -> Iterator[pa.Table]:
     """Tables of `example_id` and the values of `compute`, of a dataset's members, shard by shard.
 
-    What is missing is computed and committed first. `report(shards done, shards)` is called after each. Memory is one
-    shard. Shards come in the order in which they were read in: sort by id where order matters.
+    What is missing is computed first, a row group at a time, and committed. `report(shards done, shards)` is called
+    after each. Memory is the values of one shard. Shards come in the order of their numbers, merged ones later than
+    what they were made of: sort by id where order matters.
     """
     spec_digest = fingerprint(spec)
     shards = store.catalog.rows(
@@ -54,9 +55,11 @@ def _known(store: Store, spec_digest: str, source_shard: int) -> pa.Table | None
 
 
 def _make(store: Store, spec_digest: str, source_shard: int, compute: Compute) -> pa.Table:
-    chats = read_shard(store, source_shard)
-    values = compute(chats["messages"].to_pylist())
-    table = pa.table({"example_id": chats["example_id"], **values})
+    parts = [
+        pa.table({"example_id": chats["example_id"], **compute(chats["messages"].to_pylist())})
+        for chats in read_groups(store, source_shard)
+    ]
+    table = pa.concat_tables(parts, promote_options="default")
 
     def record(db: Transaction, shard_id: int) -> bool:
         values = (spec_digest, source_shard, shard_id)

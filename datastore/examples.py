@@ -1,15 +1,17 @@
 """Examples in the store: canonical chats in Parquet shards, identity and provenance in the catalog."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from gradsift.datastore.engine import Transaction, marks
-from gradsift.datastore.errors import InputError
+from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.identity import canonical_json, digest_ids
 from gradsift.datastore.store import Store
 
@@ -134,16 +136,51 @@ def quarantine(store: Store, rows: Sequence[BadRow]) -> None:
 
 
 def get_messages(store: Store, ids: Sequence[str]) -> dict[str, Messages]:
-    """Messages of the given examples by id; unknown ids are left out. Reads each shard once."""
-    wanted = set(ids)
+    """Messages of the given examples by id; unknown ids are left out. Reads the row groups that hold them, each once.
+
+    Raises CorruptionError for a damaged shard, and for one that does not hold what the catalog says.
+    """
+    places: dict[int, list[tuple[int, str]]] = {}
+    for part in _parts(sorted(set(ids))):
+        for row in store.catalog.rows(
+            f"SELECT example_id, shard_id, row FROM example WHERE example_id IN ({marks(part)})", part
+        ):
+            places.setdefault(row["shard_id"], []).append((row["row"], row["example_id"]))
     messages: dict[str, Messages] = {}
-    for shard in shards_of(store, sorted(wanted)):
-        table = read_shard(store, shard)
-        names = table["example_id"].to_pylist()
-        keep = [i for i, name in enumerate(names) if name in wanted]
-        chats = table["messages"].take(pa.array(keep, pa.int64())).to_pylist()
-        messages.update((names[i], chat) for i, chat in zip(keep, chats, strict=True))
+    for shard, wanted in sorted(places.items()):
+        wanted.sort()
+        rows = np.array([row for row, _ in wanted], np.int64)
+        done = 0
+        for first, table in _groups(store, shard, rows):
+            end = int(np.searchsorted(rows, first + table.num_rows))
+            chats = table.take(pa.array(rows[done:end] - first))
+            names = [name for _, name in wanted[done:end]]
+            if chats["example_id"].to_pylist() != names:
+                break
+            messages.update(zip(names, chats["messages"].to_pylist(), strict=True))
+            done = end
+        if done < len(wanted):
+            raise CorruptionError(
+                f"shard {shard} (examples) does not hold what the catalog says; run `gradsift verify`"
+            )
     return messages
+
+
+def _groups(store: Store, shard_id: int, rows: NDArray[np.int64] | None = None) -> Iterator[tuple[int, pa.Table]]:
+    """(row of its first, row group) of a shard, in order; only those that hold one of the sorted `rows`, if given."""
+    with store.open(shard_id) as opened:
+        file, first = pq.ParquetFile(opened, page_checksum_verification=True), 0
+        for k in range(file.num_row_groups):
+            after = first + file.metadata.row_group(k).num_rows
+            if rows is None or np.searchsorted(rows, first) < np.searchsorted(rows, after):
+                yield first, file.read_row_group(k)
+            first = after
+
+
+def read_groups(store: Store, shard_id: int) -> Iterator[pa.Table]:
+    """`example_id` and `messages` of a shard of examples, a row group at a time: a few thousand rows, and at most about
+    16 MiB of them in a merged shard. Raises CorruptionError when it is damaged."""
+    return (table for _, table in _groups(store, shard_id))
 
 
 def shards_of(store: Store, ids: Sequence[str]) -> list[int]:

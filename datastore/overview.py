@@ -12,7 +12,7 @@ Table = list[Record]
 
 
 def overview(store: Store) -> dict[str, Table]:
-    """Tables of examples, datasets, quarantine, coverage, selections, arms, runs and live leases."""
+    """Tables of examples, datasets, files, quarantine, coverage, selections, arms, runs and live leases."""
     catalog = store.catalog
 
     def rows(query: str) -> Table:
@@ -24,6 +24,10 @@ def overview(store: Store) -> dict[str, Table]:
             "GROUP BY source ORDER BY examples DESC, source"
         ),
         "datasets": rows("SELECT role, name, rows, substr(digest, 1, 12) AS digest FROM dataset ORDER BY dataset_id"),
+        "files": rows(
+            "SELECT kind, count(*) AS files, sum(rows) AS rows, sum(bytes) AS bytes FROM shard "
+            "GROUP BY kind ORDER BY kind"
+        ),
         "quarantine": catalog.named("quarantine_summary"),
         "feature_rows": [row | {"fingerprint": row["fingerprint"][:12]} for row in catalog.named("coverage")],
         "selections": rows(

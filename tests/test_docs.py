@@ -94,6 +94,15 @@ def test_the_versions_page_works_as_written(data_dir, tmp_path):
     assert "Dropped" in said[-1]
 
 
+def test_the_upkeep_page_works_as_written(finished, tmp_path):
+    """Its commands on a store that holds a run, and nothing is damaged after them."""
+    shutil.copytree(finished[1], tmp_path / "store")
+    (commands,) = blocks(ROOT / "docs" / "upkeep.md", "bash")
+    said = [gradsift(*shlex.split(line)[1:], cwd=tmp_path).stdout for line in commands.splitlines()]
+    assert "Would merge" in said[1]
+    assert "Merged" in said[2]
+
+
 @pytest.mark.slow
 def test_the_validation_page_works_as_written(finished, tmp_path):
     """Its settings and commands on a store that holds a run."""
@@ -125,7 +134,7 @@ def _code(page):
 def test_no_other_code_block_goes_untested():
     allowed = {"README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"}, "architecture.md": {"mermaid"},
                "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"},
-               "versions.md": {"yaml", "bash"}}  # fmt: skip
+               "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}}  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())
 

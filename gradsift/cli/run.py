@@ -68,7 +68,11 @@ def run(
     with show.progress() as progress:
         call = Call(loaded, store, export_to, progress, new_warmup)
         result = _directly(call) if no_prefect else _under_prefect(call, processes)
-    show.document(as_json(result)) if json else tables.show_result(result)
+    if json:
+        show.document(as_json(result))
+        return
+    tables.show_result(result)
+    tables.show_upkeep(store)
 
 
 @app.command

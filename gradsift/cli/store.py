@@ -70,8 +70,8 @@ def query(
 
 @app.command
 def status(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
-    """Show what a store holds: examples, quarantine, feature rows, selections, validation arms, live work."""
-    from gradsift.cli import show
+    """Show what a store holds: examples, files, quarantine, feature rows, selections, validation arms, live work."""
+    from gradsift.cli import show, tables
     from gradsift.datastore.overview import overview
     from gradsift.datastore.store import Store
 
@@ -82,6 +82,7 @@ def status(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
         return
     for name, rows in held.items():
         show.table(name.replace("_", " ").capitalize(), rows)
+    tables.show_upkeep(store)
 
 
 @app.command

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gradsift.pipelines.runs.dryrun import Plan
     from gradsift.pipelines.select.overlap import Overlap
 
+MANY_SMALL = 200  # files that compaction would merge, from which it is worth a word
 SELECTION = ("name", "examples", "source_precision", "source_share_of_pool", "by_source")
 
 
@@ -110,6 +111,17 @@ def show_compacted(done: "Compacted", *, dry_run: bool) -> None:
             row[name] = int(row[name]) + more
     show.table("Would merge" if dry_run else "Merged", list(rows.values()))
     show.line(f"{done.shards_before:,} files, {done.shards_after:,} after it")
+
+
+def show_upkeep(root: Path) -> None:
+    """A line about what a store needs, if it needs it."""
+    from gradsift.datastore.compact import small_shards
+    from gradsift.datastore.store import Store
+
+    with Store(root, create=False) as store:
+        small = small_shards(store)
+    if small >= MANY_SMALL:
+        show.line(f"{small:,} small files; `gradsift compact` makes them a few large ones.")
 
 
 def show_planted(truth: "PlantedTruth") -> None:

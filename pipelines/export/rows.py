@@ -1,9 +1,9 @@
 """The rows of an export: which copy of which chat stands where, written part by part within bounded memory.
 
 Two passes. The first reads each shard of examples once and appends every wanted chat to the part that it belongs to
-(plain Arrow files); the second sorts one part at a time and writes it as a reader will see it. Memory is one shard and
-one part, however large the mixture; disk is twice the text while it runs. What either pass has finished, a later call
-uses.
+(plain Arrow files); the second sorts one part at a time and writes it as a reader will see it. Memory is one row group
+and one part, however large the mixture; disk is twice the text while it runs. What either pass has finished, a later
+call uses.
 
 Rows of a selection come in rank order, those of a mixture in an order drawn from the seed, the example's id and the
 number of its copy: the same on every machine, whatever order the sources were read in. Legend: K distinct examples in
@@ -112,8 +112,8 @@ def spill(store: Store, plan: Layout, staging: Path, progress: Progress) -> None
     files = [pa.OSFile(str(unfinished / f"{k}.arrow"), "wb") for k in range(plan.parts)]
     writers = [pa.ipc.new_file(file, SPILL_SCHEMA) for file in files]
     shards = examples.shards_of(store, plan.facts["example_id"].to_pylist())
-    for number, shard in enumerate(shards, 1):
-        table = examples.read_shard(store, shard).combine_chunks()
+    tables = ((number, table) for number, shard in enumerate(shards, 1) for table in examples.read_groups(store, shard))
+    for number, table in tables:
         in_shard = np.array(table["example_id"].to_pylist(), "S32")
         at = np.minimum(np.searchsorted(names[by_name], in_shard), len(names) - 1)
         hit = np.flatnonzero(names[by_name][at] == in_shard)

@@ -1,0 +1,87 @@
+"""A store that runs made, compacted: the same choices, answers and exports, and nothing to compute."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+from running import gradsift
+
+from gradsift.datastore import compact, maintenance, selections
+from gradsift.datastore.store import Store
+from gradsift.pipelines.export.checkout import checkout
+from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.runs.query import query_by_id
+from gradsift.pipelines.runs.reselect import reselect
+
+
+def shards(store):
+    return {row["name"] for row in store.catalog.rows("SELECT name FROM shard")}
+
+
+def merged(store):
+    """Compact it; the finished store is one of a small pool, whose units make it worthwhile."""
+    before = shards(store)
+    done = compact.compact(store, grace=0)
+    assert {m.kind for m in done.merges} >= {"features"}
+    assert shards(store) != before
+
+
+def test_promise_2_after_a_compaction_a_run_computes_nothing(finished, copy):
+    data, _, first = finished
+    merged(copy)
+    names = shards(copy)
+    again = curate(parse_recipe(data), copy)
+    assert all(row.computed == 0 for row in again.rows)
+    assert shards(copy) == names
+    assert [s.digest for s in again.selections] == [s.digest for s in first.selections]
+    assert again.arms == first.arms
+    assert not maintenance.verify(copy)
+
+
+def test_answers_and_exports_are_what_they_were(copy, tmp_path):
+    chosen = selections.get(copy, "small-sql").example_ids
+    asked = query_by_id(copy, chosen[0], 20)
+    merged(copy)
+    again = query_by_id(copy, chosen[0], 20)
+    assert [h.example_id for h in again.hits] == [h.example_id for h in asked.hits]
+    assert [h.cosine for h in again.hits] == pytest.approx([h.cosine for h in asked.hits], abs=1e-6)
+    assert dataclasses.replace(again, hits=()) == dataclasses.replace(asked, hits=())
+    assert checkout(copy, "small-sql@1", tmp_path / "out").as_then  # the bytes that the run exported
+
+
+@pytest.mark.parametrize("method", ["less", "tagcos", "gist", "rds", "grand", "ppl_mid"])
+def test_methods_choose_from_merged_rows_what_they_chose(finished, copy, tmp_path, method):
+    shutil.copytree(finished[1], tmp_path / "other")
+    with Store(tmp_path / "other") as other:
+        then = reselect(other, {"method": method, "examples": 12})
+    merged(copy)
+    assert [s.digest for s in reselect(copy, {"method": method, "examples": 12})] == [s.digest for s in then]
+
+
+def test_the_command(copy):
+    planned = json.loads(gradsift("compact", "-s", copy.root, "--dry-run", "--json").stdout)
+    names = shards(copy)
+    done = json.loads(gradsift("compact", "-s", copy.root, "--grace-hours", 0, "--json").stdout)
+    assert [m["shards"] for m in done["merges"]] == [m["shards"] for m in planned["merges"]]
+    assert (planned["shards_before"], planned["shards_after"]) == (done["shards_before"], done["shards_after"])
+    assert len(shards(copy)) == done["shards_after"] < len(names)
+    text = gradsift("compact", "-s", copy.root).stdout
+    assert "Merged: none" in text
+    status = json.loads(gradsift("status", "-s", copy.root, "--json").stdout)
+    assert sum(row["files"] for row in status["files"]) == done["shards_after"]
+    gradsift("compact", "-s", copy.root, "--target-mib", 0, code=2)
+
+
+def test_a_store_of_many_small_files_says_so(copy, monkeypatch, capsys):
+    from gradsift.cli import tables
+
+    tables.show_upkeep(copy.root)
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(tables, "MANY_SMALL", 2)
+    tables.show_upkeep(copy.root)
+    assert "`gradsift compact`" in capsys.readouterr().out
+    merged(copy)
+    tables.show_upkeep(copy.root)
+    assert not capsys.readouterr().out

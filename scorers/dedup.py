@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 
 from gradsift.scorers.kmeans import Clusters
 from gradsift.scorers.ngrams import U64, mix
+from gradsift.scorers.rows import Array, Rows, rows_of
 
 U32 = NDArray[np.uint32]
 RECALL = 0.99  # of pairs exactly at the threshold that become candidates
 BLOCK = 2048  # rows of a cluster compared at once
+CLUSTER_BYTES = 1 << 30  # of a cluster's rows; larger ones are read by blocks
 
 
 @dataclass(frozen=True)
@@ -139,25 +141,40 @@ def like_any(signature: U32, others: U32, threshold: float = 0.8) -> Twins:
 
 
 def semdedup(
-    rows: NDArray[np.float32],
+    rows: Array | Rows,
     clusters: Clusters,
     epsilon: float = 0.05,
     keep: Literal["hard", "easy"] = "hard",
 ) -> Twins:
-    """Semantic duplicates among [N, D] unit rows; ties in the sort go to the earlier row. O(Σ n_c²·D)."""
-    twins = Twins(np.full(len(rows), -1, np.int64), np.zeros(len(rows)))
+    """Semantic duplicates among [N, D] unit rows; ties in the sort go to the earlier row. O(Σ n_c²·D); memory one
+    cluster's rows, at most 1 GiB of them."""
+    source = rows_of(rows)
+    twins = Twins(np.full(len(source), -1, np.int64), np.zeros(len(source)))
     for members, center in zip(clusters.members(), clusters.centers, strict=True):
         length = float(np.linalg.norm(center))
-        close = (rows[members] @ (center / (length if length > 0 else 1.0))).round(6)
+        close = source.part(members).products(center[None] / (length if length > 0 else 1.0))[:, 0].round(6)
         order = members[np.argsort(close if keep == "hard" else -close, kind="stable")]
+        own = source.part(order).within(CLUSTER_BYTES)
         for start in range(0, len(order), BLOCK):
             block = order[start : start + BLOCK]
-            before = order[: start + len(block)]
-            alike = rows[block] @ rows[before].T
-            alike[np.arange(len(before)) >= start + np.arange(len(block))[:, None]] = -np.inf
-            best = alike.argmax(axis=1)
-            value = alike[np.arange(len(block)), best]
+            best, value = _most_alike_before(own, start, start + len(block))
             repeats = value > 1 - epsilon
-            twins.twin[block[repeats]] = before[best[repeats]]
+            twins.twin[block[repeats]] = order[best[repeats]]
             twins.similarity[block[repeats]] = np.minimum(value[repeats], 1.0)
     return twins
+
+
+def _most_alike_before(rows: Rows, start: int, stop: int) -> tuple[NDArray[np.int64], Array]:
+    """For each row from `start` to `stop`: ([n] place of the row before it that is most like it, the earliest of equal
+    ones, [n] how alike they are); −inf for the first row."""
+    block = rows.read(slice(start, stop))
+    best, value = np.zeros(stop - start, np.int64), np.full(stop - start, -np.inf, rows.dtype)
+    for low in range(0, stop, BLOCK):
+        before = np.arange(low, min(low + BLOCK, stop))
+        alike = block @ rows.read(slice(low, int(before[-1]) + 1)).T
+        alike[before >= np.arange(start, stop)[:, None]] = -np.inf
+        nearest = alike.argmax(axis=1)
+        highest = alike[np.arange(len(block)), nearest]
+        better = highest > value
+        best[better], value[better] = before[nearest[better]], highest[better]
+    return best, value

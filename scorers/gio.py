@@ -17,7 +17,8 @@ points as their mean cosine to X does (rank correlation above 0.999 from 1,000 d
 | `knn` | **departure**: (d/n) Σ_i log ν_k(x_i, W)/ρ_k(x_i), one neighbour for each target point: real coverage |
 
 All are in closed form: φ of the pool is one GEMM, a KL is O(1) after it. Cost O(n·(n + N)·d), then for each pick
-O(steps·n² + n·N) of `released` and O(n·N) of `knn`; memory O(n·(n + N)), for `exact` a block.
+O(steps·n² + n·N) of `released` and O(n·N) of `knn`; memory 8·n·N bytes of products or distances and a block, for
+`exact` the block alone.
 
 Differences from the release, all in stop rules: `sequential` (its `sequential_increase_tolerance`) counts increases in
 a row and stops above `max_increases`, and `max_resets` ends the resets; as released neither can ever fire.
@@ -27,15 +28,16 @@ Legend: N pool points, n target points, m points of W, d dims.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradsift.scorers.errors import Unsuitable
+from gradsift.scorers.rows import Array as Points
+from gradsift.scorers.rows import Rows, rows_of
 
 F64 = NDArray[np.float64]
-Points = NDArray[np.floating[Any]]
 EPS, NEAREST, FARTHEST = 1e-8, 1e-10, 1e20  # the release's: added in the log, and bounds of a squared distance
 BLOCK = 1 << 22  # distances at a time
 
@@ -68,18 +70,32 @@ def distances(a: Points, b: Points) -> F64:
     return np.asarray(np.sqrt(np.clip(squared, NEAREST, FARTHEST)))
 
 
-def phi(target: Points, points: Points) -> F64:
+def phi(target: Points, points: Points | Rows) -> F64:
     """[N] φ of each point, in blocks. O(n·N·d)."""
-    dims, step = target.shape[1], max(1, BLOCK // len(target))
-    parts = [
-        dims * np.log(distances(target, points[s : s + step]) + EPS).mean(axis=0) for s in range(0, len(points), step)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0)
+    source, dims, x = rows_of(points), target.shape[1], target.astype(np.float64, copy=False)
+    step, values = max(1, BLOCK // len(target)), np.zeros(len(source))
+    for part, block in source.blocks():
+        for s in range(0, len(block), step):
+            apart = distances(x, block[s : s + step])
+            values[part.start + s : part.start + s + apart.shape[1]] = dims * np.log(apart + EPS).mean(axis=0)
+    return values
 
 
 def _log_mean(squared: F64, dims: int) -> F64:
     """[N, n] squared distances → [N] dims · mean log of the distances, clipped as released."""
     return np.asarray(dims * np.log(np.sqrt(np.clip(squared, NEAREST, FARTHEST)) + EPS).mean(axis=1))
+
+
+def _products(pool: Points | Rows, x: F64) -> tuple[F64, F64, F64]:
+    """([N, n] products of the pool with the target, [N] squared lengths, [N] φ), all but the result in blocks."""
+    source, squares = rows_of(pool), (x * x).sum(axis=1)
+    products, lengths, values = np.empty((len(source), len(x))), np.empty(len(source)), np.empty(len(source))
+    for part, block in source.blocks():
+        rows = block.astype(np.float64)
+        np.matmul(rows, x.T, out=products[part])
+        lengths[part] = (rows**2).sum(axis=1)
+        values[part] = _log_mean(lengths[part, None] + squares - 2 * products[part], x.shape[1])
+    return products, lengths, values
 
 
 def _pull(squared: F64) -> F64:
@@ -150,7 +166,7 @@ def uniform_start(dims: int, seed: int, size: int = 20) -> F64:
     return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True))
 
 
-def gio_exact(pool: Points, target: Points, start: Points, size: int, stop: Stop = Stop(), k: int = 5) -> Trace:
+def gio_exact(pool: Points | Rows, target: Points, start: Points, size: int, stop: Stop = Stop(), k: int = 5) -> Trace:
     """The pool sorted by φ, cut by the stop rule. Ties to the earlier point."""
     values = phi(target, pool)
     total = _Divergence(target, start, k)
@@ -168,7 +184,7 @@ def gio_exact(pool: Points, target: Points, start: Points, size: int, stop: Stop
 
 
 def gio_released(
-    pool: Points,
+    pool: Points | Rows,
     target: Points,
     start: Points,
     size: int,
@@ -189,9 +205,8 @@ def gio_released(
     # The point never leaves the span of the target, v = αX: with the products of the target with itself and the pool, a
     # step costs O(n²), whatever the dims.
     gram, count = x @ x.T, len(x)
-    pool_x, pool_squares = pool.astype(np.float64) @ x.T, (pool.astype(np.float64) ** 2).sum(axis=1)
+    pool_x, pool_squares, values = _products(pool, x)
     squares, factor = np.diagonal(gram), x.shape[1] / count
-    values = _log_mean(pool_squares[:, None] + squares - 2 * pool_x, x.shape[1])
 
     def begin() -> tuple[F64, F64]:
         """α and Gα of the start of a descent."""
@@ -233,7 +248,7 @@ def gio_released(
     return Trace(picks, series, first, "size")
 
 
-def gio_knn(pool: Points, target: Points, size: int, k: int = 1) -> Trace:
+def gio_knn(pool: Points | Rows, target: Points, size: int, k: int = 1) -> Trace:
     """Greedy descent of (d/n) Σ_i log ν_k(x_i, W)/ρ_k(x_i) + log(m/(n−1)), ν_k the distance to the k-th nearest of W.
 
     While W has fewer than k points, a missing neighbour counts as twice the largest distance. Stops at `size` only: the
@@ -242,7 +257,10 @@ def gio_knn(pool: Points, target: Points, size: int, k: int = 1) -> Trace:
     """
     if k < 1:
         raise Unsuitable(f"GIO looks at one neighbour or more, not at {k}")
-    apart = np.log(distances(target, pool) + EPS)  # [n, N]
+    source, x = rows_of(pool), target.astype(np.float64, copy=False)
+    apart = np.empty((len(target), len(source)))  # [n, N] logs of distances
+    for part, block in source.blocks():
+        apart[:, part] = np.log(distances(x, block) + EPS)
     far = float(apart.max() + np.log(2))
     near = np.full((len(target), k), far)  # the k smallest, ascending
     spread = np.log(np.sort(distances(target, target), axis=1)[:, min(k, len(target) - 1)] + EPS)
@@ -251,10 +269,14 @@ def gio_knn(pool: Points, target: Points, size: int, k: int = 1) -> Trace:
     def now(m: int) -> float:
         return float(dims * (near[:, -1] - spread).mean() + np.log(max(m, 1) / max(1, len(target) - 1)))
 
-    alive, picks, series, at_start = np.ones(len(pool), bool), list[int](), list[float](), now(0)
-    for _ in range(min(size, len(pool))):
+    alive, picks, series, at_start = np.ones(len(source), bool), list[int](), list[float](), now(0)
+    step = max(1, BLOCK // len(target))
+    for _ in range(min(size, len(source))):
         second = near[:, -2] if k > 1 else np.full(len(target), -np.inf)
-        then = np.minimum(near[:, -1:], np.maximum(apart, second[:, None])).sum(axis=0)
+        then = np.concatenate([
+            np.minimum(near[:, -1:], np.maximum(apart[:, s : s + step], second[:, None])).sum(axis=0)
+            for s in range(0, len(source), step)
+        ])  # fmt: skip
         j = int(np.where(alive, then, np.inf).argmin())
         alive[j] = False
         near = np.sort(np.concatenate([near, apart[:, j : j + 1]], axis=1), axis=1)[:, :k]
@@ -264,15 +286,17 @@ def gio_knn(pool: Points, target: Points, size: int, k: int = 1) -> Trace:
 
 
 def explode(
-    picks: Sequence[int], members: Sequence[NDArray[np.int64]], rows: Points, centers: Points, size: int
+    picks: Sequence[int], members: Sequence[NDArray[np.int64]], rows: Points | Rows, centers: Points, size: int
 ) -> NDArray[np.int64]:
     """Picked centres → `size` of their rows, pick by pick; the last centre gives its nearest rows. A centre that was
     picked twice (after a reset) counts once."""
+    source = rows_of(rows)
     chosen: list[int] = []
     for pick in dict.fromkeys(picks):
         part, left = members[pick], size - len(chosen)
         if len(part) > left:
-            apart = ((rows[part] - centers[pick]) ** 2).sum(axis=1)
+            blocks = source.part(part).blocks()
+            apart = np.concatenate([((block - centers[pick]) ** 2).sum(axis=1) for _, block in blocks])
             part = part[np.lexsort((part, apart))[:left]]
         chosen += part.tolist()
         if len(chosen) >= size:

@@ -26,18 +26,23 @@ def by_score(scores: Array, ids: Sequence[str]) -> Order:
 
 
 def top_k(scores: Array, ids: Sequence[str], k: int) -> Order:
-    """Positions of the k highest scores, best first."""
-    return by_score(scores, ids)[:k]
+    """Positions of the k highest scores, best first. O(N + k log k), ties aside."""
+    if not 0 < k < len(scores) or np.isnan(scores).any():
+        return by_score(scores, ids)[:k]
+    least = np.partition(scores, len(scores) - k)[len(scores) - k]
+    among = np.flatnonzero(scores >= least)
+    return among[by_score(scores[among], [ids[j] for j in among.tolist()])[:k]]
 
 
 def round_robin(matrix: Array, ids: Sequence[str], k: int) -> Order:
     """[N, J] scores: the columns take turns, each taking its best example not yet taken, until k are chosen."""
-    columns = _columns(matrix, ids)
+    columns = _columns(matrix, ids, k)
     return np.array([next(columns[n % len(columns)]) for n in range(min(k, len(ids)))], np.int64)
 
 
-def _columns(matrix: Array, ids: Sequence[str]) -> list[Iterator[int]]:
-    """One iterator for each of J columns: its best example that none of them has taken yet, which is then taken."""
+def _columns(matrix: Array, ids: Sequence[str], k: int) -> list[Iterator[int]]:
+    """One iterator for each of J columns: its best example that none of them has taken yet, which is then taken. They
+    last for k examples together."""
     taken = np.zeros(len(ids), bool)
 
     def best_left(order: Order) -> Iterator[int]:
@@ -46,7 +51,7 @@ def _columns(matrix: Array, ids: Sequence[str]) -> list[Iterator[int]]:
                 taken[k] = True
                 yield int(k)
 
-    return [best_left(by_score(scores, ids)) for scores in matrix.T]
+    return [best_left(top_k(scores, ids, k)) for scores in matrix.T]
 
 
 def bids(matrix: Array, ids: Sequence[str], k: int) -> Order:
@@ -57,7 +62,7 @@ def bids(matrix: Array, ids: Sequence[str], k: int) -> Order:
     """
     spread = matrix.std(axis=0)
     scaled = (matrix - matrix.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    columns, sums = _columns(scaled, ids), np.zeros(matrix.shape[1])
+    columns, sums = _columns(scaled, ids, k), np.zeros(matrix.shape[1])
     chosen: list[int] = []
     for _ in range(min(k, len(ids))):
         chosen.append(next(columns[int(sums.argmin())]))

@@ -20,39 +20,72 @@ them in proportion to those, where the release puts the rest on the farthest.
 
 Unbalanced OT (`uot`, needs the extra `ot`): cost (1 − S)/2, POT's `sinkhorn_unbalanced` with KL, reg 0.01, reg_m (∞,
 1e-4); candidates are ranked by the mass that they receive. Cost: TSDS O(M·N·D) for the neighbours, O(U²·D) for the
-density, then O(M·K·log(M·K)); UOT O(M·N) for each iteration. Legend: M targets, N candidates, K neighbours, U different
+density, then O(M·K·log(M·K)); UOT O(M·N) for each iteration. Memory: TSDS [M, K] a few times, and for the density
+[U, D]; UOT [M, N] a few times. Legend: M targets, N candidates, K neighbours, U different
 ones among them (at most M·K and N), D dims.
 """
 
 from bisect import bisect_left
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradsift.scorers.errors import MissingPackage, Unsuitable
+from gradsift.scorers.gio import distances
+from gradsift.scorers.rows import Array, Rows, rows_of
 
 F64 = NDArray[np.float64]
-Array = NDArray[np.floating[Any]]
 BLOCK = 1 << 23  # kernel values computed at a time: 32 MB
 
 
-def knn_uniform(distances: Array, alpha: float = 0.5, scale: float = 5.0, most: int = 5000) -> F64:
-    """[M, N] distances of targets to candidates → [N] probabilities. Raises Unsuitable without a neighbour."""
-    targets, size = distances.shape
-    near, ranked = _nearest(distances, most)
+@dataclass(frozen=True)
+class Near:
+    """[M, K] candidates of each target from near to far, their distances, and [N] how far each candidate is from the
+    nearest target."""
+
+    places: NDArray[np.int64]
+    apart: F64
+    least: F64
+
+    @property
+    def size(self) -> int:
+        """Number of candidates."""
+        return len(self.least)
+
+
+def nearest(target: Array, rows: Array | Rows, most: int = 5000) -> Near:
+    """The `most` nearest of [N, D] rows for each of [M, D] targets, ties to the earlier. O(M·N·D), rows in blocks.
+    Raises Unsuitable for less than one."""
+    source = rows_of(rows)
+    if most < 1:
+        raise Unsuitable(f"TSDS looks at one neighbour or more, not at {most}")
+    x, least = target.astype(np.float64, copy=False), np.empty(len(source))
+    places, apart = np.zeros((len(x), 0), np.int64), np.zeros((len(x), 0))
+    for part, block in source.blocks():
+        far = distances(x, block)
+        least[part] = far.min(axis=0)
+        if apart.shape[1] == most:  # an equal one that comes later is not nearer
+            open_ = np.flatnonzero((far < apart[:, -1:]).any(axis=0))
+            far = far[:, open_]
+        else:
+            open_ = np.arange(far.shape[1])
+        both = np.concatenate([apart, far], axis=1)
+        order = np.argsort(both, axis=1, kind="stable")[:, :most]
+        apart = np.take_along_axis(both, order, axis=1)
+        new = np.broadcast_to(part.start + open_, far.shape)
+        places = np.take_along_axis(np.concatenate([places, new], axis=1), order, axis=1)
+    return Near(places, apart, least)
+
+
+def knn_uniform(near: Near, alpha: float = 0.5, scale: float = 5.0) -> F64:
+    """Candidates near the targets → [N] probabilities."""
+    ranked, size = near.apart, near.size
+    targets = len(ranked)
     k = np.arange(1, ranked.shape[1] + 1)
     cost = alpha / scale * (ranked.cumsum(axis=1) / k).mean(axis=0) + (1 - alpha) * (1 / k - 1 / size)
     best = int(cost.argmin()) + 1
-    return np.asarray(np.bincount(near[:, :best].ravel(), minlength=size) / (targets * best))
-
-
-def _nearest(distances: Array, most: int) -> tuple[NDArray[np.int64], F64]:
-    """[M, N] distances → [M, K] candidates from near to far, at most so many, and [M, K] their distances."""
-    if most < 1:
-        raise Unsuitable(f"TSDS looks at one neighbour or more, not at {most}")
-    near = np.argsort(distances, axis=1, kind="stable")[:, :most]
-    return near, np.take_along_axis(distances.astype(np.float64), near, axis=1)
+    return np.asarray(np.bincount(near.places[:, :best].ravel(), minlength=size) / (targets * best))
 
 
 def density(rows: Array, sigma: float = 0.75, neighbours: int = 1000) -> F64:
@@ -89,25 +122,24 @@ def density(rows: Array, sigma: float = 0.75, neighbours: int = 1000) -> F64:
 
 
 def knn_kde(
-    distances: Array,
-    rows: Array,
+    near: Near,
+    rows: Array | Rows,
     sigma: float = 0.75,
     kde_neighbours: int = 1000,
     alpha: float = 0.5,
     scale: float = 5.0,
-    most: int = 5000,
 ) -> F64:
-    """[M, N] distances and the [N, D] candidates → [N] probabilities: TSDS with KDE. Raises Unsuitable without a
-    neighbour, or without one for the density."""
-    targets, size = distances.shape
-    near, ranked = _nearest(distances, most)
-    listed, place = np.unique(near, return_inverse=True)
-    room = 1 / density(rows[listed], sigma, kde_neighbours)[place.reshape(near.shape)]  # mass for u = 1
+    """Candidates near the targets and the [N, D] rows of all → [N] probabilities: TSDS with KDE. Raises Unsuitable
+    without a neighbour for the density."""
+    ranked, targets = near.apart, len(near.apart)
+    listed, place = np.unique(near.places, return_inverse=True)
+    crowd = density(rows_of(rows).part(listed).array(), sigma, kde_neighbours)
+    room = 1 / crowd[place.reshape(ranked.shape)]  # mass for u = 1
     filled = room.cumsum(axis=1)
     spread = _best_spread(ranked, room, filled, (1 - alpha) * scale / alpha if alpha else np.inf)
     upto = np.minimum(filled / np.minimum(spread, filled[:, -1:]), 1.0) / targets
     mass = np.diff(upto, axis=1, prepend=0.0)
-    return np.bincount(near.ravel(), weights=mass.ravel(), minlength=size).astype(np.float64)
+    return np.bincount(near.places.ravel(), weights=mass.ravel(), minlength=near.size).astype(np.float64)
 
 
 def _best_spread(ranked: F64, room: F64, filled: F64, price: float) -> float:

@@ -12,8 +12,9 @@ Representations (rows of pool and target that can be compared):
 Rows of Adam's steps share the part that momentum gives to all of them: they are for pool × target, as LESS compares
 them. Papers that compare pool rows with each other, or take a gradient's length, mean plain gradients.
 
-Similarities to a target are streamed: memory is one shard plus [N, J]. Methods that need all rows at once (clusters,
-matching pursuit, coverage) get them as one f32 array: 4·N·D bytes. Everything is read when first asked for, then kept.
+Similarities to a target are streamed: memory is one shard plus [N, J]. Methods that look at all rows (clusters,
+matching pursuit, coverage) get them as `Rows`, which are read by blocks: from memory where 4·N·D bytes are at most
+`room`, else from a map of a scratch file. Everything is read when first asked for, then kept.
 Legend: N pool examples with a row at every checkpoint, sorted by id; V target rows; J subtasks; C checkpoints; D dims.
 """
 
@@ -26,16 +27,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradsift.datastore import examples, features
+from gradsift.datastore import blocks, examples, features
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.rows import FeatureBlock
 from gradsift.datastore.store import Store
 from gradsift.scorers import less
+from gradsift.scorers.rows import Rows, block_rows, unit_rows
 
 Represent = Literal["gradients", "plain", "embedding", "encoder"]
 Per = Literal["subtask", "query", "all"]
 SCORE_DECIMALS = 6  # finer differences are float rounding; ties then go to the smaller id
+ROOM = 1 << 30  # bytes of rows that are held, where nobody says how many may be
 PLAIN_NORMS = 3  # the extractor since which `grad_norm` is of the plain gradient
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -77,11 +80,14 @@ class Evidence:
     ) -> None:
         self.store, self.pool, self.target, self.pairs, self.seed = store, pool, target, list(pairs), seed
         self.encoder, self._measures = encoder, measures
+        self.room: float = ROOM
         self._kept: dict[Any, Any] = {}
 
     def over(self, pool: Dataset) -> "Evidence":
         """The same for a part of the pool."""
-        return Evidence(self.store, pool, self.target, self.pairs, self.seed, self.encoder, self._measures)
+        part = Evidence(self.store, pool, self.target, self.pairs, self.seed, self.encoder, self._measures)
+        part.room = self.room
+        return part
 
     def fingerprints(self, with_encoder: bool = False) -> list[list[Any]]:
         """[pool space, target space, mean learning rate] of each checkpoint (and of the encoder): what decides rows."""
@@ -214,21 +220,45 @@ class Evidence:
             total = weight * part if total is None else total + weight * part
         return np.asarray(total, np.float32), subtasks
 
-    def rows(self, represent: Represent = "gradients") -> F32:
+    def rows(self, represent: Represent = "gradients", *, unit: bool = False) -> Rows:
         """[N, D] f32 rows of the pool: unit rows, of gradients their weighted mean over checkpoints (not normalised
-        again, as TAGCOS takes it)."""
-        key = ("rows", represent)
+        again, as TAGCOS takes it, unless `unit`)."""
+        key = ("rows", represent, unit)
         if key not in self._kept:
-            total: F32 | None = None
-            for pair, weight in self._weighted(represent):
-                for positions, block in self.blocks(pair, represent):
-                    part = unit_rows(_signal(block, "embedding")) if represent == "embedding" else block.unit()
-                    if total is None:
-                        total = np.zeros((len(self.ids), part.shape[1]), np.float32)
-                    total[positions] += np.float32(weight) * part
-            self._kept[key] = total
-        rows_of_pool: F32 = self._kept[key]
+            source = self._laid_out(represent)
+            self._kept[key] = (source.each(unit_rows) if unit else source).within(self.room)
+        rows_of_pool: Rows = self._kept[key]
         return rows_of_pool
+
+    def _laid_out(self, represent: Represent) -> Rows:
+        """The pool's rows, decoded and added up over checkpoints when they are read."""
+        key = ("laid", represent)
+        if key not in self._kept:
+            self._kept[key] = [
+                (blocks.lay_out(self.store, len(self.ids), self._stored(pair, represent)), np.float32(weight))
+                for pair, weight in self._weighted(represent)
+            ]
+        parts: list[tuple[blocks.Laid, np.float32]] = self._kept[key]
+        of_embedding, dims = represent == "embedding", parts[0][0].dims
+
+        def read(where: blocks.Where) -> F32:
+            total: F32 | None = None
+            for laid, weight in parts:
+                rows = laid.decode(where)
+                rows = unit_rows(rows) if of_embedding else rows
+                rows *= weight
+                total = rows if total is None else np.add(total, rows, out=total)
+            return np.asarray(total, np.float32)
+
+        return Rows((len(self.ids), dims), read, block_rows(dims))
+
+    def _stored(self, pair: SpacePair, represent: Represent) -> Iterator[tuple[NDArray[np.int64], NDArray[Any], F32]]:
+        """(positions, rows as they are stored, scales) of one checkpoint, shard by shard."""
+        for positions, block in self.blocks(pair, represent):
+            if represent == "embedding":
+                yield positions, _signal(block, "embedding"), np.ones(len(positions), np.float32)
+            else:
+                yield positions, block.vectors, block.scale
 
     def raw_blocks(
         self, pair: SpacePair, represent: Literal["gradients", "plain"] = "plain"
@@ -323,13 +353,6 @@ class Evidence:
     def target_texts(self) -> list[str]:
         """The target's chats, as `texts` gives them."""
         return texts_of(self.store, sorted(self.target.example_ids))
-
-
-def unit_rows(rows: NDArray[Any]) -> F32:
-    """[N, D] rows → f32 unit rows; a zero row stays zero."""
-    values = rows.astype(np.float32)
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.asarray(values / np.where(lengths > 0, lengths, 1), np.float32)
 
 
 def texts_of(store: Store, ids: Sequence[str]) -> list[str]:

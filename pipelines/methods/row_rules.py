@@ -1,7 +1,7 @@
 """Rules that look at rows or tokens, not only at scores: clusters, pursuit, GIO, coverage, transport, Q-Tuning.
 
-They hold the rows they look at: 4·N·D bytes of f32 for N pool examples of D dims. All but TAGCOS's pursuit look at unit
-rows: distances between means over checkpoints, which are shorter where checkpoints disagree, would order by length.
+They read the rows they look at by blocks. All but TAGCOS's pursuit look at unit rows: distances between means over
+checkpoints, which are shorter where checkpoints disagree, would order by length.
 """
 
 from fractions import Fraction
@@ -10,12 +10,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradsift.pipelines.methods.evidence import Evidence, Represent, unit_rows
+from gradsift.pipelines.methods.evidence import Evidence, Represent
 from gradsift.pipelines.methods.registry import Choice, represented, rule
 from gradsift.pipelines.methods.rules import best, matrix
 from gradsift.scorers import budgets, coverage, difficulty, gio, qtuning, ranking, trajectories, transport
 from gradsift.scorers.errors import Unsuitable
 from gradsift.scorers.kmeans import kmeans
+from gradsift.scorers.rows import unit_rows
 from gradsift.scorers.tagcos import tagcos
 
 F64 = NDArray[np.float64]
@@ -43,7 +44,7 @@ def kmeans_quota(
     is lost, here the larger ones give it; there rows are sentence embeddings (`represent: encoder`) as they are, in
     1,024 clusters, 300 iterations and 5 restarts.
     """
-    groups = kmeans(unit_rows(e.rows(represent)), clusters, e.seed)
+    groups = kmeans(e.rows(represent, unit=True), clusters, e.seed)
     sizes, labels = groups.sizes.tolist(), groups.labels.tolist()
     amounts = budgets.even(size, sizes) if shares == "even" else budgets.largest_remainder(sizes, size, sizes)
     values = best(scores) if inside == "best" else ranking.with_noise(best(scores), temperature, e.seed)
@@ -114,7 +115,7 @@ def gio_rule(
     nearer to every target point where cosines are small, as they are between gradients, and GIO would choose loose
     clusters.
     """
-    rows, target = unit_rows(e.rows(represent)), unit_rows(e.queries(represent)[0])
+    rows, target = e.rows(represent, unit=True), unit_rows(e.queries(represent)[0])
     groups = kmeans(rows, quantise, e.seed, spherical=spherical) if 0 < quantise < len(rows) else None
     if 0 < quantise < len(target):
         target = kmeans(target, quantise, e.seed, spherical=spherical).centers
@@ -133,7 +134,7 @@ def gio_rule(
             )
     if groups is None:
         return Choice(np.array(trace.picks[:size], np.int64))
-    return Choice(gio.explode(trace.picks, groups.members(), rows, pool, size), {"cluster": groups.labels})
+    return Choice(gio.explode(trace.picks, groups.members(), rows, groups.centers, size), {"cluster": groups.labels})
 
 
 @rule("facility_location", represented(), prefix=True)
@@ -141,15 +142,15 @@ def facility_location(
     e: Evidence, scores: F64, size: int, *, represent: Represent = "gradients", points: int = COVERED
 ) -> Choice:
     """Rows that cover the pool, or a seeded sample of `points` of it where it is larger."""
-    rows = unit_rows(e.rows(represent))
+    rows = e.rows(represent, unit=True)
     sample = np.sort(np.random.default_rng(e.seed).permutation(len(rows))[:points])
-    return Choice(coverage.facility_location(rows @ rows[sample].T, size))
+    return Choice(coverage.facility_location(coverage.similarities(rows, rows.read(sample)), size))
 
 
 @rule("k_center", represented(), prefix=True)
 def k_center(e: Evidence, scores: F64, size: int, *, represent: Represent = "gradients") -> Choice:
     """Farthest first."""
-    return Choice(coverage.k_center(unit_rows(e.rows(represent)), size))
+    return Choice(coverage.k_center(e.rows(represent, unit=True), size))
 
 
 @rule("tsds", represented("target"), prefix=True)
@@ -171,15 +172,15 @@ def tsds(
     All rows that are some target's neighbour are compared with each other (seconds for 20,000, their square for more);
     fewer `neighbours` make them fewer.
     """
-    rows, target = unit_rows(e.rows(represent)), unit_rows(e.queries(represent)[0])
-    distances = gio.distances(target, rows)
+    rows, target = e.rows(represent, unit=True), unit_rows(e.queries(represent)[0])
+    near = transport.nearest(target, rows, neighbours)
     if density == "kde":
-        mass = transport.knn_kde(distances, rows, sigma, kde_neighbours, alpha, scale, neighbours)
+        mass = transport.knn_kde(near, rows, sigma, kde_neighbours, alpha, scale)
     else:
-        mass = transport.knn_uniform(distances, alpha, scale, neighbours)
+        mass = transport.knn_uniform(near, alpha, scale)
     with np.errstate(divide="ignore"):
         logs = np.maximum(np.log(mass), -1e9)
-    logs = np.where(mass > 0, logs, -1e9 - distances.min(axis=0))  # beyond the plan: the nearest first
+    logs = np.where(mass > 0, logs, -1e9 - near.least)  # beyond the plan: the nearest first
     return Choice(ranking.softmax_sample(logs, e.ids, size, 1.0, e.seed))
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradsift.pipelines.methods.evidence import Evidence, unit_rows
+from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.methods.registry import Choice, rule
 from gradsift.scorers import budgets, ranking, strata
 from gradsift.scorers.errors import Unsuitable
@@ -104,13 +104,15 @@ def tive(
     """
     if legacy_tive_q == 0:
         raise Unsuitable("`legacy_tive_q` multiplies the cosines: give a number above 0")
-    sources, rows, norms = e.sources(), unit_rows(e.rows("plain")), e.signal("grad_norm")
+    sources, rows, norms = e.sources(), e.rows("plain", unit=True), e.signal("grad_norm")
     names = sorted(set(sources))
     members = [np.flatnonzero(np.array(sources) == name) for name in names]
     shares = budgets.largest_remainder([norms[part].mean() for part in members], size, [len(part) for part in members])
     chosen: list[int] = []
     for part, share in zip(members, shares.tolist(), strict=True):
-        cosines = rows[part] @ rows[part].mean(axis=0)
+        own = rows.part(part)
+        total = sum((block.sum(axis=0, dtype=np.float64) for _, block in own.blocks()), np.zeros(rows.shape[1]))
+        cosines = own.products((total / len(part)).astype(np.float32)[None])[:, 0]
         heat = temperature if legacy_tive_q is None else 1 / legacy_tive_q
         picks = ranking.softmax_sample(cosines.astype(np.float64), [e.ids[k] for k in part], share, heat, e.seed)
         chosen += part[picks].tolist()

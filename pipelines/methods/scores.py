@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradsift.pipelines.methods.evidence import Evidence, Per, Represent, unit_rows
+from gradsift.pipelines.methods.evidence import Evidence, Per, Represent
 from gradsift.pipelines.methods.registry import Needs, Options, represented, score
 from gradsift.scorers import difficulty, gio, lexical, preconditioned
+from gradsift.scorers.rows import unit_rows
 
 F64 = NDArray[np.float64]
 
@@ -58,7 +59,7 @@ def influence(
 @score("phi", represented("target"))
 def phi(e: Evidence, *, represent: Represent = "gradients") -> F64:
     """GIO's −φ: how near an example is to the whole target, in mean log distance."""
-    return -gio.phi(unit_rows(e.queries(represent)[0]), unit_rows(e.rows(represent)))
+    return -gio.phi(unit_rows(e.queries(represent)[0]), e.rows(represent, unit=True))
 
 
 def _signal_needs(options: Options) -> Needs:

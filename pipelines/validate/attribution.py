@@ -22,7 +22,7 @@ from gradsift.datastore import checkpoints, features
 from gradsift.datastore.checkpoints import Checkpoint
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.methods.evidence import Evidence, SpacePair, unit_rows
+from gradsift.pipelines.methods.evidence import Evidence, SpacePair
 from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.chats import Chats, usable_chats
 from gradsift.pipelines.model.encode import Encoded
@@ -35,6 +35,7 @@ from gradsift.pipelines.training.loop import make_optimizer
 from gradsift.pipelines.training.sft import fit
 from gradsift.pipelines.training.warmup import restore
 from gradsift.scorers import lexical, statistics
+from gradsift.scorers.rows import unit_rows
 
 F64 = NDArray[np.float64]
 Train = Callable[[Sequence[int]], F64]

@@ -25,6 +25,7 @@ from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.last import material_of
 from gradsift.scorers import lexical
+from gradsift.scorers.rows import Rows
 
 SIZE = 12
 DIM = 2048
@@ -342,8 +343,8 @@ HANDED = {  # rule: (module, formula, number of its argument, what that must be)
         (row_rules.gio, "gio_released", 1, target_rows),
     ],
     "tsds": [
-        (row_rules.gio, "distances", 0, lambda t: unit(t.target[-1].signals["embedding"])),
-        (row_rules.gio, "distances", 1, embeddings),
+        (row_rules.transport, "nearest", 0, lambda t: unit(t.target[-1].signals["embedding"])),
+        (row_rules.transport, "nearest", 1, embeddings),
         (row_rules.transport, "density", 0, embeddings),
     ],
     "uot": [(row_rules.transport, "unbalanced_mass", 0, lambda t: similarity(t, mean=False).T)],
@@ -392,7 +393,8 @@ def test_a_rule_hands_its_formula_the_rows_of_autograd(truth, name, monkeypatch)
     registered_rules()[name].run(truth.e, values, SIZE, **{**of_rule, **more})
     for _, function, argument, expected in HANDED[name]:
         wanted = np.asarray(expected(truth), np.float64)
-        found = np.asarray(seen[function][argument], np.float64)
+        handed = seen[function][argument]
+        found = np.asarray(handed.array() if isinstance(handed, Rows) else handed, np.float64)
         assert found.shape == wanted.shape
         np.testing.assert_allclose(found, wanted, atol=0.02 * wanted.std(), err_msg=f"{function}, argument {argument}")
 

@@ -259,9 +259,15 @@ def test_k_center_is_farthest_first():
     assert sorted(k_center(np.ones((5, 2)), 5).tolist()) == [0, 1, 2, 3, 4]
 
 
+def near_by(apart, most=5000):
+    """The nearest candidates by [M, N] distances, from a sort of all."""
+    places = np.argsort(apart, axis=1, kind="stable")[:, :most]
+    return transport.Near(places, np.take_along_axis(apart, places, axis=1), apart.min(axis=0))
+
+
 def test_tsds_spreads_and_shares():
     near = np.array([[0.1, 0.1, 0.9], [0.9, 0.1, 0.1]])
-    uniform = transport.knn_uniform(near)
+    uniform = transport.knn_uniform(near_by(near))
     assert uniform.sum() == pytest.approx(1)
     assert uniform[1] >= uniform[0] == pytest.approx(uniform[2])
     rows = np.repeat(np.eye(3), [1, 8, 1], axis=0)  # eight copies of one candidate
@@ -270,9 +276,9 @@ def test_tsds_spreads_and_shares():
     assert transport.density(rows, sigma=0).tolist() == [1] * 10
     target = np.array([[0.6, 0.6, 0.5]])
     apart = np.linalg.norm(target[:, None] - rows[None], axis=2)
-    kde = transport.knn_kde(apart, rows)
+    kde = transport.knn_kde(near_by(apart), rows)
     assert kde.sum() == pytest.approx(1)
-    plain = transport.knn_uniform(apart)
+    plain = transport.knn_uniform(near_by(apart))
     assert kde[1:9].sum() < plain[1:9].sum()  # duplicates share what one would get
 
 
@@ -300,8 +306,8 @@ def test_near_copies_have_the_mass_of_one():
     """However few of the pool they are. A density over a sample of 1,000 sees none of them, most often, and gives them
     0.97 of the mass."""
     apart, rows = _planted(20_000, 12)
-    mass = transport.knn_kde(apart, rows)
-    alone = transport.knn_kde(apart[:, 11:], rows[11:])  # one of them in the pool
+    mass = transport.knn_kde(near_by(apart), rows)
+    alone = transport.knn_kde(near_by(apart[:, 11:]), rows[11:])  # one of them in the pool
     assert mass[:12].sum() == pytest.approx(alone[0], rel=0.02)
     assert mass[:12].sum() < 0.02
 
@@ -313,7 +319,7 @@ def test_the_kde_plan_is_that_of_the_release():
     rows[:12] = np.array([1.0, 2.0]) + 0.01 * np.stack([np.sin(turn), np.cos(turn)], axis=1)
     rows = rows.astype(np.float32)
     target = np.array([[1.1, 1.8], [-1.0, -2.0], [2.0, -1.0]], np.float32)
-    mass = transport.knn_kde(gio.distances(target, rows), rows, 0.75, 20, 0.5, 1.0, 20)
+    mass = transport.knn_kde(transport.nearest(target, rows, 20), rows, 0.75, 20, 0.5, 1.0)
     assert mass[:12].sum() == pytest.approx(0.114320, abs=1e-5)
     assert np.count_nonzero(mass > 1e-9) == 35
     golden = {20: 0.044676, 35: 0.065161, 46: 0.011882, 59: 0.036507, 63: 0.012515, 185: 0.092217, 198: 0.064471}
@@ -329,7 +335,7 @@ def test_the_kde_plan_is_the_best_of_its_objective(scale):
     rows, target = rng.normal(size=(40, 2)).astype(np.float32), rng.normal(size=(3, 2)).astype(np.float32)
     apart = gio.distances(target, rows)
     crowd = transport.density(rows)
-    mass = transport.knn_kde(apart, rows, scale=scale)
+    mass = transport.knn_kde(near_by(apart), rows, scale=scale)
     caps = np.hstack([np.eye(120), -np.tile(1 / crowd, 3)[:, None]])
     whole = np.hstack([np.kron(np.eye(3), np.ones(40)), np.zeros((3, 1))])
     price = np.append(0.5 / scale * apart.ravel(), 0.5 * 3)
@@ -343,7 +349,7 @@ def test_a_target_in_a_crowd_does_not_gather_the_mass_of_others():
     rows = np.concatenate([np.zeros((50, 3)), 5 + rng.normal(size=(50, 3))]).astype(np.float32)
     target = np.array([[0.1, 0, 0], [5, 5, 5]], np.float32)
     apart = gio.distances(target, rows)
-    mass = transport.knn_kde(apart, rows, scale=20.0, most=50)
+    mass = transport.knn_kde(near_by(apart, 50), rows, scale=20.0)
     np.testing.assert_allclose(mass[:50], 0.5 / 50, rtol=1e-6)
     assert (mass[50:] > 0).sum() > 10
 
@@ -351,7 +357,7 @@ def test_a_target_in_a_crowd_does_not_gather_the_mass_of_others():
 def test_the_uniform_plan_is_the_best_of_its_objective():
     """Every K by brute force: α/C·mean distance + (1 − α)(1/K − 1/N)."""
     apart = np.random.default_rng(0).random((6, 30)) * 4
-    mass = transport.knn_uniform(apart)
+    mass = transport.knn_uniform(near_by(apart))
     ranked = np.sort(apart, axis=1)
     costs = [0.1 * ranked[:, :k].mean() + 0.5 * (1 / k - 1 / 30) for k in range(1, 31)]
     assert (mass > 0).sum() >= int(np.argmin(costs)) + 1

@@ -13,7 +13,6 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.features.gather import evidence
-from gradsift.pipelines.methods.evidence import unit_rows
 from gradsift.pipelines.methods.registry import Rule, checked_options, methods, options_of, rules, scores, table
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Select, parse_recipe
@@ -26,6 +25,7 @@ from gradsift.pipelines.select.overlap import overlap
 from gradsift.pipelines.select.select import choose
 from gradsift.scorers import less
 from gradsift.scorers.budgets import even, largest_remainder
+from gradsift.scorers.rows import unit_rows
 
 STORE_ONLY = [m for m in methods() if m not in ("embed", "ifd", "loss_drop", "tagcos_released")]
 
@@ -149,7 +149,7 @@ def test_gio_on_gradients_ranks_as_the_mean_cosine(seen):
     from gradsift.scorers.gio import phi
 
     one = type(seen)(seen.store, seen.pool, seen.target, seen.pairs[-1:], seen.seed)
-    rows, target = one.rows(), one.queries()[0]
+    rows, target = one.rows().array(), one.queries()[0]
     cosine = unit_rows(rows) @ target.mean(axis=0)
     assert spearmanr(-phi(target, rows), cosine).statistic > 0.999
 
@@ -158,13 +158,13 @@ def test_gio_over_checkpoints_follows_the_cosine_and_not_the_length(seen):
     from scipy.stats import spearmanr
 
     found = scores()["phi"].run(seen)
-    cosine = unit_rows(seen.rows()) @ unit_rows(seen.queries()[0]).mean(axis=0)
+    cosine = unit_rows(seen.rows().array()) @ unit_rows(seen.queries()[0]).mean(axis=0)
     assert spearmanr(found, cosine).statistic > 0.99
     assert spearmanr(found, seen.similarity(per="all")[:, 0]).statistic > 0.8
 
 
 def test_rows_of_checkpoints_are_averaged_and_not_normalised(seen):
-    lengths = np.linalg.norm(seen.rows(), axis=1)
+    lengths = np.linalg.norm(seen.rows().array(), axis=1)
     assert (lengths <= 1 + 1e-5).all()
     assert lengths.min() < 0.999
 

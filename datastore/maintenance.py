@@ -3,13 +3,14 @@
 import time
 from dataclasses import dataclass
 
+from gradsift.datastore import indexes
 from gradsift.datastore.engine import Transaction
 from gradsift.datastore.errors import BusyError, CorruptionError
 from gradsift.datastore.leases import RUN, holder_is_dead
 from gradsift.datastore.store import Store, stored_file
 
 GRACE_SECONDS = 3600.0
-KINDS = ("examples", "features", "checkpoint", "scores")
+KINDS = ("examples", "features", "checkpoint", "scores", indexes.FOLDER)
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ def verify(store: Store) -> list[Damage]:
             store.backend.check(stored_file(row))
         except CorruptionError as error:
             damaged.append(Damage(row["shard_id"], row["kind"], row["name"], str(error)))
+    checked = ((index, indexes.problem(store, index)) for index in indexes.all_of(store))
+    damaged += [Damage(index.index_id, indexes.FOLDER, index.name, problem) for index, problem in checked if problem]
     return damaged
 
 
@@ -40,6 +43,11 @@ def drop_damaged(store: Store, damage: Damage) -> str:
     forgotten, a selection loses its table of scores, values of examples are forgotten. A damaged shard of examples is
     kept: put its file back from a copy, or read the sources into a new store.
     """
+    if damage.kind == indexes.FOLDER:
+        for index in indexes.all_of(store):
+            if index.name == damage.name:
+                indexes.drop(store, [index.space_id], index.kind)
+        return "dropped; `gradsift index build` makes it again"
     if damage.kind not in FORGET:
         return "kept: put the file back from a copy, or ingest its sources into a new store"
     with store.catalog.write() as db:
@@ -91,7 +99,8 @@ def garbage(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
     The grace keeps a live writer's file, unfinished or not yet committed, safe. Files that were replaced have a time of
     their own, and go by `Store.sweep`.
     """
-    known = {row["name"] for row in store.catalog.rows("SELECT name FROM shard UNION ALL SELECT name FROM doomed")}
+    rows = store.catalog.rows("SELECT name FROM shard UNION ALL SELECT name FROM doomed")
+    known = {row["name"] for row in rows} | indexes.names(store)
     return [
         (file.name, file.bytes)
         for kind in KINDS
@@ -108,7 +117,7 @@ def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
     store.sweep()
     deleted = []
     for name, size in garbage(store, grace):
-        if not store.catalog.one("SELECT 1 FROM shard WHERE name=?", (name,)):
+        if not store.catalog.one("SELECT 1 FROM shard WHERE name=?", (name,)) and name not in indexes.names(store):
             _delete(store, name)
             deleted.append((name, size))
     return deleted

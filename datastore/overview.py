@@ -4,6 +4,7 @@ import json
 import time
 from datetime import UTC, datetime
 
+from gradsift.datastore import features, indexes
 from gradsift.datastore.engine import Record
 from gradsift.datastore.leases import holder_is_dead
 from gradsift.datastore.store import Store
@@ -12,7 +13,7 @@ Table = list[Record]
 
 
 def overview(store: Store) -> dict[str, Table]:
-    """Tables of examples, datasets, files, quarantine, coverage, selections, arms, runs and live leases."""
+    """Tables of examples, datasets, files, quarantine, coverage, indexes, selections, arms, runs and live leases."""
     catalog = store.catalog
 
     def rows(query: str) -> Table:
@@ -30,6 +31,17 @@ def overview(store: Store) -> dict[str, Table]:
         ),
         "quarantine": catalog.named("quarantine_summary"),
         "feature_rows": [row | {"fingerprint": row["fingerprint"][:12]} for row in catalog.named("coverage")],
+        "indexes": [
+            {
+                "kind": index.kind,
+                "space": features.space_fingerprint(store, index.space_id)[:12],
+                "rows": index.rows,
+                "state": indexes.state(store, index),
+                "recall": index.measured.recall,
+                "bytes": index.bytes,
+            }
+            for index in indexes.all_of(store)
+        ],
         "selections": rows(
             "SELECT s.name, s.target, s.method, count(*) AS examples, sum(copies) AS rows, "
             "substr(s.digest, 1, 12) AS digest "
@@ -52,7 +64,8 @@ def overview(store: Store) -> dict[str, Table]:
 
 def committed_bytes(store: Store) -> int:
     """Bytes of all committed files."""
-    return sum(int(shard["bytes"]) for shard in store.catalog.rows("SELECT bytes FROM shard"))
+    sizes = store.catalog.rows("SELECT bytes FROM shard UNION ALL SELECT bytes FROM search_index")
+    return sum(int(row["bytes"]) for row in sizes)
 
 
 def _arms(arms: Table) -> Table:

@@ -20,6 +20,7 @@ RELEASED = {
     "0004_living.sql": "1c8f1765c7fcfadaecf4d94c5bc9ad8cfc39974374e810c71e1307b639eb4e59",
     "0006_versions.sql": "13d0296a7b281f2f67991b8f852b7c720e63bb55f8c05980b7e3cf544239020b",
     "0008_compact.sql": "b369c2fc2993c71617c0ebf706a4c3cb5693deaf4bbd1a7d24190dbc191a5025",
+    "0009_index.sql": "c479807db37674f2989b0d449ecb369d02c8c990c5f7f1435abc2e6a28fbf4f2",
     "0010_growth.sql": "69d489f83e0d92077850c93c05409199dc1482206e76e0c9c259e98db93b82e2",
 }
 LEASE = "INSERT INTO lease VALUES (?, 'me', 0)"

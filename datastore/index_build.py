@@ -1,0 +1,271 @@
+"""Building search indexes: from the shards of a space, in bounded memory, and measured against exact search.
+
+Memory: the index itself (`ann.bytes_of`) and a block of rows; a sample for the training, of at most SAMPLE_BYTES. The
+same shards, settings and seed make the same index. A caller that holds the store for something else (a repair) calls
+`rebuild`; `build` and `refresh` take it for themselves.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from gradsift.datastore import ann, features, indexes, leases
+from gradsift.datastore.ann import Kind, Plan
+from gradsift.datastore.errors import CorruptionError, FeatureSpaceMismatch, InputError
+from gradsift.datastore.index_search import F32, MappedRows, Opened, map_rows, merge, search
+from gradsift.datastore.indexes import Index, Measured, Shard
+from gradsift.datastore.search import neighbours
+from gradsift.datastore.store import Store
+
+NEAREST = 10  # recall@10
+AIM = 0.97  # recall of the questions that tune; those that measure may come out a little lower
+QUESTIONS = 200  # half of them tune, half measure
+FEW = 20  # rows of targets that are too few to measure by
+TIMED = 20  # questions that are timed one by one
+BLOCK_ROWS = 4096
+SAMPLE_EACH = 64  # rows of the training sample for each list
+SAMPLE_BYTES = 256 << 20
+SAME = 1e-6  # cosines that differ by less are a tie
+Report = Callable[[str, int, int], None]
+
+
+def _silent(_what: str, _done: int, _all: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a caller may decide: 0 lists and no effort are for `build` to choose."""
+
+    kind: Kind = "ivf_sq8"
+    lists: int = 0
+    effort: int | None = None
+    seed: int = 0
+
+
+DEFAULT = Wish()
+
+
+def build(store: Store, space_id: int, wish: Wish = DEFAULT, report: Report = _silent) -> Index:
+    """Build the index of a kind over a space, in the place of an older one, and measure it.
+
+    Raises InputError for a space without rows or an index that memory does not hold, BusyError while something else
+    changes the store.
+    """
+    with leases.alone(store, "build the index"):
+        return rebuild(store, space_id, wish, report)
+
+
+def rebuild(store: Store, space_id: int, wish: Wish, report: Report = _silent) -> Index:
+    """As `build`, for a caller that holds the store."""
+    shards = indexes.shards_of(store.catalog, space_id)
+    if not shards:
+        raise InputError(f"feature space {space_id} has no rows to index; run the recipe first")
+    mapped = map_rows(store, space_id, [shard.shard_id for shard in shards])
+    rows, dims = sum(shard.rows for shard in shards), mapped[0].dims
+    _check_memory(wish.kind, rows, dims)
+    lists = min(rows, wish.lists or max(1, 2 * isqrt(rows))) if wish.kind in ann.IVF else 0
+    sample = _sample(mapped, lists, wish.seed)
+    report(f"training {wish.kind}", 0, 1)
+    plan = Plan(wish.kind, lists, len(sample), wish.seed, wish.lists, wish.effort)
+    made = ann.make(plan, dims, sample)
+    report(f"training {wish.kind}", 1, 1)
+    del sample
+    _add(made, wish.kind, mapped, report)
+    return _finish(store, space_id, made, plan, shards, mapped)
+
+
+def refresh(store: Store, index: Index, report: Report = _silent) -> Index:
+    """Make an index hold the rows of its space again: itself where it does, with the new shards' rows added to it where
+    some came, built again where one of its shards has left or its file is damaged. Measured again, if changed."""
+    with leases.alone(store, "refresh the index"):
+        return refreshed(store, index, report)
+
+
+def refreshed(store: Store, index: Index, report: Report = _silent) -> Index:
+    """As `refresh`, for a caller that holds the store."""
+    again = Wish(index.kind, index.plan.wished, index.plan.effort, index.plan.seed)
+    try:
+        held, new = indexes.placed(store, index)
+        mapped = map_rows(store, index.space_id, held)
+        made = indexes.read(store, index, mapped[0].dims)
+    except (InputError, CorruptionError):
+        return rebuild(store, index.space_id, again, report)
+    if not new:
+        return index
+    more = map_rows(store, index.space_id, [shard.shard_id for shard in new])
+    _add(made, index.kind, more, report)
+    known = {shard.shard_id: shard for shard in indexes.shards_of(store.catalog, index.space_id)}
+    shards = [*(known[number] for number in held), *new]
+    return _finish(store, index.space_id, made, index.plan, shards, [*mapped, *more])
+
+
+def _finish(
+    store: Store, space_id: int, made: Any, plan: Plan, shards: Sequence[Shard], mapped: list[MappedRows]
+) -> Index:
+    measured = measure(store, space_id, Opened(made, plan.kind, mapped), plan)
+    return indexes.commit(store, space_id, lambda handle: ann.write(made, handle), plan, measured, shards)
+
+
+def _add(made: Any, kind: Kind, mapped: Sequence[MappedRows], report: Report) -> None:
+    total, done = sum(len(part) for part in mapped), 0
+    for part in mapped:
+        for start in range(0, len(part), BLOCK_ROWS):
+            block = part.unit(slice(start, start + BLOCK_ROWS))
+            ann.add(made, kind, block)
+            done += len(block)
+            report(f"adding rows to {kind}", done, total)
+
+
+def _sample(mapped: Sequence[MappedRows], lists: int, seed: int) -> F32:
+    """[n, D] unit rows drawn from all shards, as many as `lists` need; none for kinds without lists."""
+    starts = np.cumsum([0, *(len(part) for part in mapped)])
+    most = max(lists, SAMPLE_BYTES // (4 * mapped[0].dims))
+    size = min(int(starts[-1]), SAMPLE_EACH * lists, most)
+    drawn = np.sort(np.random.default_rng(seed).choice(starts[-1], size, replace=False))
+    owner = np.searchsorted(starts, drawn, side="right") - 1
+    parts = [part.unit(drawn[owner == place] - starts[place]) for place, part in enumerate(mapped)]
+    return np.concatenate(parts)
+
+
+def _check_memory(kind: Kind, rows: int, dims: int) -> None:
+    """Refuse what the machine cannot hold before it begins."""
+    needed, free = ann.bytes_of(kind, rows, dims) + SAMPLE_BYTES, _available()
+    if free is not None and needed > free:
+        smaller = "" if kind == "ivf_sq8" else " The kind ivf_sq8 takes about a quarter."
+        raise InputError(
+            f"a {kind} index of {rows:,} rows × {dims:,} needs about {needed / 2**30:.1f} GiB of memory; "
+            f"{free / 2**30:.1f} GiB are free.{smaller} Exact search needs no index."
+        )
+
+
+def _available() -> int | None:
+    """Bytes of memory that can be had without swapping, where the system says so (Linux)."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def measure(store: Store, space_id: int, opened: Opened, plan: Plan) -> Measured:
+    """Recall and speed of an index against exact search.
+
+    Half of the questions choose the effort (unless given), the least that finds AIM of the NEAREST; the others measure.
+    Questions are rows of targets where the store has some that the space's rows may be compared with, else rows of the
+    space; each is left out of its own answer.
+    """
+    names, questions, of_targets = _questions(store, space_id, plan.seed)
+    k = NEAREST + 1  # with itself
+    truth = neighbours(store, space_id, questions, k)
+
+    def recall(which: slice, effort: int) -> float:
+        answers = search(store, space_id, opened, questions[which], k, effort)
+        pairs = zip(names[which], truth[which], answers, strict=True)
+        return float(np.mean([_recall(*pair) for pair in pairs]))
+
+    tuning, measuring = slice(0, None, 2), slice(1 if len(names) > 1 else 0, None, 2)
+    steps = _efforts(plan)
+    chosen = next((step for step in steps[:-1] if recall(tuning, step) >= AIM), steps[-1])
+    asked = questions[measuring]
+
+    def by_index(some: F32) -> None:
+        search(store, space_id, opened, some, k, chosen)
+
+    def exactly(some: F32) -> None:
+        neighbours(store, space_id, some, k)
+
+    singly = [asked[n : n + 1] for n in range(min(TIMED, len(asked)))]
+    return Measured(
+        k=NEAREST,
+        recall=round(recall(measuring, chosen), 4),
+        effort=chosen,
+        speedup=_ratio(exactly, by_index, singly),
+        speedup_many=_ratio(exactly, by_index, [asked]),
+        questions=len(asked),
+        of_targets=sum(of_targets[measuring]),
+    )
+
+
+def _efforts(plan: Plan) -> list[int]:
+    if plan.effort is not None:
+        return [plan.effort]
+    if plan.kind == "flat":
+        return [0]
+    most = plan.lists if plan.kind in ann.IVF else 2048
+    first = 1 if plan.kind in ann.IVF else 16
+    steps = [first << n for n in range(most.bit_length()) if first << n < most]
+    return [*steps, most]
+
+
+def _recall(name: str, truth: Sequence[Any], answer: Sequence[Any]) -> float:
+    """Share of the nearest that an answer has; a row as near as the last of them is one of them."""
+    nearest = merge([[n for n in truth if n.example_id != name]], NEAREST)
+    if not nearest:
+        return 1.0
+    reached = [n for n in answer if n.example_id != name and n.cosine >= nearest[-1].cosine - SAME]
+    return min(len(reached), len(nearest)) / len(nearest)
+
+
+def _ratio(exactly: Callable[[F32], None], by_index: Callable[[F32], None], parts: Sequence[F32]) -> float:
+    """Median of the ratio of times, question by question, both warm."""
+    exactly(parts[0])
+    by_index(parts[0])
+    ratios = []
+    for part in parts:
+        begin = time.perf_counter()
+        exactly(part)
+        middle = time.perf_counter()
+        by_index(part)
+        ratios.append((middle - begin) / (time.perf_counter() - middle))
+    return round(median(ratios), 2)
+
+
+def _questions(store: Store, space_id: int, seed: int) -> tuple[list[str], F32, list[bool]]:
+    """Ids and unit rows of the questions, shuffled, and which of them are a target's."""
+    asked, of_targets = _target_rows(store, space_id)
+    rng = np.random.default_rng(seed + 1)
+    some = _some(of_targets, QUESTIONS, rng)
+    parts = [(asked, some)] if some else []
+    # Two rows of Adam's steps are never compared: where questions are of another transform, they are targets' rows.
+    if len(some) < FEW or _transform(store, asked) == _transform(store, space_id):
+        known = set(some)
+        own = [name for name in features.ids_with_rows(store, space_id) if name not in known]
+        parts.append((space_id, _some(own, QUESTIONS - len(some), rng)))
+    names = [name for _, part in parts for name in part]
+    rows = np.concatenate([features.read_all(store, space, part).unit() for space, part in parts if part])
+    mixed = rng.permutation(len(rows))
+    return [names[n] for n in mixed], np.ascontiguousarray(rows[mixed]), [bool(n < len(some)) for n in mixed]
+
+
+def _some(ids: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
+    return [ids[n] for n in rng.permutation(len(ids))[:count]]
+
+
+def _target_rows(store: Store, space_id: int) -> tuple[int, list[str]]:
+    """The space that has most rows of targets, of those that may be compared with this one, and their ids."""
+    best: tuple[int, list[str]] = (space_id, [])
+    for space in (int(row["space_id"]) for row in store.catalog.rows("SELECT space_id FROM feature_space")):
+        try:
+            features.check_spaces(store, space_id, space)
+        except FeatureSpaceMismatch:
+            continue
+        rows = store.catalog.rows(
+            "SELECT example_id FROM feature_row WHERE space_id=? AND status='ok' AND example_id IN "
+            "(SELECT m.example_id FROM dataset AS d JOIN dataset_member AS m USING (dataset_id) "
+            "WHERE d.role='target' AND d.void IS NULL) ORDER BY example_id",
+            (space,),
+        )
+        if len(rows) > len(best[1]):
+            best = (space, [str(row["example_id"]) for row in rows])
+    return best
+
+
+def _transform(store: Store, space_id: int) -> Any:
+    return features.space_spec(store, space_id).get("transform")

@@ -58,8 +58,7 @@ def bytes_of(kind: Kind, rows: int, dims: int) -> int:
 
 def make(plan: Plan, dims: int, sample: F32) -> Any:
     """An empty index, trained on [n, D] unit rows (for kinds with lists; at least as many rows as lists)."""
-    import faiss
-
+    faiss = _faiss()
     if plan.kind == "flat":
         return faiss.IndexFlatIP(dims)
     if plan.kind == "hnsw":
@@ -89,8 +88,7 @@ def add(index: Any, kind: Kind, rows: F32) -> None:
 
 def candidates(index: Any, kind: Kind, questions: F32, count: int, effort: int) -> NDArray[np.int64]:
     """[Q, count] positions of rows that are probably the nearest to [Q, D] questions; −1 where there is no further."""
-    import faiss
-
+    faiss = _faiss()
     settings = None
     if kind in IVF:
         settings = faiss.SearchParametersIVF(nprobe=effort)
@@ -102,8 +100,7 @@ def candidates(index: Any, kind: Kind, questions: F32, count: int, effort: int) 
 
 def write(index: Any, handle: BinaryIO) -> None:
     """Write an index to a handle, in pieces."""
-    import faiss
-
+    faiss = _faiss()
     faiss.write_index(index, faiss.PyCallbackIOWriter(handle.write))
 
 
@@ -112,8 +109,7 @@ def read(content: memoryview, plan: Plan, dims: int, rows: int) -> Any:
 
     Raises CorruptionError when they are not an index of this kind, of `rows` rows of `dims` dims.
     """
-    import faiss
-
+    faiss = _faiss()
     at = 0
 
     def piece(size: int) -> bytes:
@@ -134,15 +130,18 @@ def read(content: memoryview, plan: Plan, dims: int, rows: int) -> Any:
 
 def version() -> str:
     """FAISS's version."""
-    import faiss
+    return str(_faiss().__version__)
 
-    return str(faiss.__version__)
+
+def _faiss() -> Any:
+    import faiss  # its types say nothing of what Python adds to it
+
+    return faiss
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    import faiss
-
+    faiss = _faiss()
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

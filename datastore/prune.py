@@ -2,7 +2,8 @@
 
 Kept are, of every name, the newest versions that hold; what the last run and one that was interrupted since look at;
 the newest selection of each name; the newest dataset of each step of a run (the next is recorded as what changes in
-it); and checkpoints that any of these, or the next run, may ask for. Results of validations, reports and the log stay.
+it); and checkpoints that any of these, or the next run, may ask for, with the pools that they were drawn from. Results
+of validations, reports and the log stay.
 
 All leaves the catalog in one transaction, and the files go after it: a kill leaves everything, or files that the next
 `sweep` deletes. Cost: one pass over memberships; with `examples`, one over examples and feature rows.
@@ -210,26 +211,31 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _drop(db: Transaction, kept: _Keep, tally: _Tally) -> None:
-    """Selections, datasets with the memberships that no version is left for, warm-ups."""
+    """Selections, warm-ups, datasets with the memberships that no version is left for."""
     for row in db.rows("SELECT selection_id, scores_shard FROM selection ORDER BY selection_id"):
         if row["selection_id"] not in kept.selections:
             db.execute("DELETE FROM selection WHERE selection_id=?", (row["selection_id"],))
             tally.counts["selections and mixtures"] += 1
             if row["scores_shard"] is not None:
                 tally.doom(db, "selections and mixtures", [row["scores_shard"]])
-    gone = [row["dataset_id"] for row in db.rows("SELECT dataset_id FROM dataset")]
-    gone = [number for number in gone if number not in kept.datasets]
+    for warmup in _warmups(db, kept):
+        db.execute("DELETE FROM warmup WHERE fingerprint=?", (warmup,))
+        rows = db.rows("DELETE FROM checkpoint WHERE warmup=? RETURNING shard_id", (warmup,))
+        tally.counts["checkpoints"] += len(rows)
+        tally.doom(db, "checkpoints", [row["shard_id"] for row in rows])
+    drawn = {row["pool"] for row in db.rows("SELECT pool FROM warmup")}  # pools that a warm-up is measured against
+    gone = [
+        row["dataset_id"]
+        for row in db.rows("SELECT dataset_id, role, digest FROM dataset")
+        if row["dataset_id"] not in kept.datasets
+        and not (row["role"] == "pool" and row["digest"].rpartition(" ")[2] in drawn)
+    ]
     db.executemany("DELETE FROM dataset WHERE dataset_id=?", [(number,) for number in gone])
     tally.counts["versions of datasets"] += len(gone)
     tally.counts["memberships in them"] += db.execute(
         "DELETE FROM membership WHERE NOT EXISTS (SELECT 1 FROM dataset AS d WHERE d.chain = membership.chain "
         "AND d.dataset_id >= membership.since AND d.dataset_id < membership.until)"
     )
-    for warmup in _warmups(db, kept):
-        db.execute("DELETE FROM warmup WHERE fingerprint=?", (warmup,))
-        rows = db.rows("DELETE FROM checkpoint WHERE warmup=? RETURNING shard_id", (warmup,))
-        tally.counts["checkpoints"] += len(rows)
-        tally.doom(db, "checkpoints", [row["shard_id"] for row in rows])
 
 
 def _warmups(db: Transaction, kept: _Keep) -> list[str]:
@@ -240,10 +246,14 @@ def _warmups(db: Transaction, kept: _Keep) -> list[str]:
         row["fingerprint"]
         for row in db.rows(
             "SELECT fingerprint FROM (SELECT fingerprint, row_number() OVER "
-            "(PARTITION BY settings ORDER BY created DESC, fingerprint) AS place FROM warmup) WHERE place = 1"
+            "(PARTITION BY settings ORDER BY finished DESC, fingerprint) AS place FROM warmup "
+            "WHERE finished IS NOT NULL) WHERE place = 1"
         )
     }
-    rows = db.rows("SELECT c.warmup, c.digest, s.created FROM checkpoint AS c JOIN shard AS s USING (shard_id)")
+    rows = db.rows(  # those that have not ended may have no checkpoint yet
+        "SELECT c.warmup, c.digest, s.created FROM checkpoint AS c JOIN shard AS s USING (shard_id) "
+        "UNION ALL SELECT fingerprint, NULL, created FROM warmup"
+    )
     needed = {row["warmup"] for row in rows if row["digest"] in used or row["created"] >= kept.since}
     return sorted({row["warmup"] for row in rows} - needed - reusable)
 

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import canonical_json
 from gradsift.datastore.store import Store
+from gradsift.datastore.warmups import Drift
 
 Json = dict[str, Any]  # a document or a part of one, as JSON holds it
 Counts = Mapping[str, int]
@@ -276,6 +277,7 @@ class RunResult:
     arms: Sequence[ArmRow] = ()
     report: str = ""
     notes: Sequence[str] = ()  # of what the rows have of the model's weights
+    drift: Drift | None = None  # of the pool from its warm-up; None without one, and in summaries of older versions
     versions: Sequence[VersionReport] = ()  # of a run that has just ended; `versions.of_run` knows those of any
 
     @property

@@ -27,6 +27,44 @@ class WarmupRun:
     epochs: int
 
 
+@dataclass(frozen=True)
+class Shifted:
+    """How a signal of the rows that came after a warm-up differs from that of the rows before them: the largest gap
+    between their distribution functions and its p, the chance that one of the former is higher, both medians."""
+
+    signal: str
+    gap: float
+    p: float
+    higher: float
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A run's warm-up, and how far its pool has moved away from it.
+
+    The warm-up trained on `trained` of `drawn_from` rows. Of the run's `rows`, `came` were not among those, and `left`
+    of those are no longer there. `drift` is the largest gap that the rows that came make in the distribution of the
+    whole pool's losses or gradient norms at the last checkpoint: `share` of them × their own gap, where that is no
+    chance. Above `max_drift` a new warm-up is `advised`. `shifts` is empty where either side has too few rows.
+    """
+
+    warmup: str
+    reused: bool  # it was finished before the run
+    drawn_from: int
+    trained: int
+    epochs: int
+    rows: int
+    came: int = 0
+    left: int = 0
+    share: float = 0.0
+    drift: float = 0.0
+    max_drift: float = 0.0
+    advised: bool = False
+    shifts: Sequence[Shifted] = ()
+
+
 def begin(store: Store, run: WarmupRun, trained: Sequence[str], created: float | None = None) -> None:
     """Record a warm-up and the examples that it trains on; does nothing where it is known. `created` is for one that an
     older version began."""

@@ -4,6 +4,7 @@ run anew gives the same."""
 import json
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.export.checkout import checkout
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.model.load import open_model
-from gradsift.pipelines.recipe import load_recipe
+from gradsift.pipelines.recipe import load_recipe, parse_recipe
 from gradsift.pipelines.report.report import write_report
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.query import query_by_id
@@ -201,6 +202,35 @@ def test_its_recipe_run_anew_gives_the_same(data_dir, model_dir, tmp_path, monke
     for name in THEN["run"]:
         manifest = json.loads((tmp_path / "store" / "exports" / name / "manifest.json").read_text())
         assert manifest["digest"] == THEN["exports"][name]
+
+
+def test_promise_10_an_old_store_grows_without_a_full_pass(before, data_dir, model_dir, tmp_path, monkeypatch):
+    """It recorded checkpoints and no warm-ups: its newest one is known by its fingerprint, and used again. (The model is
+    given the digest of the one that made the store, whose weights were not packed with it.)"""
+
+    def opened(model):
+        return replace(open_model(model), model_digest=SAID["0.2"]["model"])
+
+    monkeypatch.setattr("gradsift.pipelines.model.work.open_model", opened)
+    new = [{"prompt": f"Say {k} backwards.", "completion": str(k)[::-1]} for k in range(100, 104)]
+    pool = tmp_path / "pool.jsonl"
+    pool.write_bytes((data_dir / "small.jsonl").read_bytes())
+    with pool.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in new)
+    target = {"val": {"path": str(data_dir / "val.jsonl")}, "test": {"path": str(data_dir / "test.jsonl")}}
+    words = {"pool": [{"path": str(pool)}], "targets": {"sql": target}, "model": {"path": str(model_dir)}}
+    last = runs.last_run(before).result
+    made = before.catalog.rows("SELECT * FROM checkpoint")
+    result = curate(parse_recipe(SAID["0.2"]["recipe"] | words | {"validate": None}), before)
+    assert before.catalog.rows("SELECT * FROM checkpoint") == made
+    assert [row.space_id for row in result.rows] == [row.space_id for row in last.rows]
+    for now, then in zip(result.rows, last.rows, strict=True):
+        assert now.statuses["ok"] - then.statuses["ok"] == (0 if now.role == "target" else 4)
+        assert now.computed == (4 if now.role == "pool" else 0)
+    recorded = before.catalog.rows("SELECT w.pool_rows, count(*) AS n FROM warmup AS w JOIN warmup_example "
+        "USING (fingerprint) GROUP BY fingerprint ORDER BY finished")  # fmt: skip
+    assert [row["n"] for row in recorded] == [round(0.2 * row["pool_rows"]) for row in recorded]
+    assert recorded[-1]["pool_rows"] == last.ingest.pool.used
 
 
 def _change_summary(store, change):

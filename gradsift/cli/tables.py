@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gradsift.cli import show
 from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, VersionReport, Versus
+from gradsift.pipelines.report.drift import drift_words
 from gradsift.pipelines.tables import Row
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def show_result(result: RunResult) -> None:
         show_arms(result.arms)
     for note in result.notes:
         show.line(f"Note: {note}")
+    if result.drift and (words := drift_words(result.drift)):
+        show.line(f"Checkpoints: {words}")
     if result.versions:
         show.line(f"Versions: {', '.join(map(version_words, result.versions))}")
     show.line(f"Report: {result.report}")

@@ -50,7 +50,7 @@ def costs(store: Store, recipe: Recipe, result: RunResult) -> list[Cost]:
     n = weights_outside_embeddings(recipe)
     seconds: dict[str, float] = {}
     # Else a part was done by an earlier call. Plain rows come from the pool's own pass.
-    whole_work = all(row.computed for row in result.rows if row.role != "plain")
+    whole_work = all(row.computed >= row.statuses.get("ok", 1) for row in result.rows if row.role != "plain")
     for stage in result.stages if whole_work else ():
         name = stage.stage.split("-")[0]
         seconds[name] = seconds.get(name, 0.0) + stage.seconds
@@ -60,7 +60,10 @@ def costs(store: Store, recipe: Recipe, result: RunResult) -> list[Cost]:
     if recipe.warmup is not None and pool_tokens:
         points, pool = max(1, len(result.pool_rows)), result.ingest.pool
         size = pool.left
-        share = min(1.0, max(recipe.warmup.fraction, recipe.warmup.min_examples / max(1, size)))
+        if result.drift is not None:  # the warm-up's own sample, which may be of another pool
+            share = result.drift.trained / max(1, size)
+        else:
+            share = min(1.0, max(recipe.warmup.fraction, recipe.warmup.min_examples / max(1, size)))
         tokens = int(pool_tokens / points * share * recipe.warmup.epochs)
         rows.append(("warm-up", tokens, 4.0 * n * tokens, seconds.get("warmup")))
     if pool_tokens:

@@ -11,6 +11,7 @@ from gradsift.pipelines.recipe import Recipe
 from gradsift.pipelines.report.arms import arm_sections
 from gradsift.pipelines.report.chosen import chosen_of, chosen_parts, sample_parts
 from gradsift.pipelines.report.cost import Cost, costs
+from gradsift.pipelines.report.drift import drift_parts
 from gradsift.pipelines.report.parts import Part, Section
 from gradsift.pipelines.report.versions import version_parts
 
@@ -27,6 +28,7 @@ def sections(store: Store, recipe: Recipe, run: Run) -> list[Section]:
         Section("What stayed out", [*_left_out(result.ingest.pool), *_of_the_model(result)]),
         Section("Rows in and out", [part for one in chosen.all for part in sample_parts(store, result, one)]),
         Section("Since the last version", version_parts(store, run)),
+        Section("Drift", drift_parts(result.drift)),
         Section(
             "Cost",
             _costs(store, recipe, result),

@@ -18,8 +18,10 @@ from gradsift.datastore.numbering import catch_up
 from gradsift.datastore.runs import Ingested, Recipes, RunResult, SelectionReport, SpaceRows, Stage
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
+from gradsift.datastore.warmups import Drift
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.features.capture import watched_layers
+from gradsift.pipelines.features.drift import drift_of
 from gradsift.pipelines.features.fit import look
 from gradsift.pipelines.features.gather import Material, evidence
 from gradsift.pipelines.features.gradients import checkpoint_rows
@@ -91,14 +93,14 @@ def _curate(
         work = stage("model", lambda: open_work(store, recipe, work.progress))
         check_length(recipe, work.model)
     material, ingested = stage("ingest", lambda: read_datasets(work))
-    rows: list[SpaceRows] = []
-    notes: Sequence[str] = ()
+    made_of = _Rows()
     if recipe.needs_rows:
-        material, rows, notes = _gradients(work, material, stage)
+        material, made_of = _gradients(work, material, stage)
         material, ingested = _without_semantic(work, material, ingested, stage)
+    notes = made_of.notes
     if work.loaded is not None:
         notes = list(dict.fromkeys([*template_notes(work.loaded.tokenizer), *notes]))
-    result = RunResult(recipe.name, ingested, rows=rows, notes=notes)
+    result = RunResult(recipe.name, ingested, rows=made_of.rows, notes=notes, drift=made_of.drift)
     made = Made()
     if recipe.selecting is not None:
         chosen = stage("select", lambda: _select(work, material))
@@ -119,27 +121,41 @@ def _curate(
     return replace(result, stages=tuple(stage.done), versions=versions.of_run(store, run_id))
 
 
-def _gradients(work: Work, material: Material, stage: _Stages) -> tuple[Material, list[SpaceRows], Sequence[str]]:
-    """Warm up, and compute the rows of every checkpoint; what there is to say of the model's weights in them."""
+@dataclass(frozen=True)
+class _Rows:
+    """The gradient rows of a run, what there is to say of the model's weights in them, and of their warm-up."""
+
+    rows: Sequence[SpaceRows] = ()
+    notes: Sequence[str] = ()
+    drift: Drift | None = None
+
+
+def _gradients(work: Work, material: Material, stage: _Stages) -> tuple[Material, _Rows]:
+    """Warm up, and compute the rows of every checkpoint."""
+    recipe, store = work.recipe, work.store
     rows: list[SpaceRows] = []
     pairs = []
     found: list[Sequence[str]] = []
 
     def check(model: Any) -> None:
-        recipe = work.recipe
         layers = watched_layers(model, recipe.features.parameters, recipe.features.layers)
         found.append(look(model, layers, work.model, recipe.model.attention, recipe.lora).notes())
         for number, note in enumerate(found[-1], 1):
             work.progress(note, number, len(found[-1]))
 
-    new = runs.wants_new_warmup(work.store, work.recipe.name)
-    for point in stage("warmup", lambda: warm_up(work, material.pool, check, new=new)).points:
+    new = runs.wants_new_warmup(store, recipe.name)
+    warmed = stage("warmup", lambda: warm_up(work, material.pool, check, new=new))
+    for point in warmed.points:
         pair, computed = stage(f"gradients-{point.ordinal}", lambda: checkpoint_rows(work, material, point))
         pairs.append(pair)
         rows += computed
+    drift = None
+    if warmed.run is not None and recipe.warmup is not None:
+        most, space = recipe.warmup.max_drift, pairs[-1].train
+        drift = drift_of(store, warmed.run, material.pool, space, reused=warmed.reused, max_drift=most)
     # a model that was trained before was looked at then
-    notes = found[-1] if found else runs.last_notes(work.store, work.recipe.name)
-    return replace(material, pairs=tuple(pairs)), rows, notes
+    notes = found[-1] if found else runs.last_notes(store, recipe.name)
+    return replace(material, pairs=tuple(pairs)), _Rows(rows, notes, drift)
 
 
 def _without_semantic(work: Work, material: Material, ingested: Ingested, stage: _Stages) -> tuple[Material, Ingested]:

@@ -1,13 +1,20 @@
 """A store that grows: checkpoints are kept, new examples alone cost gradients, a new warm-up is asked for."""
 
 import json
+import random
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import ks_2samp
 
-from gradsift.datastore import checkpoints, files, runs, warmups
+from gradsift.datastore import checkpoints, features, files, runs, warmups
+from gradsift.datastore.prune import prune
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.report.drift import drift_words
+from gradsift.pipelines.report.report import report
 from gradsift.pipelines.runs.curate import curate
 
 
@@ -178,6 +185,91 @@ def test_a_warm_up_that_lost_a_checkpoint_is_trained_again_on_its_own_pool(grown
     assert [c["digest"] for c in grown.store.catalog.rows("SELECT * FROM checkpoint ORDER BY ordinal")] == made
     assert grown.rows_by_space() == before
     assert {row.computed for row in result.rows} == {0}
+
+
+def test_drift_is_the_share_of_later_rows_times_the_gap_of_their_signals(grown, finished):
+    """Rows unlike any of the pool: their losses are seen to differ, without those that the warm-up trained on."""
+    assert finished[2].drift.came == finished[2].drift.left == 0
+    assert finished[2].drift.trained == round(0.2 * finished[2].drift.drawn_from)
+    grown.append(chats(40))
+    result = grown.run()
+    drift = result.drift
+    assert (drift.reused, drift.came, drift.left, drift.rows) == (True, 40, 0, drift.drawn_from + 40)
+    space = result.pool_rows[-1].space_id
+    block = features.read_all(grown.store, space, features.ids_with_rows(grown.store, space))
+    (old,) = grown.store.catalog.rows("SELECT * FROM warmup")
+    seen = set(warmups.trained(grown.store, old["fingerprint"]))
+    run = warmups.find(grown.store, old["fingerprint"])
+    there = set(warmups.pool_of(grown.store, run).example_ids)
+    for one in drift.shifts:
+        values = dict(zip(block.example_ids, block.signal(one.signal).tolist(), strict=True))
+        after = [value for name, value in values.items() if name not in there]
+        before = [value for name, value in values.items() if name in there - seen]
+        assert (len(after), len(before)) == (40, drift.drawn_from - len(seen))
+        assert one.gap == pytest.approx(ks_2samp(after, before).statistic)
+        assert (one.before, one.after) == (pytest.approx(np.median(before)), pytest.approx(np.median(after)))
+    assert drift.drift == pytest.approx(drift.share * max(one.gap for one in drift.shifts if one.p < 0.01))
+    assert drift.advised
+    assert "gradsift run RECIPE --new-warmup" in drift_words(drift)
+    (section,) = [s for s in report(grown.store).sections if s.title == "Drift"]
+    assert [row["signal"] for row in section.parts[1].table] == ["loss", "gradient norm"]
+    assert runs.last_run(grown.store).result.drift == drift
+    fresh = grown.run(new_warmup=True)
+    assert (fresh.drift.came, fresh.drift.advised, drift_words(fresh.drift)) == (0, False, "")
+    assert "Drift" not in [s.title for s in report(grown.store).sections]
+
+
+def test_few_rows_or_rows_like_the_others_are_no_reason_for_a_new_warm_up(grown):
+    grown.append(chats(5))
+    few = grown.run().drift
+    assert (few.came, few.shifts, few.advised) == (5, [], False)
+    assert "too few to compare" in drift_words(few)
+    limit = grown.data["warmup"] | {"max_drift": 1.0}
+    grown.append(chats(40, first=5))
+    assert not grown.run(warmup=limit).drift.advised
+
+
+def test_rows_of_the_same_kind_do_not_drift(finished, tmp_path):
+    """Half of a pool, then all of it, shuffled."""
+    lines = Path(finished[0]["pool"][0]["path"]).read_text().splitlines(keepends=True)
+    random.Random(0).shuffle(lines)
+    data = {k: v for k, v in finished[0].items() if k != "validate"} | {"lora": {"r": 1}, "dedup": None}
+    pool = tmp_path / "pool.jsonl"
+    with Store(tmp_path / "store") as store:
+        for count in (80, len(lines)):
+            pool.write_text("".join(lines[:count]))
+            result = curate(parse_recipe(data | {"pool": [{"path": str(pool)}]}), store)
+    assert result.drift.share > 0.4
+    assert len(result.drift.shifts) == 2
+    assert not result.drift.advised
+
+
+def test_rows_that_left_the_pool_are_counted(grown):
+    lines = grown.pool.read_text().splitlines(keepends=True)
+    grown.pool.write_text("".join(lines[:100]))
+    drift = grown.run().drift
+    assert drift.came == 0
+    assert drift.left == drift.drawn_from - drift.rows > 0
+    assert f"{drift.left} of its {drift.drawn_from} left since" in drift_words(drift)
+
+
+def test_pruning_keeps_the_pool_that_the_warm_up_was_drawn_from(grown, finished):
+    """And with `examples` its text: a damaged checkpoint is trained again from it. What an older warm-up had goes."""
+    for k in range(3):
+        grown.append(chats(2, first=2 * k))
+        grown.run()
+    (drawn,) = grown.store.catalog.rows("SELECT * FROM warmup")
+    prune(grown.store, 1, examples=True)
+    (run,) = warmups.finished(grown.store, drawn["settings"])
+    assert warmups.whole_pool_of(grown.store, run) is not None
+    assert grown.points(grown.run()) == grown.points(finished[2])
+    grown.append(chats(2, first=6))
+    newest = grown.run(new_warmup=True)
+    prune(grown.store, 1)
+    left = warmups.finished(grown.store, drawn["settings"])
+    assert [one.pool_rows for one in left] == [newest.ingest.pool.used]
+    assert warmups.pool_of(grown.store, run) is None
+    assert prune(grown.store, 1).dropped == []
 
 
 def test_a_warm_up_knows_what_it_saw(grown):

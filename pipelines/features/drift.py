@@ -1,0 +1,72 @@
+"""How far a pool has moved away from the warm-up that its rows are taken at.
+
+Compared are losses and gradient norms at the last checkpoint: of the rows that came after the warm-up against those
+that were there, without the ones that it trained on, whose losses it lowered. Cost: reading the pool's rows once, and
+nothing where no row came.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradsift.datastore import features, warmups
+from gradsift.datastore.examples import Dataset
+from gradsift.datastore.store import Store
+from gradsift.datastore.warmups import Drift, Shifted, WarmupRun
+from gradsift.scorers.drift import shift
+
+SIGNALS = ("loss", "grad_norm")
+ENOUGH = 20  # rows of either side
+CHANCE = 0.01  # a gap with a larger p counts as none
+
+
+def drift_of(store: Store, run: WarmupRun, pool: Dataset, space: int, *, reused: bool, max_drift: float) -> Drift:
+    """The drift of a pool with rows in a space (the last checkpoint's). Of a warm-up whose pool the store has no record
+    of any more, every row counts as one that was there."""
+    drawn = warmups.pool_of(store, run)
+    before = set(pool.example_ids if drawn is None else drawn.example_ids)
+    came = [name for name in pool.example_ids if name not in before]
+    trained = set(warmups.trained(store, run.fingerprint))
+    there = [name for name in pool.example_ids if name in before and name not in trained]
+    shifts = _shifts(store, space, came, there) if min(len(came), len(there)) >= ENOUGH else []
+    share = len(came) / len(pool.example_ids)
+    moved = max((share * one.gap for one in shifts if one.p < CHANCE), default=0.0)
+    return Drift(
+        warmup=run.fingerprint,
+        reused=reused,
+        drawn_from=run.pool_rows,
+        trained=len(trained),
+        epochs=run.epochs,
+        rows=len(pool.example_ids),
+        came=len(came),
+        left=len(before.difference(pool.example_ids)),
+        share=share,
+        drift=moved,
+        max_drift=max_drift,
+        advised=moved > max_drift,
+        shifts=shifts,
+    )
+
+
+def _shifts(store: Store, space: int, came: Sequence[str], there: Sequence[str]) -> list[Shifted]:
+    """Of each signal, where enough rows of both sides have a finite one."""
+    after, before = _signals(store, space, came), _signals(store, space, there)
+    shifts = []
+    for name in SIGNALS:
+        new, old = after[name], before[name]
+        if min(len(new), len(old)) >= ENOUGH:
+            found = shift(new, old)
+            medians = float(np.median(old)), float(np.median(new))
+            shifts.append(Shifted(name, found.gap, found.p, found.higher, *medians))
+    return shifts
+
+
+def _signals(store: Store, space: int, ids: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Finite values of each signal of these examples, in any order."""
+    parts: dict[str, list[NDArray[np.float64]]] = {name: [np.zeros(0)] for name in SIGNALS}
+    for block in features.read(store, space, ids):
+        for name in SIGNALS:
+            parts[name].append(block.signal(name).astype(np.float64))
+    whole = {name: np.concatenate(values) for name, values in parts.items()}
+    return {name: values[np.isfinite(values)] for name, values in whole.items()}

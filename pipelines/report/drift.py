@@ -6,8 +6,8 @@ from gradsift.pipelines.report.parts import Part
 NAMES = {"loss": "loss", "grad_norm": "gradient norm"}
 NOTE = (
     "Losses and gradient norms at the last checkpoint, of rows that came after the warm-up against those that were "
-    "there and were not trained on. The gap is the largest one between the two distribution functions; times the share of "
-    "rows that came, it is what they make in the whole pool. A gap with p of 0.01 or more counts as none."
+    "there and were not trained on. The gap is the largest one between the two distribution functions; times the "
+    "share of rows that came, it is what they make in the whole pool. A gap with p of 0.01 or more counts as none."
 )
 ADVICE = (
     "The rows are measured at checkpoints of another pool than this has become. A new warm-up, gradsift run RECIPE "

@@ -5,6 +5,7 @@ mean learning rate of the interval that ended there. safetensors only: reading o
 """
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -64,8 +65,26 @@ def commit(store: Store, warmup: str, ordinal: int, step: int, mean_lr: float, s
             )
         )
 
+    commit_state(store, state, record)
+
+
+def commit_state(
+    store: Store,
+    state: CheckpointState,
+    record: Callable[[Transaction, int], bool | None],
+    replaces: Sequence[int] = (),
+) -> None:
+    """Commit tensors as a file, with what `record` writes, in the place of shards that it `replaces` (see
+    `Store.commit_file`)."""
     content = save(_flatten(state))
-    store.commit_file("checkpoint", ".safetensors", len(state.adapter), lambda handle: _write(handle, content), record)
+    store.commit_file(
+        "checkpoint",
+        ".safetensors",
+        len(state.adapter),
+        lambda handle: _write(handle, content),
+        record,
+        replaces=replaces,
+    )
 
 
 def _write(handle: BinaryIO, content: bytes) -> None:

@@ -82,6 +82,10 @@ class Engine(ABC):
         """Keep a copy of the catalog as it is before migration `version`, unless there is one."""
 
     @abstractmethod
+    def check(self) -> None:
+        """Look whether the catalog itself is whole: one pass over it. Raises CorruptionError where it is not."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close this thread's handle; a later use opens it again."""
 

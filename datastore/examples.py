@@ -68,7 +68,7 @@ def add(store: Store, batch: Sequence[Example]) -> AddReport:
             "examples",
             ".parquet",
             len(fresh),
-            lambda handle: _write(fresh, handle),
+            lambda handle: write_chats([e.example_id for e in fresh], [e.messages for e in fresh], handle),
             lambda db, shard: _record(db, shard, fresh, batch),
         )
     else:
@@ -77,13 +77,9 @@ def add(store: Store, batch: Sequence[Example]) -> AddReport:
     return AddReport(len(fresh), len(batch) - len(fresh))
 
 
-def _write(examples: Sequence[Example], handle: BinaryIO) -> None:
-    table = pa.table(
-        {
-            "example_id": pa.array([e.example_id for e in examples], pa.string()),
-            "messages": pa.array([e.messages for e in examples], MESSAGES_TYPE),
-        }
-    )
+def write_chats(ids: Sequence[str], chats: Sequence[Messages], handle: BinaryIO) -> None:
+    """Write a shard of examples."""
+    table = pa.table({"example_id": pa.array(ids, pa.string()), "messages": pa.array(chats, MESSAGES_TYPE)})
     pq.write_table(table, handle, compression="zstd", write_page_checksum=True)
 
 

@@ -8,7 +8,7 @@ those only.
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -52,6 +52,15 @@ def space_by_fingerprint(store: Store, space_digest: str) -> int | None:
     """Id of the feature space with this fingerprint, or None."""
     row = store.catalog.one("SELECT space_id FROM feature_space WHERE fingerprint=?", (space_digest,))
     return int(row["space_id"]) if row else None
+
+
+def spaces_at(store: Store, checkpoint: str) -> list[tuple[int, int]]:
+    """(number, rows) of the feature spaces at a checkpoint, by its digest."""
+    spaces = store.catalog.rows(
+        "SELECT s.space_id, s.spec, (SELECT count(*) FROM feature_row AS r WHERE r.space_id = s.space_id "
+        "AND r.status = 'ok') AS n FROM feature_space AS s ORDER BY s.space_id"
+    )
+    return [(row["space_id"], row["n"]) for row in spaces if json.loads(row["spec"]).get("checkpoint") == checkpoint]
 
 
 def check_spaces(store: Store, train: int, query: int) -> None:
@@ -157,30 +166,41 @@ def commit_unit(store: Store, space_id: int, unit_id: int, block: FeatureBlock, 
 
     Returns False, leaving nothing behind, when another worker has committed the unit already.
     """
-    spec = space_spec(store, space_id)
 
     def record(db: Transaction, shard_id: int) -> bool:
         if not db.execute("UPDATE unit SET shard_id=? WHERE unit_id=? AND shard_id IS NULL", (shard_id, unit_id)):
             return False
-        where = "WHERE space_id=? AND example_id=? AND unit_id=?"
-        db.executemany(
-            f"UPDATE feature_row SET row=?, status='ok' {where}",
-            ((row, space_id, i, unit_id) for row, i in enumerate(block.example_ids)),
-        )
-        db.executemany(
-            f"UPDATE feature_row SET status=? {where}",
-            ((status, space_id, i, unit_id) for i, status in rejected.items()),
-        )
+        mark_rows(db, space_id, unit_id, block.example_ids, rejected)
         return True
 
-    shard = store.commit_file(
+    return commit_block(store, space_id, block, record) is not None
+
+
+def commit_block(
+    store: Store, space_id: int, block: FeatureBlock, record: Callable[[Transaction, int], bool]
+) -> int | None:
+    """Commit rows of a space as a shard, with what `record` writes (see `Store.commit_file`); returns its number."""
+    spec = space_spec(store, space_id)
+    return store.commit_file(
         "features",
         ".arrow",
         len(block.example_ids),
         lambda handle: write_block(block, fingerprint(spec), handle),
         record,
     )
-    return shard is not None
+
+
+def mark_rows(db: Transaction, space_id: int, unit_id: int, ids: Sequence[str], rejected: Mapping[str, str]) -> None:
+    """Note which row of its unit's shard each example has, and the status of those without one."""
+    where = "WHERE space_id=? AND example_id=? AND unit_id=?"
+    db.executemany(
+        f"UPDATE feature_row SET row=?, status='ok' {where}",
+        ((row, space_id, i, unit_id) for row, i in enumerate(ids)),
+    )
+    db.executemany(
+        f"UPDATE feature_row SET row=NULL, status=? {where}",
+        ((status, space_id, i, unit_id) for i, status in rejected.items()),
+    )
 
 
 def statuses(store: Store, space_id: int, dataset_id: int) -> dict[str, int]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # it takes a while to import, and a look at the catalog does 
     import pyarrow as pa
 
 TMP_PREFIX = ".tmp-"
-ADVICE = "Run `gradsift verify --drop` to forget it; the next run computes it again."
+ADVICE = "Run `gradsift verify --repair` to make it again."
 
 
 class LocalFiles(Backend):

@@ -1,12 +1,12 @@
-"""Looking after a store: verify every byte, drop damaged shards so that they are computed again, collect garbage."""
+"""Looking after a store: verify every byte, collect garbage. `pipelines/runs/repair.py` mends what `verify` finds."""
 
 import time
 from dataclasses import dataclass
 
-from gradsift.datastore import indexes
-from gradsift.datastore.engine import Transaction
+from gradsift.datastore import indexes, selections
 from gradsift.datastore.errors import BusyError, CorruptionError
 from gradsift.datastore.leases import RUN, holder_is_dead
+from gradsift.datastore.local import ADVICE
 from gradsift.datastore.store import Store, stored_file
 
 GRACE_SECONDS = 3600.0
@@ -15,7 +15,8 @@ KINDS = ("examples", "features", "checkpoint", "scores", indexes.FOLDER)
 
 @dataclass(frozen=True)
 class Damage:
-    """A committed file that is not what the catalog says."""
+    """A committed file that is not what the catalog says. `shard_id` is an index's number for an index, and 0 for a
+    table that even the catalog lacks: `name` is the number of the selection then, whose loss masks are gone."""
 
     shard_id: int
     kind: str
@@ -24,67 +25,31 @@ class Damage:
 
 
 def verify(store: Store) -> list[Damage]:
-    """Check size and digest of every committed file (about 1 GB/s); returns what is wrong."""
+    """Check the catalog, then size and digest of every committed file (about 1 GB/s); returns what is wrong. Raises
+    CorruptionError where the catalog itself is damaged."""
+    store.catalog.check()
     damaged = []
     for row in store.catalog.rows("SELECT * FROM shard ORDER BY shard_id"):
         try:
             store.backend.check(stored_file(row))
         except CorruptionError as error:
-            damaged.append(Damage(row["shard_id"], row["kind"], row["name"], str(error)))
+            damaged.append(Damage(row["shard_id"], row["kind"], row["name"], str(error).removesuffix(f". {ADVICE}")))
     checked = ((index, indexes.problem(store, index)) for index in indexes.all_of(store))
     damaged += [Damage(index.index_id, indexes.FOLDER, index.name, problem) for index, problem in checked if problem]
-    return damaged
+    return [*damaged, *_without_masks(store)]
 
 
-def drop_damaged(store: Store, damage: Damage) -> str:
-    """Forget a damaged shard so that the next run makes it again; says what will happen.
-
-    Feature rows return to their unit as planned work, a checkpoint and all later ones of its warm-up are
-    forgotten, a selection loses its table of scores, values of examples are forgotten. A damaged shard of examples is
-    kept: put its file back from a copy, or read the sources into a new store.
-    """
-    if damage.kind == indexes.FOLDER:
-        for index in indexes.all_of(store):
-            if index.name == damage.name:
-                indexes.drop(store, [index.space_id], index.kind)
-        return "dropped; `gradsift index build` makes it again"
-    if damage.kind not in FORGET:
-        return "kept: put the file back from a copy, or ingest its sources into a new store"
-    with store.catalog.write() as db:
-        note = FORGET[damage.kind](db, damage.shard_id)
-        db.execute("DELETE FROM shard WHERE shard_id=?", (damage.shard_id,))
-    _delete(store, damage.name)
-    return note
-
-
-def _forget_features(db: Transaction, shard_id: int) -> str:
-    db.execute(
-        "UPDATE feature_row SET row=NULL, status='planned' WHERE status='ok' AND unit_id IN "
-        "(SELECT unit_id FROM unit WHERE shard_id=?)",
-        (shard_id,),
+def _without_masks(store: Store) -> list[Damage]:
+    """Selections with loss masks whose table was dropped."""
+    bare = store.catalog.rows(
+        "SELECT selection_id FROM selection WHERE scores_shard IS NULL AND void IS NULL ORDER BY selection_id"
     )
-    db.execute("UPDATE unit SET shard_id=NULL WHERE shard_id=?", (shard_id,))
-    return "its rows will be computed again"
-
-
-def _forget_checkpoint(db: Transaction, shard_id: int) -> str:
-    row = db.one("SELECT warmup, ordinal FROM checkpoint WHERE shard_id=?", (shard_id,))
-    if row:
-        this_and_later = (row["warmup"], row["ordinal"])
-        deleted = db.rows("DELETE FROM checkpoint WHERE warmup=? AND ordinal>=? RETURNING shard_id", this_and_later)
-        db.executemany("DELETE FROM shard WHERE shard_id=?", [(checkpoint["shard_id"],) for checkpoint in deleted])
-    return "the warm-up will go on from the checkpoint before it"
-
-
-def _forget_scores(db: Transaction, shard_id: int) -> str:
-    # Values computed from each example (`attributes`) are stored under the same kind.
-    if db.execute("DELETE FROM attribute WHERE shard_id=?", (shard_id,)):
-        return "its values will be computed again"
-    db.execute("UPDATE selection SET scores_shard=NULL WHERE scores_shard=?", (shard_id,))
-    return "the selection stays; its full score table is gone"
-
-
-FORGET = {"features": _forget_features, "checkpoint": _forget_checkpoint, "scores": _forget_scores}
+    chosen = [selections.by_number(store, row["selection_id"]) for row in bare]
+    return [
+        Damage(0, "scores", str(one.selection_id), f"the table with the loss masks of {one.name} is gone")
+        for one in chosen
+        if selections.is_masked(one)
+    ]
 
 
 def _delete(store: Store, name: str) -> None:

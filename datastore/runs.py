@@ -459,3 +459,22 @@ def get(store: Store, run_id: int) -> Run:
     (row,) = store.catalog.rows("SELECT * FROM run WHERE run_id=?", (run_id,))
     recipes = Recipes(json.loads(row["recipe"]), json.loads(row["written"] or row["recipe"]))
     return Run(row["name"], recipes, json.loads(row["summary"]), row["finished"] - row["started"], row["run_id"])
+
+
+def recorded(store: Store) -> list[Json]:
+    """Resolved recipes of all runs, finished or not, the newest first, each once."""
+    rows = store.catalog.rows("SELECT recipe FROM run GROUP BY recipe ORDER BY max(run_id) DESC")
+    return [json.loads(row["recipe"]) for row in rows]
+
+
+def makers(store: Store, chosen: Named) -> Iterator[Run]:
+    """Finished runs that made a selection or mixture, the newest first."""
+    return (run for run in _finished(store) if (chosen.name, chosen.digest) in run.digests)
+
+
+def newest_of_each(store: Store) -> list[Run]:
+    """The newest finished run of each name, the newest first."""
+    rows = store.catalog.rows(
+        "SELECT max(run_id) AS n FROM run WHERE finished IS NOT NULL GROUP BY name ORDER BY n DESC"
+    )
+    return [get(store, row["n"]) for row in rows]

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from gradsift.datastore import versions
 from gradsift.datastore.engine import Row, Transaction
-from gradsift.datastore.errors import InputError
+from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.identity import Spec, canonical_json, digest_ids, fingerprint
 from gradsift.datastore.runs import MixturePlan, plan_from_json
 from gradsift.datastore.store import Store
@@ -64,8 +64,7 @@ class Picks:
 def save(store: Store, name: str, target: str, spec: Spec, picks: Picks) -> Selection:
     """Record a selection, its details in a Parquet shard; the same spec again returns the one recorded first."""
     text, details = canonical_json(spec), picks.details
-    copies = list(picks.copies or [1] * len(picks.example_ids))
-    digest = _digest(picks.example_ids, copies, details)
+    copies, digest = _copies(picks), picks_digest(picks)
 
     def record(db: Transaction, shard_id: int | None) -> bool:
         void = db.one("SELECT selection_id FROM selection WHERE spec=? AND void IS NOT NULL", (text,))
@@ -95,8 +94,34 @@ def save(store: Store, name: str, target: str, spec: Spec, picks: Picks) -> Sele
         with store.catalog.write() as db:
             record(db, None)
     else:
-        store.commit_file("scores", ".parquet", details.num_rows, lambda handle: _write(details, handle), record)
+        commit_details(store, details, record)
     return find(store, spec) or _missing(name)
+
+
+def commit_details(
+    store: Store,
+    details: pa.Table,
+    record: Callable[[Transaction, int], bool | None],
+    replaces: Sequence[int] = (),
+) -> None:
+    """Commit a selection's table with what `record` writes, in the place of shards that it `replaces`."""
+    store.commit_file(
+        "scores", ".parquet", details.num_rows, lambda handle: _write(details, handle), record, replaces=replaces
+    )
+
+
+def _copies(picks: Picks) -> list[int]:
+    return list(picks.copies or [1] * len(picks.example_ids))
+
+
+def picks_digest(picks: Picks) -> str:
+    """Digest of the selection that these picks are."""
+    return _digest(picks.example_ids, _copies(picks), picks.details)
+
+
+def is_masked(selection: Selection) -> bool:
+    """Whether loss masks are part of a selection, by its digest alone: also where its table is lost."""
+    return selection.digest != _digest(selection.example_ids, selection.copies, None)
 
 
 def _digest(ids: Sequence[str], copies: Sequence[int], details: pa.Table | None) -> str:
@@ -125,10 +150,16 @@ def details(store: Store, selection: Selection) -> pa.Table | None:
 
 
 def masks(store: Store, selection: Selection) -> dict[str, list[bool]]:
-    """{id: whether each label token keeps its loss}, of the chosen examples whose tokens are pruned."""
+    """{id: whether each label token keeps its loss}, of the chosen examples whose tokens are pruned. Raises
+    CorruptionError where the table that holds them is lost: without them it would be another selection."""
+    if not is_masked(selection):
+        return {}
     table = details(store, selection)
     if table is None or MASK not in table.column_names:
-        return {}
+        raise CorruptionError(
+            f"the loss masks of {selection.name!r} are lost with its table, and without them it is another selection. "
+            "Run `gradsift verify --repair` to make them again."
+        )
     of_all = _masks(table)
     return {i: of_all[i] for i in selection.example_ids if i in of_all}
 
@@ -207,6 +238,12 @@ def of_version(store: Store, version: versions.Version) -> Selection:
     if version.kind == "pool":
         raise InputError(f"{version} is a pool, not a selection or mixture")
     (row,) = store.catalog.rows("SELECT * FROM selection WHERE selection_id=?", (versions.usable(store, version),))
+    return _load(store, row)
+
+
+def by_number(store: Store, selection_id: int) -> Selection:
+    """The selection of this number, whether or not it is void."""
+    (row,) = store.catalog.rows("SELECT * FROM selection WHERE selection_id=?", (selection_id,))
     return _load(store, row)
 
 

@@ -13,10 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gradsift.datastore.engine import Engine, Parameters, Row
-from gradsift.datastore.errors import InputError
+from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.files import disk_errors, on_network
 
 BUSY_SECONDS = 60
+DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+ADVICE = (
+    "It cannot be made again from the other files: put a copy of the store back, or run its recipes into a new store."
+)
 # A quota or size limit shows as a failed write, a full disk as SQLITE_FULL.
 CANNOT_WRITE = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_FSYNC")
 
@@ -91,6 +95,8 @@ class SqliteEngine(Engine):
             journal = "DELETE" if on_network(self.path) else "WAL"
             connection.execute(f"PRAGMA journal_mode={journal}")  # WAL needs shared memory of one host
         except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorname", "").startswith(DAMAGED):
+                raise InputError(f"{self.path} cannot be opened as a catalog: {error}. {ADVICE}") from error
             raise InputError(f"{self.path} cannot be opened as a catalog: {error}") from error
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -109,7 +115,7 @@ class SqliteEngine(Engine):
         Raises StoreFullError when the disk is full.
         """
         connection = self._connection
-        with disk_errors(self.path):
+        with _sound(self.path), disk_errors(self.path):
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 yield SqliteTransaction(connection)
@@ -123,18 +129,41 @@ class SqliteEngine(Engine):
 
     def rows(self, text: str, parameters: Parameters = ()) -> list[Row]:
         """All rows of a query, of one snapshot."""
-        return self._connection.execute(text, parameters).fetchall()
+        with _sound(self.path):
+            return self._connection.execute(text, parameters).fetchall()
 
     def one(self, text: str, parameters: Parameters = ()) -> Row | None:
         """The first row of a query, or None."""
-        row: Row | None = self._connection.execute(text, parameters).fetchone()
-        return row
+        with _sound(self.path):
+            row: Row | None = self._connection.execute(text, parameters).fetchone()
+            return row
+
+    def check(self) -> None:
+        """Look whether the catalog itself is whole: one pass over it. Raises CorruptionError where it is not."""
+        found = [row["integrity_check"] for row in self.rows("SELECT * FROM pragma_integrity_check(3)")]
+        if found != ["ok"]:
+            raise CorruptionError(_damaged(self.path, "; ".join(map(str, found))))
 
     def backup(self, version: int) -> None:
         """Keep a copy of the file as it is before migration `version`, unless there is one."""
         copy = self.path.with_suffix(f".before-{version:04d}.sqlite")
         if not copy.exists():
             self._connection.execute("VACUUM INTO ?", (str(copy),))
+
+
+@contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    """Turn SQLite's word for damaged pages into CorruptionError; other errors pass."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if not getattr(error, "sqlite_errorname", "").startswith(DAMAGED):
+            raise
+        raise CorruptionError(_damaged(path, str(error))) from error
+
+
+def _damaged(path: Path, what: str) -> str:
+    return f"the catalog {path} is damaged ({what}). {ADVICE}"
 
 
 def _statements(text: str) -> Iterator[str]:

@@ -100,28 +100,58 @@ def doctor(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
 
 
 @app.command
-def verify(*, store: StorePath = DEFAULT_STORE, drop: Flag = False, json: Json = False) -> None:
-    """Check every byte of a store against its digests.
+def verify(
+    *,
+    store: StorePath = DEFAULT_STORE,
+    repair: Flag = False,
+    accept_loss: Flag = False,
+    dry_run: Flag = False,
+    drop: Annotated[bool, Parameter(negative=(), show=False)] = False,
+    json: Json = False,
+) -> None:
+    """Check every byte of a store against its digests, and say what can be done about what is damaged.
 
     Parameters
     ----------
-    drop
-        Forget damaged files, so that the next run makes them again.
+    repair
+        Make damaged files again: text from its sources, checkpoints, feature rows, scores and reports from what the
+        store's runs recorded.
+    accept_loss
+        With --repair: remove what cannot be made again, with all that it takes down.
+    dry_run
+        With --repair: change nothing, and list what would be done.
     """
     from gradsift.cli import show
     from gradsift.datastore import maintenance
-    from gradsift.datastore.errors import CorruptionError
+    from gradsift.datastore.errors import CorruptionError, InputError
     from gradsift.datastore.store import Store
 
+    if drop:
+        raise InputError("`verify --drop` is `verify --repair` now, which makes again what it dropped")
+    if (accept_loss or dry_run) and not repair:
+        raise InputError("--accept-loss and --dry-run go with --repair")
+    plan = dry_run or not repair
+    done = []
     with Store(store, create=False) as opened:
-        damage = maintenance.verify(opened)
-        rows = [
-            asdict(damaged) | ({"dropped": maintenance.drop_damaged(opened, damaged)} if drop else {})
-            for damaged in damage
-        ]
-    show.document(rows) if json else show.table("Damaged files", rows)
-    if damage and not drop:
-        raise CorruptionError(f"{len(damage)} damaged files; `gradsift verify --drop` forgets them")
+        if repair or maintenance.verify(opened):
+            quiet_libraries()
+            from gradsift.pipelines.runs.repair import mend
+
+            with show.progress() as progress:
+                done = mend(opened, dry_run=plan, accept_loss=accept_loss, progress=progress)
+    if json:
+        show.document([asdict(mended) for mended in done])
+    else:
+        from gradsift.cli.tables import show_mended
+
+        show_mended(done, plan=plan)
+    bad = [mended for mended in done if mended.is_damage]
+    kept = [mended for mended in bad if mended.state == "kept"]
+    more = f" ({len(kept)} cannot be made again: --accept-loss removes them with what they take down)" if kept else ""
+    if bad and plan:
+        raise CorruptionError(f"{len(bad)} damaged files; next: gradsift verify --repair{more}")
+    if kept:
+        raise CorruptionError(f"{len(kept)} damaged files are as they were; next: gradsift verify --repair{more}")
 
 
 @app.command

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gradsift.pipelines.demo.demo import PlantedTruth
     from gradsift.pipelines.export.diff import Difference
     from gradsift.pipelines.runs.dryrun import Plan
+    from gradsift.pipelines.runs.repair import Mend
     from gradsift.pipelines.select.overlap import Overlap
 
 MANY_SMALL = 200  # files that compaction would merge, from which it is worth a word
@@ -32,6 +33,16 @@ def show_plan(plan: "Plan") -> None:
     show.table("Minutes", [{"stage": k, "minutes": v} for k, v in minutes.items()])
     for note in notes:
         show.line(f"Note: {note}")
+
+
+def show_mended(done: "Sequence[Mend]", *, plan: bool) -> None:
+    """What is damaged and would be done, or was done, about it."""
+    shown = ("file", "kind", "problem", "done", "rows", "lost")
+    title = "Damaged files, and what would be done" if plan and done else "Damaged files" if plan else "Repaired"
+    show.table(title, [{name: getattr(one, name) for name in shown} for one in done])
+    for one in done:
+        if one.falls:
+            show.line(f"With {one.file}: {', '.join(one.falls)}.")
 
 
 def show_result(result: RunResult) -> None:

@@ -25,7 +25,7 @@ from gradsift.datastore import examples, selections
 from gradsift.datastore.errors import CorruptionError
 from gradsift.datastore.examples import MESSAGES_TYPE
 from gradsift.datastore.files import fsync_folder, fsync_path
-from gradsift.datastore.selections import MASK, MIXTURE, Selection
+from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.progress import Progress
@@ -215,9 +215,8 @@ def labels_for(
     store: Store, selection: Selection, wanted: bool, open_tokenizer: Callable[[], tuple[Any, int]]
 ) -> Labels | None:
     """How to label a selection's rows, or None where it needs none."""
-    table = selections.details(store, selection)
-    pruned = table is not None and MASK in table.column_names
+    pruned = selections.is_masked(selection)
     if not (wanted or pruned):
         return None
     tokenizer, max_length = open_tokenizer()
-    return Labels(tokenizer, max_length, selections.masks(store, selection) if pruned else {})
+    return Labels(tokenizer, max_length, selections.masks(store, selection))

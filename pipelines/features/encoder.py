@@ -5,6 +5,7 @@ normalised; the text is its turns joined by newlines, cut at the encoder's lengt
 feature space of its own that names the encoder's weights. Cost: one forward for each chat.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import torch
 from gradsift.datastore import features
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
-from gradsift.datastore.identity import digest_file, fingerprint
-from gradsift.datastore.rows import make_block
+from gradsift.datastore.identity import Spec, digest_file, fingerprint
+from gradsift.datastore.rows import FeatureBlock, make_block
 from gradsift.datastore.store import Store
 from gradsift.pipelines.methods.evidence import SpacePair, texts_of
 from gradsift.pipelines.model.load import best_device
@@ -40,18 +41,21 @@ def encoder_pair(work: Work, folder: str | None, *datasets: Dataset) -> SpacePai
 
 
 def _space(store: Store, folder: Path) -> int:
-    """Raises InputError for a folder that holds no model."""
+    return features.define_space(store, encoder_spec(folder))
+
+
+def encoder_spec(folder: Path) -> Spec:
+    """Spec of the space of an encoder's rows. Raises InputError for a folder that holds no model."""
     if not (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
         raise InputError(f"select.encoder: {folder} is not a folder with a model (*.safetensors) and a tokenizer.json")
     files = [*weight_files(folder), folder / "config.json", folder / "tokenizer.json"]
-    spec = {
+    return {
         "kind": "encoder",
         "version": VERSION,
         "files": fingerprint([digest_file(f) for f in files]),
         "pooling": "mean",
         "max_tokens": MAX_TOKENS,
     }
-    return features.define_space(store, spec)
 
 
 def _rows(work: Work, space: int, folder: Path, dataset: Dataset) -> None:
@@ -60,17 +64,25 @@ def _rows(work: Work, space: int, folder: Path, dataset: Dataset) -> None:
     units = features.open_units(store, space, dataset.dataset_id)
     if not units:
         return
-    encode = _encoder(folder)
+    make = encoder_rows(store, folder)
     for number, unit in enumerate(units):
-        ids = features.unit_ids(store, unit)
+        features.commit_unit(store, space, unit, *make(features.unit_ids(store, unit)))
+        work.progress(f"encoder rows of {dataset.name}", number + 1, len(units))
+
+
+def encoder_rows(store: Store, folder: Path) -> Callable[[Sequence[str]], tuple[FeatureBlock, dict[str, str]]]:
+    """A function that gives rows of examples, and {id: status} of those without one. Loads the encoder."""
+    encode = _encoder(folder)
+
+    def rows(ids: Sequence[str]) -> tuple[FeatureBlock, dict[str, str]]:
         vectors, counts = encode(texts_of(store, ids))
         good = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
         kept = [i for i, ok in zip(ids, good, strict=True) if ok]
         signals = pa.table({"n_tokens": pa.array(counts[good], pa.int32())})
         block = make_block(kept, vectors[good], signals, "f16")
-        rejected = {i: "non_finite" for i, ok in zip(ids, good, strict=True) if not ok}
-        features.commit_unit(store, space, unit, block, rejected)
-        work.progress(f"encoder rows of {dataset.name}", number + 1, len(units))
+        return block, {i: "non_finite" for i, ok in zip(ids, good, strict=True) if not ok}
+
+    return rows
 
 
 def _encoder(folder: Path) -> Any:

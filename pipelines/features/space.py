@@ -83,8 +83,8 @@ def require_model(store: Store, space_id: int, loaded: Loaded) -> None:
         )
 
 
-def make_job(work: Work, checkpoint: Checkpoint) -> GradientJob:
-    """The job of a recipe's pool rows at one checkpoint."""
+def make_job(work: Work, checkpoint: Checkpoint, state: CheckpointState | None = None) -> GradientJob:
+    """The job of a recipe's pool rows at one checkpoint, whose `state` is loaded where it is not given."""
     recipe = work.recipe
     return GradientJob(
         work.model,
@@ -94,7 +94,7 @@ def make_job(work: Work, checkpoint: Checkpoint) -> GradientJob:
         recipe.features,
         recipe.seed,
         checkpoint,
-        checkpoints.load(work.store, checkpoint),
+        checkpoints.load(work.store, checkpoint) if state is None else state,
         recipe.features.transform,
         recipe.features.loss,
     )

@@ -11,7 +11,7 @@ Legend: N pool examples, G sources of a part.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -44,14 +44,25 @@ ORDER = "shuffled by the seed, the example's id and the number of its copy"
 def make_mixture(work: Work, material: Material) -> Selection:
     """Make and record the recipe's mixture, or give the one recorded. Raises InputError when it cannot be
     filled."""
+    spec, fill = mixture_of(work, material)
+    recorded = selections.use(work.store, spec)
+    if recorded is not None:
+        return recorded
+    return selections.save(work.store, work.recipe.name, MIXTURE, spec, fill())
+
+
+def mixture_of(work: Work, material: Material) -> tuple[Spec, Callable[[], Picks]]:
+    """All that decides the recipe's mixture, and a function that fills it; nothing is recorded. Raises InputError for a
+    recipe without one; so does the function when it cannot be filled."""
     mix = work.recipe.mix
     if mix is None:
         raise InputError(f"recipe {work.recipe.name!r} has no `mix`")
     evidence_of = _evidence(work, material, mix)
     spec = _spec(work, mix, material.pool, evidence_of)
-    recorded = selections.use(work.store, spec)
-    if recorded is not None:
-        return recorded
+    return spec, lambda: _filled(work, material, mix, evidence_of)
+
+
+def _filled(work: Work, material: Material, mix: Mix, evidence_of: Mapping[str, Evidence]) -> Picks:
     pool = _pool(work, mix, material.pool)
     rows = pool_rows(work, material.pool, *material.pairs) if material.pairs else None
     mixer = Mixer(work, mix, pool, evidence_of, rows)
@@ -63,7 +74,7 @@ def make_mixture(work: Work, material: Material) -> Selection:
     for number, (part, budget) in enumerate(zip(parts, shares.tolist(), strict=True), 1):
         fill_part(mixer, part, budget, taken)
         work.progress("parts of the mixture", number, len(parts))
-    return _record(mixer, spec, total, taken)
+    return _picks(mixer, total, taken)
 
 
 def _evidence(work: Work, material: Material, mix: Mix) -> dict[str, Evidence]:
@@ -125,8 +136,8 @@ def _total(mix: Mix, size: int) -> int:
     return int(mix.examples or mix.label_tokens or mix.tokens or 0)
 
 
-def _record(mixer: Mixer, spec: Spec, total: int, taken: Taken) -> Selection:
-    pool, recipe = mixer.pool, mixer.work.recipe
+def _picks(mixer: Mixer, total: int, taken: Taken) -> Picks:
+    pool = mixer.pool
     positions = np.concatenate(taken.positions)
     copies = np.concatenate(taken.copies)
     scores = np.concatenate(taken.scores)
@@ -150,8 +161,7 @@ def _record(mixer: Mixer, spec: Spec, total: int, taken: Taken) -> Selection:
     plan = MixturePlan(_unit(mixer), total, realised, taken.table, RULE, ORDER)
     table = table.replace_schema_metadata({PLAN: json.dumps(plan_as_json(plan))})
     known_scores = [None if np.isnan(score) else float(score) for score in scores.tolist()]
-    picks = Picks(ids, known_scores, table, copies.tolist())
-    return selections.save(mixer.work.store, recipe.name, MIXTURE, spec, picks)
+    return Picks(ids, known_scores, table, copies.tolist())
 
 
 def _unit(mixer: Mixer) -> str:

@@ -51,6 +51,15 @@ def write_report(store: Store, path: Path, run: Run | None = None) -> Path:
     return path
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a page and its JSON are there, to their ends."""
+    try:
+        json.loads(path.with_suffix(".json").read_text("utf-8"))
+        return path.read_text("utf-8").rstrip().endswith("</html>")
+    except (OSError, ValueError):
+        return False
+
+
 def p_value(p: float) -> str:
     """`p = 0.012`, or `p < 0.001`."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

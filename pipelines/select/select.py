@@ -128,12 +128,16 @@ def sized_for_tokens(
 
 def select_for(work: Work, e: Evidence, target_name: str) -> Selection:
     """Choose for one target and record the selection; the same inputs again give the recorded one."""
-    select = work.recipe.select
-    name = f"{work.recipe.name}-{target_name}"
-    spec = _spec(work, e, name)
+    spec = spec_for(work, e, target_name)
     recorded = selections.use(work.store, spec)
     if recorded is not None:
         return recorded
+    return selections.save(work.store, spec["name"], target_name, spec, picks_for(work, e, target_name))
+
+
+def picks_for(work: Work, e: Evidence, target_name: str) -> Picks:
+    """What is chosen for one target, recorded nowhere."""
+    select = work.recipe.select
     choice, values = choose(e, select)
     if not len(choice.order):
         raise InputError(f"method {select.method!r} chose nothing for {target_name!r}; loosen its options")
@@ -143,12 +147,11 @@ def select_for(work: Work, e: Evidence, target_name: str) -> Selection:
         masks = [choice.masks[k].tolist() if k in choice.masks else None for k in range(len(e.ids))]
         table[MASK] = pa.array(masks, pa.list_(pa.bool_()))
     chosen = [e.ids[k] for k in choice.order]
-    picks = Picks(chosen, [float(values[k]) for k in choice.order], pa.table(table))
-    return selections.save(work.store, name, target_name, spec, picks)
+    return Picks(chosen, [float(values[k]) for k in choice.order], pa.table(table))
 
 
-def _spec(work: Work, e: Evidence, name: str) -> Spec:
-    """All that decides a selection."""
+def spec_for(work: Work, e: Evidence, target_name: str) -> Spec:
+    """All that decides the selection for a target."""
     store, select = work.store, work.recipe.select
     score, rule, options = select.parts()
     return {
@@ -165,7 +168,7 @@ def _spec(work: Work, e: Evidence, name: str) -> Spec:
         "provenance": examples.provenance_digest(store, e.pool),
         "target": e.target.digest,
         "spaces": e.fingerprints(),
-        "name": name,
+        "name": f"{work.recipe.name}-{target_name}",
     }
 
 

@@ -61,7 +61,7 @@ def settings_of(work: Work, warmup: Warmup) -> str:
     return fingerprint({**training_spec(work), "training": warmup.deciding(), "seed": work.recipe.seed})
 
 
-def _own(work: Work, warmup: Warmup, digest: str, rows: int) -> WarmupRun:
+def of_pool(work: Work, warmup: Warmup, digest: str, rows: int) -> WarmupRun:
     """The warm-up that is drawn from a pool."""
     spec = {**training_spec(work), "training": warmup.deciding(), "pool": digest, "seed": work.recipe.seed}
     return WarmupRun(fingerprint(spec), settings_of(work, warmup), digest, rows, warmup.epochs)
@@ -79,7 +79,7 @@ def _older(work: Work, warmup: Warmup) -> list[tuple[float, WarmupRun]]:
     kept = warmups.unrecorded(work.store)
     found = []
     for pool in warmups.pools(work.store) if kept else ():
-        run = _own(work, warmup, pool.digest, pool.rows)
+        run = of_pool(work, warmup, pool.digest, pool.rows)
         count, made = kept.pop(run.fingerprint, (0, 0.0))
         if count == warmup.epochs:
             found.append((made, run))
@@ -89,19 +89,28 @@ def _older(work: Work, warmup: Warmup) -> list[tuple[float, WarmupRun]]:
 def untrained(work: Work, check: Check = lambda _model: None) -> list[Checkpoint]:
     """One checkpoint of the model as it is, for `warmup: null`: a fresh adapter (B = 0), or none where the rows are
     gradients of the model's own weights. `check` as `warm_up` has it."""
+    run = untrained_fingerprint(work)
+    if not checkpoints.listed(work.store, run):
+        checkpoints.commit(work.store, run, 0, 0, 1.0, untrained_state(work, check))
+    return checkpoints.listed(work.store, run)
+
+
+def untrained_fingerprint(work: Work) -> str:
+    """Identity of the checkpoint of the model as it is."""
     recipe = work.recipe
     with_adapter = recipe.features.parameters != "linear"
-    run = fingerprint({**training_spec(work), "untrained": with_adapter, "seed": recipe.seed})
-    if not checkpoints.listed(work.store, run):
-        adapter = {}
-        if with_adapter:
-            model = load_lora(work.model, recipe.model, recipe.lora, recipe.seed)
-            check(model)
-            adapter = adapter_arrays(model)
-        else:
-            check(load_base(work.model, recipe.model))
-        checkpoints.commit(work.store, run, 0, 0, 1.0, CheckpointState(adapter, {}, {}))
-    return checkpoints.listed(work.store, run)
+    return fingerprint({**training_spec(work), "untrained": with_adapter, "seed": recipe.seed})
+
+
+def untrained_state(work: Work, check: Check = lambda _model: None) -> CheckpointState:
+    """What the checkpoint of the model as it is holds: a fresh adapter, or nothing."""
+    recipe = work.recipe
+    if recipe.features.parameters == "linear":
+        check(load_base(work.model, recipe.model))
+        return CheckpointState({}, {}, {})
+    model = load_lora(work.model, recipe.model, recipe.lora, recipe.seed)
+    check(model)
+    return CheckpointState(adapter_arrays(model), {}, {})
 
 
 def warm_up(work: Work, pool: Dataset, check: Check = lambda _model: None, *, new: bool = False) -> Warmed:
@@ -110,7 +119,7 @@ def warm_up(work: Work, pool: Dataset, check: Check = lambda _model: None, *, ne
     warmup = work.recipe.warmup
     if warmup is None:
         return Warmed(untrained(work, check))
-    own = _own(work, warmup, pool.digest, len(pool.example_ids))
+    own = of_pool(work, warmup, pool.digest, len(pool.example_ids))
     _record_older(work, warmup)
     candidates = [] if new or warmup.reuse == "never" else reusable(work, warmup)
     for run in candidates:
@@ -127,15 +136,9 @@ def _record_older(work: Work, warmup: Warmup) -> None:
     """Record warm-ups of these settings that an older version finished, with the examples that they saw."""
     for made, run in _older(work, warmup):
         pool = warmups.whole_pool_of(work.store, run)  # of another pool, the sample would be another
-        kept = usable_chats(work, _sample(work, warmup, pool))[0] if pool else []
+        kept = usable_chats(work, sample(work, warmup, pool))[0] if pool else []
         warmups.begin(work.store, run, kept, made)
         warmups.finish(work.store, run.fingerprint, made)
-
-
-def _sample(work: Work, warmup: Warmup, pool: Dataset) -> list[str]:
-    size = max(round(warmup.fraction * len(pool.example_ids)), warmup.min_examples)
-    order = np.random.default_rng([work.recipe.seed, 0]).permutation(len(pool.example_ids))[:size]
-    return [pool.example_ids[k] for k in order]
 
 
 def _train(work: Work, run: WarmupRun, pool: Dataset, check: Check) -> Warmed:
@@ -143,7 +146,7 @@ def _train(work: Work, run: WarmupRun, pool: Dataset, check: Check) -> Warmed:
     recipe, warmup = work.recipe, work.recipe.warmup or Warmup()
     done = checkpoints.listed(work.store, run.fingerprint)
     if len(done) < run.epochs:
-        kept, chats = usable_chats(work, _sample(work, warmup, pool))
+        kept, chats = usable_chats(work, sample(work, warmup, pool))
         if not chats:
             raise InputError("no example of the warm-up sample has a label token; raise encoding.max_length")
         model = load_lora(work.model, recipe.model, recipe.lora, recipe.seed)
@@ -154,12 +157,20 @@ def _train(work: Work, run: WarmupRun, pool: Dataset, check: Check) -> Warmed:
         warmups.begin(work.store, run, kept)
         report = Report("warm-up", work.progress)
         for end in epochs(model, work.model.tokenizer, chats, warmup, recipe.seed, report, start):
-            checkpoints.commit(work.store, run.fingerprint, end.epoch, end.step, end.mean_lr, _state(end))
+            checkpoints.commit(work.store, run.fingerprint, end.epoch, end.step, end.mean_lr, state_at(end))
     warmups.finish(work.store, run.fingerprint)
     return Warmed(checkpoints.listed(work.store, run.fingerprint), run, reused=len(done) == run.epochs)
 
 
-def _state(end: EpochEnd) -> CheckpointState:
+def sample(work: Work, warmup: Warmup, pool: Dataset) -> list[str]:
+    """Examples of the pool that a warm-up is trained on, in the order of its first epoch's draw."""
+    size = max(round(warmup.fraction * len(pool.example_ids)), warmup.min_examples)
+    order = np.random.default_rng([work.recipe.seed, 0]).permutation(len(pool.example_ids))[:size]
+    return [pool.example_ids[k] for k in order]
+
+
+def state_at(end: EpochEnd) -> CheckpointState:
+    """What a checkpoint holds at the end of an epoch."""
     parameters = lora_parameters(end.model)
 
     def moment(key: str) -> Tensors:

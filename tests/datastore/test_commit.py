@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from running import ROOT, python
 
-from gradsift.datastore import examples, features, files, leases, maintenance
+from gradsift.datastore import examples, features, files, leases, maintenance, repair
 from gradsift.datastore.attributes import attribute
 from gradsift.datastore.errors import (
     BusyError,
@@ -166,7 +166,7 @@ def test_promise_3_damage_is_reported_before_use(store, damage):
             list(features.read(fresh, space))
         (found,) = maintenance.verify(fresh)
         assert found.shard_id == row["shard_id"]
-        maintenance.drop_damaged(fresh, found)
+        assert repair.replan(fresh, found.shard_id) == 10
         assert not maintenance.verify(fresh)
         (unit,) = features.open_units(fresh, space, pool.dataset_id)
         assert compute(fresh, space, unit)
@@ -318,7 +318,7 @@ def test_a_damaged_checkpoint_takes_the_later_ones_with_it(store):
     with Store(store.root) as fresh:
         with pytest.raises(CorruptionError):
             checkpoints.load(fresh, second)
-        maintenance.drop_damaged(fresh, maintenance.verify(fresh)[0])
+        repair.forget_checkpoints(fresh, maintenance.verify(fresh)[0].shard_id)
         assert checkpoints.listed(fresh, "run") == [first]
         assert len(fresh.catalog.rows("SELECT * FROM shard")) == 1
         assert not maintenance.verify(fresh)
@@ -334,7 +334,7 @@ def test_a_forged_name_deletes_nothing_outside(store, tmp_path):
         db.execute("UPDATE shard SET name='../precious.txt' WHERE kind='features'")
     with Store(store.root) as fresh:
         (found,) = maintenance.verify(fresh)
-        maintenance.drop_damaged(fresh, found)
+        repair.replan(fresh, found.shard_id)
     (store.root / "scores").symlink_to(tmp_path)
     maintenance.collect(store, grace=-1)
     assert precious.read_text() == "mine"
@@ -362,7 +362,7 @@ def test_damaged_values_of_examples_are_dropped_and_computed_again(store):
         with pytest.raises(CorruptionError):
             list(attribute(fresh, {"what": "turns"}, pool.dataset_id, lengths))
         (damage,) = maintenance.verify(fresh)
-        assert maintenance.drop_damaged(fresh, damage) == "its values will be computed again"
+        repair.drop_attribute(fresh, damage.shard_id)
         assert not maintenance.verify(fresh)
         assert not (fresh.root / name).exists()
         (again,) = attribute(fresh, {"what": "turns"}, pool.dataset_id, lengths)

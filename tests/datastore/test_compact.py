@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import ROOT, python
 
-from gradsift.datastore import compact, examples, features, leases, maintenance
+from gradsift.datastore import compact, examples, features, leases, maintenance, repair
 from gradsift.datastore.attributes import attribute
 from gradsift.datastore.compact import Small, choose
 from gradsift.datastore.errors import BusyError, CorruptionError
@@ -321,7 +321,7 @@ def test_a_damaged_shard_is_named_and_nothing_is_merged_from_it(tmp_path):
         with pytest.raises(CorruptionError, match=f"shard {row['shard_id']} "):
             compact.compact(fresh)
         assert row["name"] in committed(fresh)
-        maintenance.drop_damaged(fresh, maintenance.verify(fresh)[0])
+        repair.replan(fresh, maintenance.verify(fresh)[0].shard_id)
         compact.compact(fresh, grace=0)
         assert not maintenance.verify(fresh)
 
@@ -336,7 +336,7 @@ def test_a_damaged_merged_shard_becomes_small_units_of_work_again(tmp_path):
     store.close()
     (tmp_path / "store" / name).write_bytes(b"\0" * 7)
     with Store(tmp_path / "store") as fresh:
-        maintenance.drop_damaged(fresh, maintenance.verify(fresh)[0])
+        repair.replan(fresh, maintenance.verify(fresh)[0].shard_id)
         units = features.open_units(fresh, space, pool.dataset_id)
         assert len(units) > 5
         for unit in units:

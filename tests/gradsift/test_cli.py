@@ -104,12 +104,19 @@ def test_damage_is_reported_and_mended(copied, recipe_data, recipe_file):
     path.write_bytes(data)
     spec = recipe_data | {"select": {"examples": 9}}  # must read the shards again
     refused = gradsift("run", recipe_file(**spec), "-s", store, "--no-prefect")
-    assert_refused(refused, 4, "does not match its digest", "gradsift verify --drop")
-    assert_refused(gradsift("verify", "-s", store), 4, "1 damaged files")
-    assert gradsift("verify", "--drop", "-s", store).returncode == 0
+    assert_refused(refused, 4, "does not match its digest", "gradsift verify --repair")
+    assert_refused(gradsift("verify", "-s", store), 4, "1 damaged files; next: gradsift verify --repair")
+    assert_refused(gradsift("verify", "--drop", "-s", store), 2, "`verify --drop` is `verify --repair` now")
+    assert_refused(gradsift("verify", "--accept-loss", "-s", store), 2, "go with --repair")
+    planned = gradsift("verify", "--repair", "--dry-run", "-s", store)
+    assert_refused(planned, 4, "1 damaged files; next: gradsift verify --repair")
+    assert "computed again" in " ".join(planned.stdout.split())
+    (done,) = json.loads(gradsift("verify", "--repair", "-s", store, "--json").stdout)
+    assert (done["kind"], done["state"], done["lost"]) == ("features", "mended", 0)
+    assert gradsift("verify", "-s", store).returncode == 0
     out = gradsift("run", recipe_file(**spec), "-s", store, "--no-prefect", "--json")
     assert out.returncode == 0, out.stderr
-    assert sum(row["computed"] for row in json.loads(out.stdout)["rows"]) in range(1, 65)  # one unit or two
+    assert sum(row["computed"] for row in json.loads(out.stdout)["rows"]) == 0
 
 
 @pytest.mark.slow

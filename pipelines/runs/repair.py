@@ -1,0 +1,258 @@
+"""`gradsift verify --repair`: find what is damaged, and make again whatever can be.
+
+In the order in which things are made from each other: text from its sources, values of examples (left to whoever needs
+them), checkpoints by training, feature rows by a pass, tables of scores by choosing again, search indexes, reports.
+What comes out takes the damaged file's place only where it is known to be the same: a text by its digest, a checkpoint
+by its tensors', a choice by its digest; a feature row by its space, for other hardware rounds otherwise.
+
+What cannot be made again is listed with what it takes down and stays, until that is accepted. Each thing is one
+commit, and what is mended is no longer found: killed anywhere, the next call goes on. Cost: a pass over all bytes, and
+what is damaged costs what it cost when it was made first.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from gradsift.datastore import examples, indexes, leases, maintenance, repair, runs, selections
+from gradsift.datastore.errors import GradsiftError
+from gradsift.datastore.examples import Messages
+from gradsift.datastore.index_build import refreshed
+from gradsift.datastore.maintenance import Damage
+from gradsift.datastore.repair import Unit, Unlike
+from gradsift.datastore.store import Store
+from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.report.report import is_whole, write_report
+from gradsift.pipelines.runs import remake
+from gradsift.pipelines.runs.remake import Away, Lost, Past
+
+State = Literal["mended", "later", "lost", "kept"]
+
+
+@dataclass(frozen=True)
+class Mend:
+    """A damaged file and what is done about it; in a plan, what would be. `state`: `mended` (made again), `later` (left
+    to who needs it), `lost` (gone, with what it takes down), `kept` (nothing was done: its loss was not accepted).
+    `rows` are made again; `lost` cannot be, and take down what `falls` says."""
+
+    file: str
+    kind: str
+    problem: str
+    state: State
+    done: str
+    rows: int = 0
+    lost: int = 0
+    falls: tuple[str, ...] = ()
+
+    @property
+    def is_damage(self) -> bool:
+        """Whether bytes of the store are wrong; a missing report is none."""
+        return self.kind != "report"
+
+
+@dataclass
+class _Job:
+    """One call: what may be done, what is damaged, and the shards of it that nothing was done about."""
+
+    store: Store
+    past: Past
+    plan: bool
+    accept_loss: bool
+    damaged: Sequence[Damage]
+    kept: set[int] = field(default_factory=set)
+
+    def do(self, act: Callable[[], object]) -> None:
+        """Do it, unless this is a plan."""
+        if not self.plan:
+            act()
+
+    def lose(self, damage: Damage, why: str, lost: int, falls: Sequence[str], act: Callable[[], object]) -> Mend:
+        """What cannot be made again: gone where that is accepted, else kept."""
+        if self.accept_loss:
+            self.do(act)
+            return _told(damage, "lost", f"gone: {why}", lost=lost, falls=tuple(falls))
+        self.kept.add(damage.shard_id)
+        return _told(damage, "kept", f"kept: {why}", lost=lost, falls=tuple(falls))
+
+
+def _told(
+    damage: Damage, state: State, done: str, *, rows: int = 0, lost: int = 0, falls: tuple[str, ...] = ()
+) -> Mend:
+    return Mend(damage.name, damage.kind, damage.problem, state, done, rows, lost, falls)
+
+
+def mend(store: Store, *, dry_run: bool = False, accept_loss: bool = False, progress: Progress = quiet) -> list[Mend]:
+    """Verify a store and make again what is damaged, where it can be; `accept_loss` removes what cannot be, with all
+    that it takes down. `dry_run` changes nothing and says what would be done; it reads sources, and opens models.
+
+    Raises BusyError while a run works on the store, CorruptionError for a damaged catalog.
+    """
+    with nullcontext() if dry_run else leases.alone(store, "repair it"):
+        if not dry_run:
+            store.sweep()
+        job = _Job(store, Past(store, progress), dry_run, accept_loss, maintenance.verify(store))
+        values = [damage for damage in _of(job, "scores") if repair.is_attribute(store, damage.shard_id)]
+        done = _texts(job, _of(job, "examples"))
+        done += [_values(job, damage) for damage in values]
+        done += [_checkpoint(job, damage) for damage in _by_ordinal(store, _of(job, "checkpoint"))]
+        for number, damage in enumerate(_of(job, "features"), 1):
+            done.append(_rows(job, damage))
+            progress("damaged feature shards", number, len(_of(job, "features")))
+        done += [_table(job, damage) for damage in _of(job, "scores") if damage not in values]
+        done += [_index(job, damage) for damage in _of(job, indexes.FOLDER)]
+        return done + _reports(job)
+
+
+def _of(job: _Job, kind: str) -> list[Damage]:
+    return [damage for damage in job.damaged if damage.kind == kind]
+
+
+def _texts(job: _Job, damaged: Sequence[Damage]) -> list[Mend]:
+    """Shards of examples: what a damaged file still holds, then one pass over the sources for all of them."""
+    store = job.store
+    wanted = {damage.shard_id: repair.example_ids(store, damage.shard_id) for damage in damaged}
+    held = {shard: repair.readable(store, shard) for shard in wanted}
+    missing = {i for shard, ids in wanted.items() for i in ids if i not in held[shard]}
+    files = sorted({file for shard in wanted for file in repair.origin_files(store, shard)})
+    found = remake.chats(job.past, missing, files)
+    return [_shard(job, damage, wanted[damage.shard_id], held[damage.shard_id] | found) for damage in damaged]
+
+
+def _shard(job: _Job, damage: Damage, ids: Sequence[str], chats: dict[str, Messages]) -> Mend:
+    store, shard = job.store, damage.shard_id
+    lost = [i for i in ids if i not in chats]
+    rows = len(ids) - len(lost)
+    if not lost:
+        job.do(lambda: repair.restore_examples(store, shard, chats))
+        return _told(damage, "mended", "read again, each row by its digest", rows=rows)
+    why = f"{len(lost):,} of {rows + len(lost):,} rows are no longer in their sources ({_place(store, lost[0])})"
+    reason = f"{len(lost):,} examples were lost with a damaged file"
+    falls = repair.falls_with_examples(store, lost)
+    made = job.lose(damage, why, len(lost), falls, lambda: repair.restore_examples(store, shard, chats, reason))
+    return replace(made, rows=0 if made.state == "kept" else rows)
+
+
+def _place(store: Store, example: str) -> str:
+    return f"the first: {' of '.join(filter(None, (example[:8], repair.origin(store, example))))}"
+
+
+def _values(job: _Job, damage: Damage) -> Mend:
+    job.do(lambda: repair.drop_attribute(job.store, damage.shard_id))
+    return _told(damage, "later", "values of examples: dropped, and computed again when they are needed")
+
+
+def _by_ordinal(store: Store, damaged: Sequence[Damage]) -> list[Damage]:
+    """Earlier checkpoints first: later ones are trained on from them."""
+
+    def place(damage: Damage) -> tuple[str, int]:
+        known = repair.checkpoint_of(store, damage.shard_id)
+        return (known[0], known[1].ordinal) if known else ("", 0)
+
+    return sorted(damaged, key=place)
+
+
+def _checkpoint(job: _Job, damage: Damage) -> Mend:
+    store, shard = job.store, damage.shard_id
+    known = repair.checkpoint_of(store, shard)
+    if known is None:
+        return _told(damage, "lost", "gone with an earlier one of its warm-up", lost=1)
+    warmup, point = known
+    broken = {other.shard_id for other in _of(job, "checkpoint")} | job.kept
+    try:
+        train = remake.checkpoint(job.past, warmup, point, broken)
+        job.do(lambda: repair.restore_checkpoint(store, shard, train()))
+        return _told(damage, "mended", f"checkpoint {point.ordinal} trained again: its tensors by their digest", rows=1)
+    except Away as error:
+        why = f"{error}; repair again when it is back"
+    except Unlike:
+        why = "trained again, its tensors are others: other hardware or libraries round otherwise"
+    except (Lost, GradsiftError) as error:
+        why = str(error)
+    falls = repair.falls_with_checkpoint(store, warmup, point.ordinal)
+    return job.lose(damage, why, 1, falls, lambda: repair.forget_checkpoints(store, shard))
+
+
+def _rows(job: _Job, damage: Damage) -> Mend:
+    """Feature rows, unit by unit: a kill loses one."""
+    store, shard = job.store, damage.shard_id
+    units = repair.units_of(store, shard)
+    if not units:
+        job.do(lambda: repair.drop_unused(store, shard))
+        return _told(damage, "mended", "dropped: nothing refers to it")
+    rows, same = 0, True
+    try:
+        for unit in units:
+            make = job.past.rows(unit.space_id)
+            _refuse_waiting(job, unit)
+            rows += repair.rows_of(store, unit)
+            if not job.plan:
+                same &= repair.restore_unit(store, shard, unit, *make(unit.ids))
+    except Away as error:
+        left = _left(store, shard)
+        job.do(lambda: repair.replan(store, shard))
+        return _told(damage, "later", f"{error}; `gradsift run` computes them when it is back", lost=left)
+    except (Lost, GradsiftError) as error:
+        left = _left(store, shard)
+        falls = [f"{left:,} feature rows of space {space}" for space in sorted({unit.space_id for unit in units})]
+        return job.lose(damage, str(error), left, falls, lambda: repair.lose_rows(store, shard))
+    how = "" if job.plan else ": the same bytes" if same else ": equal up to rounding"
+    return _told(damage, "mended", f"computed again{how}", rows=rows)
+
+
+def _left(store: Store, shard: int) -> int:
+    return sum(repair.rows_of(store, unit) for unit in repair.units_of(store, shard))
+
+
+def _refuse_waiting(job: _Job, unit: Unit) -> None:
+    """Raise Lost where a text, or the checkpoint, that a unit is computed from is damaged and was kept."""
+    if job.kept & {*examples.shards_of(job.store, unit.ids), *repair.checkpoint_shards(job.store, unit.space_id)}:
+        raise Lost("what they are computed from is damaged, too")
+
+
+def _table(job: _Job, damage: Damage) -> Mend:
+    store, shard = job.store, damage.shard_id
+    selection = repair.selection_of(store, shard) if shard else selections.by_number(store, int(damage.name))
+    damage = replace(damage, name=damage.name if shard else "")
+    if selection is None:
+        job.do(lambda: repair.drop_unused(store, shard))
+        return _told(damage, "mended", "dropped: nothing that holds refers to it")
+    try:
+        choose = remake.picks(job.past, selection)
+        job.do(lambda: repair.restore_table(store, selection, choose()))
+        return _told(damage, "mended", f"{selection.name} chosen again: its rows by their digest", rows=1)
+    except Unlike:
+        why = f"{selection.name} chosen again is another choice"
+    except (Lost, GradsiftError) as error:
+        why = str(error)
+    falls = repair.falls_with_table(store, selection)
+    reason = "its table with the loss masks was damaged"
+    return job.lose(damage, why, 1, falls, lambda: repair.lose_table(store, selection, reason))
+
+
+def _index(job: _Job, damage: Damage) -> Mend:
+    """Built from the rows, which are mended by now; dropped where they are not."""
+    store = job.store
+    (index,) = (one for one in indexes.all_of(store) if one.index_id == damage.shard_id)
+    try:
+        job.do(lambda: refreshed(store, index))
+        return _told(damage, "mended", "built again from its rows", rows=index.rows)
+    except GradsiftError as error:
+        job.do(lambda: indexes.drop(store, [index.space_id], index.kind))
+        return _told(damage, "later", f"dropped: {error}")
+
+
+def _reports(job: _Job) -> list[Mend]:
+    """Pages of the newest run of each name, where missing or cut. They have no digest: changed bytes are not seen."""
+    done = []
+    for run in runs.newest_of_each(job.store):
+        page = job.store.root / "reports" / f"{run.name}.html"
+        if not run.summary.get("report") or is_whole(page):
+            continue
+        damage = Damage(0, "report", f"reports/{page.name}", "missing or cut")
+        try:
+            job.do(lambda: write_report(job.store, page, run))
+            done.append(_told(damage, "mended", "written again", rows=1))
+        except GradsiftError as error:
+            done.append(_told(damage, "later", f"not written: {error}"))
+    return done

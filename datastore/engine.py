@@ -86,6 +86,11 @@ class Engine(ABC):
         """Look whether the catalog itself is whole: one pass over it. Raises CorruptionError where it is not."""
 
     @abstractmethod
+    def scrub(self) -> None:
+        """Leave nothing of what was deleted: in free pages, in logs, in copies from before migrations. Writes the whole
+        catalog anew. Raises BusyError while others read it."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close this thread's handle; a later use opens it again."""
 

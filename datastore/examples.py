@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from gradsift.datastore import tombstones
 from gradsift.datastore.engine import Transaction, marks
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.identity import canonical_json, digest_ids
 from gradsift.datastore.store import Store
 
 Messages = list[dict[str, str]]
+HIDDEN = "its text was deleted"  # of a quarantined row
 MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
@@ -121,7 +123,14 @@ def find_prefix(store: Store, start: str) -> str:
 
 
 def quarantine(store: Store, rows: Sequence[BadRow]) -> None:
-    """Record refused rows; the same file and line again replaces the older entry."""
+    """Record refused rows; the same file and line again replaces the older entry. An excerpt that was deleted stays
+    out."""
+    digests = [tombstones.of_excerpt(row.excerpt) for row in rows]
+    deleted = tombstones.known(store, digests)
+    rows = [
+        replace(row, excerpt="", detail=HIDDEN) if digest in deleted else row
+        for row, digest in zip(rows, digests, strict=True)
+    ]
     with store.catalog.write() as db:
         db.executemany(
             "INSERT INTO quarantine (file, line, source, reason, detail, excerpt) VALUES (?, ?, ?, ?, ?, ?) "

@@ -110,3 +110,11 @@ def alone(store: Store, doing: str) -> Iterator[None]:
             where = f" (process {pid} on {host})" if pid else ""
             raise BusyError(f"{work or 'a run'} is working on {store.root}{where}; {doing} when it has ended")
         yield
+
+
+def require_no_other(store: Store, doing: str) -> None:
+    """Raise BusyError while somebody alive holds any lease but the run's, which the caller has: a worker, an export."""
+    now = time.time()
+    for row in store.catalog.rows("SELECT * FROM lease WHERE name <> ? ORDER BY name", (RUN,)):
+        if _is_live(row, now, TTL_SECONDS):
+            raise BusyError(f"{row['name']} is being worked on in {store.root}; {doing} when it has ended")

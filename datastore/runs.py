@@ -45,6 +45,7 @@ class DatasetReport:
     duplicates: int
     quarantined: Counts = field(default_factory=dict)  # by reason
     by_source: Counts = field(default_factory=dict)
+    deleted: int = 0  # good rows of examples that were deleted before: they stay out
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gradsift.datastore import versions
+from gradsift.datastore import tombstones, versions
 from gradsift.datastore.engine import Row, Transaction
-from gradsift.datastore.errors import CorruptionError, InputError
+from gradsift.datastore.errors import BusyError, CorruptionError, InputError
 from gradsift.datastore.identity import Spec, canonical_json, digest_ids, fingerprint
 from gradsift.datastore.runs import MixturePlan, plan_from_json
 from gradsift.datastore.store import Store
@@ -65,8 +66,11 @@ def save(store: Store, name: str, target: str, spec: Spec, picks: Picks) -> Sele
     """Record a selection, its details in a Parquet shard; the same spec again returns the one recorded first."""
     text, details = canonical_json(spec), picks.details
     copies, digest = _copies(picks), picks_digest(picks)
+    seen = {*picks.example_ids, *(details["example_id"].to_pylist() if details is not None else [])}
 
     def record(db: Transaction, shard_id: int | None) -> bool:
+        if any(row["example_id"] in seen for row in db.rows("SELECT example_id FROM tombstone")):
+            raise BusyError(f"examples of {name} were deleted while it was made; run this again")
         void = db.one("SELECT selection_id FROM selection WHERE spec=? AND void IS NOT NULL", (text,))
         if void is not None:  # it lost examples since and is no longer what this spec gives
             lost = canonical_json({**spec, "void": void["selection_id"]})
@@ -114,17 +118,18 @@ def _copies(picks: Picks) -> list[int]:
     return list(picks.copies or [1] * len(picks.example_ids))
 
 
-def picks_digest(picks: Picks) -> str:
+def picksdigest_of(picks: Picks) -> str:
     """Digest of the selection that these picks are."""
-    return _digest(picks.example_ids, _copies(picks), picks.details)
+    return digest_of(picks.example_ids, _copies(picks), picks.details)
 
 
 def is_masked(selection: Selection) -> bool:
     """Whether loss masks are part of a selection, by its digest alone: also where its table is lost."""
-    return selection.digest != _digest(selection.example_ids, selection.copies, None)
+    return selection.digest != digest_of(selection.example_ids, selection.copies, None)
 
 
-def _digest(ids: Sequence[str], copies: Sequence[int], details: pa.Table | None) -> str:
+def digest_of(ids: Sequence[str], copies: Sequence[int], details: pa.Table | None) -> str:
+    """Digest of a choice: of its ids in rank order, how often each occurs, and its token masks."""
     if any(n != 1 for n in copies):
         ids = [f"{i} {n}" for i, n in zip(ids, copies, strict=True)]
     if details is None or MASK not in details.column_names:
@@ -146,7 +151,9 @@ def details(store: Store, selection: Selection) -> pa.Table | None:
     if row is None or row["scores_shard"] is None:
         return None
     with store.open(row["scores_shard"]) as file:
-        return pq.read_table(file)
+        table = pq.read_table(file)
+    going = tombstones.going(store)
+    return table.filter(pc.invert(pc.is_in(table["example_id"], pa.array(going, pa.string())))) if going else table
 
 
 def masks(store: Store, selection: Selection) -> dict[str, list[bool]]:

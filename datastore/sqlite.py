@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gradsift.datastore.engine import Engine, Parameters, Row
-from gradsift.datastore.errors import CorruptionError, InputError
+from gradsift.datastore.errors import BusyError, CorruptionError, InputError
 from gradsift.datastore.files import disk_errors, on_network
 
 BUSY_SECONDS = 60
@@ -100,6 +100,7 @@ class SqliteEngine(Engine):
             raise InputError(f"{self.path} cannot be opened as a catalog: {error}") from error
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA secure_delete=ON")  # no text stays behind in what a row or page had
         return connection
 
     def close(self) -> None:
@@ -149,6 +150,28 @@ class SqliteEngine(Engine):
         copy = self.path.with_suffix(f".before-{version:04d}.sqlite")
         if not copy.exists():
             self._connection.execute("VACUUM INTO ?", (str(copy),))
+
+    def scrub(self) -> None:
+        """Write all of the file anew, without free pages, and empty the log; delete copies from before migrations.
+
+        Raises BusyError while another process reads or writes the catalog, StoreFullError without room for a copy.
+        """
+        for copy in self.path.parent.glob(f"{self.path.stem}.before-*.sqlite*"):
+            copy.unlink(missing_ok=True)
+        connection = self._connection
+        with disk_errors(self.path):
+            try:
+                connection.execute("VACUUM")
+                row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError as error:
+                name = getattr(error, "sqlite_errorname", "")
+                if name in CANNOT_WRITE:
+                    raise OSError(errno.ENOSPC, f"the catalog cannot be written anew: {error}") from error
+                if not name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+                    raise
+                row = {"busy": 1}
+        if row["busy"]:
+            raise BusyError(f"another process is using {self.path}; run this again when it has ended")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gradsift.datastore import files
 from gradsift.datastore.backend import Backend, Fill, StoredFile
 from gradsift.datastore.engine import Engine, Row, Transaction
-from gradsift.datastore.errors import CorruptionError, InputError
+from gradsift.datastore.errors import BusyError, CorruptionError, InputError
 from gradsift.datastore.local import LocalFiles
 from gradsift.datastore.sqlite import SqliteEngine
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CATALOG_NAME = "catalog.sqlite"
+CLEARED = "a deletion on {} took this file away before it was part of the store; run this again when that has ended"
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ class Store:
                 shard_ids = [_insert_shard(db, file.kind, file.rows, stored) for file, stored in pairs]
                 if record(db, shard_ids) is False:
                     raise _LostRace
+                for stored in written:
+                    self._require_there(stored)
                 doom(db, replaces, grace)
                 files.failpoint("recorded")
         except BaseException as error:
@@ -111,11 +114,19 @@ class Store:
                     self.backend.delete(stored.name)
             if isinstance(error, _LostRace):
                 return None
+            if isinstance(error, FileNotFoundError):
+                raise BusyError(CLEARED.format(self.root)) from error
             raise
         files.failpoint("committed")
         if replaces:
             self.sweep()
         return shard_ids
+
+    def _require_there(self, written: StoredFile) -> None:
+        try:
+            self.backend.open(written.name).close()
+        except CorruptionError:
+            raise BusyError(CLEARED.format(self.root)) from None
 
     def sweep(self) -> int:
         """Delete the files that left the store and whose time has come; returns how many. Whoever is killed before it

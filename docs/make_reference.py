@@ -24,6 +24,8 @@ COMMANDS = (
     "log",
     "checkout",
     "prune",
+    "delete",
+    "revive",
     "compact",
     "marks",
     "validate",

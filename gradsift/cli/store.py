@@ -200,8 +200,11 @@ def compact(
     from gradsift.cli import show, tables
     from gradsift.datastore.compact import compact as merge
     from gradsift.datastore.store import Store
+    from gradsift.pipelines.runs import forget
 
     with Store(store, create=False) as opened, show.progress() as progress:
+        if not dry_run:
+            forget.finish(opened, progress)
         done = merge(
             opened,
             target=target_mib << 20,

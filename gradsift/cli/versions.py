@@ -72,7 +72,10 @@ def prune(
     from gradsift.cli import show, tables
     from gradsift.datastore.prune import prune as drop
     from gradsift.datastore.store import Store
+    from gradsift.pipelines.runs import forget
 
     with Store(store, create=False) as opened:
+        if not dry_run:
+            forget.finish(opened)
         pruned = drop(opened, keep, examples=examples, dry_run=dry_run)
     show.document(asdict(pruned)) if json else tables.show_pruned(pruned, dry_run=dry_run)

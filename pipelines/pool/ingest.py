@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from gradsift.datastore import examples
+from gradsift.datastore import examples, tombstones
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Dataset, Example, Provenance
 from gradsift.datastore.runs import DatasetReport
@@ -24,12 +24,13 @@ def ingest(
 
     Re-reading the same sources adds nothing. A chat that several sources have belongs to the one whose name comes first
     in the alphabet (with its licence), and likewise for subtasks, in whatever order they are read.
+    What was deleted stays out, is counted, and comes back when its tombstone is taken away (`gradsift revive`).
     Raises InputError for a source without a single usable row: a mixture would silently do without it.
     """
     members: dict[str, tuple[str, str, str]] = {}  # source, licence, subtask
     sources = list(sources)
     counts: list[Counter[str]] = [Counter() for _ in sources]
-    read = new = duplicates = 0
+    read = new = duplicates = deleted = 0
     stream = (
         row
         for source, outcomes in zip(sources, counts, strict=True)
@@ -39,8 +40,11 @@ def ingest(
         good = [row for row in batch if isinstance(row, Example)]
         if bad := [row for row in batch if isinstance(row, BadRow)]:
             examples.quarantine(store, bad)
-        new += examples.add(store, good).new
         read += len(batch)
+        gone = tombstones.known(store, [example.example_id for example in good])
+        deleted += sum(example.example_id in gone for example in good)
+        good = [example for example in good if example.example_id not in gone]
+        new += examples.add(store, good).new
         for example in good:
             facts = (example.source, example.licence or "", example.subtask)
             known = members.get(example.example_id)
@@ -49,6 +53,11 @@ def ingest(
         progress(f"read {role} {name}", read, None)
     for source, outcomes in zip(sources, counts, strict=True):
         _refuse_empty(source, outcomes, f"{role} {name!r}")
+    if not members:
+        raise InputError(
+            f"every row of {role} {name!r} was deleted before ({deleted:,} rows): name other sources, or take "
+            "tombstones away with `gradsift revive`"
+        )
     if role == "pool":
         of_members = {i: Provenance(source, licence or None) for i, (source, licence, _) in members.items()}
         examples.assign_sources(store, of_members)
@@ -64,6 +73,7 @@ def ingest(
         duplicates=duplicates,
         quarantined=dict(refused.most_common()),
         by_source=dict(by_source.most_common()),
+        deleted=deleted,
     )
 
 

@@ -56,6 +56,9 @@ def _left_out(pool: PoolReport) -> list[Part]:
     if pool.quarantined:
         rows = [{"reason": reason, "rows": count} for reason, count in pool.quarantined.items()]
         parts.append(Part("Rows that could not be used", rows))
+    if pool.deleted:
+        rows = [{"rows": pool.deleted, "why": "deleted before; gradsift revive lets them in again"}]
+        parts.append(Part("Rows that were deleted before", rows))
     return parts
 
 

@@ -34,6 +34,7 @@ from gradsift.pipelines.pool.read import read_datasets, with_screening
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe
 from gradsift.pipelines.report.report import write_report
+from gradsift.pipelines.runs import forget
 from gradsift.pipelines.select.select import describe, select_for
 from gradsift.pipelines.training.warmup import warm_up
 from gradsift.pipelines.validate.validate import Made, Spread, validate
@@ -59,6 +60,7 @@ def curate(
     with leases.held(store, leases.RUN) as mine:
         if not mine:
             raise BusyError(f"another run is working on {store.root}; wait for it, or see who with `gradsift status`")
+        forget.resume(store, progress)
         recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), recipe.written)
         run_id = runs.start(store, recipe.name, recipes, new_warmup)
         work = Work(store, recipe, progress=progress)

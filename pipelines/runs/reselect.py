@@ -21,6 +21,7 @@ from gradsift.pipelines.mix.mixture import describe_mixture, make_mixture
 from gradsift.pipelines.model.work import open_work
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Fields, Recipe
+from gradsift.pipelines.runs import forget
 from gradsift.pipelines.runs.last import changed, material_of, name_after, work_on
 from gradsift.pipelines.select.select import describe, refusals_of, scored, select_for
 
@@ -36,6 +37,7 @@ def reselect(
     progress: Progress = quiet,
 ) -> list[SelectionReport]:
     """Select by another method on the store's last run and record it as a run of its own."""
+    forget.finish(store, progress)
     last = runs.last_run(store, computed=True)
     _require_rows(select, last)
     recipe = changed(last, {"select": dict(select)}, name or name_after(last, select["method"]), seed)
@@ -57,6 +59,7 @@ def remix(
     store: Store, mix: Fields, *, name: str | None = None, seed: int | None = None, progress: Progress = quiet
 ) -> MixtureReport:
     """Make another mixture of the store's last run's pool, from its rows where parts need them, and record it."""
+    forget.finish(store, progress)
     last = runs.last_run(store, computed=True)
     select = last.recipes.resolved.get("select")
     recipe = changed(last, {"select": select, "mix": dict(mix)}, name or name_after(last, "mix"), seed)

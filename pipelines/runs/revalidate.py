@@ -15,6 +15,7 @@ from gradsift.pipelines.pool.read import refuse_leaks
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Fields, recorded_recipe
 from gradsift.pipelines.report.report import write_report
+from gradsift.pipelines.runs import forget
 from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.validate.validate import Made, Spread, validate
 
@@ -34,6 +35,7 @@ def revalidate(
     that have been trained with the same settings are not trained again. Raises InputError where there is nothing to
     validate, or no model to train, and FeatureSpaceMismatch where the model is not the one that chose any more.
     """
+    forget.finish(store, progress)
     last = runs.last_run(store)
     base = runs.last_run(store, computed=True)
     own = last.recipes.resolved.get("validate") or base.recipes.resolved.get("validate")

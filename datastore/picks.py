@@ -1,0 +1,236 @@
+"""What to delete: examples and quarantined rows by id, source, list or predicate.
+
+A predicate is what stands after WHERE, in SQLite's words, over the columns of `COLUMNS`. It is asked of a database in
+memory that holds these columns of some thousand rows at a time and nothing else; an authorizer refuses whatever is not
+a look at one of its columns or one of `FUNCTIONS`. So it reads no other table or file, and writes nothing.
+
+Cost: of ids, a look-up each. Of a predicate, one pass over the catalog's examples; with `text` in it, over all shards
+of examples as well.
+"""
+
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gradsift.datastore import examples, tombstones
+from gradsift.datastore.engine import Row, marks
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.examples import Messages
+from gradsift.datastore.forget import Picked
+from gradsift.datastore.store import Store
+
+COLUMNS = {
+    "id": "the example's id",
+    "source": "a source that has it",
+    "licence": "its licence there, or null",
+    "file": "a file that it was read from",
+    "line": "the line there",
+    "chars": "characters of all its turns",
+    "text": "all its turns, one after the other",
+}
+OF_QUARANTINED = {"source", "file", "line", "text"}  # of a row that was refused, `text` is its excerpt
+FUNCTIONS = {
+    "abs", "coalesce", "glob", "ifnull", "instr", "length", "like", "lower", "ltrim", "max", "min", "nullif", "replace",
+    "round", "rtrim", "substr", "substring", "trim", "upper",
+}  # fmt: skip
+BATCH = 5_000
+LEAST = 8  # characters of the start of an id
+GRAM = 8  # words in a row that make an excerpt one of a deleted text
+SHORT = 3  # words of the shortest turn that is looked for
+
+
+def by_ids(store: Store, names: Sequence[str]) -> Picked:
+    """Examples by id, or by its start of at least eight characters. Raises InputError for one that never was here."""
+    whole = [name for name in names if len(name) == 32]
+    known = examples.known_ids(store, whole)
+    found, gone = set(known), 0
+    unknown = [name for name in names if name not in known]
+    deleted = tombstones.known(store, unknown)
+    for name in unknown:
+        if name in deleted or (len(name) >= LEAST and tombstones.matching(store, name)):
+            gone += 1
+        elif len(name) < LEAST:
+            raise InputError(f"{name!r} is too short for an id: give at least its first {LEAST} characters")
+        else:
+            found.add(examples.find_prefix(store, name))
+    return _with_quarantine(store, found, [], gone)
+
+
+def by_list(store: Store, path: Path) -> Picked:
+    """Examples by a file with an id on each line. Raises InputError when it cannot be read, or holds none."""
+    return by_ids(store, ids_in(path))
+
+
+def ids_in(path: Path) -> list[str]:
+    """Ids in a file, one a line; empty lines are skipped. Raises InputError when it cannot be read, or holds none."""
+    try:
+        names = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}; it should hold an id on each line") from error
+    if not any(names):
+        raise InputError(f"{path} holds no id; it should hold one on each line")
+    return [name for name in names if name]
+
+
+def by_source(store: Store, name: str) -> Picked:
+    """All that was read from a source, also where another source has it too. Raises InputError for an unknown one."""
+    rows = store.catalog.rows(
+        "SELECT example_id FROM example WHERE source=? UNION SELECT example_id FROM origin WHERE source=?", (name, name)
+    )
+    refused = store.catalog.rows("SELECT file, line FROM quarantine WHERE source=? AND excerpt <> ''", (name,))
+    if not rows and not refused:
+        known = store.catalog.rows("SELECT DISTINCT source FROM example ORDER BY source LIMIT 20")
+        listed = ", ".join(row["source"] for row in known) or "none"
+        raise InputError(f"nothing in {store.root} is of source {name!r}; there are {listed}")
+    return _with_quarantine(store, {row["example_id"] for row in rows}, _places(refused))
+
+
+def by_predicate(store: Store, predicate: str) -> Picked:
+    """Examples, and quarantined rows, of which a predicate holds. Raises InputError, naming columns and functions, for
+    one that is none."""
+    asked = Predicate(predicate)
+    try:
+        asked.of([])  # learns which columns it looks at
+        ids = {name for batch in _examples(store, texts="text" in asked.used) for name in asked.of(batch)}
+        places = []
+        if asked.used and asked.used <= OF_QUARANTINED:
+            refused = store.catalog.rows("SELECT * FROM quarantine WHERE excerpt <> '' ORDER BY file, line")
+            rows = [
+                (str(k), None, row["source"], None, row["file"], row["line"], None, row["excerpt"])
+                for k, row in enumerate(refused)
+            ]
+            places = _places([refused[int(k)] for k in asked.of(rows)])
+    finally:
+        asked.close()
+    return _with_quarantine(store, ids, places)
+
+
+def _places(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    return [(row["file"], row["line"]) for row in rows]
+
+
+class Predicate:
+    """What stands after WHERE, asked of rows that are put into a database of its own."""
+
+    def __init__(self, text: str) -> None:
+        self.used: set[str] = set()
+        self._refused = ""
+        self._selects = 0
+        self._text = f"SELECT DISTINCT key FROM example WHERE (\n{text}\n)"
+        self._database = sqlite3.connect(":memory:", isolation_level=None)
+        self._database.execute(
+            "CREATE TABLE example (key TEXT, id TEXT, source TEXT, licence TEXT, file TEXT, line INTEGER, "
+            "chars INTEGER, text TEXT)"
+        )
+
+    def of(self, rows: Sequence[Sequence[object]]) -> list[str]:
+        """Keys of the rows (key, then `COLUMNS`) of which it holds. Raises InputError where it is no predicate."""
+        self._database.execute("DELETE FROM example")
+        self._database.executemany("INSERT INTO example VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._selects = 0
+        self._database.set_authorizer(self._allow)
+        try:
+            return [str(row[0]) for row in self._database.execute(self._text)]
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            listed = ", ".join(f"{name} ({what})" for name, what in COLUMNS.items())
+            raise InputError(
+                f'--where: {self._refused or error}. It is what stands after WHERE in SQL, as in "licence is null" or '
+                f"\"text like '%ann@example.org%'\", over {listed}; functions: {', '.join(sorted(FUNCTIONS))}"
+            ) from error
+        finally:
+            self._database.set_authorizer(None)
+
+    def close(self) -> None:
+        """Let its rows go."""
+        self._database.close()
+
+    def _allow(self, action: int, one: str | None, other: str | None, _database: str | None, _by: str | None) -> int:
+        if action == sqlite3.SQLITE_SELECT:
+            self._selects += 1
+            if self._selects == 1:
+                return sqlite3.SQLITE_OK
+            self._refused = "a SELECT inside is not allowed"
+        elif action == sqlite3.SQLITE_READ and one == "example" and other in {*COLUMNS, "key"}:
+            self.used |= {other} & set(COLUMNS)
+            return sqlite3.SQLITE_OK
+        elif action == sqlite3.SQLITE_FUNCTION and other in FUNCTIONS:
+            return sqlite3.SQLITE_OK
+        elif action == sqlite3.SQLITE_FUNCTION:
+            self._refused = f"there is no function {other}"
+        return sqlite3.SQLITE_DENY
+
+
+def _examples(store: Store, *, texts: bool) -> Iterator[list[tuple[object, ...]]]:
+    """Rows for a predicate, one for each place that an example was read from, a shard of examples at a time."""
+    for shard in store.catalog.rows("SELECT shard_id FROM shard WHERE kind='examples' ORDER BY shard_id"):
+        rows = store.catalog.rows(
+            "SELECT e.example_id, e.source, e.licence, o.file, o.line, e.chars FROM example AS e "
+            "LEFT JOIN origin AS o USING (example_id) WHERE e.shard_id=?",
+            (shard["shard_id"],),
+        )
+        text_of: dict[str, str] = {}
+        if texts:
+            table = examples.read_shard(store, shard["shard_id"])
+            chats = zip(table["example_id"].to_pylist(), table["messages"].to_pylist(), strict=True)
+            text_of = {name: "\n".join(turn["content"] for turn in chat) for name, chat in chats}
+        yield [
+            (row["example_id"], row["example_id"], row["source"], row["licence"], row["file"], row["line"],
+             row["chars"], text_of.get(row["example_id"]))
+            for row in rows
+        ]  # fmt: skip
+
+
+def _with_quarantine(store: Store, ids: set[str], places: Sequence[tuple[str, int]], gone: int = 0) -> Picked:
+    """What was picked, with the quarantined rows that stood where one of the examples did, or show some of its text."""
+    ordered, found = sorted(ids), set(places)
+    refused = store.catalog.rows("SELECT file, line, excerpt FROM quarantine WHERE excerpt <> ''")
+    if refused and ordered:
+        where = {(row["file"], row["line"]) for row in refused}
+        grams_of = {(row["file"], row["line"]): _words(_unescaped(row["excerpt"])) for row in refused}
+        for start in range(0, len(ordered), BATCH):
+            part = ordered[start : start + BATCH]
+            found |= where & _origins(store, part)
+            wanted: dict[int, set[tuple[str, ...]]] = {}
+            for chat in examples.get_messages(store, part).values():
+                _add_grams(wanted, chat)
+            found |= {place for place, words in grams_of.items() if _has_any(words, wanted)}
+    return Picked(ordered, sorted(found), gone)
+
+
+def _origins(store: Store, ids: Sequence[str]) -> set[tuple[str, int]]:
+    return {
+        (row["file"], row["line"])
+        for start in range(0, len(ids), 500)
+        for row in store.catalog.rows(
+            f"SELECT file, line FROM origin WHERE example_id IN ({marks(ids[start : start + 500])})",
+            ids[start : start + 500],
+        )
+    }
+
+
+def _unescaped(excerpt: str) -> str:
+    """An excerpt of broken JSON with what its escapes stand for."""
+    plain = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), excerpt)
+    return re.sub(r"\\[nrt]", " ", plain)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def _add_grams(grams: dict[int, set[tuple[str, ...]]], chat: Messages) -> None:
+    """Add the runs of words of a chat's turns: of `GRAM`, or all words of a shorter turn."""
+    for turn in chat:
+        words = _words(turn["content"])
+        size = min(GRAM, len(words))
+        if size >= SHORT:
+            grams.setdefault(size, set()).update(_runs(words, size))
+
+
+def _runs(words: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+    return (tuple(words[k : k + size]) for k in range(len(words) - size + 1))
+
+
+def _has_any(words: Sequence[str], grams: dict[int, set[tuple[str, ...]]]) -> bool:
+    return any(run in known for size, known in grams.items() for run in _runs(words, size))

@@ -1,0 +1,58 @@
+"""Tombstones: digests of what was deleted, so that reading its source again does not bring it back.
+
+An example's is its id, an excerpt's of a quarantined row the digest of the excerpt. A digest cannot be read back; but
+who has a text, or guesses it, can tell whether it was here.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+
+from gradsift.datastore.engine import Transaction, marks
+from gradsift.datastore.identity import ID_CHARS, fingerprint
+from gradsift.datastore.store import Store
+
+PART = 500
+
+
+def of_excerpt(excerpt: str) -> str:
+    """The tombstone of a quarantined row's excerpt."""
+    return fingerprint(["excerpt", excerpt])[:ID_CHARS]
+
+
+def known(store: Store, digests: Sequence[str]) -> set[str]:
+    """Which of the ids and digests have a tombstone."""
+    if store.catalog.one("SELECT 1 FROM tombstone LIMIT 1") is None:
+        return set()
+    parts = (digests[i : i + PART] for i in range(0, len(digests), PART))
+    return {
+        str(row["example_id"])
+        for part in parts
+        for row in store.catalog.rows(f"SELECT example_id FROM tombstone WHERE example_id IN ({marks(part)})", part)
+    }
+
+
+def going(store: Store) -> list[str]:
+    """Ids of the deletion under way, sorted: no table has these examples any more, files may."""
+    rows = store.catalog.rows("SELECT example_id FROM forgetting_example ORDER BY example_id")
+    return [str(row["example_id"]) for row in rows]
+
+
+def put(db: Transaction, digests: Iterable[str]) -> None:
+    """Record tombstones, in a transaction of the caller's."""
+    now = time.time()
+    db.executemany("INSERT INTO tombstone VALUES (?, ?) ON CONFLICT DO NOTHING", ((name, now) for name in digests))
+
+
+def matching(store: Store, start: str) -> list[str]:
+    """Tombstones that begin with this."""
+    rows = store.catalog.rows(
+        "SELECT example_id FROM tombstone WHERE example_id >= ? AND substr(example_id, 1, length(?)) = ?",
+        (start, start, start),
+    )
+    return [str(row["example_id"]) for row in rows]
+
+
+def remove(store: Store, digests: Sequence[str]) -> int:
+    """Take tombstones away, so that the next reading brings the examples back; returns how many there were."""
+    with store.catalog.write() as db:
+        return sum(db.execute("DELETE FROM tombstone WHERE example_id=?", (name,)) for name in digests)

@@ -1,0 +1,302 @@
+"""Promise 8: what is deleted is in no byte of the store; versions without it; killed anywhere, it goes on."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gradsift.datastore import examples, files, forget, leases, picks, runs, selections, tombstones, versions
+from gradsift.datastore.errors import BusyError, InputError
+from gradsift.datastore.identity import example_id
+from gradsift.datastore.maintenance import verify
+from gradsift.datastore.store import Store
+from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.runs.forget import delete, finish, revive
+from gradsift.pipelines.runs.last import material_of
+from gradsift.pipelines.runs.reselect import remix
+
+SECRET = "XQ7-PLANTED-ANN-EXAMPLE"  # in every text that is planted; nothing else has it
+
+
+def chats(source, first, last, secret=""):
+    texts = [" ".join(f"{source}{k}w{j}" for j in range(8)) for k in range(first, last)]
+    return [
+        {"prompt": f"{source} {text} {secret}".strip(), "completion": f"say {text}", "source": source} for text in texts
+    ]
+
+
+def id_of(row):
+    return example_id([{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}])
+
+
+class Kept:
+    """A store, and runs on it of a recipe without a model: a mixture, duplicates left out, a bad row."""
+
+    def __init__(self, folder):
+        self.folder, self.root = folder, folder / "store"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.store = Store(self.root)
+
+    def run(self, rows, bad=(), **more):
+        pool = self.folder / "pool.jsonl"
+        pool.write_text("".join(json.dumps(row) + "\n" for row in rows) + "".join(bad), "utf-8")
+        data = {"name": "mix", "pool": [{"path": str(pool)}], "dedup": {"exact": True}, "mix": {"examples": 8}} | more
+        return curate(parse_recipe(data), self.store)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    made = Kept(tmp_path / "kept")
+    yield made
+    made.store.close()
+
+
+def by_ids(*ids):
+    return lambda store: picks.by_ids(store, ids)
+
+
+def found_in(root, *needles):
+    """Files of a folder that hold any of the texts or bytes: in their bytes, and in what Parquet and Arrow unpack to."""
+    wanted = [needle if isinstance(needle, bytes) else needle.encode() for needle in needles]
+    hits = []
+    for path in sorted(Path(root).rglob("*")):
+        if path.is_file():
+            contents = [path.read_bytes()]
+            if path.suffix == ".parquet":
+                table = pq.read_table(path)
+                contents += [repr(table.to_pydict()).encode(), repr(table.schema.metadata).encode()]
+                contents += [json.dumps(table.to_pydict(), ensure_ascii=False, default=str).encode()]
+            if path.suffix == ".arrow":
+                with pa.ipc.open_file(path) as opened:
+                    contents.append(repr(opened.read_all().to_pydict()).encode())
+            hits += [(path.name, needle) for needle in wanted if any(needle in content for content in contents)]
+    return hits
+
+
+PLANTED = chats("ann", 0, 1, SECRET)[0]
+BAD = json.dumps(PLANTED)[:-3] + "\n"  # the same row, cut
+
+
+def fill(kept):
+    """Two runs, of which the second has the planted row in its mixture, and a repetition of it marked."""
+    twin = PLANTED | {"prompt": PLANTED["prompt"].replace(" ", "  ")}
+    kept.run(chats("a", 0, 12))
+    kept.run([PLANTED, *chats("a", 0, 6), twin], [BAD], mix={"examples": 7})
+    gone = [i for i in (id_of(PLANTED), id_of(twin)) if examples.known_ids(kept.store, [i])]
+    assert len(gone) == 2
+    marked = kept.store.catalog.rows("SELECT * FROM mark")
+    assert {marked[0]["example_id"], marked[0]["twin"]} == set(gone)
+    assert found_in(kept.root, SECRET)
+    return gone
+
+
+def hidden(store):
+    return [row["excerpt"] for row in store.catalog.rows("SELECT excerpt FROM quarantine")]
+
+
+def test_promise_8_a_deleted_example_is_in_no_byte_of_the_store(kept):
+    """Its text, its excerpt and its id in tables, files, free pages, the log, copies, reports and exports."""
+    gone = fill(kept)
+    store = kept.store
+    shutil.copy(kept.root / "catalog.sqlite", kept.root / "catalog.before-0007.sqlite")
+    (kept.root / "examples" / ".tmp-killed").write_bytes(SECRET.encode())
+    (kept.root / "scores" / "orphan.parquet").write_bytes(
+        (kept.root / "examples").glob("*.parquet").__next__().read_bytes()
+    )
+    (kept.root / "exports" / ".partial-mix-0").mkdir()
+    (kept.root / "exports" / ".partial-mix-0" / "spill").write_text(SECRET)
+    made = delete(store, by_ids(*gone), exports=True)
+    assert found_in(kept.root, SECRET) == []
+    assert {trace.what: trace.count for trace in made.traces}["examples"] == 2
+    assert [one.state for one in made.exports] == ["rewritten"]
+    for name in gone:
+        ids = [row["name"] for row in store.catalog.rows("SELECT name FROM sqlite_master WHERE type='table'")]
+        tables = [
+            table
+            for table in ids
+            if any(name in map(str, dict(row).values()) for row in store.catalog.rows(f"SELECT * FROM {table}"))
+        ]
+        assert tables == ["tombstone"]
+    files_with_ids = {file for file, _ in found_in(kept.root, *gone)}
+    assert files_with_ids <= {"catalog.sqlite", "catalog.sqlite-wal"}, "the tombstones"
+    assert hidden(store) == [""]
+    assert verify(store) == []
+
+
+def test_versions_without_it_take_the_next_number(kept):
+    gone = fill(kept)
+    store = kept.store
+    before = selections.get(store, "mix")
+    assert set(gone) & set(before.example_ids)
+    delete(store, by_ids(*gone))
+    states = {entry.report.version: entry.state for entry in versions.log(store)}
+    assert states["pool@2"].startswith("void: ")
+    assert states["mix@2"] == "void: 1 example was deleted"
+    assert states["mix@1"] == states["pool@3"] == states["mix@3"] == ""
+    now = selections.get(store, "mix")
+    assert now.example_ids == [i for i in before.example_ids if i not in gone]
+    assert selections.get(store, "mixture@3") == now
+    plan = selections.plan(store, now)
+    assert sum(line.rows for line in plan.table) == plan.realised == now.rows == before.rows - 1
+    with pytest.raises(InputError, match=r"mix@2 is void: 1 example was deleted; mix@3 came after it"):
+        selections.get(store, "mix@2")
+    assert not set(gone) & set(material_of(store, runs.last_run(store)).pool.example_ids)
+    assert remix(store, {"examples": 5}, name="few").examples == 5
+
+
+def test_a_later_run_leaves_it_out_and_says_so_until_it_is_revived(kept):
+    gone = fill(kept)
+    rows = [PLANTED, *chats("a", 0, 6)]
+    delete(kept.store, by_ids(*gone))
+    result = kept.run(rows, [BAD], mix={"examples": 6})
+    assert (result.ingest.pool.deleted, result.ingest.pool.examples, result.ingest.pool.rows_read) == (1, 6, 8)
+    assert found_in(kept.root / "examples", SECRET) == []
+    assert set(hidden(kept.store)) == {""}, "nor does the excerpt of the bad row come back"
+    page = (kept.root / "reports" / "mix.json").read_text()
+    assert "Rows that were deleted before" in page
+    assert revive(kept.store, [gone[0][:12]]) == 1
+    again = kept.run(rows, [BAD], mix={"examples": 7})
+    assert (again.ingest.pool.deleted, again.ingest.pool.new) == (0, 1)
+    assert gone[0] in selections.get(kept.store, "mix").example_ids
+    with pytest.raises(InputError, match="no deleted example has an id starting with"):
+        revive(kept.store, [gone[0]])
+
+
+STEPS = ["planned", "written", "recorded", "committed", "swept", "erased", "collected", "scrubbed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", STEPS)
+def test_promise_8_killed_anywhere_it_goes_on(kept, monkeypatch, step):
+    """Every time that it comes to a step; the example is not seen meanwhile, and the end is the same."""
+    gone = fill(kept)
+    kept.store.close()
+    shutil.copytree(kept.root, kept.folder / "before")
+    first = id_of(chats("a", 0, 1)[0])
+    for time in range(100):
+        shutil.rmtree(kept.root)
+        shutil.copytree(kept.folder / "before", kept.root)
+        hits = iter(range(1000))
+
+        def stop(at, time=time, hits=hits):
+            if at == step and next(hits) == time:
+                raise KeyboardInterrupt
+
+        with Store(kept.root) as store:
+            monkeypatch.setattr(files, "failpoint", stop)
+            try:
+                delete(store, by_ids(*gone), exports=True)
+                whole = True
+            except KeyboardInterrupt:
+                whole = False
+            monkeypatch.setattr(files, "failpoint", lambda _step: None)
+            if step == "planned" and not whole:
+                assert examples.known_ids(store, gone) == set(gone), "before the commit nothing is deleted"
+                delete(store, by_ids(*gone), exports=True)
+            assert examples.get_messages(store, [*gone, first]).keys() == {first}
+            assert not any(set(gone) & set(one.example_ids) for one in selections.newest(store))
+            tables = [selections.details(store, one) for one in selections.newest(store)]
+            assert not any(set(gone) & set(table["example_id"].to_pylist()) for table in tables)
+            finish(store)
+            check_gone(kept, store, gone)
+        if whole:
+            break
+    assert time > 0, "it came to this step"
+
+
+def check_gone(kept, store, gone):
+    """The end of every deletion of these."""
+    assert found_in(kept.root, SECRET) == []
+    assert not forget.pending(store)
+    assert not store.catalog.rows("SELECT * FROM forgetting_task")
+    assert tombstones.known(store, gone) == set(gone)
+    assert selections.get(store, "mix@3").rows == 6
+    assert [entry.report.version for entry in versions.log(store, "mixture")] == ["mix@3", "mix@2", "mix@1"]
+    assert len(pq.read_table(kept.root / "exports" / "mix" / "data")["example_id"]) == 6
+    assert verify(store) == []
+
+
+def test_the_next_run_finishes_a_deletion_that_was_killed(kept, monkeypatch):
+    gone = fill(kept)
+
+    def stop(step):
+        if step == "planned":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "failpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        delete(kept.store, by_ids(*gone))
+    assert examples.known_ids(kept.store, gone) == set(gone), "before the commit nothing is deleted"
+    monkeypatch.setattr(files, "failpoint", lambda step: stop("planned") if step == "erased" else None)
+    with pytest.raises(KeyboardInterrupt):
+        delete(kept.store, by_ids(*gone))
+    monkeypatch.setattr(files, "failpoint", lambda _step: None)
+    kept.run(chats("a", 0, 9))
+    assert not forget.pending(kept.store)
+    assert {name for name, _ in found_in(kept.root, SECRET)} == set()
+
+
+def test_a_deletion_waits_for_a_run(kept):
+    gone = fill(kept)
+    assert leases.acquire(kept.store, "run", "elsewhere:1:1:1")
+    with pytest.raises(BusyError, match=r"a run is working .*gradsift delete when it has ended"):
+        delete(kept.store, by_ids(*gone))
+    leases.release(kept.store, "run", "elsewhere:1:1:1")
+    assert leases.acquire(kept.store, "unit/3", "elsewhere:1:1:1")
+    with pytest.raises(BusyError, match="unit/3 is being worked on"):
+        delete(kept.store, by_ids(*gone))
+    assert examples.known_ids(kept.store, gone) == set(gone)
+
+
+def test_all_of_a_source_is_deleted(kept):
+    rows = chats("a", 0, 12) + chats("b", 0, 3)
+    kept.run([*rows, rows[0] | {"source": "b"}])
+    made = delete(kept.store, lambda store: picks.by_source(store, "b"))
+    assert (made.examples, made.sources) == (4, {"b": 3, "a": 1}), "also what another source has"
+    assert len(kept.store.catalog.rows("SELECT * FROM example")) == 11
+    result = kept.run(rows)
+    assert (result.ingest.pool.deleted, result.ingest.pool.examples) == (4, 11)
+    with pytest.raises(InputError, match=r"nothing .* is of source 'none'; there are a"):
+        picks.by_source(kept.store, "none")
+
+
+def test_everything_can_be_deleted(kept):
+    kept.run(chats("a", 0, 12))
+    delete(kept.store, lambda store: picks.by_predicate(store, "true"))
+    assert kept.store.catalog.rows("SELECT * FROM shard") == []
+    with pytest.raises(InputError, match=r"every row of pool 'mix' was deleted before \(12 rows\)"):
+        kept.run(chats("a", 0, 12))
+
+
+def test_a_predicate_picks_examples_and_refused_rows(kept):
+    other = '{"prompt": "write to ' + SECRET + '", "completion": \n'
+    kept.run([PLANTED, *chats("a", 0, 12)], [BAD, other])
+    store = kept.store
+
+    def picked(predicate):
+        found = picks.by_predicate(store, predicate)
+        return len(found.ids), len(found.quarantined)
+
+    assert picked("licence is null") == (13, 1), "a refused row that shows what one of them says goes with it"
+    assert picked("source = 'ann' -- of this one") == (1, 1)
+    assert picked(f"text like '%{SECRET.lower()}%'") == (1, 2)
+    assert picked("line between 2 and 4") == (3, 0)
+    assert picked("line = 15") == (0, 1)
+    assert picked(f"id = '{id_of(PLANTED)}' or chars > 1000000") == (1, 1)
+    assert picked("lower(source) = 'b'") == (0, 0)
+    for wrong, why in {
+        "licenc is null": "no such column: licenc",
+        "id in (select id from example)": "a SELECT inside is not allowed",
+        "true) union select id from example where (true": "a SELECT inside is not allowed",
+        "true; drop table example": "one statement",
+        "load_extension('x')": "there is no function load_extension",
+        "": "syntax error",
+        "count(*) > 1": "there is no function count",
+    }.items():
+        with pytest.raises(InputError, match=rf"--where: .*{re.escape(why)}.*licence \(its licence there"):
+            picks.by_predicate(store, wrong)

@@ -118,7 +118,7 @@ def _copies(picks: Picks) -> list[int]:
     return list(picks.copies or [1] * len(picks.example_ids))
 
 
-def picksdigest_of(picks: Picks) -> str:
+def picks_digest(picks: Picks) -> str:
     """Digest of the selection that these picks are."""
     return digest_of(picks.example_ids, _copies(picks), picks.details)
 

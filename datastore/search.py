@@ -1,18 +1,26 @@
 """Exact nearest neighbours over feature rows, streamed by shard. The reference for any index.
 
+`datastore/products.py` multiplies, `datastore/nearest.py` finds the best, `datastore/mapped.py` keeps shards mapped.
 Legend: N rows, Q queries, D dims.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gradsift.datastore import features
+from gradsift.datastore import features, mapped
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.mapped import Rows, open_rows
+from gradsift.datastore.nearest import I64, Found, Mask, Part, nearest
+from gradsift.datastore.products import Name
 from gradsift.datastore.store import Store
 
 SAMPLE = 200  # rows on each side of random pairs
+AT_ONCE = 256  # queries
 
 
 @dataclass(frozen=True)
@@ -35,23 +43,137 @@ class Typical:
 
 
 def neighbours(
-    store: Store, space_id: int, queries: NDArray[np.float32], k: int, ids: Sequence[str] | None = None
+    store: Store,
+    space_id: int,
+    queries: NDArray[np.float32],
+    k: int,
+    ids: Sequence[str] | None = None,
+    *,
+    shards: Sequence[int] | None = None,
+    kernel: Name | None = None,
 ) -> list[list[Neighbour]]:
-    """The k rows of a space (of the given ids, if any) with the highest cosine to each of [Q, D] unit queries, best
-    first.
+    """The k rows of a space (of the given ids, if any; of the given shards, if any) with the highest cosine to each of
+    [Q, D] unit queries, best first.
 
-    Cost O(N·Q·D); memory one shard plus Q·k. Ties go to the smaller id. Check first that the query's space
-    is comparable (`features.check_spaces`, `identity.check_comparable`).
+    Exact: cosines are float64 sums over stored rows, ties go to the smaller id, whatever the kernel (`products.Name`;
+    by default the best one here). Cost O(N·Q·D) in blocks over memory maps, each shard read once more in a process to
+    check it; memory a block and Q·k. It uses as many threads as torch does (`OMP_NUM_THREADS`,
+    `torch.set_num_threads`). Check first that the query's space is comparable (`features.check_spaces`,
+    `identity.check_comparable`). Raises InputError for queries of another dimension or with numbers that are not
+    finite, CorruptionError for a damaged shard.
     """
-    best: list[list[Neighbour]] = [[] for _ in queries]
-    for block in features.read(store, space_id, ids):
-        cosines = block.unit() @ queries.T  # [n, Q]
-        for number, nearest in enumerate(best):
-            top = np.argsort(-cosines[:, number], kind="stable")[:k]
-            nearest += [Neighbour(block.example_ids[t], float(cosines[t, number])) for t in top]
-            nearest.sort(key=lambda neighbour: (-neighbour.cosine, neighbour.example_id))
-            del nearest[k:]
-    return best
+    return _neighbours(store, [(space_id, 1.0)], [queries], k, ids, shards, kernel)
+
+
+def neighbours_combined(
+    store: Store,
+    spaces: Sequence[tuple[int, float]],
+    queries: Sequence[NDArray[np.float32]],
+    k: int,
+    ids: Sequence[str] | None = None,
+    *,
+    kernel: Name | None = None,
+) -> list[list[Neighbour]]:
+    """Like `neighbours`, of Σ weight × cosine over spaces: one (space, weight > 0) and [Q, D] unit queries for each.
+
+    With weights that sum to 1 it is the cosine of rows √w·x of all spaces side by side, which are not stored. Rows that
+    lack in one of the spaces are left out.
+    """
+    if not spaces or len(spaces) != len(queries):
+        raise InputError("give one or more spaces, and queries for each of them")
+    if not all(weight > 0 for _, weight in spaces):
+        raise InputError("weights of spaces must be above 0; leave the others out")
+    return _neighbours(store, spaces, queries, k, ids, None, kernel)
+
+
+def merge(lists: Iterable[Sequence[Neighbour]], k: int) -> list[Neighbour]:
+    """The k best of the answers to one query from parts of the rows: best first, ties to the smaller id."""
+    return sorted((n for part in lists for n in part), key=lambda n: (-n.cosine, n.example_id))[:k]
+
+
+def _neighbours(
+    store: Store,
+    spaces: Sequence[tuple[int, float]],
+    queries: Sequence[NDArray[np.float32]],
+    k: int,
+    ids: Sequence[str] | None,
+    shards: Sequence[int] | None,
+    kernel: Name | None,
+) -> list[list[Neighbour]]:
+    rows = [open_rows(store, space, shards) for space, _ in spaces]
+    if not all(map(len, rows)):
+        return [[] for _ in queries[0]]
+    for asked, held in zip(queries, rows, strict=True):
+        if asked.ndim != 2 or asked.shape[1] != held.dim or len(asked) != len(queries[0]):
+            raise InputError(f"queries of shape {asked.shape} do not fit {len(queries[0])} × {held.dim}")
+        if not np.isfinite(asked).all():
+            raise InputError("a query has numbers that are not finite; leave it out")
+    known = None if ids is None else [_mask(store, space, r, ids) for (space, _), r in zip(spaces, rows, strict=True)]
+    found = _found(spaces, rows, queries, k, known, kernel)
+    if known is None and not _all_listed(store, spaces, rows, found):
+        # A shard holds rows that left the catalog, and they are in the way: look up which of all rows count.
+        known = [_mask(store, space, held, None) for (space, _), held in zip(spaces, rows, strict=True)]
+        found = _found(spaces, rows, queries, k, known, kernel)
+    return [[Neighbour(f.example_id, f.cosine) for f in best] for best in found]
+
+
+def _found(
+    spaces: Sequence[tuple[int, float]],
+    rows: Sequence[Rows],
+    queries: Sequence[NDArray[np.float32]],
+    k: int,
+    known: Sequence[Mask] | None,
+    kernel: Name | None,
+) -> list[list[Found]]:
+    """The best rows, of those known in every space."""
+    masks: Sequence[Mask | None] = known or [None] * len(rows)
+    at = [None, *(_place(rows[0], other, mask) for other, mask in zip(rows[1:], masks[1:], strict=True))]
+    wanted = None if known is None else known[0]
+    for place in at:
+        if place is not None and (place < 0).any():
+            wanted = (place >= 0) if wanted is None else wanted & (place >= 0)
+    found: list[list[Found]] = []
+    for start in range(0, len(queries[0]), AT_ONCE):
+        asked = [np.ascontiguousarray(q[start : start + AT_ONCE], np.float32) for q in queries]
+        parts = [
+            Part(held, q, weight, place) for held, q, (_, weight), place in zip(rows, asked, spaces, at, strict=True)
+        ]
+        found += nearest(parts, wanted, k, kernel)
+    return found
+
+
+def _mask(store: Store, space_id: int, rows: Rows, ids: Sequence[str] | None) -> Mask:
+    """[N] which rows the catalog lists, of all examples or of some."""
+    mask = np.zeros(len(rows), bool)
+    start_of = {shard.shard_id: int(start) for shard, start in zip(rows.shards, rows.starts, strict=False)}
+    for shard_id, at in mapped.places(store, space_id, ids).items():
+        if shard_id in start_of:
+            mask[start_of[shard_id] + at] = True
+    return mask
+
+
+def _place(first: Rows, other: Rows, known: Mask | None) -> I64:
+    """[N] the number in other rows of each example of the first, −1 where it has none."""
+    numbers = np.arange(len(other)) if known is None else np.flatnonzero(known)
+    names = pa.chunked_array([shard.ids for shard in other.shards])
+    at = pc.index_in(
+        pa.chunked_array([shard.ids for shard in first.shards]),
+        value_set=names if known is None else names.filter(known),
+    )
+    found = np.concatenate([part.fill_null(-1).to_numpy(zero_copy_only=False) for part in at.chunks]).astype(np.int64)
+    return np.where(found >= 0, numbers[found], -1) if len(numbers) else np.full(len(first), -1)
+
+
+def _all_listed(
+    store: Store, spaces: Sequence[tuple[int, float]], rows: Sequence[Rows], found: Sequence[Sequence[Found]]
+) -> bool:
+    """Whether the catalog lists every row that was found. If so, rows that it does not list changed nothing."""
+    numbers = np.unique(np.array([f.number for best in found for f in best], np.int64))
+    for c, ((space, _), held) in enumerate(zip(spaces, rows, strict=True)):
+        own = numbers if c == 0 else _place(rows[0], held, None)[numbers]
+        if not mapped.listed(store, space, held, own).all():
+            return False
+    return True
 
 
 def typical(store: Store, asked: int, asked_ids: Sequence[str], space_id: int, ids: Sequence[str]) -> Typical | None:

@@ -1,0 +1,199 @@
+"""Rows of a space as memory maps that stay open, for searches: ids, vectors and scales, without a copy.
+
+A shard's digest is checked on first use in a process (`Store.map`). What left the catalog is let go at the next look.
+Legend: N rows of all shards, n rows of one, D dims.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gradsift.datastore import features
+from gradsift.datastore.engine import marks
+from gradsift.datastore.errors import CorruptionError, InputError
+from gradsift.datastore.rows import Array, RowDtype, unpack_int4
+from gradsift.datastore.store import Store
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+ASKED = 500  # ids of one question to the catalog
+_STORED: dict[str, RowDtype] = {"int8": "int8", "uint8": "int4", "float16": "f16"}
+
+
+@dataclass(frozen=True)
+class MappedShard:
+    """Rows of one shard. `vectors` is a view of the mapped file: never write to it."""
+
+    shard_id: int
+    ids: pa.Array  # [n] strings
+    vectors: Array  # [n, D] int8 or float16, [n, D/2] uint8 for int4
+    scale: F32  # [n]; 0 for a row of zeros
+
+    def __len__(self) -> int:
+        return len(self.scale)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a space, numbered 0…N−1 by shard and row."""
+
+    shards: tuple[MappedShard, ...]
+    starts: I64  # [shards + 1] number of the first row of each; the last is N
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def dim(self) -> int:
+        """D; 0 without a row."""
+        if not self.shards:
+            return 0
+        vectors = self.shards[0].vectors
+        return int(vectors.shape[1]) * (2 if vectors.dtype == np.uint8 else 1)
+
+    @property
+    def stored(self) -> RowDtype:
+        """How the vectors are stored."""
+        return _STORED[str(self.shards[0].vectors.dtype)] if self.shards else "int8"
+
+    def ids(self, numbers: I64) -> list[str]:
+        """Example ids of rows."""
+        found = np.empty(len(numbers), object)
+        for shard, at, rows in self.by_shard(numbers):
+            found[at] = shard.ids.take(pa.array(rows)).to_pylist()
+        return list(found)
+
+    def by_shard(self, numbers: I64) -> Iterator[tuple[MappedShard, I64, I64]]:
+        """(shard, positions in `numbers`, rows of the shard) for the shards that some of the rows are of."""
+        of = np.searchsorted(self.starts, numbers, side="right") - 1
+        for k in np.unique(of):
+            at = np.flatnonzero(of == k)
+            yield self.shards[k], at, numbers[at] - self.starts[k]
+
+    def gather(self, numbers: I64) -> tuple[Array, F32]:
+        """Copies of vectors and scales of rows, as stored."""
+        first = self.shards[0].vectors
+        vectors, scale = np.empty((len(numbers), first.shape[1]), first.dtype), np.empty(len(numbers), np.float32)
+        for shard, at, rows in self.by_shard(numbers):
+            vectors[at], scale[at] = shard.vectors[rows], shard.scale[rows]
+        return vectors, scale
+
+    def cosines(self, numbers: I64, queries: F32) -> NDArray[np.float64]:
+        """[c] the exact cosine of each of c rows with the query [c, D] beside it, in float64.
+
+        Each is summed by itself and in the same order, so that equal rows have equal cosines.
+        """
+        vectors, scale = self.gather(numbers)
+        integers = unpack_int4(vectors) if vectors.dtype == np.uint8 else vectors
+        products = integers.astype(np.float64) * queries
+        sums: NDArray[np.float64] = products.sum(axis=1) * scale.astype(np.float64)
+        return sums
+
+
+_open: "WeakKeyDictionary[Store, dict[tuple[int, str], MappedShard]]" = WeakKeyDictionary()
+
+
+def open_rows(store: Store, space_id: int, shards: Sequence[int] | None = None) -> Rows:
+    """The committed rows of a space, or of some of its shards. Reads each shard once in a process, to check it.
+
+    Raises CorruptionError for a damaged shard or one of another space, InputError for a shard the space does not have.
+    """
+    listed = {
+        int(row["shard_id"]): str(row["name"])
+        for row in store.catalog.rows(
+            "SELECT s.shard_id, s.name FROM unit AS u JOIN shard AS s USING (shard_id) WHERE u.space_id=? "
+            "ORDER BY s.shard_id",
+            (space_id,),
+        )
+    }
+    if unknown := sorted(set(shards or ()) - set(listed)):
+        raise InputError(f"shard {unknown[0]} is not of feature space {space_id}; look at the space's shards again")
+    _let_go(store)
+    mapped = _open.setdefault(store, {})
+    digest = features.space_fingerprint(store, space_id)
+    chosen = []
+    for shard_id, name in listed.items():
+        if shards is None or shard_id in shards:
+            if (shard_id, name) not in mapped:
+                mapped[shard_id, name] = _map(store, shard_id, digest)
+            if len(mapped[shard_id, name]):
+                chosen.append(mapped[shard_id, name])
+    return Rows(tuple(chosen), np.cumsum([0, *map(len, chosen)]))
+
+
+def _let_go(store: Store) -> None:
+    """Forget maps of shards that left the catalog: what was deleted is to be gone."""
+    kept = _open.get(store)
+    if not kept:
+        return
+    known = {
+        (int(row["shard_id"]), str(row["name"]))
+        for row in store.catalog.rows("SELECT shard_id, name FROM shard WHERE kind='features'")
+    }
+    for key in set(kept) - known:
+        del kept[key]
+
+
+def _map(store: Store, shard_id: int, digest: str) -> MappedShard:
+    with store.map(shard_id) as source:
+        table = pa.ipc.open_file(source).read_all().combine_chunks()
+    recorded = (table.schema.metadata or {}).get(b"gradsift.space", b"").decode()
+    if recorded != digest:
+        raise CorruptionError(f"shard {shard_id} holds rows of space {recorded[:12]}, not {digest[:12]}")
+    if not table.num_rows:
+        return MappedShard(shard_id, pa.array([], pa.string()), np.empty((0, 0), np.int8), np.empty(0, np.float32))
+    vector, scale = table["vector"].chunk(0), table["scale"].to_numpy()
+    flat = vector.flatten().to_numpy(zero_copy_only=False)
+    scale = np.where(np.isfinite(scale), scale, 0).astype(np.float32)  # of a row of zeros
+    vectors = np.asarray(_Unprotected(flat.reshape(-1, vector.type.list_size)))
+    return MappedShard(shard_id, table["example_id"].chunk(0), vectors, scale)
+
+
+class _Unprotected:
+    """An array that claims to be writable, as torch wants it, and keeps the map alive. Nothing writes to it."""
+
+    def __init__(self, array: NDArray[np.generic]) -> None:
+        self.array = array
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
+
+
+def places(store: Store, space_id: int, ids: Sequence[str] | None = None) -> dict[int, I64]:
+    """{shard: sorted rows} of the committed rows of a space, or of those of some examples, as the catalog has them.
+
+    Cost O(rows of the space), or O(ids); a question for each ASKED ids.
+    """
+    found: dict[int, list[int]] = {}
+    for shard_id, row in _places(store, space_id, ids).values():
+        found.setdefault(shard_id, []).append(row)
+    return {shard: np.sort(np.array(rows, np.int64)) for shard, rows in found.items()}
+
+
+def _places(store: Store, space_id: int, ids: Sequence[str] | None) -> Mapping[str, tuple[int, int]]:
+    """{example: (shard, row)}"""
+    text = (
+        "SELECT r.example_id, u.shard_id, r.row FROM feature_row AS r JOIN unit AS u USING (unit_id) "
+        "WHERE r.space_id=? AND r.row IS NOT NULL"
+    )
+    if ids is None:
+        rows = store.catalog.rows(text, (space_id,))
+    else:
+        parts = [ids[k : k + ASKED] for k in range(0, len(ids), ASKED)]
+        rows = [
+            row
+            for part in parts
+            for row in store.catalog.rows(f"{text} AND r.example_id IN ({marks(part)})", (space_id, *part))
+        ]
+    return {str(row["example_id"]): (int(row["shard_id"]), int(row["row"])) for row in rows}
+
+
+def listed(store: Store, space_id: int, rows: Rows, numbers: I64) -> NDArray[np.bool_]:
+    """Which of these rows are those that the catalog lists for their examples: a shard may hold more."""
+    ids = rows.ids(numbers)
+    known = _places(store, space_id, ids)
+    of = np.searchsorted(rows.starts, numbers, side="right") - 1
+    here = [(rows.shards[k].shard_id, int(n - rows.starts[k])) for k, n in zip(of, numbers, strict=True)]
+    return np.array([known.get(i) == place for i, place in zip(ids, here, strict=True)], bool)

@@ -1,0 +1,178 @@
+"""Products of stored rows with queries, a block at a time, by the fastest kernel that is right on this machine.
+
+A product is coarse: it is off by at most a bound that is known beforehand, and `datastore/search.py` computes in
+float64 what the bound leaves open. With x a row's stored integers, s its scale, q a query:
+
+- `int8`: q is rounded to integers i and a step t. |s·q·x − s·t·i·x| ≤ ‖q − t·i‖·‖s·x‖ (Cauchy–Schwarz), and ‖s·x‖ = 1.
+  Sums of integers are exact where the CPU adds them in 32 bits (VNNI). Older CPUs add pairs of products in 16 bits,
+  which is right for |i| ≤ 64 in one order of the operands: what holds here is tried out once.
+- `f32`: rows are decoded into a small buffer; a sum of D products is off by at most D·2⁻²⁴·‖q‖·‖s·x‖.
+
+Legend: Q queries, n rows of a block, D dims.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradsift.datastore.rows import Array, unpack_int4
+
+if TYPE_CHECKING:  # it takes seconds to import, and most of the store does not multiply
+    import torch
+    from torch import Tensor
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Name = Literal["int8", "int8_half", "f32"]
+
+BLOCK_NUMBERS = 1 << 20  # of rows in a block, decoded: what a core's own cache holds of int8
+LONGEST = 1 << 17  # dims of which a sum of products of int8 stays below 2³¹
+SHORTEST = 8  # of fewer dims nothing is gained, and oneDNN mistakes the layout of a single one
+FEW = 8  # queries up to which reading the rows costs more than multiplying them
+SLACK = 1e-6  # of rounding a sum to f32, and of two products in f32, of numbers below 2
+UNIT = 1.002  # longest stored unit row: float16 rounds each of its numbers by 2⁻¹¹ at most
+PROBE_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Queries as a kernel wants them. `step[q]·products[q]` is within `error[q]` of the cosine."""
+
+    kernel: Name
+    operand: "Tensor"  # [Q, D] int8 or f32
+    step: F32  # [Q]
+    error: F64  # [Q]
+
+
+class Buffers:
+    """Memory of one search for the products of a block; [Q, n] and [n, D] of the largest one."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def take(self, name: str, rows: int, columns: int, dtype: "torch.dtype") -> "Tensor":
+        """[rows, columns] of memory, of which the content is undefined."""
+        import torch
+
+        if name not in self._kept or self._kept[name].numel() < rows * columns:
+            self._kept[name] = torch.empty(rows * columns, dtype=dtype)
+        return self._kept[name][: rows * columns].view(rows, columns)
+
+
+def block_rows(dim: int) -> int:
+    """How many rows of a block."""
+    return max(32, BLOCK_NUMBERS // dim)
+
+
+def prepare(queries: F32, stored: str, kernel: Name | None = None) -> Prepared:
+    """[Q, D] queries for products with rows of a stored dtype, by the given kernel or the one that is best here.
+
+    Cost O(Q·D); the first time for a shape, some milliseconds of trying.
+    """
+    import torch
+
+    if kernel is None:
+        kernel = "f32" if stored == "f16" else best(*queries.shape)
+    exact = queries.astype(np.float64)
+    lengths = np.sqrt(np.square(exact).sum(axis=1))
+    if kernel == "f32":
+        # A user may let torch round operands to bfloat16; then the bound is theirs.
+        unit = 2.0**-24 * queries.shape[1] if torch.get_float32_matmul_precision() == "highest" else 2.0**-6
+        error = lengths * UNIT * unit + SLACK * lengths
+        return Prepared(kernel, torch.from_numpy(queries.copy()), np.ones(len(queries), np.float32), error)
+    reach = 127 if kernel == "int8" else 64
+    peak = np.abs(queries).max(axis=1, initial=0.0)
+    step = np.where(peak > 0, peak / reach, 1.0).astype(np.float32)
+    rounded = np.rint(queries / step[:, None]).clip(-reach, reach)
+    rest = np.sqrt(np.square(exact - rounded * step[:, None].astype(np.float64)).sum(axis=1))
+    error = rest * UNIT + SLACK * lengths
+    return Prepared(kernel, torch.from_numpy(rounded.astype(np.int8)), step, error)
+
+
+def multiply(prepared: Prepared, vectors: Array, scale: F32, buffers: Buffers) -> F32:
+    """[Q, n] products of queries with [n, D] stored vectors ([n, D/2] uint8 for int4) times [n] scales, before `step`.
+
+    They are valid until the next call with these buffers. Memory: what `Buffers` keeps.
+    """
+    import torch
+
+    count = len(prepared.operand)
+    if vectors.dtype == np.uint8:
+        vectors = unpack_int4(vectors)
+    elif prepared.kernel != "f32" and count <= FEW and torch.get_num_threads() == 1:
+        read(vectors)
+    n, dim = vectors.shape
+    rows, products = torch.from_numpy(vectors), buffers.take("products", count, n, torch.float32)
+    if prepared.kernel == "f32":
+        decoded = buffers.take("decoded", n, dim, torch.float32).copy_(rows)
+        torch.mm(prepared.operand, decoded.t(), out=products)
+    else:
+        products.copy_(_SUMS[prepared.kernel](prepared.operand, rows, buffers))
+    found: F32 = products.mul_(torch.from_numpy(scale)).numpy()
+    return found
+
+
+def read(vectors: Array) -> None:
+    """Bring rows into the cache, in order. A product with one query walks over several rows at once, which the CPU does
+    not foresee: it waits for memory twice as long as this takes (ADR 16)."""
+    flat = vectors.reshape(-1)
+    np.bitwise_or.reduce(flat[: len(flat) & ~7].view(np.int64))
+
+
+def _queries_first(queries: "Tensor", rows: "Tensor", buffers: Buffers) -> "Tensor":
+    import torch
+
+    out = buffers.take("sums", len(queries), len(rows), torch.int32)
+    return torch._int_mm(queries, rows.t(), out=out)
+
+
+def _rows_first(queries: "Tensor", rows: "Tensor", buffers: Buffers) -> "Tensor":
+    import torch
+
+    out = buffers.take("sums", len(rows), len(queries), torch.int32)
+    return torch._int_mm(rows, queries.t(), out=out).t()
+
+
+_SUMS: "dict[Name, Callable[[Tensor, Tensor, Buffers], Tensor]]" = {"int8": _queries_first, "int8_half": _rows_first}
+
+
+@lru_cache(maxsize=256)
+def best(count: int, dim: int) -> Name:
+    """The fastest kernel for so many queries of int8 rows that passes `is_right`; the first in a tie."""
+    if not count or not SHORTEST <= dim <= LONGEST:
+        return "f32"
+    rng = np.random.default_rng(0)
+    rows = rng.integers(-127, 128, (PROBE_ROWS, dim), np.int8)
+    queries = rng.standard_normal((count, dim), np.float32)
+    names: list[Name] = ["int8", "int8_half", "f32"]
+    return min((name for name in names if is_right(name, count, dim)), key=lambda name: _seconds(name, queries, rows))
+
+
+def is_right(kernel: Name, count: int, dim: int) -> bool:
+    """Whether a kernel adds as it should, of rows and queries that come nearest to an overflow."""
+    import torch
+
+    if kernel == "f32":
+        return True
+    reach = 127 if kernel == "int8" else 64
+    rows, queries = np.full((PROBE_ROWS, dim), 127, np.int8), np.full((count, dim), reach, np.int8)
+    rows[1::4], rows[2::4, ::2], rows[3::4, ::3] = -127, -127, -127
+    queries[1::3], queries[2::3, ::2] = -reach, -reach
+    sums = _SUMS[kernel](torch.from_numpy(queries), torch.from_numpy(rows), Buffers()).numpy()
+    return bool((sums == queries.astype(np.float64) @ rows.T.astype(np.float64)).all())
+
+
+def _seconds(kernel: Name, queries: F32, rows: Array) -> float:
+    """The best time of three."""
+    prepared, scale, buffers = prepare(queries, "int8", kernel), np.ones(len(rows), np.float32), Buffers()
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        multiply(prepared, rows, scale, buffers)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])

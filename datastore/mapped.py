@@ -25,10 +25,11 @@ _STORED: dict[str, RowDtype] = {"int8": "int8", "uint8": "int4", "float16": "f16
 
 
 @dataclass(frozen=True)
-class MappedShard:
-    """Rows of one shard. `vectors` is a view of the mapped file: never write to it."""
+class MappedRows:
+    """Rows of one record batch of a shard. `vectors` is a view of the mapped file: never write to it."""
 
     shard_id: int
+    first: int  # row of the shard that is the first here
     ids: pa.Array  # [n] strings
     vectors: Array  # [n, D] int8 or float16, [n, D/2] uint8 for int4
     scale: F32  # [n]; 0 for a row of zeros
@@ -41,8 +42,8 @@ class MappedShard:
 class Rows:
     """Rows of a space, numbered 0…N−1 by shard and row."""
 
-    shards: tuple[MappedShard, ...]
-    starts: I64  # [shards + 1] number of the first row of each; the last is N
+    parts: tuple[MappedRows, ...]
+    starts: I64  # [parts + 1] number of the first row of each; the last is N
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -50,36 +51,36 @@ class Rows:
     @property
     def dim(self) -> int:
         """D; 0 without a row."""
-        if not self.shards:
+        if not self.parts:
             return 0
-        vectors = self.shards[0].vectors
+        vectors = self.parts[0].vectors
         return int(vectors.shape[1]) * (2 if vectors.dtype == np.uint8 else 1)
 
     @property
     def stored(self) -> RowDtype:
         """How the vectors are stored."""
-        return _STORED[str(self.shards[0].vectors.dtype)] if self.shards else "int8"
+        return _STORED[str(self.parts[0].vectors.dtype)] if self.parts else "int8"
 
     def ids(self, numbers: I64) -> list[str]:
         """Example ids of rows."""
         found = np.empty(len(numbers), object)
-        for shard, at, rows in self.by_shard(numbers):
-            found[at] = shard.ids.take(pa.array(rows)).to_pylist()
+        for part, at, rows in self.by_part(numbers):
+            found[at] = part.ids.take(pa.array(rows)).to_pylist()
         return list(found)
 
-    def by_shard(self, numbers: I64) -> Iterator[tuple[MappedShard, I64, I64]]:
-        """(shard, positions in `numbers`, rows of the shard) for the shards that some of the rows are of."""
+    def by_part(self, numbers: I64) -> Iterator[tuple[MappedRows, I64, I64]]:
+        """(part, positions in `numbers`, rows of the part) for the parts that some of the rows are of."""
         of = np.searchsorted(self.starts, numbers, side="right") - 1
         for k in np.unique(of):
             at = np.flatnonzero(of == k)
-            yield self.shards[k], at, numbers[at] - self.starts[k]
+            yield self.parts[k], at, numbers[at] - self.starts[k]
 
     def gather(self, numbers: I64) -> tuple[Array, F32]:
         """Copies of vectors and scales of rows, as stored."""
-        first = self.shards[0].vectors
+        first = self.parts[0].vectors
         vectors, scale = np.empty((len(numbers), first.shape[1]), first.dtype), np.empty(len(numbers), np.float32)
-        for shard, at, rows in self.by_shard(numbers):
-            vectors[at], scale[at] = shard.vectors[rows], shard.scale[rows]
+        for part, at, rows in self.by_part(numbers):
+            vectors[at], scale[at] = part.vectors[rows], part.scale[rows]
         return vectors, scale
 
     def cosines(self, numbers: I64, queries: F32) -> NDArray[np.float64]:
@@ -94,7 +95,7 @@ class Rows:
         return sums
 
 
-_open: "WeakKeyDictionary[Store, dict[tuple[int, str], MappedShard]]" = WeakKeyDictionary()
+_open: "WeakKeyDictionary[Store, dict[tuple[int, str], list[MappedRows]]]" = WeakKeyDictionary()
 
 
 def open_rows(store: Store, space_id: int, shards: Sequence[int] | None = None) -> Rows:
@@ -102,27 +103,34 @@ def open_rows(store: Store, space_id: int, shards: Sequence[int] | None = None) 
 
     Raises CorruptionError for a damaged shard or one of another space, InputError for a shard the space does not have.
     """
-    listed = {
-        int(row["shard_id"]): str(row["name"])
-        for row in store.catalog.rows(
-            "SELECT s.shard_id, s.name FROM unit AS u JOIN shard AS s USING (shard_id) WHERE u.space_id=? "
-            "ORDER BY s.shard_id",
-            (space_id,),
-        )
-    }
+    listed = _listed(store, space_id)
     if unknown := sorted(set(shards or ()) - set(listed)):
         raise InputError(f"shard {unknown[0]} is not of feature space {space_id}; look at the space's shards again")
     _let_go(store)
     mapped = _open.setdefault(store, {})
     digest = features.space_fingerprint(store, space_id)
-    chosen = []
+    chosen: list[MappedRows] = []
     for shard_id, name in listed.items():
         if shards is None or shard_id in shards:
             if (shard_id, name) not in mapped:
                 mapped[shard_id, name] = _map(store, shard_id, digest)
-            if len(mapped[shard_id, name]):
-                chosen.append(mapped[shard_id, name])
+            chosen += mapped[shard_id, name]
     return Rows(tuple(chosen), np.cumsum([0, *map(len, chosen)]))
+
+
+def are_current(store: Store, space_id: int, rows: Rows) -> bool:
+    """Whether the shards that these rows are of are still the space's: none was merged, rewritten or dropped."""
+    return {part.shard_id for part in rows.parts} <= set(_listed(store, space_id))
+
+
+def _listed(store: Store, space_id: int) -> dict[int, str]:
+    """{shard: its file's name}"""
+    rows = store.catalog.rows(
+        "SELECT s.shard_id, s.name FROM unit AS u JOIN shard AS s USING (shard_id) WHERE u.space_id=? "
+        "ORDER BY s.shard_id",
+        (space_id,),
+    )
+    return {int(row["shard_id"]): str(row["name"]) for row in rows}
 
 
 def _let_go(store: Store) -> None:
@@ -138,19 +146,23 @@ def _let_go(store: Store) -> None:
         del kept[key]
 
 
-def _map(store: Store, shard_id: int, digest: str) -> MappedShard:
+def _map(store: Store, shard_id: int, digest: str) -> list[MappedRows]:
+    """One part for each record batch; joined, they would be copied."""
     with store.map(shard_id) as source:
-        table = pa.ipc.open_file(source).read_all().combine_chunks()
-    recorded = (table.schema.metadata or {}).get(b"gradsift.space", b"").decode()
+        file = pa.ipc.open_file(source)
+        batches = [file.get_batch(k) for k in range(file.num_record_batches)]
+    recorded = (file.schema.metadata or {}).get(b"gradsift.space", b"").decode()
     if recorded != digest:
         raise CorruptionError(f"shard {shard_id} holds rows of space {recorded[:12]}, not {digest[:12]}")
-    if not table.num_rows:
-        return MappedShard(shard_id, pa.array([], pa.string()), np.empty((0, 0), np.int8), np.empty(0, np.float32))
-    vector, scale = table["vector"].chunk(0), table["scale"].to_numpy()
-    flat = vector.flatten().to_numpy(zero_copy_only=False)
-    scale = np.where(np.isfinite(scale), scale, 0).astype(np.float32)  # of a row of zeros
-    vectors = np.asarray(_Unprotected(flat.reshape(-1, vector.type.list_size)))
-    return MappedShard(shard_id, table["example_id"].chunk(0), vectors, scale)
+    parts, first = [], 0
+    for batch in batches:
+        if batch.num_rows:
+            vector, scale = batch["vector"], batch["scale"].to_numpy()
+            flat = vector.flatten().to_numpy(zero_copy_only=False).reshape(-1, vector.type.list_size)
+            scale = np.where(np.isfinite(scale), scale, 0).astype(np.float32)  # of a row of zeros
+            parts.append(MappedRows(shard_id, first, batch["example_id"], np.asarray(_Unprotected(flat)), scale))
+        first += batch.num_rows
+    return parts
 
 
 class _Unprotected:
@@ -195,5 +207,8 @@ def listed(store: Store, space_id: int, rows: Rows, numbers: I64) -> NDArray[np.
     ids = rows.ids(numbers)
     known = _places(store, space_id, ids)
     of = np.searchsorted(rows.starts, numbers, side="right") - 1
-    here = [(rows.shards[k].shard_id, int(n - rows.starts[k])) for k, n in zip(of, numbers, strict=True)]
+    here = [
+        (rows.parts[k].shard_id, rows.parts[k].first + int(n - rows.starts[k]))
+        for k, n in zip(of, numbers, strict=True)
+    ]
     return np.array([known.get(i) == place for i, place in zip(ids, here, strict=True)], bool)

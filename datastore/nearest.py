@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gradsift.datastore.mapped import Rows
 from gradsift.datastore.products import F32, F64, Buffers, Name, Prepared, block_rows, multiply, prepare
+from gradsift.datastore.rows import Array
 
 I64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -179,9 +180,9 @@ def _stored(part: Part, numbers: I64) -> tuple[Array, F32]:
     own = numbers if part.place is None else part.place[numbers]
     k = int(np.searchsorted(part.rows.starts, own[0], side="right")) - 1
     start = int(own[0] - part.rows.starts[k])
-    shard = part.rows.shards[k]
-    if start + len(own) <= len(shard) and (np.diff(own) == 1).all():
-        return shard.vectors[start : start + len(own)], shard.scale[start : start + len(own)]
+    held = part.rows.parts[k]
+    if start + len(own) <= len(held) and (np.diff(own) == 1).all():
+        return held.vectors[start : start + len(own)], held.scale[start : start + len(own)]
     return part.rows.gather(own)
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gradsift.datastore import features, mapped
-from gradsift.datastore.errors import InputError
+from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.mapped import Rows, open_rows
 from gradsift.datastore.nearest import I64, Found, Mask, Part, nearest
 from gradsift.datastore.products import Name
@@ -21,6 +21,7 @@ from gradsift.datastore.store import Store
 
 SAMPLE = 200  # rows on each side of random pairs
 AT_ONCE = 256  # queries
+ATTEMPTS = 5  # of a search while shards are merged or rewritten
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,23 @@ def _neighbours(
     shards: Sequence[int] | None,
     kernel: Name | None,
 ) -> list[list[Neighbour]]:
-    rows = [open_rows(store, space, shards) for space, _ in spaces]
+    for _ in range(ATTEMPTS):
+        rows = [open_rows(store, space, shards) for space, _ in spaces]
+        found = _of_rows(store, spaces, rows, queries, k, ids, kernel)
+        if all(mapped.are_current(store, space, held) for (space, _), held in zip(spaces, rows, strict=True)):
+            return [[Neighbour(f.example_id, f.cosine) for f in best] for best in found]
+    raise BusyError("the store's shards were replaced each time that it was searched; search again when that is done")
+
+
+def _of_rows(
+    store: Store,
+    spaces: Sequence[tuple[int, float]],
+    rows: Sequence[Rows],
+    queries: Sequence[NDArray[np.float32]],
+    k: int,
+    ids: Sequence[str] | None,
+    kernel: Name | None,
+) -> list[list[Found]]:
     if not all(map(len, rows)):
         return [[] for _ in queries[0]]
     for asked, held in zip(queries, rows, strict=True):
@@ -114,7 +131,7 @@ def _neighbours(
         # A shard holds rows that left the catalog, and they are in the way: look up which of all rows count.
         known = [_mask(store, space, held, None) for (space, _), held in zip(spaces, rows, strict=True)]
         found = _found(spaces, rows, queries, k, known, kernel)
-    return [[Neighbour(f.example_id, f.cosine) for f in best] for best in found]
+    return found
 
 
 def _found(
@@ -145,7 +162,9 @@ def _found(
 def _mask(store: Store, space_id: int, rows: Rows, ids: Sequence[str] | None) -> Mask:
     """[N] which rows the catalog lists, of all examples or of some."""
     mask = np.zeros(len(rows), bool)
-    start_of = {shard.shard_id: int(start) for shard, start in zip(rows.shards, rows.starts, strict=False)}
+    start_of: dict[int, int] = {}
+    for part, start in zip(rows.parts, rows.starts.tolist(), strict=False):
+        start_of.setdefault(part.shard_id, start)
     for shard_id, at in mapped.places(store, space_id, ids).items():
         if shard_id in start_of:
             mask[start_of[shard_id] + at] = True
@@ -155,9 +174,9 @@ def _mask(store: Store, space_id: int, rows: Rows, ids: Sequence[str] | None) ->
 def _place(first: Rows, other: Rows, known: Mask | None) -> I64:
     """[N] the number in other rows of each example of the first, −1 where it has none."""
     numbers = np.arange(len(other)) if known is None else np.flatnonzero(known)
-    names = pa.chunked_array([shard.ids for shard in other.shards])
+    names = pa.chunked_array([part.ids for part in other.parts])
     at = pc.index_in(
-        pa.chunked_array([shard.ids for shard in first.shards]),
+        pa.chunked_array([part.ids for part in first.parts]),
         value_set=names if known is None else names.filter(known),
     )
     found = np.concatenate([part.fill_null(-1).to_numpy(zero_copy_only=False) for part in at.chunks]).astype(np.int64)

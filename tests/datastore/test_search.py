@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from running import python
 
 from gradsift.datastore import examples, features, mapped, nearest, products, search
+from gradsift.datastore.compact import compact
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.examples import Example
 from gradsift.datastore.identity import example_id
@@ -164,9 +165,7 @@ def test_a_product_is_within_its_bound(kernel, dtype):
         if not products.is_right(kernel, 20, dim):
             continue
         ready = products.prepare(queries, dtype, kernel)
-        coarse = products.multiply(
-            ready, block.vectors, block.scale, products.Buffers()
-        )
+        coarse = products.multiply(ready, block.vectors, block.scale, products.Buffers())
         exact = queries.astype(np.float64) @ (block.integers() * block.scale[:, None].astype(np.float64)).T
         off = np.abs(coarse * ready.step[:, None] - exact).max(axis=1)
         assert (off <= ready.error).all()
@@ -339,3 +338,34 @@ def test_random_pairs_are_of_different_rows(empty):
     space = new_space(store, [made(ids[:3], np.eye(3, 64), "int8")])
     usual = search.typical(store, space, ids[:3], space, ids[:3])
     assert (usual.pairs, usual.highest) == (6, 0.0)
+
+
+def test_compacted_shards_give_the_same_answers(empty):
+    """They hold a record batch for each shard that they were made of; the old ones are let go."""
+    store, ids = empty
+    rng = np.random.default_rng(6)
+    blocks = [made(ids[k : k + 30], rng.normal(size=(30, 64)), "int8") for k in (0, 30, 60)]
+    space = new_space(store, blocks)
+    queries = unit(rng.normal(size=(3, 64)))
+    assert neighbours(store, space, queries, 90) == reference(blocks, queries, 90)
+    assert compact(store).merges
+    assert len(features.shards_of(store, space)) == 1
+    assert neighbours(store, space, queries, 90) == reference(blocks, queries, 90)
+    assert neighbours(store, space, queries, 90, ids[20:40]) == reference(blocks, queries, 90, ids[20:40])
+
+
+def test_shards_that_are_merged_during_a_search_are_searched_again(empty, monkeypatch):
+    store, ids = empty
+    rng = np.random.default_rng(7)
+    blocks = [made(ids[k : k + 30], rng.normal(size=(30, 64)), "int8") for k in (0, 30)]
+    space = new_space(store, blocks)
+    queries = unit(rng.normal(size=(1, 64)))
+    looked, place = [], mapped.places
+
+    def slow(*arguments):
+        looked.append(compact(store))
+        return place(*arguments)
+
+    monkeypatch.setattr(mapped, "places", slow)
+    assert neighbours(store, space, queries, 50, ids[:60]) == reference(blocks, queries, 50)
+    assert [bool(done.merges) for done in looked] == [True, False]

@@ -92,6 +92,16 @@ def shards_of(catalog: Engine | Transaction, space_id: int) -> list[Shard]:
     return [Shard(int(row["shard_id"]), row["sha256"], int(row["rows"])) for row in rows if row["rows"]]
 
 
+def find_space(store: Store, start: str) -> int:
+    """The feature space whose fingerprint starts so. Raises InputError for none and for several."""
+    rows = store.catalog.rows("SELECT space_id, fingerprint FROM feature_space ORDER BY space_id")
+    matching = [int(row["space_id"]) for row in rows if start and str(row["fingerprint"]).startswith(start)]
+    if len(matching) != 1:
+        many = "several feature spaces have" if matching else "no feature space has"
+        raise InputError(f"{many} a fingerprint that starts with {start!r}; `gradsift status` lists them")
+    return matching[0]
+
+
 def all_of(store: Store, space_id: int | None = None) -> list[Index]:
     """The indexes of a space, or of the store, by space and in the order of `ann.KINDS`."""
     where, values = ("", ()) if space_id is None else (" WHERE space_id=?", (space_id,))

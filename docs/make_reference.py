@@ -31,6 +31,10 @@ COMMANDS = (
     "validate",
     "report",
     "query",
+    "index build",
+    "index list",
+    "index refresh",
+    "index drop",
     "export",
     "status",
     "doctor",
@@ -126,7 +130,7 @@ def page() -> str:
     ]
     for command in COMMANDS:
         text = subprocess.run(
-            [sys.executable, "-m", "gradsift", command, "--help"], capture_output=True, text=True, check=True,
+            [sys.executable, "-m", "gradsift", *command.split(), "--help"], capture_output=True, text=True, check=True,
             env={"COLUMNS": "100", "PATH": "", "PYTHONPATH": str(Path(__file__).parents[1]), "LANG": "C.UTF-8"},
         ).stdout  # fmt: skip
         out += [

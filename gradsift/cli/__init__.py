@@ -1,7 +1,16 @@
 """The command line: one module for each family of commands. Every command imports what it needs when it runs, so that
 `--help` is quick."""
 
-from gradsift.cli import forget, methods, mixtures, results, run, store, versions  # noqa: F401 - they register their commands
+from gradsift.cli import (  # noqa: F401 - they register their commands
+    forget,
+    indexes,
+    methods,
+    mixtures,
+    results,
+    run,
+    store,
+    versions,
+)
 from gradsift.cli.shared import app
 
 __all__ = ["app"]

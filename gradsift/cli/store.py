@@ -18,6 +18,7 @@ def query(
     k: Annotated[int, Parameter(name=["-k", "--top"])] = 10,
     checkpoint: int | None = None,
     everything: Flag = False,
+    index: str | None = None,
     store: StorePath = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
@@ -37,6 +38,8 @@ def query(
         Which checkpoint's gradients; default: the last.
     everything
         Look at rows that left the pool, too.
+    index
+        Ask an index of this kind (flat, ivf_flat, ivf_sq8, hnsw), or the best (auto), instead of searching exactly.
     """
     from gradsift.cli import show
     from gradsift.datastore.errors import InputError
@@ -49,9 +52,9 @@ def query(
 
     with Store(store, create=False) as opened:
         if id is not None:
-            answered = query_by_id(opened, id, k, checkpoint, everything=everything)
+            answered = query_by_id(opened, id, k, checkpoint, everything=everything, index=index)
         else:
-            answered = query_by_text(opened, text or "", answer, k, checkpoint, everything=everything)
+            answered = query_by_text(opened, text or "", answer, k, checkpoint, everything=everything, index=index)
     if json:
         show.document(asdict(answered))
         return
@@ -60,6 +63,12 @@ def query(
     rows = [asdict(hit) | {"example_id": hit.example_id[:8]} for hit in answered.hits]
     compared = "plain gradients" if answered.rows == "sgd" else f"its plain gradient × {answered.rows} rows"
     show.table(f"Nearest in gradient space (checkpoint {answered.checkpoint}, {compared})", rows)
+    if answered.index:
+        show.line(
+            f"By the {answered.index} index, which found {answered.recall:.1%} of the ten nearest when it was measured."
+        )
+    if answered.note:
+        show.line(f"Note: {answered.note}.")
     usual = answered.typical
     if usual is not None:
         show.line(

@@ -6,16 +6,16 @@ them for the whole pool (`features.plain_rows`), else with the pool's own rows, 
 rows of Adam's steps are never compared: momentum gives all of them a common part, and everything looks alike.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from gradsift.datastore import checkpoints, examples, features
+from gradsift.datastore import checkpoints, examples, features, index_search, indexes
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Messages
 from gradsift.datastore.identity import check_comparable, example_id
+from gradsift.datastore.index_search import Found
 from gradsift.datastore.rows import FeatureBlock
 from gradsift.datastore.runs import last_run
-from gradsift.datastore.search import Neighbour, Typical, neighbours, typical
+from gradsift.datastore.search import Typical, neighbours, typical
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.extract import Extractor
 from gradsift.pipelines.features.space import make_job, plain_space, require_model
@@ -53,6 +53,9 @@ class Answer:
     hits: list[Hit]
     rows: str = ""
     typical: Typical | None = None
+    index: str = ""  # the kind that was asked, '' where the search was exact
+    recall: float | None = None  # of that index, as it was measured
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,22 @@ class _Searched:
     ids: list[str]
     asked: int
     ordinal: int
+    index: str | None = None  # kind of the index that is asked, or `auto`; None for exact search
 
     @property
     def transform(self) -> str:
         """Of the pool's rows."""
         return str(features.space_spec(self.store, self.space)["transform"])
 
-    def near(self, row: FeatureBlock, k: int, leave_out: str = "") -> list[Neighbour]:
+    def near(self, row: FeatureBlock, k: int, leave_out: str = "") -> Found:
         """The k nearest rows to one, without an example."""
-        found = neighbours(self.store, self.space, row.unit(), k + bool(leave_out), self.ids)[0]
-        return [neighbour for neighbour in found if neighbour.example_id != leave_out][:k]
+        question, count = row.unit(), k + bool(leave_out)
+        if self.index is None:
+            found = Found(neighbours(self.store, self.space, question, count, self.ids))
+        else:
+            found = index_search.near(self.store, self.space, question, count, self.ids, kind=self.index)
+        kept = [neighbour for neighbour in found.neighbours[0] if neighbour.example_id != leave_out][:k]
+        return replace(found, neighbours=[kept])
 
     @property
     def plain(self) -> bool:
@@ -89,11 +98,20 @@ class _Searched:
         return typical(self.store, alike, known, self.space, self.ids)
 
 
-def query_by_id(store: Store, name: str, k: int, checkpoint: int | None = None, *, everything: bool = False) -> Answer:
+def query_by_id(
+    store: Store,
+    name: str,
+    k: int,
+    checkpoint: int | None = None,
+    *,
+    everything: bool = False,
+    index: str | None = None,
+) -> Answer:
     """Neighbours of a stored example (without itself). `name` may be the start of an id. The model is loaded where the
-    store has no plain row of the example. `everything`: look at rows that left the pool, too."""
+    store has no plain row of the example. `everything`: look at rows that left the pool, too. `index`: ask one of this
+    kind (`auto`: the best there is) instead of searching exactly."""
     example = examples.find_prefix(store, name)
-    where = _where(store, checkpoint, everything)
+    where = replace(_where(store, checkpoint, everything), index=index)
     chat = examples.get_messages(store, [example])[example]
     row = _stored_row(where, example)
     if row is None:
@@ -116,18 +134,24 @@ def query_by_text(
     checkpoint: int | None = None,
     *,
     everything: bool = False,
+    index: str | None = None,
 ) -> Answer:
     """Neighbours of a chat of one turn. Without an answer, the checkpoint's own greedy one is used.
 
     Loads the model of the store's last run, and refuses if its rows would be of another feature space.
     """
-    where = _where(store, checkpoint, everything)
+    where = replace(_where(store, checkpoint, everything), index=index)
     extractor = _extractor(where)
     text = assistant if assistant is not None else _own_answer(extractor, user)
     if not text.strip():
         raise InputError("the model answers nothing here; give an answer with --answer")
     chat = [{"role": "user", "content": user}, {"role": "assistant", "content": text}]
     return _answer(where, chat, where.near(_computed_row(extractor, chat), k), generated=assistant is None)
+
+
+def searched_space(store: Store, checkpoint: int | None = None, start: str | None = None) -> int:
+    """The feature space that a query at a checkpoint searches, or the one whose fingerprint starts so."""
+    return _where(store, checkpoint, everything=False).space if start is None else indexes.find_space(store, start)
 
 
 def _where(store: Store, checkpoint: int | None, everything: bool) -> _Searched:
@@ -185,14 +209,18 @@ def _own_answer(extractor: Extractor, user: str) -> str:
     return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
 
-def _answer(where: _Searched, chat: Messages, near: Sequence[Neighbour], *, generated: bool = False) -> Answer:
+def _answer(where: _Searched, chat: Messages, found: Found, *, generated: bool = False) -> Answer:
+    near = found.neighbours[0]
     ids = [neighbour.example_id for neighbour in near]
     chats, sources = examples.get_messages(where.store, ids), examples.sources_of(where.store, ids)
     hits = [
         Hit(rank, round(neighbour.cosine, 4), i, sources[i].source, *_turns(chats[i]))
         for rank, (i, neighbour) in enumerate(zip(ids, near, strict=True))
     ]
-    return Answer(*_turns(chat), where.ordinal, generated, hits, where.transform, where.typical())
+    return Answer(
+        *_turns(chat), where.ordinal, generated, hits, where.transform, where.typical(),
+        index=found.index, recall=found.recall, note=found.note,
+    )  # fmt: skip
 
 
 def _turns(chat: Messages) -> tuple[str, str]:

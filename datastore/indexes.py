@@ -232,6 +232,29 @@ def _committed(store: Store, name: str) -> bool:
         return True
 
 
+def merged(db: Transaction, space_id: int, old: Sequence[int], new: int) -> None:
+    """Shards of a space became one, which holds all their rows in this order, and are about to leave: an index that has
+    them one after the other stays what it is, any other becomes stale."""
+    named = {row["shard_id"]: row for row in db.rows("SELECT shard_id, sha256, rows FROM shard WHERE kind='features'")}
+    gone = [named[number]["sha256"] for number in old if named[number]["rows"]]
+    for index in db.rows("SELECT index_id FROM search_index WHERE space_id=?", (space_id,)):
+        held = db.rows(
+            "SELECT ordinal, sha256 FROM search_index_shard WHERE index_id=? ORDER BY ordinal", (index["index_id"],)
+        )
+        start = next((k for k, row in enumerate(held) if row["sha256"] == gone[0]), None) if gone else None
+        if start is None or [row["sha256"] for row in held[start : start + len(gone)]] != gone:
+            continue
+        first, last = held[start]["ordinal"], held[start + len(gone) - 1]["ordinal"]
+        db.execute(
+            "DELETE FROM search_index_shard WHERE index_id=? AND ordinal BETWEEN ? AND ?",
+            (index["index_id"], first, last),
+        )
+        db.execute(
+            "INSERT INTO search_index_shard VALUES (?, ?, ?, ?)",
+            (index["index_id"], first, named[new]["sha256"], named[new]["rows"]),
+        )
+
+
 def drop(store: Store, space_ids: Sequence[int] | None = None, kind: str | None = None) -> list[Index]:
     """Drop the indexes of spaces (of all), of a kind (of all): their rows and their files, at once; returns them.
 

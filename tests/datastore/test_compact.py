@@ -12,12 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import ROOT, python
 
-from gradsift.datastore import compact, examples, features, leases, maintenance, repair
+from gradsift.datastore import (
+    compact,
+    examples,
+    features,
+    index_build,
+    index_search,
+    indexes,
+    leases,
+    maintenance,
+    merge,
+    repair,
+)
 from gradsift.datastore.attributes import attribute
-from gradsift.datastore.compact import Small, choose
+from gradsift.datastore.compact import choose
 from gradsift.datastore.errors import BusyError, CorruptionError
 from gradsift.datastore.examples import Example
 from gradsift.datastore.identity import example_id
+from gradsift.datastore.merge import Small
 from gradsift.datastore.rows import make_block
 from gradsift.datastore.store import Store
 
@@ -160,7 +172,7 @@ def test_the_same_again_does_nothing(tmp_path):
 def test_merged_files_keep_blocks_of_bounded_size(tmp_path, monkeypatch):
     store, _ = filled(tmp_path / "store")
     before = everything(store)
-    monkeypatch.setattr(compact, "BATCH_BYTES", 600)
+    monkeypatch.setattr(merge, "BATCH_BYTES", 600)
     compact.compact(store, grace=0)
     assert kinds(store)["features"] == 2
     sizes = [len(part.example_ids) for part in features.read(store, features.define_space(store, PLAIN))]
@@ -416,4 +428,31 @@ def test_the_file_is_one_that_the_catalog_names(tmp_path):
     assert after
     assert min(after) >= started + 3600
     assert all(Path(store.root / row["name"]).is_file() for row in store.catalog.rows("SELECT name FROM doomed"))
+    store.close()
+
+
+def test_a_search_index_of_the_merged_rows_stays_what_it_is(tmp_path):
+    """It holds the rows of the same shards in the same order; one that lacks some of them must be refreshed."""
+    store, _ = filled(tmp_path / "store")
+    space = features.define_space(store, PLAIN)
+    index_build.build(store, space, index_build.Wish("flat"))
+    question = np.concatenate([part.unit() for part in features.read(store, space)])[:3]
+    before = index_search.near(store, space, question, 5, kind="flat")
+    compact.compact(store, grace=0)
+    index = indexes.get(store, space, "flat")
+    assert indexes.state(store, index) == "fresh"
+    assert [rows for _, rows in index.shards] == [len(features.ids_with_rows(store, space))]
+    with Store(tmp_path / "store") as fresh:
+        after = index_search.near(fresh, space, question, 5, kind="flat")
+    for one, other in zip(after.neighbours, before.neighbours, strict=True):
+        assert [n.example_id for n in one] == [n.example_id for n in other]
+        assert [n.cosine for n in one] == pytest.approx([n.cosine for n in other], abs=1e-6)
+    night(store, 4)
+    assert indexes.state(store, index) == "behind"
+    compact.compact(store, grace=0)  # the new ones among themselves
+    assert indexes.state(store, indexes.get(store, space, "flat")) == "behind"
+    for number in range(5, 8):
+        night(store, number)
+    compact.compact(store, grace=0)  # all of them
+    assert indexes.state(store, indexes.get(store, space, "flat")) == "stale"
     store.close()

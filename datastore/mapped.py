@@ -83,16 +83,18 @@ class Rows:
             vectors[at], scale[at] = part.vectors[rows], part.scale[rows]
         return vectors, scale
 
-    def cosines(self, numbers: I64, queries: F32) -> NDArray[np.float64]:
-        """[c] the exact cosine of each of c rows with the query [c, D] beside it, in float64.
+    def cosines(self, numbers: I64, queries: F32, *, exact: bool) -> NDArray[np.float64]:
+        """[c] the cosine of each of c rows with the query [c, D] beside it, in float64 or float32.
 
-        Each is summed by itself and in the same order, so that equal rows have equal cosines.
+        Exact ones are summed one by one and in the same order, so that equal rows have equal cosines.
         """
         vectors, scale = self.gather(numbers)
         integers = unpack_int4(vectors) if vectors.dtype == np.uint8 else vectors
-        products = integers.astype(np.float64) * queries
-        sums: NDArray[np.float64] = products.sum(axis=1) * scale.astype(np.float64)
-        return sums
+        if exact:
+            sums: NDArray[np.float64] = (integers.astype(np.float64) * queries).sum(axis=1)
+        else:
+            sums = np.einsum("cd,cd->c", integers.astype(np.float32), queries).astype(np.float64)
+        return sums * scale.astype(np.float64)
 
 
 _open: "WeakKeyDictionary[Store, dict[tuple[int, str], list[MappedRows]]]" = WeakKeyDictionary()

@@ -2,8 +2,8 @@
 
 While rows go by, a candidate is a value and a margin: the cosine is within margin of value. The k-th highest
 `value − margin` of a query is its floor, and a row whose `value + margin` is below cannot be among the k best. What is
-left at the end is computed exactly; ties go to the smaller id. So the answer does not depend on the kernel, the size of
-blocks or the number of threads.
+left at the end is computed in float32, and what that leaves open in float64; ties go to the smaller id. So the answer
+does not depend on the kernel, the size of blocks or the number of threads.
 
 Legend: Q queries, N rows, n rows of a block, D dims, c candidates.
 """
@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradsift.datastore.mapped import Rows
-from gradsift.datastore.products import F32, F64, Buffers, Name, Prepared, block_rows, multiply, prepare
+from gradsift.datastore.products import F32, F64, Buffers, Name, Prepared, block_rows, multiply, prepare, rounding
 from gradsift.datastore.rows import Array
 
 I64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-EXACT_NUMBERS = 1 << 20  # of rows that are computed in float64 at a time
+AT_A_TIME = 1 << 20  # numbers of candidates that are computed anew
 ROOM = 4096  # candidates of a query beside 16·k, above which they are told apart by a finer product
+LEAST = -1e30  # below all scores but that of a row that is not wanted
 SPARSE = 0.5  # below this share of wanted rows a block is copied without the others
 
 
@@ -66,18 +67,16 @@ class _Pool:
         """Take what may be among the best of [Q, n] scores; times `unit` [Q], they are cosines."""
         if wanted is not None:
             scores[:, ~wanted] = -np.inf
-        highest = scores.max(axis=1) * unit
-        hit = np.flatnonzero(highest + self.margin >= np.maximum(self.floor, -1e30))
-        if not len(hit):
-            return
-        values = scores[hit] * unit[hit, None]
-        if self.k < values.shape[1] and np.isinf(self.floor[hit]).any():
-            kth = np.partition(values, -self.k, axis=1)[:, -self.k]
-            self.floor[hit] = np.maximum(self.floor[hit], kth - self.margin[hit])
-        least = np.maximum(self.floor[hit] - self.margin[hit], -1e30)
-        which, column = np.divmod(np.flatnonzero(values >= least[:, None].astype(np.float32)), values.shape[1])
-        self.waiting.append((hit[which], numbers[column], values[which, column].astype(np.float64)))
-        self.held += len(which)
+        new = np.flatnonzero(np.isneginf(self.floor))
+        if self.k < scores.shape[1] and len(new):
+            kth = np.partition(scores[new], -self.k, axis=1)[:, -self.k]
+            self.floor[new] = kth * unit[new] - self.margin[new]
+        least = np.maximum((self.floor - self.margin) / unit, LEAST).astype(np.float32)
+        above = scores >= np.nextafter(least, np.float32(-np.inf))[:, None]
+        query, column = np.divmod(np.flatnonzero(above), scores.shape[1])
+        value = scores[query, column].astype(np.float64) * unit[query]
+        self.waiting.append((query, numbers[column], value))
+        self.held += len(query)
         if self.held > self.due:
             self.prune()
 
@@ -90,10 +89,11 @@ class _Pool:
             self.off = np.concatenate([self.off, self.margin[query]])
             self.waiting = []
         lower = self.value - self.off
-        order = np.lexsort((-lower, self.query))
+        span = 4 * float(np.abs(lower).max(initial=0.0)) + 1
+        order = np.argsort(self.query * span - lower)  # by query, then by value: faster than two keys
         starts = np.searchsorted(self.query[order], np.arange(len(self.floor) + 1))
         full = np.flatnonzero(np.diff(starts) >= self.k)
-        kth = lower[order][starts[full] + self.k - 1]
+        kth = lower[order][starts[full] + self.k - 1] - 1e-9 * span  # what the sum may have put in another order
         self.floor[full] = np.maximum(self.floor[full], kth)
         self.keep(np.flatnonzero(self.value + self.off >= self.floor[self.query]))
 
@@ -141,7 +141,6 @@ def _scanned(parts: Sequence[Part], wanted: Mask | None, k: int, kernel: Name | 
             raise _Crowded
         if pool.crowded:
             _settle(parts, pool)
-    pool.prune()
     return _exact(parts, pool)
 
 
@@ -181,20 +180,21 @@ def _stored(part: Part, numbers: I64) -> tuple[Array, F32]:
     k = int(np.searchsorted(part.rows.starts, own[0], side="right")) - 1
     start = int(own[0] - part.rows.starts[k])
     held = part.rows.parts[k]
-    if start + len(own) <= len(held) and (np.diff(own) == 1).all():
+    follow = own[-1] - own[0] == len(own) - 1 and (part.place is None or bool((np.diff(own) == 1).all()))
+    if follow and start + len(own) <= len(held):
         return held.vectors[start : start + len(own)], held.scale[start : start + len(own)]
     return part.rows.gather(own)
 
 
-def _cosines(parts: Sequence[Part], query: I64, number: I64) -> F64:
-    """[c] exact weighted sums of cosines of rows with queries."""
+def _cosines(parts: Sequence[Part], query: I64, number: I64, *, exact: bool) -> F64:
+    """[c] weighted sums of cosines of rows with queries, in float64 or float32."""
     found = np.zeros(len(query))
-    size = max(1, EXACT_NUMBERS // max(part.rows.dim for part in parts))
+    size = max(1, AT_A_TIME // max(part.rows.dim for part in parts))
     for start in range(0, len(query), size):
         span = slice(start, start + size)
         for part in parts:
             own = number[span] if part.place is None else part.place[number[span]]
-            found[span] += part.weight * part.rows.cosines(own, part.queries[query[span]])
+            found[span] += part.weight * part.rows.cosines(own, part.queries[query[span]], exact=exact)
     return found
 
 
@@ -211,8 +211,14 @@ def _settle(parts: Sequence[Part], pool: _Pool) -> None:
 
 def _exact(parts: Sequence[Part], pool: _Pool) -> list[list[Found]]:
     """The k best of each query, best first, ties by id."""
-    open_ = np.flatnonzero(pool.off)
-    pool.value[open_] = _cosines(parts, pool.query[open_], pool.number[open_])
+    pool.prune()
+    fine = sum((p.weight * rounding(p.queries) for p in parts), np.zeros(len(pool.floor)))
+    some = np.flatnonzero(pool.off > fine[pool.query])
+    pool.value[some] = _cosines(parts, pool.query[some], pool.number[some], exact=False)
+    pool.off[some] = fine[pool.query[some]]
+    pool.prune()
+    some = np.flatnonzero(pool.off)
+    pool.value[some] = _cosines(parts, pool.query[some], pool.number[some], exact=True)
     order = np.lexsort((-pool.value, pool.query))
     query, number, value = pool.query[order], pool.number[order], pool.value[order]
     starts = np.searchsorted(query, np.arange(len(pool.floor) + 1))

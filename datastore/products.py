@@ -30,10 +30,10 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Name = Literal["int8", "int8_half", "f32"]
 
-BLOCK_NUMBERS = 1 << 20  # of rows in a block, decoded: what a core's own cache holds of int8
+BLOCK_NUMBERS = 1 << 22  # of the rows of a block
+CACHED_BYTES = 1 << 20  # of rows that are read or decoded, then multiplied: what a core has for itself
 LONGEST = 1 << 17  # dims of which a sum of products of int8 stays below 2³¹
 SHORTEST = 8  # of fewer dims nothing is gained, and oneDNN mistakes the layout of a single one
-FEW = 8  # queries up to which reading the rows costs more than multiplying them
 SLACK = 1e-6  # of rounding a sum to f32, and of two products in f32, of numbers below 2
 UNIT = 1.002  # longest stored unit row: float16 rounds each of its numbers by 2⁻¹¹ at most
 PROBE_ROWS = 512
@@ -81,9 +81,8 @@ def prepare(queries: F32, stored: str, kernel: Name | None = None) -> Prepared:
     exact = queries.astype(np.float64)
     lengths = np.sqrt(np.square(exact).sum(axis=1))
     if kernel == "f32":
-        # A user may let torch round operands to bfloat16; then the bound is theirs.
-        unit = 2.0**-24 * queries.shape[1] if torch.get_float32_matmul_precision() == "highest" else 2.0**-6
-        error = lengths * UNIT * unit + SLACK * lengths
+        # A user may let torch round operands to bfloat16.
+        error = rounding(queries) + (torch.get_float32_matmul_precision() != "highest") * lengths * 2.0**-6
         return Prepared(kernel, torch.from_numpy(queries.copy()), np.ones(len(queries), np.float32), error)
     reach = 127 if kernel == "int8" else 64
     peak = np.abs(queries).max(axis=1, initial=0.0)
@@ -94,6 +93,13 @@ def prepare(queries: F32, stored: str, kernel: Name | None = None) -> Prepared:
     return Prepared(kernel, torch.from_numpy(rounded.astype(np.int8)), step, error)
 
 
+def rounding(queries: F32) -> F64:
+    """[Q] how far a cosine may be off that was summed in float32, in whatever order."""
+    lengths = np.sqrt(np.square(queries.astype(np.float64)).sum(axis=1))
+    bound: F64 = lengths * (queries.shape[1] * 2.0**-24 * UNIT + SLACK)
+    return bound
+
+
 def multiply(prepared: Prepared, vectors: Array, scale: F32, buffers: Buffers) -> F32:
     """[Q, n] products of queries with [n, D] stored vectors ([n, D/2] uint8 for int4) times [n] scales, before `step`.
 
@@ -101,27 +107,42 @@ def multiply(prepared: Prepared, vectors: Array, scale: F32, buffers: Buffers) -
     """
     import torch
 
-    count = len(prepared.operand)
     if vectors.dtype == np.uint8:
         vectors = unpack_int4(vectors)
-    elif prepared.kernel != "f32" and count <= FEW and torch.get_num_threads() == 1:
-        read(vectors)
-    n, dim = vectors.shape
-    rows, products = torch.from_numpy(vectors), buffers.take("products", count, n, torch.float32)
+    products = buffers.take("products", len(prepared.operand), len(vectors), torch.float32)
+    rows = torch.from_numpy(vectors)
     if prepared.kernel == "f32":
-        decoded = buffers.take("decoded", n, dim, torch.float32).copy_(rows)
-        torch.mm(prepared.operand, decoded.t(), out=products)
+        _decoded(prepared.operand, rows, products, buffers)
+    elif len(products) == 1 and torch.get_num_threads() == 1:
+        _read_first(prepared, vectors, products, buffers)
     else:
         products.copy_(_SUMS[prepared.kernel](prepared.operand, rows, buffers))
     found: F32 = products.mul_(torch.from_numpy(scale)).numpy()
     return found
 
 
-def read(vectors: Array) -> None:
-    """Bring rows into the cache, in order. A product with one query walks over several rows at once, which the CPU does
-    not foresee: it waits for memory twice as long as this takes (ADR 16)."""
-    flat = vectors.reshape(-1)
-    np.bitwise_or.reduce(flat[: len(flat) & ~7].view(np.int64))
+def _decoded(queries: "Tensor", rows: "Tensor", products: "Tensor", buffers: Buffers) -> None:
+    """Products with rows that are decoded to f32, as many at a time as stay in the cache."""
+    import torch
+
+    size = max(32, CACHED_BYTES // (2 * rows.shape[1]))
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        decoded = buffers.take("decoded", len(part), part.shape[1], torch.float32).copy_(part)
+        products[:, start : start + size] = torch.mm(queries, decoded.t())
+
+
+def _read_first(prepared: Prepared, vectors: Array, products: "Tensor", buffers: Buffers) -> None:
+    """Products with one query, of rows that were brought into the cache, in order, just before: the product walks over
+    several rows at once, which the CPU does not foresee, and would wait for memory twice as long (ADR 16)."""
+    import torch
+
+    size = max(32, CACHED_BYTES // vectors.shape[1])
+    for start in range(0, len(vectors), size):
+        part = vectors[start : start + size]
+        flat = part.reshape(-1)
+        np.bitwise_or.reduce(flat[: len(flat) & ~7].view(np.int64))
+        products[0, start : start + size] = _SUMS[prepared.kernel](prepared.operand, torch.from_numpy(part), buffers)[0]
 
 
 def _queries_first(queries: "Tensor", rows: "Tensor", buffers: Buffers) -> "Tensor":
@@ -143,14 +164,16 @@ _SUMS: "dict[Name, Callable[[Tensor, Tensor, Buffers], Tensor]]" = {"int8": _que
 
 @lru_cache(maxsize=256)
 def best(count: int, dim: int) -> Name:
-    """The fastest kernel for so many queries of int8 rows that passes `is_right`; the first in a tie."""
+    """The kernel for so many queries of int8 rows: one for integers that is right here, or f32 where that is faster."""
     if not count or not SHORTEST <= dim <= LONGEST:
         return "f32"
     rng = np.random.default_rng(0)
     rows = rng.integers(-127, 128, (PROBE_ROWS, dim), np.int8)
     queries = rng.standard_normal((count, dim), np.float32)
-    names: list[Name] = ["int8", "int8_half", "f32"]
-    return min((name for name in names if is_right(name, count, dim)), key=lambda name: _seconds(name, queries, rows))
+    whole: Name = "int8" if is_right("int8", count, dim) else "int8_half"
+    if not is_right(whole, count, dim):
+        return "f32"
+    return min(whole, "f32", key=lambda name: _seconds(name, queries, rows))
 
 
 def is_right(kernel: Name, count: int, dim: int) -> bool:

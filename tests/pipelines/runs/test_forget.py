@@ -3,15 +3,13 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from planted import SECRET, by_ids, found_in, id_of
 
 from gradsift.datastore import examples, files, forget, leases, picks, runs, selections, tombstones, versions
 from gradsift.datastore.errors import BusyError, InputError
-from gradsift.datastore.identity import example_id
 from gradsift.datastore.maintenance import verify
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import parse_recipe
@@ -20,18 +18,12 @@ from gradsift.pipelines.runs.forget import delete, finish, revive
 from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.runs.reselect import remix
 
-SECRET = "XQ7-PLANTED-ANN-EXAMPLE"  # in every text that is planted; nothing else has it
-
 
 def chats(source, first, last, secret=""):
     texts = [" ".join(f"{source}{k}w{j}" for j in range(8)) for k in range(first, last)]
     return [
         {"prompt": f"{source} {text} {secret}".strip(), "completion": f"say {text}", "source": source} for text in texts
     ]
-
-
-def id_of(row):
-    return example_id([{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}])
 
 
 class Kept:
@@ -54,28 +46,6 @@ def kept(tmp_path):
     made = Kept(tmp_path / "kept")
     yield made
     made.store.close()
-
-
-def by_ids(*ids):
-    return lambda store: picks.by_ids(store, ids)
-
-
-def found_in(root, *needles):
-    """Files of a folder that hold any of the texts or bytes: in their bytes, and in what Parquet and Arrow unpack to."""
-    wanted = [needle if isinstance(needle, bytes) else needle.encode() for needle in needles]
-    hits = []
-    for path in sorted(Path(root).rglob("*")):
-        if path.is_file():
-            contents = [path.read_bytes()]
-            if path.suffix == ".parquet":
-                table = pq.read_table(path)
-                contents += [repr(table.to_pydict()).encode(), repr(table.schema.metadata).encode()]
-                contents += [json.dumps(table.to_pydict(), ensure_ascii=False, default=str).encode()]
-            if path.suffix == ".arrow":
-                with pa.ipc.open_file(path) as opened:
-                    contents.append(repr(opened.read_all().to_pydict()).encode())
-            hits += [(path.name, needle) for needle in wanted if any(needle in content for content in contents)]
-    return hits
 
 
 PLANTED = chats("ann", 0, 1, SECRET)[0]

@@ -94,6 +94,26 @@ def test_the_versions_page_works_as_written(data_dir, tmp_path):
     assert "Dropped" in said[-1]
 
 
+@pytest.mark.slow
+def test_the_page_on_deletion_works_as_written(data_dir, tmp_path):
+    """Its recipe and commands on a pool with a person in it, who is in no byte of the store afterwards."""
+    page = ROOT / "docs" / "delete.md"
+    lines = (data_dir / "small.jsonl").read_text("utf-8").splitlines(keepends=True)[:100]
+    wrote = {"prompt": "Please answer to Ann@Example.org as soon as you can.", "completion": "I shall."}
+    (tmp_path / "pool.jsonl").write_text("".join([*lines, json.dumps(wrote) + "\n"]), "utf-8")
+    (recipe,) = blocks(page, "yaml")
+    (tmp_path / "recipe.yaml").write_text(recipe.replace("examples: 60", "fraction: 1.0"))
+    (commands,) = blocks(page, "bash")
+    said = [gradsift(*shlex.split(line)[1:], cwd=tmp_path).stdout for line in commands.splitlines()]
+    assert "Would delete" in said[1]
+    assert re.search(r"examples +1\b", said[1])
+    assert re.search(r"exports/nightly +1 +rewritten", said[2])
+    assert "void: 1 example was deleted" in " ".join(said[3].split())
+    assert "1 rows were deleted before and stay out" in said[4]
+    left = [path for path in (tmp_path / "store").rglob("*") if path.is_file() and b"Ann@Example" in path.read_bytes()]
+    assert left == []
+
+
 def test_the_upkeep_page_works_as_written(finished, tmp_path):
     """Its commands on a store that holds a run, and nothing is damaged after them."""
     shutil.copytree(finished[1], tmp_path / "store")
@@ -134,7 +154,7 @@ def _code(page):
 def test_no_other_code_block_goes_untested():
     allowed = {"README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"}, "architecture.md": {"mermaid"},
                "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"},
-               "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}}  # fmt: skip
+               "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}}  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())
 

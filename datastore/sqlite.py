@@ -21,6 +21,8 @@ DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 ADVICE = (
     "It cannot be made again from the other files: put a copy of the store back, or run its recipes into a new store."
 )
+CACHE_KIB = 65_536  # of pages that were used, for each thread; taken as needed
+WAL_PAGES = 8_192  # of 4 KiB, before they are moved into the file
 # A quota or size limit shows as a failed write, a full disk as SQLITE_FULL.
 CANNOT_WRITE = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_FSYNC")
 
@@ -101,6 +103,9 @@ class SqliteEngine(Engine):
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA secure_delete=ON")  # no text stays behind in what a row or page had
+        # Ids are digests: new rows of a large table touch a page each; with less room those would be written twice.
+        connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
         return connection
 
     def close(self) -> None:

@@ -61,7 +61,7 @@ def run(
     if dry_run:
         from gradsift.pipelines.runs.dryrun import plan_run
 
-        plan = plan_run(loaded, store)
+        plan = plan_run(loaded, store, new_warmup)
         show.document(asdict(plan)) if json else tables.show_plan(plan)
         return
     check_processes(no_prefect, processes)

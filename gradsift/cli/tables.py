@@ -29,7 +29,7 @@ def show_plan(plan: "Plan") -> None:
     """What a run would do."""
     facts = asdict(plan)
     minutes, notes = facts.pop("minutes"), facts.pop("notes")
-    show.table("Would run (estimates for an empty store)", [{"what": k, "value": v} for k, v in facts.items()])
+    show.table("Would run (estimates)", [{"what": k, "value": v} for k, v in facts.items()])
     show.table("Minutes", [{"stage": k, "minutes": v} for k, v in minutes.items()])
     for note in notes:
         show.line(f"Note: {note}")

@@ -20,6 +20,7 @@ from gradsift.pipelines.model.load import Loaded, best_device, load_base, load_l
 from gradsift.pipelines.model.positions import check_length
 from gradsift.pipelines.pool.sources import read_source
 from gradsift.pipelines.recipe import Features, Recipe
+from gradsift.pipelines.runs.held import Held, held_by
 
 SAMPLE = 256
 PROBE_ROWS = 8
@@ -29,8 +30,9 @@ ROW_OVERHEAD_BYTES = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimates for an empty store; work that a store holds already is not done again. Without gradients
-    there are no checkpoints, and the bytes are those of text; without a model there are no minutes either."""
+    """Estimates, before screening. Checkpoints that the store keeps and rows at them are not computed again; other work
+    that it holds (plain rows alone, arms) is counted as if it did not. Without gradients there are no checkpoints, and
+    the bytes are those of text; without a model there are no minutes either."""
 
     pool_rows: int
     pool_quarantined: int
@@ -43,6 +45,8 @@ class Plan:
     tokens_per_second: float
     minutes: dict[str, float]
     notes: list[str] = field(default_factory=list)  # of what the rows will have of the model's weights
+    checkpoints_kept: int = 0
+    rows_to_compute: int = 0  # of pool and targets, at all checkpoints
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,9 @@ class Probe:
     notes: tuple[str, ...] = ()
 
 
-def plan_run(recipe: Recipe, store: Path) -> Plan:
-    """Read the sources, encode a sample and time one forward and backward. Writes nothing."""
+def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Plan:
+    """Read the sources, encode a sample and time one forward and backward. Writes nothing. `new_warmup` as `curate` has
+    it."""
     good, bad = _read(recipe)
     free = shutil.disk_usage(_existing(store)).free
     text = TEXT_COPIES * sum(len(turn["content"]) for example in good for turn in example.messages)
@@ -78,15 +83,20 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
         _probe(recipe, loaded, usable[:PROBE_ROWS]) if any(chat.usable for chat in chats) else Probe(float("nan"), 0, 0)
     )
     speed = probe.tokens_per_second
-    val_rows = sum(isinstance(row, Example) for target in recipe.targets.values() for row in read_source(target.val))
+    val = {row.example_id for of in recipe.targets.values() for row in read_source(of.val) if isinstance(row, Example)}
     rows = len(good) * share
     checkpoints, minutes = int(recipe.needs_rows), {}
+    held = Held()
     if recipe.needs_rows and recipe.warmup is not None:
         checkpoints = recipe.warmup.epochs
+        held = held_by(store, recipe, loaded, [one.example_id for one in good], sorted(val), new_warmup)
+    if recipe.needs_rows and recipe.warmup is not None and not held.checkpoints:
         warmup_rows = min(len(good), max(recipe.warmup.fraction * len(good), recipe.warmup.min_examples))
         minutes["warmup"] = warmup_rows * checkpoints * tokens / speed / 60
+    of_pool, of_targets = len(good) * checkpoints - held.pool_rows, len(val) * checkpoints - held.target_rows
+    computed = round(of_pool * share) + of_targets
     if recipe.needs_rows:
-        minutes["gradients"] = (rows + val_rows) * checkpoints * tokens / speed / 60
+        minutes["gradients"] = computed * tokens / speed / 60
     arms = 0
     if recipe.validate_ is not None and recipe.selecting is not None:
         chosen = recipe.select.examples or (recipe.select.fraction or 0) * rows
@@ -94,7 +104,7 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
         minutes["validate"] = arms * chosen * recipe.validate_.epochs * tokens / speed / 60
     plain = recipe.needs_plain and recipe.features.transform != "sgd"
     width = row_bytes(recipe.features, probe, _mean([chat.n_label_tokens for chat in usable]), plain)
-    needed = int((rows + val_rows) * checkpoints * width) if recipe.needs_rows else text
+    needed = int(computed * width) if recipe.needs_rows else text
     return Plan(
         len(good),
         len(bad),
@@ -107,6 +117,8 @@ def plan_run(recipe: Recipe, store: Path) -> Plan:
         speed,
         minutes,
         [*template_notes(loaded.tokenizer), *probe.notes],
+        held.checkpoints,
+        computed,
     )
 
 

@@ -16,6 +16,7 @@ from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.report.drift import drift_words
 from gradsift.pipelines.report.report import report
 from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.runs.dryrun import plan_run
 
 
 def chats(count, source="new", first=0):
@@ -251,6 +252,24 @@ def test_rows_that_left_the_pool_are_counted(grown):
     assert drift.came == 0
     assert drift.left == drift.drawn_from - drift.rows > 0
     assert f"{drift.left} of its {drift.drawn_from} left since" in drift_words(drift)
+
+
+def test_a_dry_run_says_what_is_kept_and_costs_new_rows_alone(grown, finished):
+    def plan(new_warmup=None):
+        made = plan_run(parse_recipe(grown.data | {"pool": [{"path": str(grown.pool)}]}), grown.store.root, new_warmup)
+        return made.checkpoints_kept, made.rows_to_compute, "warmup" in made.minutes
+
+    screened = finished[2].ingest.pool.examples - finished[2].ingest.pool.used  # of these nobody knows before a run
+    assert plan() == (2, 2 * screened, False)
+    grown.append(chats(5))
+    before = grown.store.catalog.rows("SELECT * FROM run")
+    assert plan() == (2, 2 * (screened + 5), False)
+    assert grown.store.catalog.rows("SELECT * FROM run") == before
+    everything = 2 * (finished[2].ingest.pool.examples + 5 + 24)
+    assert plan(new_warmup=True) == (0, everything, True)
+    kill_after(grown, 1, new_warmup=True)
+    assert plan() == (0, everything, True), "as the run that was interrupted asked"
+    assert plan(new_warmup=False) == (2, 2 * (screened + 5), False)
 
 
 def test_pruning_keeps_the_pool_that_the_warm_up_was_drawn_from(grown, finished):

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from gradsift.datastore import ann, features, indexes, leases
+from gradsift.datastore import ann, features, forget, indexes, leases
 from gradsift.datastore.ann import Kind, Plan
-from gradsift.datastore.errors import CorruptionError, FeatureSpaceMismatch, InputError
-from gradsift.datastore.index_search import F32, MappedRows, Opened, map_rows, merge, search
+from gradsift.datastore.errors import BusyError, CorruptionError, FeatureSpaceMismatch, InputError
+from gradsift.datastore.index_search import F32, Opened, rows_of, search
 from gradsift.datastore.indexes import Index, Measured, Shard
-from gradsift.datastore.search import neighbours
+from gradsift.datastore.mapped import Rows
+from gradsift.datastore.search import merge, neighbours
 from gradsift.datastore.store import Store
 
 NEAREST = 10  # recall@10
@@ -64,21 +65,21 @@ def build(store: Store, space_id: int, wish: Wish = DEFAULT, report: Report = _s
 
 def rebuild(store: Store, space_id: int, wish: Wish, report: Report = _silent) -> Index:
     """As `build`, for a caller that holds the store."""
+    _require_no_deletion(store)
     shards = indexes.shards_of(store.catalog, space_id)
     if not shards:
         raise InputError(f"feature space {space_id} has no rows to index; run the recipe first")
-    mapped = map_rows(store, space_id, [shard.shard_id for shard in shards])
-    rows, dims = sum(shard.rows for shard in shards), mapped[0].dims
-    _check_memory(wish.kind, rows, dims)
-    lists = min(rows, wish.lists or max(1, 2 * isqrt(rows))) if wish.kind in ann.IVF else 0
-    sample = _sample(mapped, lists, wish.seed)
+    rows = rows_of(store, space_id, [shard.shard_id for shard in shards])
+    _check_memory(wish.kind, len(rows), rows.dim)
+    lists = min(len(rows), wish.lists or max(1, 2 * isqrt(len(rows)))) if wish.kind in ann.IVF else 0
+    sample = _sample(rows, lists, wish.seed)
     report(f"training {wish.kind}", 0, 1)
     plan = Plan(wish.kind, lists, len(sample), wish.seed, wish.lists, wish.effort)
-    made = ann.make(plan, dims, sample)
+    made = ann.make(plan, rows.dim, sample)
     report(f"training {wish.kind}", 1, 1)
     del sample
-    _add(made, wish.kind, mapped, report)
-    return _finish(store, space_id, made, plan, shards, mapped)
+    _add(made, wish.kind, rows, 0, report)
+    return _finish(store, space_id, made, plan, shards, rows)
 
 
 def refresh(store: Store, index: Index, report: Report = _silent) -> Index:
@@ -90,48 +91,46 @@ def refresh(store: Store, index: Index, report: Report = _silent) -> Index:
 
 def refreshed(store: Store, index: Index, report: Report = _silent) -> Index:
     """As `refresh`, for a caller that holds the store."""
+    _require_no_deletion(store)
     again = Wish(index.kind, index.plan.wished, index.plan.effort, index.plan.seed)
     try:
         held, new = indexes.placed(store, index)
-        mapped = map_rows(store, index.space_id, held)
-        made = indexes.read(store, index, mapped[0].dims)
+        made = indexes.read(store, index, rows_of(store, index.space_id, held[:1]).dim)
     except (InputError, CorruptionError):
         return rebuild(store, index.space_id, again, report)
     if not new:
         return index
-    more = map_rows(store, index.space_id, [shard.shard_id for shard in new])
-    _add(made, index.kind, more, report)
     known = {shard.shard_id: shard for shard in indexes.shards_of(store.catalog, index.space_id)}
     shards = [*(known[number] for number in held), *new]
-    return _finish(store, index.space_id, made, index.plan, shards, [*mapped, *more])
+    rows = rows_of(store, index.space_id, [shard.shard_id for shard in shards])
+    _add(made, index.kind, rows, index.rows, report)
+    return _finish(store, index.space_id, made, index.plan, shards, rows)
 
 
-def _finish(
-    store: Store, space_id: int, made: Any, plan: Plan, shards: Sequence[Shard], mapped: list[MappedRows]
-) -> Index:
-    measured = measure(store, space_id, Opened(made, plan.kind, mapped), plan)
+def _require_no_deletion(store: Store) -> None:
+    """Shards may still hold rows of examples that are being deleted: no index is to hold them again."""
+    if forget.pending(store):
+        raise BusyError("a deletion was interrupted and its rows are still in files; `gradsift delete` finishes it")
+
+
+def _finish(store: Store, space_id: int, made: Any, plan: Plan, shards: Sequence[Shard], rows: Rows) -> Index:
+    measured = measure(store, space_id, Opened(made, plan.kind, rows, [shard.shard_id for shard in shards]), plan)
     return indexes.commit(store, space_id, lambda handle: ann.write(made, handle), plan, measured, shards)
 
 
-def _add(made: Any, kind: Kind, mapped: Sequence[MappedRows], report: Report) -> None:
-    total, done = sum(len(part) for part in mapped), 0
-    for part in mapped:
-        for start in range(0, len(part), BLOCK_ROWS):
-            block = part.unit(slice(start, start + BLOCK_ROWS))
-            ann.add(made, kind, block)
-            done += len(block)
-            report(f"adding rows to {kind}", done, total)
+def _add(made: Any, kind: Kind, rows: Rows, first: int, report: Report) -> None:
+    """Add the rows from number `first` on, a block at a time."""
+    for start in range(first, len(rows), BLOCK_ROWS):
+        end = min(start + BLOCK_ROWS, len(rows))
+        ann.add(made, kind, rows.unit(np.arange(start, end)))
+        report(f"adding rows to {kind}", end - first, len(rows) - first)
 
 
-def _sample(mapped: Sequence[MappedRows], lists: int, seed: int) -> F32:
-    """[n, D] unit rows drawn from all shards, as many as `lists` need; none for kinds without lists."""
-    starts = np.cumsum([0, *(len(part) for part in mapped)])
-    most = max(lists, SAMPLE_BYTES // (4 * mapped[0].dims))
-    size = min(int(starts[-1]), SAMPLE_EACH * lists, most)
-    drawn = np.sort(np.random.default_rng(seed).choice(starts[-1], size, replace=False))
-    owner = np.searchsorted(starts, drawn, side="right") - 1
-    parts = [part.unit(drawn[owner == place] - starts[place]) for place, part in enumerate(mapped)]
-    return np.concatenate(parts)
+def _sample(rows: Rows, lists: int, seed: int) -> F32:
+    """[n, D] unit rows drawn from all, as many as `lists` need; none for kinds without lists."""
+    most = max(lists, SAMPLE_BYTES // (4 * rows.dim))
+    size = min(len(rows), SAMPLE_EACH * lists, most)
+    return rows.unit(np.sort(np.random.default_rng(seed).choice(len(rows), size, replace=False)))
 
 
 def _check_memory(kind: Kind, rows: int, dims: int) -> None:

@@ -6,22 +6,18 @@ catalog has, and never fewer than k where there are k. Legend: N rows, Q questio
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import ceil
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from gradsift.datastore import ann, features, indexes
-from gradsift.datastore.engine import marks
+from gradsift.datastore import ann, indexes, mapped
 from gradsift.datastore.errors import CorruptionError, InputError
-from gradsift.datastore.identity import fingerprint
-from gradsift.datastore.indexes import Index
-from gradsift.datastore.rows import unpack_int4
-from gradsift.datastore.search import Neighbour, neighbours
+from gradsift.datastore.indexes import ADVICE, Index
+from gradsift.datastore.mapped import Rows
+from gradsift.datastore.search import Neighbour, merge, neighbours
 from gradsift.datastore.store import Store
 
 AUTO = "auto"
@@ -29,8 +25,9 @@ OVERFETCH = 4  # candidates for each row that is wanted
 LEAST = 32  # candidates of a question at least
 GOOD = 0.95  # recall that `auto` asks of an index
 SELECTIVE = 0.5  # a filter that keeps a smaller share of the rows is answered exactly
-ASKED_AT_ONCE = 500  # ids in one statement
+AT_ONCE = 4096  # candidates that are copied for their cosines
 F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -45,74 +42,33 @@ class Found:
 
 
 @dataclass(frozen=True)
-class MappedRows:
-    """Rows of a record batch of a shard as they lie in its file; ids are not decoded."""
-
-    ids: pa.Array
-    vectors: NDArray[Any]  # [n, D] int8 or float16, or [n, D/2] uint8 for int4
-    scale: F32  # [n]
-
-    def __len__(self) -> int:
-        return len(self.scale)
-
-    @property
-    def dims(self) -> int:
-        """D."""
-        return int(self.vectors.shape[1]) * (2 if self.vectors.dtype == np.uint8 else 1)
-
-    def unit(self, rows: NDArray[np.int64] | slice) -> F32:
-        """[m, D] unit rows at these positions."""
-        kept = self.vectors[rows]
-        numbers = unpack_int4(kept) if kept.dtype == np.uint8 else kept
-        return np.asarray(numbers.astype(np.float32) * self.scale[rows, None], np.float32)
-
-
-@dataclass(frozen=True)
 class Opened:
     """An index ready to be asked: FAISS's, and the rows that it holds, in its order."""
 
     faiss: Any
     kind: ann.Kind
-    parts: list[MappedRows]
+    rows: Rows
+    shards: list[int]  # numbers of the shards that they are of
 
-    @cached_property
-    def starts(self) -> NDArray[np.int64]:
-        """[parts + 1] position of each part's first row, and the number of all rows."""
-        return np.cumsum([0, *(len(part) for part in self.parts)], dtype=np.int64)
+    def ask(self, questions: F32, count: int, effort: int) -> list[I64]:
+        """Numbers of the candidates of each question, at most `count`."""
+        found = ann.candidates(self.faiss, self.kind, questions, count, effort)
+        return [row[row >= 0] for row in found]
 
-    def ask(self, questions: F32, count: int, effort: int) -> NDArray[np.int64]:
-        """[Q, count] positions of candidates, −1 where there are no more."""
-        return ann.candidates(self.faiss, self.kind, questions, count, effort)
-
-    def cosines(self, positions: NDArray[np.int64], question: F32) -> tuple[list[str], NDArray[np.float64]]:
-        """Ids of the rows at [M] positions and their cosines with a question [D], as exact search has them."""
-        ids: list[str] = []
-        cosines = [np.zeros(0)]
-        ordered = np.sort(positions[positions >= 0])
-        owner = np.searchsorted(self.starts, ordered, side="right") - 1
-        for place in np.unique(owner):
-            part, rows = self.parts[place], ordered[owner == place] - self.starts[place]
-            ids += part.ids.take(pa.array(rows)).to_pylist()
-            cosines.append((part.unit(rows) @ question).astype(np.float64))
-        return ids, np.concatenate(cosines)
+    def cosines(self, numbers: I64, question: F32) -> NDArray[np.float64]:
+        """[M] cosines of rows with a question [D], the very numbers that exact search gives."""
+        parts = [numbers[start : start + AT_ONCE] for start in range(0, len(numbers), AT_ONCE)]
+        alike = (np.broadcast_to(question, (len(part), len(question))) for part in parts)
+        found = [self.rows.cosines(part, asked, exact=True) for part, asked in zip(parts, alike, strict=True)]
+        return np.concatenate([np.zeros(0), *found])
 
 
-def map_rows(store: Store, space_id: int, shards: Sequence[int]) -> list[MappedRows]:
-    """The rows of shards of a space, digests checked on first use, nothing copied. Raises CorruptionError."""
-    space = fingerprint(features.space_spec(store, space_id))
-    parts = []
-    for shard_id in shards:
-        with store.map(shard_id) as source:
-            file = pa.ipc.open_file(source)
-            batches = [file.get_batch(k) for k in range(file.num_record_batches)]
-        recorded = (file.schema.metadata or {}).get(b"gradsift.space", b"").decode()
-        if recorded != space:
-            raise CorruptionError(f"shard {shard_id} holds rows of space {recorded[:12]}, not {space[:12]}")
-        for batch in batches:
-            vector = batch["vector"]
-            flat = vector.flatten().to_numpy(zero_copy_only=False).reshape(-1, vector.type.list_size)
-            parts.append(MappedRows(batch["example_id"], flat, batch["scale"].to_numpy()))
-    return parts
+def rows_of(store: Store, space_id: int, shards: Sequence[int]) -> Rows:
+    """The rows of shards of a space in the order of these, mapped."""
+    rows = mapped.open_rows(store, space_id, shards)
+    order = {shard: place for place, shard in enumerate(shards)}
+    parts = sorted(rows.parts, key=lambda part: (order[part.shard_id], part.first))
+    return Rows(tuple(parts), np.cumsum([0, *map(len, parts)]))
 
 
 _OPENED: WeakKeyDictionary[Store, dict[str, Opened]] = WeakKeyDictionary()
@@ -125,9 +81,13 @@ def open_index(store: Store, index: Index) -> tuple[Opened, list[int]]:
     """
     held, new = indexes.placed(store, index)
     known = _OPENED.setdefault(store, {})
-    if index.name not in known:
-        parts = map_rows(store, index.space_id, held)
-        known[index.name] = Opened(indexes.read(store, index, parts[0].dims), index.kind, parts)
+    opened = known.get(index.name)
+    if opened is None or opened.shards != held:  # shards that were merged have other numbers, and their rows others
+        rows = rows_of(store, index.space_id, held)
+        if len(rows) != index.rows:
+            raise CorruptionError(f"the {index.kind} index has {index.rows} rows, its shards {len(rows)}. {ADVICE}")
+        faiss = indexes.read(store, index, rows.dim) if opened is None else opened.faiss
+        known[index.name] = Opened(faiss, index.kind, rows, held)
         for name in set(known) - indexes.names(store):
             del known[name]
     return known[index.name], [shard.shard_id for shard in new]
@@ -149,23 +109,24 @@ def near(
     Raises InputError for a kind that there is not, or a stale index, CorruptionError for a damaged one.
     """
     index, note = _choose(store, space_id, kind)
+    listed = None if ids is None else list(ids)
+    if index is not None and listed is not None and len(listed) < SELECTIVE * index.rows:
+        index, note = None, "the rows that are looked at are fewer than half of the index's: searched exactly"
     if index is None:
-        return Found(neighbours(store, space_id, questions, k, _listed(ids)), note=note)
-    wanted = None if ids is None else set(ids)
-    if wanted is not None and len(wanted) < SELECTIVE * index.rows:
-        note = "the rows that are looked at are fewer than half of the index's: searched exactly"
-        return Found(neighbours(store, space_id, questions, k, _listed(ids)), note=note)
+        return Found(neighbours(store, space_id, questions, k, listed), note=note)
     opened, new = open_index(store, index)
-    effort = index.measured.effort
-    factor = 1 if wanted is None else ceil(index.rows / max(1, len(wanted)))
-    answers = search(store, space_id, opened, questions, k, effort, wanted, factor)
-    for place in [number for number, answer in enumerate(answers) if len(answer) < k]:
-        answers[place] = _exactly(store, space_id, opened.parts, questions[place], k, wanted)
+    wanted = None if listed is None else set(listed)
+    factor = 1 if wanted is None else ceil(index.rows / len(wanted))
+    answers = search(store, space_id, opened, questions, k, index.measured.effort, wanted, factor)
+    if too_few := [place for place, answer in enumerate(answers) if len(answer) < k]:
+        exact = neighbours(store, space_id, questions[too_few], k, listed)
+        for place, answer in zip(too_few, exact, strict=True):
+            answers[place] = answer
     if new:
-        mapped = map_rows(store, space_id, new)
-        for place, question in enumerate(questions):
-            answers[place] = merge([answers[place], _exactly(store, space_id, mapped, question, k, wanted)], k)
-        note = f"{sum(map(len, mapped)):,} rows came since the index was built: searched exactly"
+        came = neighbours(store, space_id, questions, k, listed, shards=new)
+        answers = [merge(pair, k) for pair in zip(answers, came, strict=True)]
+        rows = len(mapped.open_rows(store, space_id, new))
+        note = f"{rows:,} rows came since the index was built: searched exactly"
     return Found(answers, index.kind, index.measured.recall, note)
 
 
@@ -200,67 +161,26 @@ def search(
     factor: int = 1,
 ) -> list[list[Neighbour]]:
     """At most k neighbours of each question among the candidates of an index, `factor` times as many as usual."""
-    rows = int(opened.starts[-1])
-    count = min(rows, factor * max(OVERFETCH * k, LEAST))
-    positions = opened.ask(questions, count, effort)
-    answers = []
-    for question, row in zip(questions, positions, strict=True):
-        ids, cosines = opened.cosines(row, question)
-        answers.append(_best(store, space_id, ids, cosines, k, wanted))
-    return answers
+    count = min(len(opened.rows), factor * max(OVERFETCH * k, LEAST))
+    candidates = opened.ask(questions, count, effort)
+    return [
+        _best(store, space_id, opened, numbers, question, k, wanted)
+        for numbers, question in zip(candidates, questions, strict=True)
+    ]
 
 
 def _best(
-    store: Store,
-    space_id: int,
-    ids: Sequence[str],
-    cosines: NDArray[np.float64],
-    k: int,
-    wanted: Collection[str] | None,
+    store: Store, space_id: int, opened: Opened, numbers: I64, question: F32, k: int, wanted: Collection[str] | None
 ) -> list[Neighbour]:
     """The k best of candidates that are wanted and that the catalog has; ties go to the smaller id."""
-    candidates = [Neighbour(name, float(c)) for name, c in zip(ids, cosines, strict=True)]
-    ordered = merge([[n for n in candidates if wanted is None or n.example_id in wanted]], len(candidates))
+    ids, cosines = opened.rows.ids(numbers), opened.cosines(numbers, question)
+    order = [n for n in range(len(ids)) if wanted is None or ids[n] in wanted]
+    order.sort(key=lambda n: (-cosines[n], ids[n]))
     best: list[Neighbour] = []
-    step = max(k, 1)
-    for start in range(0, len(ordered), step):  # mostly one: rows of which the example left are few
-        part = ordered[start : start + step]
-        live = _live(store, space_id, [neighbour.example_id for neighbour in part])
-        best += [neighbour for neighbour in part if neighbour.example_id in live]
+    for start in range(0, len(order), max(k, 1)):  # mostly one turn: rows whose example left are few
+        part = order[start : start + max(k, 1)]
+        live = mapped.listed(store, space_id, opened.rows, numbers[part])
+        best += [Neighbour(ids[n], float(cosines[n])) for n, alive in zip(part, live, strict=True) if alive]
         if len(best) >= k:
             break
     return best[:k]
-
-
-def _live(store: Store, space_id: int, ids: Sequence[str]) -> set[str]:
-    """Those of the ids that have a row in the space: a shard may hold rows whose examples were dropped."""
-    live: set[str] = set()
-    for start in range(0, len(ids), ASKED_AT_ONCE):
-        part = ids[start : start + ASKED_AT_ONCE]
-        rows = store.catalog.rows(
-            f"SELECT example_id FROM feature_row WHERE space_id=? AND status='ok' AND example_id IN ({marks(part)})",
-            (space_id, *part),
-        )
-        live.update(str(row["example_id"]) for row in rows)
-    return live
-
-
-def _exactly(
-    store: Store, space_id: int, parts: Sequence[MappedRows], question: F32, k: int, wanted: Collection[str] | None
-) -> list[Neighbour]:  # fmt: skip
-    """The k best of some rows, all of them looked at."""
-    found: list[list[Neighbour]] = []
-    for part in parts:
-        cosines = (part.unit(slice(None)) @ question).astype(np.float64)
-        found.append(_best(store, space_id, part.ids.to_pylist(), cosines, k, wanted))
-    return merge(found, k)
-
-
-def merge(lists: Sequence[Sequence[Neighbour]], k: int) -> list[Neighbour]:
-    """The k best of several lists; ties go to the smaller id."""
-    joined = [neighbour for one in lists for neighbour in one]
-    return sorted(joined, key=lambda neighbour: (-neighbour.cosine, neighbour.example_id))[:k]
-
-
-def _listed(ids: Collection[str] | None) -> list[str] | None:
-    return None if ids is None else list(ids)

@@ -239,11 +239,14 @@ def merged(db: Transaction, space_id: int, old: Sequence[int], new: int) -> None
     gone = [named[number]["sha256"] for number in old if named[number]["rows"]]
     for index in db.rows("SELECT index_id FROM search_index WHERE space_id=?", (space_id,)):
         held = db.rows(
-            "SELECT ordinal, sha256 FROM search_index_shard WHERE index_id=? ORDER BY ordinal", (index["index_id"],)
+            "SELECT ordinal, sha256, rows FROM search_index_shard WHERE index_id=? ORDER BY ordinal",
+            (index["index_id"],),
         )
         start = next((k for k, row in enumerate(held) if row["sha256"] == gone[0]), None) if gone else None
         if start is None or [row["sha256"] for row in held[start : start + len(gone)]] != gone:
             continue
+        if sum(row["rows"] for row in held[start : start + len(gone)]) != named[new]["rows"]:
+            continue  # rows without an example were left out: the others have other positions now
         first, last = held[start]["ordinal"], held[start + len(gone) - 1]["ordinal"]
         db.execute(
             "DELETE FROM search_index_shard WHERE index_id=? AND ordinal BETWEEN ? AND ?",

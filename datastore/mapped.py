@@ -83,6 +83,12 @@ class Rows:
             vectors[at], scale[at] = part.vectors[rows], part.scale[rows]
         return vectors, scale
 
+    def unit(self, numbers: I64) -> F32:
+        """[c, D] unit rows; copies them."""
+        vectors, scale = self.gather(numbers)
+        integers = unpack_int4(vectors) if vectors.dtype == np.uint8 else vectors
+        return np.asarray(integers.astype(np.float32) * scale[:, None], np.float32)
+
     def cosines(self, numbers: I64, queries: F32, *, exact: bool) -> NDArray[np.float64]:
         """[c] the cosine of each of c rows with the query [c, D] beside it, in float64 or float32.
 

@@ -7,11 +7,12 @@ import shutil
 import pytest
 from running import gradsift
 
-from gradsift.datastore import compact, maintenance, selections
+from gradsift.datastore import compact, features, maintenance, picks, selections
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.checkout import checkout
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.runs.forget import delete
 from gradsift.pipelines.runs.query import query_by_id
 from gradsift.pipelines.runs.reselect import reselect
 
@@ -85,3 +86,24 @@ def test_a_store_of_many_small_files_says_so(copy, monkeypatch, capsys):
     merged(copy)
     tables.show_upkeep(copy.root)
     assert not capsys.readouterr().out
+
+
+def test_promise_8_rows_of_a_deleted_example_are_in_no_merged_file(finished, copy):
+    """Nor in the files that were merged, which stay for readers otherwise."""
+    data, _, _ = finished
+    chosen = selections.get(copy, "small-sql").example_ids[0]
+    spaces = [row["space_id"] for row in copy.catalog.rows("SELECT space_id FROM feature_space")]
+    rows = [block.vectors.tobytes() for s in spaces for block in features.read(copy, s, [chosen])]
+    assert len(rows) > 1
+    compact.compact(copy)
+    delete(copy, lambda store: picks.by_ids(store, [chosen]), exports=True)
+    for path in copy.root.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any(row in content for row in rows), path
+    assert not any(chosen in features.ids_with_rows(copy, s) for s in spaces)
+    assert not maintenance.verify(copy)
+    again = compact.compact(copy, grace=0)
+    assert not maintenance.verify(copy), again
+    computed = curate(parse_recipe(data | {"validate": None}), copy).rows
+    assert all(row.computed == 0 for row in computed)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from planted import SECRET, by_ids, found_in, id_of
 
-from gradsift.datastore import examples, files, forget, leases, picks, runs, selections, tombstones, versions
+from gradsift.datastore import compact, examples, files, forget, leases, picks, runs, selections, tombstones, versions
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.maintenance import verify
 from gradsift.datastore.store import Store
@@ -270,3 +270,33 @@ def test_a_predicate_picks_examples_and_refused_rows(kept):
     }.items():
         with pytest.raises(InputError, match=rf"--where: .*{re.escape(why)}.*licence \(its licence there"):
             picks.by_predicate(store, wrong)
+
+
+def test_promise_8_a_deletion_after_a_compaction_leaves_no_byte(kept):
+    """Neither in the merged files nor in those that wait for readers."""
+    gone = fill(kept)
+    assert compact.compact(kept.store).merges
+    assert kept.store.catalog.rows("SELECT * FROM doomed")
+    assert len({name for name, _ in found_in(kept.root / "examples", SECRET)}) > 1
+    delete(kept.store, by_ids(*gone), exports=True)
+    assert found_in(kept.root, SECRET) == []
+    assert verify(kept.store) == []
+
+
+def test_a_compaction_between_brings_nothing_back(kept, monkeypatch):
+    """It meets a deletion that was killed when it had a plan: merged files have live rows alone, and it goes on."""
+    gone = fill(kept)
+
+    def stop(step):
+        if step == "erased":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "failpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        delete(kept.store, by_ids(*gone), exports=True)
+    monkeypatch.setattr(files, "failpoint", lambda _step: None)
+    compact.compact(kept.store)
+    assert {row["example_id"] for row in kept.store.catalog.rows("SELECT example_id FROM example")}.isdisjoint(gone)
+    finish(kept.store)
+    assert found_in(kept.root, SECRET) == []
+    assert verify(kept.store) == []

@@ -31,10 +31,6 @@ def _done(db: Transaction, kind: str, number: int) -> None:
     db.execute("DELETE FROM forgetting_task WHERE kind=? AND number=?", (kind, number))
 
 
-def _exists(store: Store, shard_id: int) -> bool:
-    return store.catalog.one("SELECT 1 FROM shard WHERE shard_id=?", (shard_id,)) is not None
-
-
 def _table(store: Store, shard_id: int) -> pa.Table:
     with store.open(shard_id) as file:
         return pq.read_table(file, page_checksum_verification=True)
@@ -63,8 +59,7 @@ def _examples(store: Store, shard: int) -> None:
         with store.catalog.write() as db:
             beside = db.rows("DELETE FROM attribute WHERE of_shard=? RETURNING shard_id", (shard,))
             doom(db, [row["shard_id"] for row in beside])
-            if db.one("SELECT 1 FROM shard WHERE shard_id=?", (shard,)):
-                doom(db, [shard])
+            doom(db, [shard])
             _done(db, "examples", shard)
         store.sweep()
         return
@@ -83,11 +78,7 @@ def _examples(store: Store, shard: int) -> None:
 
 def _attribute(store: Store, shard: int) -> None:
     """Values computed from each text: one row for each that its shard of examples still has."""
-    row = store.catalog.one("SELECT of_shard FROM attribute WHERE shard_id=?", (shard,))
-    if row is None:
-        with store.catalog.write() as db:
-            _done(db, "attribute", shard)
-        return
+    (row,) = store.catalog.rows("SELECT of_shard FROM attribute WHERE shard_id=?", (shard,))
     held = store.catalog.rows("SELECT example_id FROM example WHERE shard_id=?", (row["of_shard"],))
     table = _table(store, shard)
     table = _without(table, pc.is_in(table["example_id"], pa.array([r["example_id"] for r in held], pa.string())))
@@ -120,14 +111,15 @@ def _features(store: Store, shard: int) -> None:
     ]
 
     def drop_empty(db: Transaction) -> None:
+        spaces = "SELECT space_id FROM unit WHERE shard_id=?"  # an index may have been built since the plan was made
+        db.execute(f"DELETE FROM search_index WHERE space_id IN ({spaces})", (shard,))
         db.executemany("DELETE FROM unit WHERE unit_id=?", [(unit,) for unit in empty])
         _done(db, "features", shard)
 
     if len(empty) == len(units):
         with store.catalog.write() as db:
             drop_empty(db)
-            if db.one("SELECT 1 FROM shard WHERE shard_id=?", (shard,)):
-                doom(db, [shard])
+            doom(db, [shard])
         store.sweep()
         return
     places = np.array([row["row"] for row in kept], np.int64)
@@ -136,8 +128,8 @@ def _features(store: Store, shard: int) -> None:
     def record(db: Transaction, new: int) -> None:
         moved = ((place, row["space_id"], row["example_id"]) for place, row in enumerate(kept))
         db.executemany("UPDATE feature_row SET row=? WHERE space_id=? AND example_id=?", moved)
-        db.execute("UPDATE unit SET shard_id=? WHERE shard_id=?", (new, shard))
         drop_empty(db)
+        db.execute("UPDATE unit SET shard_id=? WHERE shard_id=?", (new, shard))
 
     store.commit_file(
         "features", ".arrow", len(kept), lambda handle: _write_rows(store, shard, places, names, handle), record,
@@ -163,15 +155,14 @@ def _write_rows(store: Store, shard: int, places: NDArray[np.int64], names: Sequ
 
 def _scores(store: Store, shard: int) -> None:
     """A selection's table of scores, where it says something of any of them."""
-    gone = _going(store)
-    table = _table(store, shard) if _exists(store, shard) else None
-    keep = None if table is None else pc.invert(pc.is_in(table["example_id"], gone))
+    table = _table(store, shard)
+    keep = pc.invert(pc.is_in(table["example_id"], _going(store)))
 
     def record(db: Transaction, new: int) -> None:
         db.execute("UPDATE selection SET scores_shard=? WHERE scores_shard=?", (new, shard))
         _done(db, "scores", shard)
 
-    if table is None or keep is None or pc.all(keep).as_py() is not False:
+    if pc.all(keep).as_py() is not False:
         with store.catalog.write() as db:
             _done(db, "scores", shard)
         return
@@ -268,3 +259,13 @@ ERASE: Mapping[str, Callable[[Store, int], None]] = {  # in the order in which t
     "selection": _selection,
     "scores": _scores,
 }
+
+
+def erase(store: Store, kind: str, number: int) -> None:
+    """Do a task of the plan. What has left the store since it was planned, by a repair, needs nothing: files are made
+    from what the catalog knows. Raises CorruptionError for a damaged file."""
+    if kind != "selection" and store.catalog.one("SELECT 1 FROM shard WHERE shard_id=?", (number,)) is None:
+        with store.catalog.write() as db:
+            _done(db, kind, number)
+        return
+    ERASE[kind](store, number)

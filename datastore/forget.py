@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from gradsift.datastore import examples, files, maintenance, tombstones
 from gradsift.datastore.engine import Transaction
-from gradsift.datastore.erase import ERASE
+from gradsift.datastore.erase import ERASE, erase
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.numbering import catch_up
 from gradsift.datastore.store import Store
@@ -144,7 +144,7 @@ def clear(store: Store, report: Report = lambda _stage, _done, _all: None) -> No
     tasks = store.catalog.rows("SELECT kind, number FROM forgetting_task ORDER BY kind, number")
     tasks = sorted(tasks, key=lambda task: list(ERASE).index(task["kind"]))
     for done, task in enumerate(tasks, 1):
-        ERASE[task["kind"]](store, task["number"])
+        erase(store, task["kind"], task["number"])
         files.failpoint("erased")
         report("files and selections without them", done, len(tasks))
     _record_what_is_left(store)

@@ -10,6 +10,7 @@ from gradsift.datastore.leases import holder_is_dead
 from gradsift.datastore.store import Store
 
 Table = list[Record]
+GOES_ON = "not finished: `gradsift delete` goes on"
 
 
 def overview(store: Store) -> dict[str, Table]:
@@ -57,6 +58,14 @@ def overview(store: Store) -> dict[str, Table]:
                 "finished_utc": "not finished" if run["finished"] is None else _utc(run["finished"]),
             }
             for run in rows("SELECT run_id, name, started, finished FROM run ORDER BY run_id")
+        ],
+        "deletions": [
+            {
+                "examples": row["examples"],
+                "started_utc": _utc(row["started"]),
+                "finished_utc": GOES_ON if row["finished"] is None else _utc(row["finished"]),
+            }
+            for row in rows("SELECT * FROM forgetting ORDER BY forgetting_id")
         ],
         "live_work": _live(rows("SELECT name, holder, expires FROM lease ORDER BY name")),
     }

@@ -3,13 +3,15 @@
 import json
 import re
 import shutil
+import sqlite3
 
 import pyarrow.parquet as pq
 import pytest
 from planted import SECRET, by_ids, found_in, id_of
+from running import gradsift
 
 from gradsift.datastore import compact, examples, files, forget, leases, picks, runs, selections, tombstones, versions
-from gradsift.datastore.errors import BusyError, InputError
+from gradsift.datastore.errors import BusyError, CorruptionError, InputError
 from gradsift.datastore.maintenance import verify
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import parse_recipe
@@ -287,6 +289,53 @@ def test_a_compaction_between_brings_nothing_back(kept, monkeypatch):
     """It meets a deletion that was killed when it had a plan: merged files have live rows alone, and it goes on."""
     gone = fill(kept)
 
+
+def test_a_reader_of_the_catalog_is_waited_for_and_then_said(kept, monkeypatch):
+    """What was deleted may be in the log until the reader ends; the plan stays."""
+    gone = fill(kept)
+    monkeypatch.setattr("gradsift.datastore.sqlite.BUSY_SECONDS", 0.1)
+    with Store(kept.root) as store:
+        reader = sqlite3.connect(kept.root / "catalog.sqlite", isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM example").fetchall()
+        with pytest.raises(BusyError, match=r"another process is using .*catalog.sqlite; run this again when it has"):
+            delete(store, by_ids(*gone))
+        assert forget.pending(store)
+        reader.close()
+        finish(store)
+        assert not forget.pending(store)
+        assert not [name for name, _ in found_in(kept.root, SECRET) if name.startswith("catalog")]
+
+
+def test_a_damaged_file_stops_a_deletion_which_goes_on_when_it_is_mended(kept):
+    gone = fill(kept)
+    (shard,) = examples.shards_of(kept.store, [gone[0]])
+    (row,) = kept.store.catalog.rows("SELECT name FROM shard WHERE shard_id=?", (shard,))
+    path = kept.root / row["name"]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with Store(kept.root) as store, pytest.raises(CorruptionError, match=rf"shard {shard} "):
+        delete(store, by_ids(*gone))
+    assert examples.known_ids(kept.store, gone) == set(gone), "its text could not be looked for in excerpts"
+    path.write_bytes(whole)
+    with Store(kept.root) as store:
+        delete(store, by_ids(*gone), exports=True)
+    assert found_in(kept.root, SECRET) == []
+
+
+def test_the_command_line_deletes_and_goes_on(kept, monkeypatch):
+    gone = fill(kept)
+    kept.store.close()
+    at = ("--store", kept.root)
+    planned = json.loads(gradsift("delete", "--id", gone[0][:10], gone[1], "--dry-run", "--json", *at).stdout)
+    assert planned["examples"] == 2
+    assert [one["state"] for one in planned["exports"]] == ["holds them"]
+    assert planned["versions"] == ["mix@2", "pool:mix@2"]
+    assert "say --yes" in gradsift("delete", "--id", gone[0], *at, code=2).stderr
+    assert "give one of --id" in gradsift("delete", "--id", gone[0], "--source", "a", *at, code=2).stderr
+    assert "no deletion was interrupted" in gradsift("delete", *at, code=2).stderr
+    assert "no example has an id starting" in gradsift("delete", "--id", "0" * 32, *at, "--dry-run", code=2).stderr
+
     def stop(step):
         if step == "erased":
             raise KeyboardInterrupt
@@ -300,3 +349,16 @@ def test_a_compaction_between_brings_nothing_back(kept, monkeypatch):
     finish(kept.store)
     assert found_in(kept.root, SECRET) == []
     assert verify(kept.store) == []
+
+    ids = kept.folder / "ids.txt"
+    ids.write_text("\n".join([*gone, ""]))
+    monkeypatch.setattr(files, "failpoint", stop)
+    with Store(kept.root) as store, pytest.raises(KeyboardInterrupt):
+        delete(store, lambda store: picks.by_list(store, ids))
+    monkeypatch.setattr(files, "failpoint", lambda _step: None)
+    state = json.loads(gradsift("status", "--json", *at).stdout)["deletions"]
+    assert state[0]["finished_utc"].startswith("not finished")
+    assert "is finished" in gradsift("delete", *at).stdout
+    again = json.loads(gradsift("delete", "--file", ids, "--yes", "--json", *at).stdout)
+    assert (again["examples"], again["gone_before"]) == (0, 2)
+    assert json.loads(gradsift("revive", "--file", ids, "--json", *at).stdout) == {"revived": 2}

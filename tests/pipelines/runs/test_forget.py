@@ -289,6 +289,20 @@ def test_a_compaction_between_brings_nothing_back(kept, monkeypatch):
     """It meets a deletion that was killed when it had a plan: merged files have live rows alone, and it goes on."""
     gone = fill(kept)
 
+    def stop(step):
+        if step == "erased":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "failpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        delete(kept.store, by_ids(*gone), exports=True)
+    monkeypatch.setattr(files, "failpoint", lambda _step: None)
+    compact.compact(kept.store)
+    assert {row["example_id"] for row in kept.store.catalog.rows("SELECT example_id FROM example")}.isdisjoint(gone)
+    finish(kept.store)
+    assert found_in(kept.root, SECRET) == []
+    assert verify(kept.store) == []
+
 
 def test_a_reader_of_the_catalog_is_waited_for_and_then_said(kept, monkeypatch):
     """What was deleted may be in the log until the reader ends; the plan stays."""
@@ -339,16 +353,6 @@ def test_the_command_line_deletes_and_goes_on(kept, monkeypatch):
     def stop(step):
         if step == "erased":
             raise KeyboardInterrupt
-
-    monkeypatch.setattr(files, "failpoint", stop)
-    with pytest.raises(KeyboardInterrupt):
-        delete(kept.store, by_ids(*gone), exports=True)
-    monkeypatch.setattr(files, "failpoint", lambda _step: None)
-    compact.compact(kept.store)
-    assert {row["example_id"] for row in kept.store.catalog.rows("SELECT example_id FROM example")}.isdisjoint(gone)
-    finish(kept.store)
-    assert found_in(kept.root, SECRET) == []
-    assert verify(kept.store) == []
 
     ids = kept.folder / "ids.txt"
     ids.write_text("\n".join([*gone, ""]))

@@ -1,17 +1,32 @@
 """Mending a store that a real run made: every kind of file, flipped, cut and missing; what falls, and kills on the way."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
-from gradsift.datastore import examples, features, maintenance, runs, selections
-from gradsift.datastore.errors import CorruptionError, InputError
+from gradsift.datastore import (
+    checkpoints,
+    compact,
+    examples,
+    features,
+    files,
+    index_build,
+    leases,
+    maintenance,
+    runs,
+    selections,
+)
+from gradsift.datastore.errors import BusyError, CorruptionError, InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs import remake
 from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.runs.repair import mend
-from gradsift.pipelines.runs.reselect import reselect
+from gradsift.pipelines.runs.reselect import remix, reselect
 
 DAMAGES = ["flipped", "cut", "missing"]
 
@@ -126,3 +141,269 @@ def test_masks_that_cannot_be_made_again_void_their_selection(copy, how):
         assert maintenance.verify(store) == []
     with fresh(copy) as store:
         assert masked(store).digest == chosen.digest, "asked for again, it is chosen again"
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_embeddings_mixtures_indexes_and_merged_shards_are_made_again(copy, encoder_dir, how):
+    """What a run of the small recipe does not have, after a compaction: one shard, many units."""
+    reselect(copy, {"method": "embed", "encoder": str(encoder_dir), "examples": 9}, name="embedded")
+    remix(copy, {"examples": 40, "parts": [{"target": "sql", "share": 0.5}, {"name": "rest"}]}, name="mixed")
+    space = runs.last_run(copy).result.pool_rows[-1].space_id
+    index = index_build.build(copy, space, index_build.Wish("flat"))
+    compact.compact(copy, grace=0)
+    index = index_build.refresh(copy, index)
+    before, mixed = vectors(copy), selections.get(copy, "mixed")
+    plan, table = selections.plan(copy, mixed), selections.details(copy, mixed)
+    every = {shard: path for kind in maintenance.KINDS for shard, path in paths(copy, kind).items()}
+    assert max(len(units) for units in unit_counts(copy).values()) > 2
+    for path in [*every.values(), copy.root / index.name]:
+        spoil(path, how)
+    with fresh(copy) as store:
+        done = mend(store)
+        assert {one.state for one in done} == {"mended", "later"}
+        assert [one.file for one in done if one.kind == "indexes"] == [index.name]
+        assert maintenance.verify(store) == []
+        assert vectors(store) == before
+        assert (selections.plan(store, mixed), selections.details(store, mixed)) == (plan, table)
+        assert not maintenance.garbage(store, grace=-1)
+
+
+def unit_counts(store):
+    found = {}
+    for row in store.catalog.rows("SELECT unit_id, shard_id FROM unit WHERE shard_id IS NOT NULL"):
+        found.setdefault(row["shard_id"], []).append(row["unit_id"])
+    return found
+
+
+def own_sources(copy, tmp_path, keep=lambda number: True):
+    """Make the store's runs say that their pool was read from a file of this test, with some of its lines."""
+    (recipe,) = runs.recorded(copy)
+    there = Path(recipe["pool"][0]["path"])
+    lines = there.read_bytes().splitlines(keepends=True)
+    own = tmp_path / "own.jsonl"
+    own.write_bytes(b"".join(line for number, line in enumerate(lines) if keep(number)))
+    with copy.catalog.write() as db:
+        db.execute("UPDATE run SET recipe=replace(recipe, ?, ?)", (str(there), str(own)))
+        db.execute("UPDATE run SET written=recipe")
+        db.execute("UPDATE origin SET file=? WHERE file=?", (str(own), str(there)))
+    return own
+
+
+def pool_shard(copy):
+    """The shard of examples with the pool's texts."""
+    pool = material_of(copy, runs.last_run(copy)).pool
+    shards = examples.shards_of(copy, pool.example_ids)
+    (largest,) = [s for s in shards if s == min(shards)]
+    return largest, pool
+
+
+def test_texts_are_found_wherever_they_stand_in_their_sources(copy, tmp_path):
+    """Another order, other lines between: a row counts by its digest."""
+    own = own_sources(copy, tmp_path)
+    shard, pool = pool_shard(copy)
+    texts = examples.get_messages(copy, pool.example_ids)
+    lines = own.read_bytes().splitlines(keepends=True)
+    own.write_bytes(b"not JSON\n" + b"".join(reversed(lines)))
+    spoil(paths(copy, "examples")[shard], "cut")
+    with fresh(copy) as store:
+        assert [(one.kind, one.state) for one in mend(store)] == [("examples", "mended")]
+        assert examples.get_messages(store, pool.example_ids) == texts
+
+
+def test_texts_that_are_gone_are_kept_until_their_loss_is_accepted(finished, copy, tmp_path):
+    own_sources(copy, tmp_path, keep=lambda number: number % 3)
+    shard, pool = pool_shard(copy)
+    (unit_shard, *_), name = (paths(copy, "features"), "small-sql")
+    for kind, number in (("examples", shard), ("features", unit_shard)):
+        spoil(paths(copy, kind)[number], "missing")
+    with fresh(copy) as store:
+        counts = {table: count(store, table) for table in ("example", "feature_row", "selection_item", "membership")}
+        kept = {one.kind: one for one in mend(store)}
+        assert kept["examples"].state == "kept"
+        assert "rows are no longer in their sources (the first: " in kept["examples"].done
+        lost = kept["examples"].lost
+        assert lost > 10
+        falls = " ".join(kept["examples"].falls)
+        for word in ("pool small", "feature rows", f"selection {name}", "exports/small-sql"):
+            assert word in falls
+        assert counts == {table: count(store, table) for table in counts}, "nothing was changed"
+        planned = mend(store, accept_loss=True, dry_run=True)
+        assert counts == {table: count(store, table) for table in counts}, "nor by a plan"
+        done = mend(store, accept_loss=True)
+        assert [(one.state, one.lost, one.rows, one.falls) for one in done] == [
+            (one.state, one.lost, one.rows, one.falls) for one in planned
+        ]
+        assert done[0].state == "lost"
+        assert maintenance.verify(store) == []
+        assert count(store, "example") == counts["example"] - lost
+        with pytest.raises(InputError, match="no selection 'small-sql'"):
+            selections.get(store, name)
+        left = material_of(store, runs.last_run(store)).pool
+        assert 0 < len(left.example_ids) < len(pool.example_ids)
+        assert len(examples.get_messages(store, left.example_ids)) == len(left.example_ids)
+        recipe = parse_recipe(runs.recorded(store)[0] | {"validate": None})
+        again = curate(recipe, store)
+        assert all(row.computed == 0 for row in again.rows)
+        assert again.selections[0].examples == 12
+        assert maintenance.verify(store) == []
+
+
+def count(store, table):
+    return store.catalog.one(f"SELECT count(*) AS n FROM {table}")["n"]
+
+
+def test_an_example_that_was_deleted_does_not_come_back(copy, tmp_path):
+    """Deleted, and not yet out of its shard when that was damaged: its source still has it."""
+    own_sources(copy, tmp_path)
+    shard, pool = pool_shard(copy)
+    gone = pool.example_ids[0]
+    with copy.catalog.write() as db:
+        db.execute("INSERT INTO tombstone VALUES (?, 0)", (gone,))
+    spoil(paths(copy, "examples")[shard], "missing")
+    with fresh(copy) as store:
+        assert mend(store)[0].lost == 0
+        assert examples.get_messages(store, pool.example_ids[:2]).keys() == {pool.example_ids[1]}
+
+
+def without_model(copy, tmp_path):
+    """Make the store's runs name a model that is not there."""
+    (recipe,) = runs.recorded(copy)
+    there = recipe["model"]["path"]
+    with copy.catalog.write() as db:
+        db.execute("UPDATE run SET recipe=replace(recipe, ?, ?)", (there, str(tmp_path / "away")))
+    return there
+
+
+def test_rows_are_planned_again_where_the_model_is_away(finished, copy, tmp_path):
+    without_model(copy, tmp_path)
+    shard = max(paths(copy, "features"))
+    spoil(paths(copy, "features")[shard], "cut")
+    with fresh(copy) as store:
+        (done,) = mend(store)
+        assert (done.state, done.rows) == ("later", 0)
+        assert "is not a model" in done.done
+        assert "`gradsift run` computes them" in done.done
+        assert maintenance.verify(store) == []
+        again = curate(parse_recipe(finished[0]), store)
+        assert sum(row.computed for row in again.rows) >= done.lost > 0
+        assert maintenance.verify(store) == []
+
+
+def test_a_checkpoint_that_cannot_be_trained_again_waits_for_its_model(finished, copy, tmp_path):
+    there = without_model(copy, tmp_path)
+    spoil(list(paths(copy, "checkpoint").values())[1], "flipped")
+    with fresh(copy) as store:
+        (kept,) = mend(store)
+        assert kept.state == "kept"
+        assert "repair again when it is back" in kept.done
+        assert [fall.split(" (")[0].rstrip("0123456789 ") for fall in kept.falls] == ["checkpoint"] + 3 * [
+            "feature space"
+        ]
+        shutil.copytree(there, tmp_path / "away")
+        assert [one.state for one in mend(store)] == ["mended"]
+
+
+def test_a_checkpoint_that_comes_out_otherwise_is_kept_until_its_loss_is_accepted(finished, copy, monkeypatch):
+    """As on other hardware: the later ones go with it, their rows stay, and a run trains and computes again."""
+    first, second = paths(copy, "checkpoint").values()
+    spoil(first, "cut")
+    train = remake.checkpoint
+
+    def otherwise(*args):
+        made = train(*args)()
+        moved = {name: value + 1e-7 for name, value in made.adapter.items()}
+        return lambda: checkpoints.CheckpointState(moved, made.exp_avg, made.exp_avg_sq)
+
+    monkeypatch.setattr(remake, "checkpoint", otherwise)
+    with fresh(copy) as store:
+        (kept,) = mend(store)
+        assert kept.state == "kept"
+        assert "its tensors are others" in kept.done
+        assert {"checkpoint 0", "checkpoint 1"} <= set(kept.falls)
+        assert second.exists()
+        rows = count(store, "feature_row")
+        (gone,) = mend(store, accept_loss=True)
+        assert (gone.state, gone.falls) == ("lost", kept.falls)
+        assert count(store, "checkpoint") == 0
+        assert not second.exists()
+        assert count(store, "feature_row") == rows
+        assert maintenance.verify(store) == []
+        again = curate(parse_recipe(finished[0]), store)
+        assert [s.digest for s in again.selections] == [s.digest for s in finished[2].selections]
+
+
+def test_what_waits_for_something_that_was_kept_is_kept(copy, tmp_path):
+    """No row is computed from a damaged text."""
+    own_sources(copy, tmp_path, keep=lambda number: number > 5)
+    shard, _ = pool_shard(copy)
+    spoil(paths(copy, "examples")[shard], "missing")
+    for path in [*paths(copy, "features").values(), *paths(copy, "checkpoint").values()]:
+        spoil(path, "missing")
+    with fresh(copy) as store:
+        done = mend(store)
+        assert [one.state for one in done if one.kind == "checkpoint"] == ["kept", "kept"]
+        assert {one.done for one in done if one.kind == "features"} == {
+            "kept: what they are computed from is damaged, too"
+        }
+        assert [(one.file, one.state) for one in mend(store, dry_run=True)] == [(one.file, one.state) for one in done]
+
+
+@pytest.mark.parametrize("how", ["missing", "cut"])
+def test_a_report_is_written_again(copy, how):
+    page = copy.root / "reports" / "small.html"
+    spoil(page, how)
+    (done,) = mend(copy, dry_run=True)
+    assert (done.kind, done.state, done.is_damage) == ("report", "mended", False)
+    assert maintenance.verify(copy) == []
+    mend(copy)
+    assert page.read_text().rstrip().endswith("</html>")
+    assert mend(copy) == []
+
+
+def test_a_repair_waits_for_no_run_and_changes_nothing_beside_one(copy):
+    spoil(max(paths(copy, "features").values()), "cut")
+    holder = "elsewhere:1:1:1"
+    assert leases.acquire(copy, leases.RUN, holder)
+    assert len(mend(copy, dry_run=True)) == 1, "a plan may look"
+    with pytest.raises(BusyError, match="repair it when it has ended"):
+        mend(copy)
+    assert len(maintenance.verify(copy)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["written", "synced", "renamed", "recorded", "committed", "swept"])
+def test_a_killed_repair_goes_on(finished, copy, step):
+    """Killed at this step of its first commit, the next of its second, and so on, until one comes to its end."""
+    before = vectors(copy)
+    for path in [path for kind in maintenance.KINDS for path in paths(copy, kind).values()]:
+        spoil(path, "flipped")
+    killed = 0
+    while True:
+        reached = []
+
+        def stop(now, reached=reached, last=killed + 1):
+            reached.extend([now] if now == step else [])
+            if len(reached) == last:
+                raise KeyboardInterrupt
+
+        with fresh(copy) as store:
+            left = len(maintenance.verify(store))
+            files.failpoint = stop
+            try:
+                mend(store)
+            except KeyboardInterrupt:
+                killed += 1
+            else:
+                break
+            finally:
+                files.failpoint = lambda _step: None
+            assert left - len(maintenance.verify(store)) >= killed - 2, "what was mended before the kill stays mended"
+    assert killed > 3
+    with fresh(copy) as store:
+        assert maintenance.verify(store) == []
+        assert vectors(store) == before
+        maintenance.collect(store, grace=-1)
+        for kind in ("examples", "features", "checkpoint", "scores"):
+            assert set((store.root / kind).iterdir()) == set(paths(store, kind).values())
+        again = curate(parse_recipe(finished[0]), store)
+        assert all(row.computed == 0 for row in again.rows)

@@ -40,12 +40,8 @@ class Unlike(Exception):
 
 
 def example_ids(store: Store, shard: int) -> list[str]:
-    """Examples of a shard in the order of its rows, without those that were deleted since."""
-    rows = store.catalog.rows(
-        "SELECT example_id FROM example AS e WHERE shard_id=? AND NOT EXISTS "
-        "(SELECT 1 FROM tombstone AS t WHERE t.example_id = e.example_id) ORDER BY row",
-        (shard,),
-    )
+    """Examples of a shard in the order of its rows; those that were deleted since are none."""
+    rows = store.catalog.rows("SELECT example_id FROM example WHERE shard_id=? ORDER BY row", (shard,))
     return [str(row["example_id"]) for row in rows]
 
 
@@ -95,7 +91,6 @@ def restore_examples(store: Store, shard: int, chats: Mapping[str, Messages], wh
     lost = len(ids) - len(kept)
     if lost and not why:
         raise ValueError("examples may be lost only for a reason")
-    why = why or "examples of it were deleted"
     if not kept:
         with store.catalog.write() as db:
             _move_examples(db, shard, None, kept, why)
@@ -136,6 +131,9 @@ def _lose(db: Transaction, shard: int, why: str) -> None:
             f"(SELECT {table}_id FROM {held} WHERE {gone})",
             (why, shard),
         )
+    spaces = f"SELECT space_id FROM feature_row WHERE {gone}"
+    db.execute(f"DELETE FROM search_index WHERE space_id IN ({spaces})", (shard,))  # a trigger dooms the files
+    db.execute(f"DELETE FROM mark WHERE twin {gone.removeprefix('example_id ')}", (shard,))
     for table in ("selection_item", "feature_row", "mark", "membership", "origin"):
         db.execute(f"DELETE FROM {table} WHERE {gone}", (shard,))
     db.execute("DELETE FROM example WHERE shard_id=?", (shard,))

@@ -115,12 +115,18 @@ def test_the_page_on_deletion_works_as_written(data_dir, tmp_path):
 
 
 def test_the_upkeep_page_works_as_written(finished, tmp_path):
-    """Its commands on a store that holds a run, and nothing is damaged after them."""
+    """Its commands on a store that holds a run, of which a file is damaged before the last of them."""
     shutil.copytree(finished[1], tmp_path / "store")
     (commands,) = blocks(ROOT / "docs" / "upkeep.md", "bash")
-    said = [gradsift(*shlex.split(line)[1:], cwd=tmp_path).stdout for line in commands.splitlines()]
+    *first, last = [shlex.split(line)[1:] for line in commands.splitlines()]
+    said = [gradsift(*arguments, cwd=tmp_path).stdout for arguments in first]
     assert "Would merge" in said[1]
     assert "Merged" in said[2]
+    assert "Damaged files: none" in said[4]
+    merged = max((tmp_path / "store" / "features").iterdir(), key=lambda path: path.stat().st_size)
+    merged.write_bytes(b"cut")
+    assert "computed again" in " ".join(gradsift(*last, cwd=tmp_path).stdout.split())
+    assert "Damaged files: none" in gradsift("verify", cwd=tmp_path).stdout
 
 
 @pytest.mark.slow

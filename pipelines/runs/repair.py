@@ -11,12 +11,12 @@ what is damaged costs what it cost when it was made first.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gradsift.datastore import examples, indexes, leases, maintenance, repair, runs, selections
-from gradsift.datastore.errors import GradsiftError
+from gradsift.datastore.errors import BusyError, GradsiftError
 from gradsift.datastore.examples import Messages
 from gradsift.datastore.index_build import refreshed
 from gradsift.datastore.maintenance import Damage
@@ -25,6 +25,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.report.report import is_whole, write_report
 from gradsift.pipelines.runs import remake
+from gradsift.pipelines.runs.forget import resume
 from gradsift.pipelines.runs.remake import Away, Lost, Past
 
 State = Literal["mended", "later", "lost", "kept"]
@@ -101,7 +102,11 @@ def mend(store: Store, *, dry_run: bool = False, accept_loss: bool = False, prog
             progress("damaged feature shards", number, len(_of(job, "features")))
         done += [_table(job, damage) for damage in _of(job, "scores") if damage not in values]
         done += [_index(job, damage) for damage in _of(job, indexes.FOLDER)]
-        return done + _reports(job)
+        done += _reports(job)
+        if not dry_run and not job.kept:
+            with suppress(BusyError):  # another reads the catalog: the next command that writes goes on
+                resume(store, progress)  # a deletion that a damaged file had stopped
+        return done
 
 
 def _of(job: _Job, kind: str) -> list[Damage]:

@@ -12,6 +12,7 @@ from gradsift.datastore import (
     examples,
     features,
     files,
+    forget,
     index_build,
     leases,
     maintenance,
@@ -22,6 +23,7 @@ from gradsift.datastore.errors import BusyError, CorruptionError, InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs import forget as delete
 from gradsift.pipelines.runs import remake
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.last import material_of
@@ -252,17 +254,21 @@ def count(store, table):
     return store.catalog.one(f"SELECT count(*) AS n FROM {table}")["n"]
 
 
-def test_an_example_that_was_deleted_does_not_come_back(copy, tmp_path):
-    """Deleted, and not yet out of its shard when that was damaged: its source still has it."""
+def test_a_deletion_that_a_damaged_file_stopped_goes_on_and_nothing_of_it_comes_back(copy, tmp_path):
+    """Deleted from the catalog, and not yet out of its shard when that was damaged: its source still has it."""
     own_sources(copy, tmp_path)
     shard, pool = pool_shard(copy)
-    gone = pool.example_ids[0]
-    with copy.catalog.write() as db:
-        db.execute("INSERT INTO tombstone VALUES (?, 0)", (gone,))
+    gone, *others = pool.example_ids
+    forget.begin(copy, forget.Picked([gone]))
     spoil(paths(copy, "examples")[shard], "missing")
     with fresh(copy) as store:
-        assert mend(store)[0].lost == 0
-        assert examples.get_messages(store, pool.example_ids[:2]).keys() == {pool.example_ids[1]}
+        with pytest.raises(CorruptionError):
+            delete.finish(store)
+        done = mend(store)
+        assert (done[0].kind, done[0].state, done[0].lost) == ("examples", "mended", 0)
+        assert not forget.pending(store)
+        assert examples.get_messages(store, pool.example_ids).keys() == set(others)
+        assert maintenance.verify(store) == []
 
 
 def without_model(copy, tmp_path):

@@ -21,7 +21,7 @@ loops for ever, divides by zero or takes a negative weight; here the pursuit end
 Cost of a pursuit of k atoms: O(k·n·d + k²·n + k³): products of the atoms in batches of likely picks, correlations from
 those, a growing Cholesky factor. Rebuilding and solving each time costs O(k·n·d + k³·d + k⁴) and reads the atoms at
 each pick. Memory: the atoms where they take no more than 512 MiB, else a block of them; n·k products where those take
-no more than 1 GiB, else none, and the atoms are read at each pick; and k². Legend: n atoms, d dims, k picks.
+no more than 512 MiB, else none, and the atoms are read at each pick; and k². Legend: n atoms, d dims, k picks.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ F64 = NDArray[np.float64]
 AHEAD = 48  # products computed at a time
 MOST = 4096  # atoms of a pursuit: a factor of 128 MiB
 ATOMS_BYTES = 512 << 20  # of a cluster's atoms; larger ones are read by blocks
-PRODUCTS_BYTES = 1 << 30  # of the products of chosen atoms with all
+PRODUCTS_BYTES = 512 << 20  # of the products of chosen atoms with all
 
 
 @dataclass(frozen=True)

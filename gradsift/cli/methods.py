@@ -35,6 +35,7 @@ def select(
     encoder: Path | None = None,
     checkpoint: int | None = None,
     seed: int | None = None,
+    memory: str | None = None,
     name: str | None = None,
     picture: Path | None = None,
     store: StorePath = DEFAULT_STORE,
@@ -64,6 +65,8 @@ def select(
         Use this checkpoint only.
     seed
         Seed of everything random; default: the recipe's.
+    memory
+        What the method may hold, such as 4GiB; default: the recipe's.
     name
         Name of the selection, before the target's; default: the run's and the method's.
     picture
@@ -76,7 +79,8 @@ def select(
     chosen = {**_select_section(method, rule, option, encoder), "examples": examples, "fraction": fraction,
               "label_tokens": label_tokens}  # fmt: skip
     with Store(store, create=False) as opened, show.progress() as progress:
-        made = reselect(opened, chosen, target=target, checkpoint=checkpoint, name=name, seed=seed, progress=progress)
+        made = reselect(opened, chosen, target=target, checkpoint=checkpoint, name=name, seed=seed, memory=memory,
+                        progress=progress)  # fmt: skip
         if picture is not None:
             from gradsift.pipelines.report.plane import draw_plane
 
@@ -93,6 +97,7 @@ def score(
     option: Options = (),
     encoder: Path | None = None,
     checkpoint: int | None = None,
+    memory: str | None = None,
     out: Path | None = None,
     k: Annotated[int, Parameter(name=["-k", "--top"])] = 10,
     store: StorePath = DEFAULT_STORE,
@@ -112,6 +117,8 @@ def score(
         Folder of a sentence encoder (for `embed`).
     checkpoint
         Use this checkpoint only.
+    memory
+        What the method may hold, such as 4GiB; default: the recipe's.
     out
         Write all scores to this Parquet file.
     k
@@ -123,7 +130,7 @@ def score(
     from gradsift.pipelines.runs.reselect import score as score_pool
 
     with Store(store, create=False) as opened:
-        by_target = score_pool(opened, _select_section(method, None, option, encoder), target, checkpoint)
+        by_target = score_pool(opened, _select_section(method, None, option, encoder), target, checkpoint, memory)
     if len(by_target) != 1:
         raise InputError(f"this store has several targets; give --target ({', '.join(by_target)})")
     (table,) = by_target.values()

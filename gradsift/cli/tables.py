@@ -28,9 +28,10 @@ SELECTION = ("name", "examples", "source_precision", "source_share_of_pool", "by
 def show_plan(plan: "Plan") -> None:
     """What a run would do."""
     facts = asdict(plan)
-    minutes, notes = facts.pop("minutes"), facts.pop("notes")
+    minutes, notes, memory = facts.pop("minutes"), facts.pop("notes"), facts.pop("memory")
     show.table("Would run (estimates)", [{"what": k, "value": v} for k, v in facts.items()])
     show.table("Minutes", [{"stage": k, "minutes": v} for k, v in minutes.items()])
+    show.table("Memory", [{"of": k, "bytes": v} for k, v in memory.items()])
     for note in notes:
         show.line(f"Note: {note}")
 

@@ -30,12 +30,14 @@ def evidence(work: Work, material: Material, target: str, encoder: str | None = 
         raise InputError(f"there is no target {target!r}; this store has {', '.join(material.targets)}")
     pool, wanted = material.pool, material.targets[target]
     pair = encoder_pair(work, encoder, wanted, pool)
-    return Evidence(work.store, pool, wanted, material.pairs, work.recipe.seed, pair, _measures(work, wanted))
+    return Evidence(
+        work.store, pool, wanted, material.pairs, work.recipe.seed, pair, _measures(work, wanted), work.recipe.memory
+    )
 
 
 def pool_rows(work: Work, pool: Dataset, *pairs: SpacePair) -> Evidence:
     """What is known of a pool alone, by its rows in these spaces."""
-    return Evidence(work.store, pool, pool, pairs, work.recipe.seed)
+    return Evidence(work.store, pool, pool, pairs, work.recipe.seed, memory=work.recipe.memory)
 
 
 def _measures(work: Work, target: Dataset) -> Measures | None:

@@ -32,13 +32,14 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.rows import FeatureBlock
 from gradsift.datastore.store import Store
+from gradsift.pipelines.memory import default_budget
 from gradsift.scorers import less
 from gradsift.scorers.rows import Rows, block_rows, unit_rows
 
 Represent = Literal["gradients", "plain", "embedding", "encoder"]
 Per = Literal["subtask", "query", "all"]
 SCORE_DECIMALS = 6  # finer differences are float rounding; ties then go to the smaller id
-ROOM = 1 << 30  # bytes of rows that are held, where nobody says how many may be
+ROOM = 0.25  # share of the memory that rows may take until a method says what it holds
 PLAIN_NORMS = 3  # the extractor since which `grad_norm` is of the plain gradient
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -66,7 +67,8 @@ class Measures:
 
 class Evidence:
     """Lazily read arrays about a pool and a target. `pairs` are the spaces of gradient rows, none in a run that
-    computes none; `encoder` that of a sentence encoder, if any; `measures` what a loaded model can tell."""
+    computes none; `encoder` that of a sentence encoder, if any; `measures` what a loaded model can tell; `memory` what
+    may be taken, in bytes (methods/room.py), by default a share of what is free."""
 
     def __init__(
         self,
@@ -77,17 +79,17 @@ class Evidence:
         seed: int = 0,
         encoder: SpacePair | None = None,
         measures: Measures | None = None,
+        memory: int | None = None,
     ) -> None:
         self.store, self.pool, self.target, self.pairs, self.seed = store, pool, target, list(pairs), seed
         self.encoder, self._measures = encoder, measures
-        self.room: float = ROOM
+        self.memory = memory or default_budget()
+        self.room = ROOM * self.memory
         self._kept: dict[Any, Any] = {}
 
     def over(self, pool: Dataset) -> "Evidence":
         """The same for a part of the pool."""
-        part = Evidence(self.store, pool, self.target, self.pairs, self.seed, self.encoder, self._measures)
-        part.room = self.room
-        return part
+        return Evidence(self.store, pool, self.target, self.pairs, self.seed, self.encoder, self._measures, self.memory)
 
     def fingerprints(self, with_encoder: bool = False) -> list[list[Any]]:
         """[pool space, target space, mean learning rate] of each checkpoint (and of the encoder): what decides rows."""
@@ -174,7 +176,7 @@ class Evidence:
                     else:
                         part = less.similarity(block.integers(), means, block.scale)
                     total[positions] += weight * part
-            self._kept[key] = np.asarray(total).round(SCORE_DECIMALS)
+            self._kept[key] = np.round(np.asarray(total), SCORE_DECIMALS, out=total)
         similarity: F64 = self._kept[key]
         return similarity
 
@@ -219,6 +221,12 @@ class Evidence:
             part, subtasks = self.query_rows(pair, represent)
             total = weight * part if total is None else total + weight * part
         return np.asarray(total, np.float32), subtasks
+
+    def dims(self, represent: Represent) -> int:
+        """Dims of the pool's rows."""
+        pair, _ = self._weighted(represent)[-1]
+        _, block = next(self.blocks(pair, represent))
+        return int((_signal(block, "embedding") if represent == "embedding" else block.integers()).shape[1])
 
     def rows(self, represent: Represent = "gradients", *, unit: bool = False) -> Rows:
         """[N, D] f32 rows of the pool: unit rows, of gradients their weighted mean over checkpoints (not normalised

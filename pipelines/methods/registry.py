@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gradsift.datastore.errors import InputError
+from gradsift.pipelines.methods.memory import PER_EXAMPLE, Memory, Sizes
 from gradsift.pipelines.suggest import suggestion
 
 GROUP = "gradsift.methods"
@@ -42,6 +43,7 @@ ORDER: tuple[Need, ...] = typing.get_args(Need)
 ROWS: Needs = frozenset({"gradients", "plain", "signals", "embedding", "tokens", "answer_loss"})
 
 Options = Mapping[str, Any]
+UNSTATED = Memory(lambda _s, _o: 0, "not stated")  # of another package's, that says nothing
 F64 = NDArray[np.float64]
 NeedsOf = Callable[[Options], Needs]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -65,6 +67,7 @@ class Score:
     name: str
     run: Callable[..., F64]
     needs: NeedsOf
+    memory: Memory = UNSTATED
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Rule:
     run: Callable[..., Choice]
     needs: NeedsOf
     prefix: bool
+    memory: Memory = UNSTATED
 
 
 @dataclass(frozen=True)
@@ -128,21 +132,26 @@ def represented(*others: Need) -> NeedsOf:
     return lambda options: frozenset({options["represent"], *others})
 
 
-def score(name: str, needs: NeedsOf | tuple[Need, ...] = ()) -> Callable[[Function], Function]:
-    """Register a function of the evidence and its options as a score."""
+def score(
+    name: str, needs: NeedsOf | tuple[Need, ...] = (), *, memory: Memory = UNSTATED
+) -> Callable[[Function], Function]:
+    """Register a function of the evidence and its options as a score. `memory` says what it holds."""
 
     def register(function: Function) -> Function:
-        _add(_SCORES, "score", name, Score(name, _with_checked_options(function, name), _needs(needs)))
+        _add(_SCORES, "score", name, Score(name, _with_checked_options(function, name), _needs(needs), memory))
         return function
 
     return register
 
 
-def rule(name: str, needs: NeedsOf | tuple[Need, ...] = (), *, prefix: bool = False) -> Callable[[Function], Function]:
-    """Register a function of the evidence, the scores, a size and its options as a rule."""
+def rule(
+    name: str, needs: NeedsOf | tuple[Need, ...] = (), *, prefix: bool = False, memory: Memory = UNSTATED
+) -> Callable[[Function], Function]:
+    """Register a function of the evidence, the scores, a size and its options as a rule. `memory` says what it
+    holds."""
 
     def register(function: Function) -> Function:
-        _add(_RULES, "rule", name, Rule(name, _with_checked_options(function, name), _needs(needs), prefix))
+        _add(_RULES, "rule", name, Rule(name, _with_checked_options(function, name), _needs(needs), prefix, memory))
         return function
 
     return register
@@ -154,13 +163,20 @@ def preset(name: str, method: Method) -> None:
 
 
 def method(
-    name: str, what: str, *, needs: tuple[Need, ...] = (), rule: str = "top_k", cost: str = "N", source: str = ""
+    name: str,
+    what: str,
+    *,
+    needs: tuple[Need, ...] = (),
+    rule: str = "top_k",
+    cost: str = "N",
+    source: str = "",
+    memory: Memory = UNSTATED,
 ) -> Callable[[Function], Function]:
     """Register a score and a method of the same name that chooses by it: all that a new method takes."""
 
     def register(function: Function) -> Function:
         _require_free(_METHODS, "method", name)
-        score(name, needs)(function)
+        score(name, needs, memory=memory)(function)
         preset(name, Method(what, name, rule, cost, source))
         return function
 
@@ -257,7 +273,33 @@ def needs_of(score: str, rule: str, options: Options) -> Needs:
 
 
 def _needs_with(part: Score | Rule, options: Options) -> Needs:
-    return part.needs({name: p.default for name, p in _takes(part.run).items()} | dict(options))
+    return part.needs(_with_defaults(part, options))
+
+
+def _with_defaults(part: Score | Rule, options: Options) -> Options:
+    return {name: p.default for name, p in _takes(part.run).items()} | dict(options)
+
+
+def parts_of(score: str, rule: str | None) -> list[Score | Rule]:
+    """A score and a rule, if any, by their names."""
+    return [scores()[score], *([rules()[rule]] if rule is not None else [])]
+
+
+def memory_of(score: str, rule: str | None, options: Options, sizes: Sizes) -> float:
+    """Bytes that a score and a rule (None: the score alone) hold with these options, and what ids take."""
+    parts = parts_of(score, rule)
+    merged = {name: value for part in reversed(parts) for name, value in _with_defaults(part, options).items()}
+    return PER_EXAMPLE * sizes.pool + sum(part.memory.need(sizes, merged) for part in parts)
+
+
+def looks_at(score: str, rule: str | None, options: Options) -> str:
+    """The rows that a score and a rule look at: what their option `represent` names, `plain` of those that have no
+    choice, or '' for none."""
+    parts = parts_of(score, rule)
+    for part in parts:
+        if represent := _with_defaults(part, options).get("represent"):
+            return str(represent)
+    return "plain" if any("plain" in _needs_with(part, options) for part in parts) else ""
 
 
 def checked_options(score: str, rule: str, given: Options) -> Options:

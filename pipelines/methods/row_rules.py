@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.pipelines.methods import memory
 from gradsift.pipelines.methods.evidence import Evidence, Represent
 from gradsift.pipelines.methods.registry import Choice, represented, rule
 from gradsift.pipelines.methods.rules import best, matrix
@@ -23,7 +24,7 @@ F64 = NDArray[np.float64]
 COVERED = 4096  # pool rows that facility location covers, at most
 
 
-@rule("kmeans_quota", represented())
+@rule("kmeans_quota", represented(), memory=memory.KMEANS)
 def kmeans_quota(
     e: Evidence,
     scores: F64,
@@ -52,7 +53,7 @@ def kmeans_quota(
     return Choice(chosen, {"cluster": groups.labels})
 
 
-@rule("omp", represented())
+@rule("omp", represented(), memory=memory.TAGCOS)
 def omp(
     e: Evidence,
     scores: F64,
@@ -87,7 +88,7 @@ def omp(
     return Choice(order, {"cluster": groups.labels})
 
 
-@rule("gio", represented("target"))
+@rule("gio", represented("target"), memory=memory.GIO)
 def gio_rule(
     e: Evidence,
     scores: F64,
@@ -120,24 +121,23 @@ def gio_rule(
     if 0 < quantise < len(target):
         target = kmeans(target, quantise, e.seed, spherical=spherical).centers
     pool = rows if groups is None else groups.centers
+    most = size if groups is None else len(pool)  # centres: as many as it takes
     stop_rule = gio.Stop(stop, min_difference, min_kl, data_size, max_increases)
     if mode == "knn":
-        trace = gio.gio_knn(pool, target, len(pool), neighbours)
+        trace = gio.gio_knn(pool, target, most, neighbours)
     else:
         start = gio.uniform_start(rows.shape[1], e.seed)
         k = min(k, len(target) - 1)
         if mode == "exact":
-            trace = gio.gio_exact(pool, target, start, len(pool), stop_rule, k)
+            trace = gio.gio_exact(pool, target, start, most, stop_rule, k)
         else:
-            trace = gio.gio_released(
-                pool, target, start, len(pool), stop_rule, k, v_init, steps, rate, max_resets, e.seed
-            )
+            trace = gio.gio_released(pool, target, start, most, stop_rule, k, v_init, steps, rate, max_resets, e.seed)
     if groups is None:
         return Choice(np.array(trace.picks[:size], np.int64))
     return Choice(gio.explode(trace.picks, groups.members(), rows, groups.centers, size), {"cluster": groups.labels})
 
 
-@rule("facility_location", represented(), prefix=True)
+@rule("facility_location", represented(), prefix=True, memory=memory.FACILITY_LOCATION)
 def facility_location(
     e: Evidence, scores: F64, size: int, *, represent: Represent = "gradients", points: int = COVERED
 ) -> Choice:
@@ -147,13 +147,13 @@ def facility_location(
     return Choice(coverage.facility_location(coverage.similarities(rows, rows.read(sample)), size))
 
 
-@rule("k_center", represented(), prefix=True)
+@rule("k_center", represented(), prefix=True, memory=memory.K_CENTER)
 def k_center(e: Evidence, scores: F64, size: int, *, represent: Represent = "gradients") -> Choice:
     """Farthest first."""
     return Choice(coverage.k_center(e.rows(represent, unit=True), size))
 
 
-@rule("tsds", represented("target"), prefix=True)
+@rule("tsds", represented("target"), prefix=True, memory=memory.TSDS)
 def tsds(
     e: Evidence,
     scores: F64,
@@ -184,7 +184,7 @@ def tsds(
     return Choice(ranking.softmax_sample(logs, e.ids, size, 1.0, e.seed))
 
 
-@rule("uot", prefix=True)
+@rule("uot", prefix=True, memory=memory.UOT)
 def uot(e: Evidence, scores: F64, size: int, *, reg: float = 0.01, reg_pool: float = 1e-4) -> Choice:
     """Unbalanced optimal transport from the columns to the pool; the examples that receive most mass. Scores beyond
     [−1, 1] are scaled down by the largest."""
@@ -194,7 +194,7 @@ def uot(e: Evidence, scores: F64, size: int, *, reg: float = 0.01, reg_pool: flo
     return Choice(ranking.top_k(mass, e.ids, size))
 
 
-@rule("s2l", ("signals",))
+@rule("s2l", ("signals",), memory=memory.S2L)
 def s2l(e: Evidence, scores: F64, size: int, *, clusters: int = 100, least: int = 2, by_source: bool = True) -> Choice:
     """Equal shares of clusters of loss trajectories over the checkpoints; those of at most `least` members only where
     the others do not suffice."""
@@ -203,7 +203,7 @@ def s2l(e: Evidence, scores: F64, size: int, *, clusters: int = 100, least: int 
     return Choice(trajectories.s2l(losses, groups, size, e.seed, clusters, least))
 
 
-@rule("quadrants", ("signals", "tokens"))
+@rule("quadrants", ("signals", "tokens"), memory=memory.QUADRANTS)
 def quadrants(
     e: Evidence,
     scores: F64,

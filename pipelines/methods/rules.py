@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.pipelines.methods import memory
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.methods.registry import Choice, rule
 from gradsift.scorers import budgets, ranking, strata
@@ -23,7 +24,7 @@ def best(scores: F64, lowest: bool = False) -> F64:
     return -one if lowest else one
 
 
-@rule("top_k", prefix=True)
+@rule("top_k", prefix=True, memory=memory.ORDER)
 def top_k(
     e: Evidence, scores: F64, size: int, *, reduce: Literal["max", "mean"] = "max", lowest: bool = False
 ) -> Choice:
@@ -32,19 +33,19 @@ def top_k(
     return Choice(ranking.top_k(best(one, lowest), e.ids, size))
 
 
-@rule("round_robin", prefix=True)
+@rule("round_robin", prefix=True, memory=memory.TURNS)
 def round_robin(e: Evidence, scores: F64, size: int) -> Choice:
     """Columns take turns."""
     return Choice(ranking.round_robin(matrix(scores), e.ids, size))
 
 
-@rule("bids", prefix=True)
+@rule("bids", prefix=True, memory=memory.BIDS)
 def bids(e: Evidence, scores: F64, size: int) -> Choice:
     """The poorest column takes its best."""
     return Choice(ranking.bids(matrix(scores), e.ids, size))
 
 
-@rule("quota")
+@rule("quota", memory=memory.ORDER)
 def quota(
     e: Evidence,
     scores: F64,
@@ -61,38 +62,38 @@ def quota(
     return Choice(ranking.quota(best(scores), e.ids, groups, dict(zip(names, amounts.tolist(), strict=True))))
 
 
-@rule("softmax", prefix=True)
+@rule("softmax", prefix=True, memory=memory.ORDER)
 def softmax(e: Evidence, scores: F64, size: int, *, temperature: float = 1.0) -> Choice:
     """Sampling without replacement, weights exp(score/temperature)."""
     return Choice(ranking.softmax_sample(best(scores), e.ids, size, temperature, e.seed))
 
 
-@rule("window")
+@rule("window", memory=memory.ORDER)
 def window(e: Evidence, scores: F64, size: int, *, low: float = 0.5, high: float = 0.5) -> Choice:
     """The ranks nearest the middle of a window of quantiles: 0 and 0 the lowest, 0.5 and 0.5 the median."""
     return Choice(ranking.window(best(scores), e.ids, low, high, size))
 
 
-@rule("stratified")
+@rule("stratified", memory=memory.ORDER)
 def stratified(e: Evidence, scores: F64, size: int, *, bins: int = 50, low: float = 5.0, high: float = 95.0) -> Choice:
     """Adapt-∞'s CCS: bins of equal width between two percentiles, from high to low, at random inside."""
     return Choice(strata.descending(best(scores), e.ids, size, e.seed, bins, (low, high)))
 
 
-@rule("ccs")
+@rule("ccs", memory=memory.ORDER)
 def ccs(e: Evidence, scores: F64, size: int, *, bins: int = 50, hard: float = 0.3) -> Choice:
     """CCS as released: the share `hard` of the highest scores is cut, then bins of equal width, those with fewest
     members first, at random inside."""
     return Choice(strata.ccs(best(scores), e.ids, size, e.seed, bins, hard))
 
 
-@rule("random", prefix=True)
+@rule("random", prefix=True, memory=memory.ORDER)
 def random(e: Evidence, scores: F64, size: int) -> Choice:
     """Seeded random order."""
     return Choice(ranking.random_k(len(e.ids), size, e.seed))
 
 
-@rule("tive", ("plain", "signals"))
+@rule("tive", ("plain", "signals"), memory=memory.TIVE)
 def tive(
     e: Evidence, scores: F64, size: int, *, temperature: float = 1.0, legacy_tive_q: float | None = None
 ) -> Choice:

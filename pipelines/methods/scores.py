@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.pipelines.methods import memory
 from gradsift.pipelines.methods.evidence import Evidence, Per, Represent
 from gradsift.pipelines.methods.registry import Needs, Options, represented, score
 from gradsift.scorers import difficulty, gio, lexical, preconditioned
@@ -18,13 +19,13 @@ from gradsift.scorers.rows import unit_rows
 F64 = NDArray[np.float64]
 
 
-@score("none")
+@score("none", memory=memory.ZEROS)
 def no_score(e: Evidence) -> F64:
     """Zero for all: the rule looks at rows instead."""
     return np.zeros(len(e.ids))
 
 
-@score("similarity", represented("target"))
+@score("similarity", represented("target"), memory=memory.SIMILARITY)
 def similarity(
     e: Evidence, *, represent: Represent = "gradients", per: Per = "subtask", renorm_subtask_mean: bool = False
 ) -> F64:
@@ -32,7 +33,7 @@ def similarity(
     return e.similarity(represent, per, renorm_subtask_mean)
 
 
-@score("influence", ("plain", "target"))
+@score("influence", ("plain", "target"), memory=memory.INFLUENCE)
 def influence(
     e: Evidence, *, precondition: Literal["gram", "datainf", "gist"] = "gram", ridge: float = 0.1, rank: int = 150
 ) -> F64:
@@ -56,7 +57,7 @@ def influence(
     return total
 
 
-@score("phi", represented("target"))
+@score("phi", represented("target"), memory=memory.PHI)
 def phi(e: Evidence, *, represent: Represent = "gradients") -> F64:
     """GIO's −φ: how near an example is to the whole target, in mean log distance."""
     return -gio.phi(unit_rows(e.queries(represent)[0]), e.rows(represent, unit=True))
@@ -69,7 +70,7 @@ def _signal_needs(options: Options) -> Needs:
 Signal = Literal["grand", "el2n", "loss", "perplexity", "entropy", "length", "ifd"]
 
 
-@score("signal", _signal_needs)
+@score("signal", _signal_needs, memory=memory.ONE_NUMBER)
 def signal(e: Evidence, *, signal: Signal = "loss", checkpoint: int = -1, residual: bool = False) -> F64:
     """One number of the example alone. `residual` takes out what the log of its length explains."""
     column = {"grand": "grad_norm", "perplexity": "loss", "length": "n_label_tokens", "ifd": "loss"}.get(signal, signal)
@@ -81,19 +82,19 @@ def signal(e: Evidence, *, signal: Signal = "loss", checkpoint: int = -1, residu
     return difficulty.residual(values, np.array(e.label_tokens())) if residual else values
 
 
-@score("loss_drop", ("target", "training"))
+@score("loss_drop", ("target", "training"), memory=memory.ONE_NUMBER)
 def loss_drop(e: Evidence) -> F64:
     """Relative fall of the loss after training on the target alone."""
     return difficulty.loss_drop(*e.losses())
 
 
-@score("bm25", ("texts", "target"))
+@score("bm25", ("texts", "target"), memory=memory.WORDS)
 def bm25(e: Evidence) -> F64:
     """BM25 of each pool text for each text of the target."""
     return lexical.bm25(e.texts(), e.target_texts()).astype(np.float64)
 
 
-@score("dsir", ("texts", "target"))
+@score("dsir", ("texts", "target"), memory=memory.HASHED)
 def dsir(e: Evidence, *, buckets: int = 10_000) -> F64:
     """Log importance of hashed words and word pairs, target against pool."""
     return lexical.dsir(e.texts(), e.target_texts(), buckets)

@@ -8,6 +8,7 @@ from gradsift.datastore.marks import Mark
 from gradsift.pipelines.features.encoder import encoder_pair
 from gradsift.pipelines.features.gather import pool_rows
 from gradsift.pipelines.methods.evidence import Evidence, Represent, SpacePair
+from gradsift.pipelines.methods.room import make_room_for_semdedup
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.pool.screen import VERSION, Screened, screened
 from gradsift.pipelines.recipe import Dedup, Semantic
@@ -49,6 +50,7 @@ def _screened(work: Work, e: Evidence, settings: Dedup, semantic: Semantic) -> S
 def _marks(e: Evidence, settings: Dedup, semantic: Semantic) -> list[Mark]:
     # By an encoder, the evidence's own rows are the encoder's; by gradients, rows of Adam's steps are all alike.
     represents: dict[str, Represent] = {"encoder": "gradients", "embedding": "embedding", "gradients": "plain"}
+    make_room_for_semdedup(e, represents[semantic.represent], semantic.clusters or 0)
     rows = e.rows(represents[semantic.represent], unit=True)
     clusters = kmeans(rows, semantic.clusters or max(1, round(len(rows) ** 0.5)), e.seed)
     twins = dedup.semdedup(rows, clusters, semantic.epsilon, semantic.keep)

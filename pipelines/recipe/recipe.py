@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import Json
+from gradsift.pipelines.memory import parse_size
 from gradsift.pipelines.methods.registry import ROWS, Need, Needs, methods
 from gradsift.pipelines.recipe.export import Export
 from gradsift.pipelines.recipe.features import Features
@@ -51,6 +52,9 @@ class Recipe(Section):
     """Leave out to stop after the export."""
     workers: Annotated[int, Field(gt=0)] = 1
     """Gradient workers (threads with a model each); never changes the result."""
+    memory: Annotated[int, BeforeValidator(parse_size)] | None = None
+    """What a method may hold in memory, such as `4GiB` or `500MB`, above the process itself and its model; by default
+    60 % of what is free. One that needs more is refused before gradients are computed. Never changes what is chosen."""
 
     _written: Json | None = PrivateAttr(default=None)
 

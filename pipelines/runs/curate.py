@@ -35,6 +35,7 @@ from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe
 from gradsift.pipelines.report.report import write_report
 from gradsift.pipelines.runs import forget
+from gradsift.pipelines.select import need
 from gradsift.pipelines.select.select import describe, select_for
 from gradsift.pipelines.training.warmup import warm_up
 from gradsift.pipelines.validate.validate import Made, Spread, validate
@@ -95,6 +96,8 @@ def _curate(
         work = stage("model", lambda: open_work(store, recipe, work.progress))
         check_length(recipe, work.model)
     material, ingested = stage("ingest", lambda: read_datasets(work))
+    targets = {name: (len(one.example_ids), len(set(one.subtasks))) for name, one in material.targets.items()}
+    need.check(recipe, len(material.pool.example_ids), targets)
     made_of = _Rows()
     if recipe.needs_rows:
         material, made_of = _gradients(work, material, stage)

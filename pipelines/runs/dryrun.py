@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.pipelines.features.capture import backward, watched_layers
 from gradsift.pipelines.features.fit import fit
+from gradsift.pipelines.memory import default_budget
 from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.encode import encode, template_notes
 from gradsift.pipelines.model.load import Loaded, best_device, load_base, load_lora, open_model
@@ -21,6 +23,7 @@ from gradsift.pipelines.model.positions import check_length
 from gradsift.pipelines.pool.sources import read_source
 from gradsift.pipelines.recipe import Features, Recipe
 from gradsift.pipelines.runs.held import Held, held_by
+from gradsift.pipelines.select.need import planned
 
 SAMPLE = 256
 PROBE_ROWS = 8
@@ -47,6 +50,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)  # of what the rows will have of the model's weights
     checkpoints_kept: int = 0
     rows_to_compute: int = 0  # of pool and targets, at all checkpoints
+    memory: dict[str, int] = field(default_factory=dict)  # bytes that each method will hold, and what it may
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,14 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Pla
     good, bad = _read(recipe)
     free = shutil.disk_usage(_existing(store)).free
     text = TEXT_COPIES * sum(len(turn["content"]) for example in good for turn in example.messages)
+    wanted = {
+        name: [row for row in read_source(target.val) if isinstance(row, Example)]
+        for name, target in recipe.targets.items()
+    }
+    targets = {name: (len(rows), len({row.subtask for row in rows})) for name, rows in wanted.items()}
     if recipe.lm is None:
-        return Plan(len(good), len(bad), 1.0, 0.0, 0, 0, text, free, 0.0, {})
+        memory = _memory(recipe, len(good), targets)
+        return Plan(len(good), len(bad), 1.0, 0.0, 0, 0, text, free, 0.0, {}, memory=memory)
     loaded = open_model(recipe.model)
     check_length(recipe, loaded)
     step = max(1, len(good) // SAMPLE)
@@ -83,7 +93,7 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Pla
         _probe(recipe, loaded, usable[:PROBE_ROWS]) if any(chat.usable for chat in chats) else Probe(float("nan"), 0, 0)
     )
     speed = probe.tokens_per_second
-    val = {row.example_id for of in recipe.targets.values() for row in read_source(of.val) if isinstance(row, Example)}
+    val = {row.example_id for rows in wanted.values() for row in rows}
     rows = len(good) * share
     checkpoints, minutes = int(recipe.needs_rows), {}
     held = Held()
@@ -103,7 +113,8 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Pla
         arms = len(recipe.validate_.seeds) * (1 + len(recipe.validate_.arms)) * len(recipe.targets)
         minutes["validate"] = arms * chosen * recipe.validate_.epochs * tokens / speed / 60
     plain = recipe.needs_plain and recipe.features.transform != "sgd"
-    width = row_bytes(recipe.features, probe, _mean([chat.n_label_tokens for chat in usable]), plain)
+    label_tokens = _mean([chat.n_label_tokens for chat in usable])
+    width = row_bytes(recipe.features, probe, label_tokens, plain)
     needed = int(computed * width) if recipe.needs_rows else text
     return Plan(
         len(good),
@@ -119,7 +130,16 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Pla
         [*template_notes(loaded.tokenizer), *probe.notes],
         held.checkpoints,
         computed,
+        _memory(recipe, int(rows), targets, label_tokens, probe.layers),
     )
+
+
+def _memory(
+    recipe: Recipe, rows: int, targets: Mapping[str, tuple[int, int]], label_tokens: float = 0.0, layers: int = 1
+) -> dict[str, int]:
+    """{what: bytes} that the recipe's methods will hold, and what they may."""
+    needs = {what: int(need) for what, (need, _, _) in planned(recipe, rows, targets, label_tokens, layers).items()}
+    return {**needs, "allowed": recipe.memory or default_budget()}
 
 
 def _read(recipe: Recipe) -> tuple[list[Example], list[BadRow]]:

@@ -16,6 +16,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material, evidence
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.methods.registry import ROWS, checked_options, methods, split_options
+from gradsift.pipelines.methods.room import make_room
 from gradsift.pipelines.methods.rules import best
 from gradsift.pipelines.mix.mixture import describe_mixture, make_mixture
 from gradsift.pipelines.model.work import open_work
@@ -34,13 +35,16 @@ def reselect(
     checkpoint: int | None = None,
     name: str | None = None,
     seed: int | None = None,
+    memory: str | None = None,
     progress: Progress = quiet,
 ) -> list[SelectionReport]:
     """Select by another method on the store's last run and record it as a run of its own."""
     forget.finish(store, progress)
     last = runs.last_run(store, computed=True)
     _require_rows(select, last)
-    recipe = changed(last, {"select": dict(select)}, name or name_after(last, select["method"]), seed)
+    recipe = changed(
+        last, {"select": dict(select), **_allowing(memory)}, name or name_after(last, select["method"]), seed
+    )
     material = material_of(store, last, checkpoint)
     work = work_on(store, recipe, material, progress)
     wanted = _wanted(material, target)
@@ -80,7 +84,11 @@ def _numbers(store: Store, run_id: int) -> dict[str, str]:
 
 
 def score(
-    store: Store, select: Fields, target: str | None = None, checkpoint: int | None = None
+    store: Store,
+    select: Fields,
+    target: str | None = None,
+    checkpoint: int | None = None,
+    memory: str | None = None,
 ) -> dict[str, pa.Table]:
     """{target: table of example_id, source, score (the best column), label_tokens}, best first; chooses nothing.
 
@@ -89,7 +97,8 @@ def score(
     """
     last = runs.last_run(store, computed=True)
     _require_rows(select, last)
-    recipe = changed(last, {"select": {**select, "fraction": 1.0}}, name_after(last, select["method"]))
+    section = {"select": {**select, "fraction": 1.0}, **_allowing(memory)}
+    recipe = changed(last, section, name_after(last, select["method"]))
     name, rule, options = recipe.select.parts()
     if name == "none":
         raise InputError(f"method {recipe.select.method!r} chooses sets and scores no example; use `gradsift select`")
@@ -100,8 +109,13 @@ def score(
     for key in _wanted(material, target):
         e = evidence(work, material, key, recipe.select.encoder)
         with refusals_of(f"method {recipe.select.method!r}"):
+            make_room(e, name, None, of_score, 0)
             tables[key] = _score_table(e, scored(e, recipe.select.method, name, of_score))
     return tables
+
+
+def _allowing(memory: str | None) -> Fields:
+    return {} if memory is None else {"memory": memory}
 
 
 @contextmanager

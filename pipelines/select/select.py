@@ -17,6 +17,7 @@ from gradsift.datastore.runs import SelectionReport
 from gradsift.datastore.selections import MASK, Picks, Selection
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.methods.registry import Choice, Options, checked_options, packages, rules, scores, split_options
+from gradsift.pipelines.methods.room import make_room
 from gradsift.pipelines.methods.rules import best
 from gradsift.pipelines.model.lengths import lengths_spec
 from gradsift.pipelines.model.work import Work
@@ -58,6 +59,8 @@ def choose(e: Evidence, select: Select) -> tuple[Choice, F64]:
     for_score, for_rule = split_options(score, rule, checked_options(score, rule, given))
     for_rule = {**_with_fraction(select, rule), **for_rule}
     with refusals_of(f"method {select.method!r}"):
+        size = len(e.ids) if select.label_tokens is not None else budget(select, len(e.ids))
+        make_room(e, score, rule, {**given, **for_rule}, size)
         values = scored(e, select.method, score, for_score)
         choice = _within(e, select, lambda size: rules()[rule].run(e, values, size, **for_rule), rule)
     best_scores = best(values)

@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 
 from gradsift.datastore import runs
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
+from gradsift.pipelines import memory
 from gradsift.pipelines.features.gather import evidence
-from gradsift.pipelines.methods.registry import methods, rules, scores, split_options
+from gradsift.pipelines.methods.registry import UNSTATED, methods, rules, scores, split_options
 from gradsift.pipelines.model.work import Work
-from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.recipe import Select, parse_recipe
+from gradsift.pipelines.runs import reselect
+from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.last import material_of
+from gradsift.pipelines.select import select as select_stage
+from gradsift.pipelines.select.need import planned
 from gradsift.scorers import rows as rows_module
 
 LOOK_AT_ROWS = ["tagcos", "gio", "gio_exact", "gio_knn", "tsds", "tive", "kmq", "facility_location", "k_center"]
@@ -67,3 +74,76 @@ def test_every_rule_that_looks_at_rows_is_held_against_both():
     streams = {"quadrants", "s2l"}  # of signals
     named = {m.rule for m in methods().values() if rules()[m.rule].needs({"represent": "plain", **m.options})}
     assert named - streams <= watched
+
+
+# --- what is declared, and what is refused ---------------------------------------------------------------------------
+
+
+def test_every_score_and_rule_of_this_project_says_what_it_holds():
+    for part in [*scores().values(), *rules().values()]:
+        assert part.memory is not UNSTATED, part.name
+
+
+def test_a_method_that_does_not_fit_is_refused_before_it_starts(seen, monkeypatch):
+    e = seen(0)
+    e.memory = 1 << 20
+    monkeypatch.setattr(select_stage, "scored", lambda *_: pytest.fail("it started"))
+    with pytest.raises(InputError) as refused:
+        select_stage.choose(e, Select(method="tsds", examples=10))
+    for part in ("method 'tsds': needs", "MiB for", "`memory` allows 1.0 MiB", "fewer `neighbours`", "docs/memory.md"):
+        assert part in str(refused.value)
+
+
+def test_what_a_method_leaves_is_room_for_rows(seen):
+    e = seen(0)
+    e.memory = 1 << 30
+    select_stage.choose(e, Select(method="k_center", examples=10))
+    assert 0 < e.room < 1 << 30
+
+
+def test_the_command_line_takes_an_amount(copy):
+    with pytest.raises(InputError, match=r"method 'tagcos': needs .* `memory` allows 500 KiB"):
+        reselect.reselect(copy, {"method": "tagcos", "examples": 9}, memory="512000")
+    with pytest.raises(InputError, match=r"method 'less': needs .* `memory` allows 1 KiB"):
+        reselect.score(copy, {"method": "less"}, memory="1024")
+    enough = reselect.reselect(copy, {"method": "less", "examples": 9}, memory="1GiB")
+    assert enough[0].examples == 9
+
+
+def test_a_run_is_refused_before_gradients(recipe_data, tmp_path):
+    data = {**recipe_data, "memory": "10KiB"}
+    with Store(tmp_path / "store") as store:
+        with pytest.raises(InputError, match=r"method 'less': needs .* `memory` allows 10 KiB"):
+            curate(parse_recipe(data), store)
+        assert store.catalog.one("SELECT count(*) AS n FROM checkpoint")["n"] == 0
+
+
+def test_a_plan_says_what_methods_will_hold(recipe_data):
+    recipe = parse_recipe({**recipe_data, "select": {"method": "tagcos", "examples": 12}, "memory": "2GiB"})
+    small = planned(recipe, 1000, {"sql": (20, 1)})["method 'tagcos'"][0]
+    large = planned(recipe, 100_000, {"sql": (20, 1)})["method 'tagcos'"][0]
+    assert recipe.memory == 2 << 30
+    assert 20 * small < large
+
+
+@pytest.mark.parametrize(("text", "size"), [
+    ("4GiB", 4 << 30), ("500MB", 500_000_000), ("1.5 GiB", 3 << 29), (1024, 1024), ("64kib", 65536), ("7b", 7),
+])  # fmt: skip
+def test_sizes_are_read_and_said(text, size):
+    assert memory.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["much", "4 apples", "-1GiB", "0", "", "1e9"])
+def test_other_sizes_are_refused(text):
+    with pytest.raises(ValueError, match="size"):
+        memory.parse_size(text)
+
+
+def test_free_memory_is_that_of_the_container_where_it_is_less(tmp_path, monkeypatch):
+    limit = tmp_path / "memory.max"
+    for text, expected in (("max\n", memory._available()), ("1048576\n", 1 << 20)):
+        limit.write_text(text)
+        monkeypatch.setattr(memory, "LIMITS", (limit,))
+        assert memory.free_bytes() == pytest.approx(expected, rel=0.2)
+    assert memory.default_budget() == int(0.6 * (1 << 20))
+    assert memory.in_words(3 << 29) == "1.5 GiB"

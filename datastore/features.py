@@ -288,3 +288,42 @@ def ids_with_rows(store: Store, space_id: int) -> list[str]:
         "SELECT example_id FROM feature_row WHERE space_id=? AND status='ok' ORDER BY example_id", (space_id,)
     )
     return [str(row["example_id"]) for row in rows]
+
+
+def some_with_rows(store: Store, space_id: int, dataset_id: int | None, most: int, *, last: bool = False) -> list[str]:
+    """At most so many examples (members of a dataset, if given) that have a row in a space: the first or last by id."""
+    member = "" if dataset_id is None else f"AND {_MEMBER}"
+    rows = store.catalog.rows(
+        f"SELECT r.example_id FROM feature_row AS r WHERE r.space_id=? AND r.status='ok' {member} "
+        f"ORDER BY r.example_id {'DESC' if last else 'ASC'} LIMIT ?",
+        (space_id, *_given(dataset_id), most),
+    )
+    return [str(row["example_id"]) for row in rows]
+
+
+def outside(store: Store, space_id: int, dataset_id: int) -> list[str]:
+    """Examples that have a row in a space and are no members of a dataset. Cost O(rows of the space), in SQL."""
+    rows = store.catalog.rows(
+        f"SELECT r.example_id FROM feature_row AS r WHERE r.space_id=? AND r.status='ok' AND NOT {_MEMBER}",
+        (space_id, dataset_id),
+    )
+    return [str(row["example_id"]) for row in rows]
+
+
+def covers(store: Store, space_id: int, other: int, dataset_id: int | None) -> bool:
+    """Whether each example (member of a dataset, if given) with a row in a space has one, or a zero, in another."""
+    member = "" if dataset_id is None else f"AND {_MEMBER}"
+    lacking = store.catalog.one(
+        f"SELECT 1 FROM feature_row AS r WHERE r.space_id=? AND r.status='ok' {member} AND NOT EXISTS "
+        "(SELECT 1 FROM feature_row AS o WHERE o.space_id=? AND o.example_id = r.example_id "
+        "AND o.status IN ('ok', 'zero')) LIMIT 1",
+        (space_id, *_given(dataset_id), other),
+    )
+    return lacking is None
+
+
+_MEMBER = "EXISTS (SELECT 1 FROM dataset_member AS m WHERE m.dataset_id=? AND m.example_id = r.example_id)"
+
+
+def _given(value: int | None) -> tuple[int, ...]:
+    return () if value is None else (value,)

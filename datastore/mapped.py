@@ -210,6 +210,23 @@ def _places(store: Store, space_id: int, ids: Sequence[str] | None) -> Mapping[s
     return {str(row["example_id"]): (int(row["shard_id"]), int(row["row"])) for row in rows}
 
 
+def units(store: Store, space_id: int, ids: Sequence[str]) -> dict[str, F32]:
+    """{example: its unit row [D]} of those examples that have one. For few: a question for each ASKED ids."""
+    for _ in range(2):  # shards may be merged between the two looks
+        rows = open_rows(store, space_id)
+        first_of = {
+            part.shard_id: int(start) for part, start in zip(rows.parts, rows.starts, strict=False) if not part.first
+        }
+        known = _places(store, space_id, ids)
+        if {shard for shard, _ in known.values()} <= set(first_of):
+            break
+    if not known:
+        return {}
+    vectors, scale = rows.gather(np.array([first_of[shard] + row for shard, row in known.values()]))
+    integers = unpack_int4(vectors) if vectors.dtype == np.uint8 else vectors
+    return dict(zip(known, integers.astype(np.float32) * scale[:, None], strict=True))
+
+
 def listed(store: Store, space_id: int, rows: Rows, numbers: I64) -> NDArray[np.bool_]:
     """Which of these rows are those that the catalog lists for their examples: a shard may hold more."""
     ids = rows.ids(numbers)

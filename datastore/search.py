@@ -34,13 +34,16 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Typical:
-    """Quantiles of the cosines of `pairs` random pairs of rows: what is ordinary in a store, and what is high."""
+    """Quantiles of the cosines of `pairs` random pairs of rows: what is ordinary in a store, what high and what low."""
 
     pairs: int
     median: float
     p95: float
     p99: float
     highest: float
+    p5: float
+    p1: float
+    lowest: float
 
 
 def neighbours(
@@ -50,11 +53,12 @@ def neighbours(
     k: int,
     ids: Sequence[str] | None = None,
     *,
+    without: Sequence[str] = (),
     shards: Sequence[int] | None = None,
     kernel: Name | None = None,
 ) -> list[list[Neighbour]]:
-    """The k rows of a space (of the given ids, if any; of the given shards, if any) with the highest cosine to each of
-    [Q, D] unit queries, best first.
+    """The k rows of a space (of the given ids, if any; without some; of the given shards, if any) with the highest
+    cosine to each of [Q, D] unit queries, best first. For the lowest ask with −q: cosines then have the other sign.
 
     Exact: cosines are float64 sums over stored rows, ties go to the smaller id, whatever the kernel (`products.Name`;
     by default the best one here). Cost O(N·Q·D) in blocks over memory maps, each shard read once more in a process to
@@ -63,7 +67,7 @@ def neighbours(
     `identity.check_comparable`). Raises InputError for queries of another dimension or with numbers that are not
     finite, CorruptionError for a damaged shard.
     """
-    return _neighbours(store, [(space_id, 1.0)], [queries], k, ids, shards, kernel)
+    return _neighbours(store, [(space_id, 1.0)], [queries], k, _Wish(ids, without, shards, kernel))
 
 
 def neighbours_combined(
@@ -73,6 +77,7 @@ def neighbours_combined(
     k: int,
     ids: Sequence[str] | None = None,
     *,
+    without: Sequence[str] = (),
     kernel: Name | None = None,
 ) -> list[list[Neighbour]]:
     """Like `neighbours`, of Σ weight × cosine over spaces: one (space, weight > 0) and [Q, D] unit queries for each.
@@ -84,7 +89,7 @@ def neighbours_combined(
         raise InputError("give one or more spaces, and queries for each of them")
     if not all(weight > 0 for _, weight in spaces):
         raise InputError("weights of spaces must be above 0; leave the others out")
-    return _neighbours(store, spaces, queries, k, ids, None, kernel)
+    return _neighbours(store, spaces, queries, k, _Wish(ids, without, None, kernel))
 
 
 def merge(lists: Iterable[Sequence[Neighbour]], k: int) -> list[Neighbour]:
@@ -92,18 +97,22 @@ def merge(lists: Iterable[Sequence[Neighbour]], k: int) -> list[Neighbour]:
     return sorted((n for part in lists for n in part), key=lambda n: (-n.cosine, n.example_id))[:k]
 
 
+@dataclass(frozen=True)
+class _Wish:
+    """Which rows are looked at, and how."""
+
+    ids: Sequence[str] | None
+    without: Sequence[str]
+    shards: Sequence[int] | None
+    kernel: Name | None
+
+
 def _neighbours(
-    store: Store,
-    spaces: Sequence[tuple[int, float]],
-    queries: Sequence[NDArray[np.float32]],
-    k: int,
-    ids: Sequence[str] | None,
-    shards: Sequence[int] | None,
-    kernel: Name | None,
+    store: Store, spaces: Sequence[tuple[int, float]], queries: Sequence[NDArray[np.float32]], k: int, wish: _Wish
 ) -> list[list[Neighbour]]:
     for _ in range(ATTEMPTS):
-        rows = [open_rows(store, space, shards) for space, _ in spaces]
-        found = _of_rows(store, spaces, rows, queries, k, ids, kernel)
+        rows = [open_rows(store, space, wish.shards) for space, _ in spaces]
+        found = _of_rows(store, spaces, rows, queries, k, wish)
         if all(mapped.are_current(store, space, held) for (space, _), held in zip(spaces, rows, strict=True)):
             return [[Neighbour(f.example_id, f.cosine) for f in best] for best in found]
     raise BusyError("the store's shards were replaced each time that it was searched; search again when that is done")
@@ -115,8 +124,7 @@ def _of_rows(
     rows: Sequence[Rows],
     queries: Sequence[NDArray[np.float32]],
     k: int,
-    ids: Sequence[str] | None,
-    kernel: Name | None,
+    wish: _Wish,
 ) -> list[list[Found]]:
     if not all(map(len, rows)):
         return [[] for _ in queries[0]]
@@ -125,12 +133,18 @@ def _of_rows(
             raise InputError(f"queries of shape {asked.shape} do not fit {len(queries[0])} × {held.dim}")
         if not np.isfinite(asked).all():
             raise InputError("a query has numbers that are not finite; leave it out")
-    known = None if ids is None else [_mask(store, space, r, ids) for (space, _), r in zip(spaces, rows, strict=True)]
-    found = _found(spaces, rows, queries, k, known, kernel)
-    if known is None and not _all_listed(store, spaces, rows, found):
+    (first, _), *others = spaces
+    known: list[Mask | None] = [None] * len(spaces)
+    if wish.ids is not None or wish.without:
+        some = np.ones(len(rows[0]), bool) if wish.ids is None else _mask(store, first, rows[0], wish.ids)
+        known[0] = some & ~_mask(store, first, rows[0], wish.without) if wish.without else some
+    found = _found(spaces, rows, queries, k, known, wish.kernel)
+    if not _all_listed(store, spaces, rows, found):
         # A shard holds rows that left the catalog, and they are in the way: look up which of all rows count.
-        known = [_mask(store, space, held, None) for (space, _), held in zip(spaces, rows, strict=True)]
-        found = _found(spaces, rows, queries, k, known, kernel)
+        known[1:] = [_mask(store, space, held, None) for (space, _), held in zip(others, rows[1:], strict=True)]
+        listed = _mask(store, first, rows[0], None)
+        known[0] = listed if known[0] is None else known[0] & listed
+        found = _found(spaces, rows, queries, k, known, wish.kernel)
     return found
 
 
@@ -139,13 +153,12 @@ def _found(
     rows: Sequence[Rows],
     queries: Sequence[NDArray[np.float32]],
     k: int,
-    known: Sequence[Mask] | None,
+    known: Sequence[Mask | None],
     kernel: Name | None,
 ) -> list[list[Found]]:
     """The best rows, of those known in every space."""
-    masks: Sequence[Mask | None] = known or [None] * len(rows)
-    at = [None, *(_place(rows[0], other, mask) for other, mask in zip(rows[1:], masks[1:], strict=True))]
-    wanted = None if known is None else known[0]
+    at = [None, *(_place(rows[0], other, mask) for other, mask in zip(rows[1:], known[1:], strict=True))]
+    wanted = known[0]
     for place in at:
         if place is not None and (place < 0).any():
             wanted = (place >= 0) if wanted is None else wanted & (place >= 0)
@@ -195,23 +208,28 @@ def _all_listed(
     return True
 
 
-def typical(store: Store, asked: int, asked_ids: Sequence[str], space_id: int, ids: Sequence[str]) -> Typical | None:
-    """Cosines of random rows of a space with random rows of the space that questions are of; None without a pair.
+def typical(
+    store: Store, spaces: Sequence[tuple[int, int, float]], pool: int | None, asked_pool: int | None
+) -> Typical | None:
+    """Cosines of rows of spaces with rows of the spaces that questions are of; None without a pair.
 
-    At most SAMPLE rows of each, drawn by a fixed seed; a row is not paired with itself.
+    `spaces` are (pool's space, questions' space, weight), of which the cosines are added; the rows are of members of
+    the datasets, if any is given: SAMPLE of each, those with the highest and the lowest ids, which are digests and so a
+    random choice. A row is not paired with itself.
     """
-    drawn = [_sample(asked_ids, seed=0), _sample(ids, seed=1)]
-    if not all(drawn):
+    (space, asked, _), *_ = spaces
+    left = features.some_with_rows(store, asked, asked_pool, SAMPLE, last=True)
+    right = features.some_with_rows(store, space, pool, SAMPLE)
+    sides = [(mapped.units(store, a, left), mapped.units(store, s, right)) for s, a, _ in spaces]
+    left = [i for i in left if all(i in questions for questions, _ in sides)]
+    right = [i for i in right if all(i in rows for _, rows in sides)]
+    pairs = np.array(left, object)[:, None] != np.array(right, object)[None, :]
+    if not pairs.any():
         return None
-    left, right = (features.read_all(store, s, part) for s, part in zip((asked, space_id), drawn, strict=True))
-    others = np.array(left.example_ids)[:, None] != np.array(right.example_ids)[None, :]
-    cosines = (left.unit() @ right.unit().T)[others]
-    if not len(cosines):
-        return None
-    median, p95, p99 = (round(float(q), 4) for q in np.quantile(cosines, (0.5, 0.95, 0.99)))
-    return Typical(len(cosines), median, p95, p99, round(float(cosines.max()), 4))
-
-
-def _sample(ids: Sequence[str], seed: int) -> list[str]:
-    ordered = sorted(ids)
-    return sorted(ordered[k] for k in np.random.default_rng(seed).permutation(len(ordered))[:SAMPLE].tolist())
+    cosines = sum(
+        weight * (np.stack([questions[i] for i in left]) @ np.stack([rows[i] for i in right]).T)[pairs]
+        for (questions, rows), (_, _, weight) in zip(sides, spaces, strict=True)
+    )
+    quantiles = np.quantile(cosines, (0, 0.01, 0.05, 0.5, 0.95, 0.99, 1))
+    lowest, p1, p5, median, p95, p99, highest = (round(float(q), 4) for q in quantiles)
+    return Typical(int(pairs.sum()), median, p95, p99, highest, p5, p1, lowest)

@@ -1,7 +1,7 @@
 """Commands about a store: what it holds, whether it is whole, and asking it for similar rows."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -16,7 +16,8 @@ def query(
     answer: str | None = None,
     id: Annotated[str | None, Parameter(name="--id")] = None,  # noqa: A002 - the flag's name
     k: Annotated[int, Parameter(name=["-k", "--top"])] = 10,
-    checkpoint: int | None = None,
+    checkpoint: int | Literal["all"] | None = None,
+    opposed: Flag = False,
     everything: Flag = False,
     index: str | None = None,
     store: StorePath = DEFAULT_STORE,
@@ -35,7 +36,9 @@ def query(
     k
         How many rows.
     checkpoint
-        Which checkpoint's gradients; default: the last.
+        Which checkpoint's gradients, or `all`: the cosines' sum, weighted by mean learning rates; default: the last.
+    opposed
+        Show the rows whose gradients point the other way most, instead: the lowest cosines.
     everything
         Look at rows that left the pool, too.
     index
@@ -52,9 +55,11 @@ def query(
 
     with Store(store, create=False) as opened:
         if id is not None:
-            answered = query_by_id(opened, id, k, checkpoint, everything=everything, index=index)
+            answered = query_by_id(opened, id, k, checkpoint, everything=everything, index=index, opposed=opposed)
         else:
-            answered = query_by_text(opened, text or "", answer, k, checkpoint, everything=everything, index=index)
+            answered = query_by_text(
+                opened, text or "", answer, k, checkpoint, everything=everything, index=index, opposed=opposed
+            )
     if json:
         show.document(asdict(answered))
         return
@@ -62,7 +67,9 @@ def query(
     show.line(f"assistant{' (generated)' if answered.generated else ''}: {answered.assistant}")
     rows = [asdict(hit) | {"example_id": hit.example_id[:8]} for hit in answered.hits]
     compared = "plain gradients" if answered.rows == "sgd" else f"its plain gradient × {answered.rows} rows"
-    show.table(f"Nearest in gradient space (checkpoint {answered.checkpoint}, {compared})", rows)
+    what = "Opposed" if answered.opposed else "Nearest"
+    at = "all checkpoints" if answered.checkpoint == "all" else f"checkpoint {answered.checkpoint}"
+    show.table(f"{what} in gradient space ({at}, {compared})", rows)
     if answered.index:
         show.line(
             f"By the {answered.index} index, which found {answered.recall:.1%} of the ten nearest when it was measured."
@@ -70,7 +77,12 @@ def query(
     if answered.note:
         show.line(f"Note: {answered.note}.")
     usual = answered.typical
-    if usual is not None:
+    if usual is not None and answered.opposed:
+        show.line(
+            f"Cosines of {usual.pairs:,} random pairs here: median {usual.median:.2f}, 95 % above {usual.p5:.2f}, "
+            f"99 % above {usual.p1:.2f}, the lowest {usual.lowest:.2f}."
+        )
+    elif usual is not None:
         show.line(
             f"Cosines of {usual.pairs:,} random pairs here: median {usual.median:.2f}, 95 % below {usual.p95:.2f}, "
             f"99 % below {usual.p99:.2f}, the highest {usual.highest:.2f}."

@@ -72,7 +72,7 @@ def _pairs(store: Store, last: Run, checkpoint: int | None) -> tuple[SpacePair, 
         SpacePair(
             row.space_id,
             of_targets[row.checkpoint],
-            _mean_lr(store, row.space_id),
+            mean_lr(store, row.space_id),
             plain_space(store, row.space_id),
         )
         for row in last.result.pool_rows
@@ -80,5 +80,6 @@ def _pairs(store: Store, last: Run, checkpoint: int | None) -> tuple[SpacePair, 
     )
 
 
-def _mean_lr(store: Store, space_id: int) -> float:
+def mean_lr(store: Store, space_id: int) -> float:
+    """Mean learning rate of the checkpoint that a space is of."""
     return checkpoints.by_digest(store, features.space_spec(store, space_id)["checkpoint"]).mean_lr

@@ -8,6 +8,7 @@ from gradsift.datastore.identity import check_comparable
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.runs.last import mean_lr
 from gradsift.pipelines.runs.query import query_by_id, query_by_text
 
 
@@ -129,3 +130,38 @@ def test_rows_of_two_extractors_that_differ_in_a_signal_alone_can_be_compared(fi
     check_comparable(spec | {"extractor": 2}, spec | {"extractor": 3, "transform": "sgd"})
     with pytest.raises(FeatureSpaceMismatch, match="extractor: 1 against 3"):
         check_comparable(spec | {"extractor": 1}, spec)
+
+
+def test_all_checkpoints_are_asked_at_once(copy):
+    """The sum of each checkpoint's cosines, weighted by mean learning rates, as LESS adds them."""
+    example = selections.get(copy, "small-sql").example_ids[0]
+    last = runs.last_run(copy)
+    ordinals = [row.checkpoint for row in last.result.pool_rows]
+    rates = [mean_lr(copy, row.space_id) for row in last.result.pool_rows]
+    assert len(ordinals) > 1
+    cosines = [{h.example_id: h.cosine for h in query_by_id(copy, example, 500, at).hits} for at in ordinals]
+    expected = {i: sum(r * c[i] for r, c in zip(rates, cosines, strict=True)) / sum(rates) for i in cosines[0]}
+    found = query_by_id(copy, example, 10, "all")
+    assert found.checkpoint == "all"
+    assert [h.cosine for h in found.hits] == pytest.approx(sorted(expected.values())[:-11:-1], abs=2e-4)
+    assert [h.cosine for h in found.hits] == pytest.approx([expected[h.example_id] for h in found.hits], abs=2e-4)
+    assert found.typical.lowest < found.typical.p5 < found.typical.median < found.typical.p99
+    with pytest.raises(InputError, match="over one checkpoint"):
+        query_by_id(copy, example, 10, "all", index="auto")
+
+
+def test_a_text_can_be_asked_at_all_checkpoints(copy):
+    example = selections.get(copy, "small-sql").example_ids[0]
+    chat = examples.get_messages(copy, [example])[example]
+    by_text = query_by_text(copy, chat[0]["content"], chat[1]["content"], 3, "all")
+    assert by_text.hits[0].example_id == example
+    assert by_text.hits[0].cosine > 0.9
+
+
+def test_opposed_rows_are_those_with_the_lowest_cosines(asked):
+    example = selections.get(asked, "small-sql").example_ids[0]
+    everyone = query_by_id(asked, example, 500).hits
+    found = query_by_id(asked, example, 5, opposed=True)
+    assert found.opposed
+    assert [h.cosine for h in found.hits] == [h.cosine for h in everyone[:-6:-1]]
+    assert found.hits[0].cosine < found.typical.median

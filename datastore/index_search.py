@@ -25,8 +25,9 @@ OVERFETCH = 4  # candidates for each row that is wanted
 LEAST = 32  # candidates of a question at least
 GOOD = 0.95  # recall that `auto` asks of an index
 SELECTIVE = 0.5  # a filter that keeps a smaller share of the rows is answered exactly
-AT_ONCE = 4096  # candidates that are copied for their cosines
+AT_ONCE = 256  # candidates that are copied for their cosines
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 
@@ -50,17 +51,17 @@ class Opened:
     rows: Rows
     shards: list[int]  # numbers of the shards that they are of
 
-    def ask(self, questions: F32, count: int, effort: int) -> list[I64]:
-        """Numbers of the candidates of each question, at most `count`."""
+    def ask(self, questions: F32, count: int, effort: int) -> tuple[I64, I64]:
+        """Candidates of all questions, at most `count` of each: [M] which question, [M] number of the row."""
         found = ann.candidates(self.faiss, self.kind, questions, count, effort)
-        return [row[row >= 0] for row in found]
+        of, place = np.nonzero(found >= 0)
+        return of, found[of, place]
 
-    def cosines(self, numbers: I64, question: F32) -> NDArray[np.float64]:
-        """[M] cosines of rows with a question [D], the very numbers that exact search gives."""
-        parts = [numbers[start : start + AT_ONCE] for start in range(0, len(numbers), AT_ONCE)]
-        alike = (np.broadcast_to(question, (len(part), len(question))) for part in parts)
-        found = [self.rows.cosines(part, asked, exact=True) for part, asked in zip(parts, alike, strict=True)]
-        return np.concatenate([np.zeros(0), *found])
+    def cosines(self, of: I64, numbers: I64, questions: F32) -> F64:
+        """[M] cosines of rows with the questions that they are candidates of, the very numbers of exact search."""
+        spans = [slice(start, start + AT_ONCE) for start in range(0, len(of), AT_ONCE)]
+        parts = [self.rows.cosines(numbers[span], questions[of[span]], exact=True) for span in spans]
+        return np.concatenate([np.zeros(0), *parts])
 
 
 def rows_of(store: Store, space_id: int, shards: Sequence[int]) -> Rows:
@@ -161,26 +162,35 @@ def search(
     factor: int = 1,
 ) -> list[list[Neighbour]]:
     """At most k neighbours of each question among the candidates of an index, `factor` times as many as usual."""
-    count = min(len(opened.rows), factor * max(OVERFETCH * k, LEAST))
-    candidates = opened.ask(questions, count, effort)
-    return [
-        _best(store, space_id, opened, numbers, question, k, wanted)
-        for numbers, question in zip(candidates, questions, strict=True)
-    ]
-
-
-def _best(
-    store: Store, space_id: int, opened: Opened, numbers: I64, question: F32, k: int, wanted: Collection[str] | None
-) -> list[Neighbour]:
-    """The k best of candidates that are wanted and that the catalog has; ties go to the smaller id."""
-    ids, cosines = opened.rows.ids(numbers), opened.cosines(numbers, question)
-    order = [n for n in range(len(ids)) if wanted is None or ids[n] in wanted]
-    order.sort(key=lambda n: (-cosines[n], ids[n]))
-    best: list[Neighbour] = []
-    for start in range(0, len(order), max(k, 1)):  # mostly one turn: rows whose example left are few
-        part = order[start : start + max(k, 1)]
-        live = mapped.listed(store, space_id, opened.rows, numbers[part])
-        best += [Neighbour(ids[n], float(cosines[n])) for n, alive in zip(part, live, strict=True) if alive]
-        if len(best) >= k:
+    rows = opened.rows
+    if k < 1 or not len(questions):
+        return [[] for _ in questions]
+    of, numbers = opened.ask(questions, min(len(rows), factor * max(OVERFETCH * k, LEAST)), effort)
+    if wanted is not None:
+        of, numbers = _only(of, numbers, np.array([name in wanted for name in rows.ids(numbers)], bool))
+    cosines = opened.cosines(of, numbers, questions)
+    while True:
+        best = _best(of, cosines, k)
+        some = np.unique(numbers[best])
+        gone = some[~mapped.listed(store, space_id, rows, some)]
+        if not len(gone):  # mostly at once: rows whose example left are few
             break
-    return best[:k]
+        of, numbers, cosines = _only(of, numbers, ~np.isin(numbers, gone), cosines)
+    names = dict(zip(some.tolist(), rows.ids(some), strict=True))
+    answers: list[list[Neighbour]] = [[] for _ in questions]
+    for question, number, cosine in zip(of[best].tolist(), numbers[best].tolist(), cosines[best].tolist(), strict=True):
+        answers[question].append(Neighbour(names[number], cosine))
+    return [merge([answer], k) for answer in answers]
+
+
+def _only(of: I64, numbers: I64, keep: NDArray[np.bool_], *more: F64) -> tuple[Any, ...]:
+    return tuple(column[keep] for column in (of, numbers, *more))
+
+
+def _best(of: I64, cosines: F64, k: int) -> I64:
+    """Which candidates are among the k best of their question, with those as near as the last of them."""
+    order = np.lexsort((-cosines, of))
+    asked = of[order]
+    start = np.searchsorted(asked, asked)  # where the candidates of each one's question begin
+    last = np.minimum(start + k, np.searchsorted(asked, asked, side="right")) - 1
+    return order[cosines[order] >= cosines[order[last]]]

@@ -193,4 +193,5 @@ def _best(of: I64, cosines: F64, k: int) -> I64:
     asked = of[order]
     start = np.searchsorted(asked, asked)  # where the candidates of each one's question begin
     last = np.minimum(start + k, np.searchsorted(asked, asked, side="right")) - 1
-    return order[cosines[order] >= cosines[order[last]]]
+    best: I64 = order[cosines[order] >= cosines[order[last]]]
+    return best

@@ -4,7 +4,7 @@ An index decides only which rows are looked at. What is answered are cosines of 
 catalog has, and never fewer than k where there are k. Legend: N rows, Q questions, D dims, M candidates of a question.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -99,36 +99,46 @@ def near(
     space_id: int,
     questions: F32,
     k: int,
-    ids: Collection[str] | None = None,
+    ids: Sequence[str] | None = None,
+    *,
+    without: Sequence[str] = (),
     kind: str = AUTO,
 ) -> Found:
-    """The k rows of a space (of the given ids, if any) that are nearest to each of [Q, D] unit questions, by an index.
+    """The k rows of a space (of the given ids, if any; without some) that are nearest to each of [Q, D] unit questions,
+    by an index.
 
     `kind`: which index; `auto` takes the fastest that finds 95 % and is not stale, and searches exactly where there is
     none. Rows that came since the index was built are searched exactly. Exact search answers, and `Found.note` says so,
-    where `ids` are fewer than half of its rows; and, in silence, questions of which the index gives fewer than k.
+    where fewer than half of its rows are looked at; and, in silence, questions of which the index gives fewer than k.
     Raises InputError for a kind that there is not, or a stale index, CorruptionError for a damaged one.
     """
+
+    def exactly(which: slice | list[int], shards: Sequence[int] | None = None) -> list[list[Neighbour]]:
+        return neighbours(store, space_id, questions[which], k, ids, without=without, shards=shards)
+
     index, note = _choose(store, space_id, kind)
-    listed = None if ids is None else list(ids)
-    if index is not None and listed is not None and len(listed) < SELECTIVE * index.rows:
+    only, but = None if ids is None else set(ids), set(without)
+    if index is not None and _left(index, only, but) < SELECTIVE * index.rows:
         index, note = None, "the rows that are looked at are fewer than half of the index's: searched exactly"
     if index is None:
-        return Found(neighbours(store, space_id, questions, k, listed), note=note)
+        return Found(exactly(slice(None)), note=note)
     opened, new = open_index(store, index)
-    wanted = None if listed is None else set(listed)
-    factor = 1 if wanted is None else ceil(index.rows / len(wanted))
+    factor = ceil(index.rows / _left(index, only, but))
+    wanted = None if only is None and not but else lambda name: (only is None or name in only) and name not in but
     answers = search(store, space_id, opened, questions, k, index.measured.effort, wanted, factor)
     if too_few := [place for place, answer in enumerate(answers) if len(answer) < k]:
-        exact = neighbours(store, space_id, questions[too_few], k, listed)
-        for place, answer in zip(too_few, exact, strict=True):
+        for place, answer in zip(too_few, exactly(too_few, opened.shards), strict=True):
             answers[place] = answer
     if new:
-        came = neighbours(store, space_id, questions, k, listed, shards=new)
-        answers = [merge(pair, k) for pair in zip(answers, came, strict=True)]
+        answers = [merge(pair, k) for pair in zip(answers, exactly(slice(None), new), strict=True)]
         rows = len(mapped.open_rows(store, space_id, new))
         note = f"{rows:,} rows came since the index was built: searched exactly"
     return Found(answers, index.kind, index.measured.recall, note)
+
+
+def _left(index: Index, only: set[str] | None, but: set[str]) -> int:
+    """How many of its rows may be answers, about."""
+    return (index.rows if only is None else len(only)) - len(but)
 
 
 def _choose(store: Store, space_id: int, kind: str) -> tuple[Index | None, str]:
@@ -158,7 +168,7 @@ def search(
     questions: F32,
     k: int,
     effort: int,
-    wanted: Collection[str] | None = None,
+    wanted: Callable[[str], bool] | None = None,
     factor: int = 1,
 ) -> list[list[Neighbour]]:
     """At most k neighbours of each question among the candidates of an index, `factor` times as many as usual."""
@@ -167,7 +177,7 @@ def search(
         return [[] for _ in questions]
     of, numbers = opened.ask(questions, min(len(rows), factor * max(OVERFETCH * k, LEAST)), effort)
     if wanted is not None:
-        of, numbers = _only(of, numbers, np.array([name in wanted for name in rows.ids(numbers)], bool))
+        of, numbers = _only(of, numbers, np.array([wanted(name) for name in rows.ids(numbers)], bool))
     cosines = opened.cosines(of, numbers, questions)
     while True:
         best = _best(of, cosines, k)

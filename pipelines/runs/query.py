@@ -98,23 +98,17 @@ class _Searched:
         """The k nearest rows to a question, of which there is a row [D] for each place, without an example."""
         sign = np.float32(-1 if self.opposed else 1)
         questions, count = [sign * row[None] for row in rows], k + bool(leave_out)
+        spaces = [(place.space, place.weight) for place in self.places]
+        without = [] if self.pool is None else features.outside(self.store, spaces[0][0], self.pool)
         if self.index is None:
-            spaces = [(place.space, place.weight) for place in self.places]
-            without = [] if self.pool is None else features.outside(self.store, spaces[0][0], self.pool)
             found = Found(neighbours_combined(self.store, spaces, questions, count, without=without))
+        elif self.opposed or len(spaces) > 1:
+            raise InputError("an index is of the nearest rows at one checkpoint; ask anything else without --index")
         else:
-            found = self._by_index(questions[0], count)
+            space, question = spaces[0][0], questions[0]
+            found = index_search.near(self.store, space, question, count, without=without, kind=self.index)
         kept = [neighbour for neighbour in found.neighbours[0] if neighbour.example_id != leave_out][:k]
         return replace(found, neighbours=[[replace(n, cosine=float(sign) * n.cosine) for n in kept]])
-
-    def _by_index(self, question: F32, count: int) -> Found:
-        if len(self.places) > 1:
-            raise InputError("an index is over one checkpoint; ask all of them without --index")
-        space, kind = self.places[0].space, self.index or index_search.AUTO
-        if self.pool is None:
-            return index_search.near(self.store, space, question, count, kind=kind)
-        ids = features.with_rows(self.store, space, self.pool)
-        return index_search.near(self.store, space, question, count, ids, kind=kind)
 
     @property
     def plain(self) -> bool:

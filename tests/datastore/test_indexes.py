@@ -303,10 +303,21 @@ def test_only_rows_that_are_asked_for_are_answered(store):
         assert found.index == by
         assert all(len(one) == min(20, len(wanted)) for one in found.neighbours)
         assert {n.example_id for one in found.neighbours for n in one} <= set(wanted)
+        apart = near(store, SPACE, asked, 20, without=ids[len(wanted) :], kind="ivf_sq8")
+        assert (apart.index, apart.neighbours) == (by, found.neighbours)
     nearest = [n.example_id for n in search.neighbours(store, SPACE, asked[:1], 300)[0]]
     without = [name for name in ids if name not in nearest[:250]]  # no candidate of the first question is wanted
     found = near(store, SPACE, asked[:1], 20, without, kind="ivf_sq8")
     alike(found.neighbours, search.neighbours(store, SPACE, asked[:1], 20, without))
+
+
+def test_few_of_the_index_and_new_rows_are_no_row_twice(store):
+    build(store, SPACE, Wish("ivf_sq8"))
+    grow(store, 100, 600)
+    asked = questions(2)
+    found = near(store, SPACE, asked, 690, kind="ivf_sq8")
+    assert found.index == "ivf_sq8"
+    assert found.neighbours == search.neighbours(store, SPACE, asked, 690)
 
 
 def test_a_row_whose_example_was_dropped_is_no_answer(store):

@@ -4,7 +4,10 @@ import json
 import shutil
 from dataclasses import asdict
 
+import pytest
+
 from gradsift.datastore import index_search, indexes, runs, selections
+from gradsift.datastore.errors import InputError
 from gradsift.datastore.index_build import Wish, build, refresh
 from gradsift.pipelines.report.report import report, write_report
 from gradsift.pipelines.runs.query import query_by_id, searched_space
@@ -49,3 +52,11 @@ def test_an_index_answers_for_the_pool_alone(copy):
     assert without.index == "flat"
     assert [hit.example_id for hit in without.hits][:2] == [hit.example_id for hit in near[1:]]
     assert query_by_id(store, name, 3, index="flat", everything=True).hits[0].example_id == left
+
+
+def test_what_an_index_was_not_measured_for_is_refused(copy):
+    name = selections.get(copy, "small-sql").example_ids[0]
+    build(copy, searched_space(copy), Wish("flat"))
+    for more in ({"opposed": True}, {"checkpoint": "all"}):
+        with pytest.raises(InputError, match="ask anything else without --index"):
+            query_by_id(copy, name, 3, index="flat", **more)

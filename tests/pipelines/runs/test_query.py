@@ -146,7 +146,7 @@ def test_all_checkpoints_are_asked_at_once(copy):
     assert [h.cosine for h in found.hits] == pytest.approx(sorted(expected.values())[:-11:-1], abs=2e-4)
     assert [h.cosine for h in found.hits] == pytest.approx([expected[h.example_id] for h in found.hits], abs=2e-4)
     assert found.typical.lowest < found.typical.p5 < found.typical.median < found.typical.p99
-    with pytest.raises(InputError, match="over one checkpoint"):
+    with pytest.raises(InputError, match="at one checkpoint"):
         query_by_id(copy, example, 10, "all", index="auto")
 
 

@@ -74,6 +74,16 @@ def missing(store: Store, space_id: int, ids: Sequence[str]) -> list[str]:
     return [i for i in ids if i not in have]
 
 
+def unplanned(store: Store, space_id: int, dataset_id: int) -> list[str]:
+    """Members of a dataset without a row, planned or not, sorted. Cost: a pass over the members inside the catalog."""
+    rows = store.catalog.rows(
+        "SELECT m.example_id FROM dataset_member AS m WHERE m.dataset_id = ? AND NOT EXISTS "
+        "(SELECT 1 FROM feature_row AS r WHERE r.space_id = ? AND r.example_id = m.example_id) ORDER BY m.example_id",
+        (dataset_id, space_id),
+    )
+    return [str(row["example_id"]) for row in rows]
+
+
 def lacking(store: Store, space_id: int, ids: Sequence[str]) -> list[str]:
     """Ids that have neither a row nor a gradient of zero, which has none, in the given order. Cost: as `missing`."""
     have = _present(store.catalog, space_id, ids, "AND status IN ('ok', 'zero')")

@@ -130,6 +130,40 @@ def test_the_upkeep_page_works_as_written(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_page_on_growth_works_as_written(model_dir, data_dir, tmp_path):
+    """Its recipe, two nights of a small pool, and a new warm-up; the second night brings rows unlike the others."""
+    page = ROOT / "docs" / "grow.md"
+    lines = (data_dir / "small.jsonl").read_text("utf-8").splitlines(keepends=True)
+    odd = [{"prompt": f"Spell number {k} backwards.", "completion": f"{k} rebmun"} for k in range(60)]
+    shutil.copytree(model_dir, tmp_path / "model")
+    shutil.copy(data_dir / "val.jsonl", tmp_path / "val.jsonl")
+    for name, rows in (
+        ("pool", lines[:110]),
+        ("monday", lines[110:]),
+        ("tuesday", [json.dumps(r) + "\n" for r in odd]),
+    ):
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows), "utf-8")
+    (recipe,) = blocks(page, "yaml")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    said = []
+    for line in "".join(blocks(page, "bash")).splitlines():
+        program, *arguments = shlex.split(line)
+        if program == "cat":
+            with (tmp_path / arguments[2]).open("a") as pool:
+                pool.write((tmp_path / arguments[0]).read_text())
+        else:
+            said.append(" ".join(gradsift(*arguments, cwd=tmp_path, columns=200).stdout.split()))
+    assert "Checkpoints:" not in said[0]
+    assert "checkpoints_kept 2" in said[2]
+    assert re.search(
+        r"Checkpoints: \d+ of \d+ rows \(\d+%\) came after the warm-up; drift 0\.0\d+ of at most 0\.1\. ", said[3]
+    )
+    assert "--new-warmup, computes all of them again." in said[4]
+    assert re.search(r"nightly-sql@3 .* nightly-sql@1", said[6])
+    assert "Checkpoints:" not in said[-1]
+
+
+@pytest.mark.slow
 def test_the_validation_page_works_as_written(finished, tmp_path):
     """Its settings and commands on a store that holds a run."""
     page = ROOT / "docs" / "validation.md"
@@ -160,7 +194,7 @@ def _code(page):
 def test_no_other_code_block_goes_untested():
     allowed = {"README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"}, "architecture.md": {"mermaid"},
                "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"},
-               "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}}  # fmt: skip
+               "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"}}  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())
 

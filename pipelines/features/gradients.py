@@ -84,7 +84,7 @@ def dataset_rows(
 def plan_rows(store: Store, job: GradientJob, dataset: Dataset) -> tuple[int, int]:
     """Plan the dataset's missing rows; returns (space id, rows planned now). Encodes the missing ones only."""
     space_id = features.define_space(store, job.space())
-    todo = features.missing(store, space_id, dataset.example_ids)
+    todo = features.unplanned(store, space_id, dataset.dataset_id)
     flagged: dict[str, str] = {}
     lengths: dict[str, int] = {}
     for start in range(0, len(todo), 5_000):

@@ -80,6 +80,44 @@ def test_promise_2_appending_n_rows_computes_n_rows_in_every_space(grown, finish
     assert len(new) == 6
 
 
+def test_promise_2_appending_n_rows_computes_n_rows_of_an_encoder(recipe_data, store, encoder_dir, write_jsonl):
+    select = {"method": "embed", "examples": 9, "encoder": str(encoder_dir)}
+    data = {k: v for k, v in recipe_data.items() if k not in ("validate", "features", "model")} | {"select": select}
+    counts = []
+    for count in (20, 24):
+        pool = write_jsonl(*chats(count))
+        curate(parse_recipe(data | {"pool": [{"path": str(pool)}]}), store)
+        counts.append(store.catalog.one("SELECT sum(examples) AS n FROM unit")["n"])
+    assert counts[1] - counts[0] == 4
+    assert store.catalog.one("SELECT count(*) AS n FROM feature_space")["n"] == 1
+
+
+@pytest.mark.slow
+def test_arms_on_rows_that_are_the_same_are_not_trained_again_for_a_new_warm_up(grown):
+    """BM25 chooses as before from a pool that has a few other rows; what the validation trained on them stands."""
+    by_words = {"select": {"method": "bm25", "examples": 12}, "validate": {"seeds": [0], "epochs": 1, "test_rows": 4}}
+    first = grown.run(**by_words)
+    trained = {row["arm_key"]: row["name"] for row in grown.store.catalog.rows("SELECT * FROM arm")}
+    grown.append(chats(2))
+    again = grown.run(new_warmup=True, **by_words)
+    assert not grown.points(again) & grown.points(first)
+    assert [s.digest for s in again.selections] == [s.digest for s in first.selections]
+    new = [row for row in grown.store.catalog.rows("SELECT * FROM arm") if row["arm_key"] not in trained]
+    assert {row["name"] for row in new} <= {"random", "random_tokens"}, "what is drawn from the pool is another draw"
+    losses = [{arm.arm: arm.test_loss for arm in of.arms if arm.arm in ("base", "selected")} for of in (first, again)]
+    assert losses[0] == losses[1]
+
+
+def test_loss_drop_asks_nothing_of_reuse(recipe_data, store, write_jsonl):
+    select = {"method": "loss_drop", "examples": 5}
+    features_of = {"projector": {"dim": 64}, "plain_rows": False}
+    data = {k: v for k, v in recipe_data.items() if k != "validate"} | {"select": select, "features": features_of}
+    pool = {"pool": [{"path": str(write_jsonl(*chats(16)))}]}
+    for more in ({}, {"reuse": "never", "max_drift": 0.9}):
+        curate(parse_recipe(data | pool | {"warmup": data["warmup"] | more}), store)
+    assert store.catalog.one("SELECT count(*) AS n FROM selection")["n"] == 1
+
+
 def test_another_setting_is_another_warm_up(grown, finished):
     other = grown.run(warmup=grown.data["warmup"] | {"lr": 2e-3})
     assert not grown.points(other) & grown.points(finished[2])

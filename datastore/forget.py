@@ -35,11 +35,11 @@ Report = Callable[[str, int, int | None], None]
 @dataclass(frozen=True)
 class Picked:
     """What is to be deleted: ids of examples, (file, line) of quarantined rows whose excerpts go as well; `gone` are
-    asked for and were deleted before."""
+    ids that are asked for and were deleted before."""
 
     ids: Sequence[str]
     quarantined: Sequence[tuple[str, int]] = field(default_factory=list)
-    gone: int = 0
+    gone: Sequence[str] = ()
 
 
 def begin(store: Store, picked: Picked, *, exports: bool = False) -> None:

@@ -44,17 +44,17 @@ def by_ids(store: Store, names: Sequence[str]) -> Picked:
     """Examples by id, or by its start of at least eight characters. Raises InputError for one that never was here."""
     whole = [name for name in names if len(name) == 32]
     known = examples.known_ids(store, whole)
-    found, gone = set(known), 0
+    found, gone = set(known), set[str]()
     unknown = [name for name in names if name not in known]
     deleted = tombstones.known(store, unknown)
     for name in unknown:
-        if name in deleted or (len(name) >= LEAST and tombstones.matching(store, name)):
-            gone += 1
-        elif len(name) < LEAST:
+        if len(name) < LEAST:
             raise InputError(f"{name!r} is too short for an id: give at least its first {LEAST} characters")
-        else:
+        before = [name] if name in deleted else tombstones.matching(store, name)
+        gone |= set(before)
+        if not before:
             found.add(examples.find_prefix(store, name))
-    return _with_quarantine(store, found, [], gone)
+    return _with_quarantine(store, found, [], sorted(gone))
 
 
 def by_list(store: Store, path: Path) -> Picked:
@@ -181,7 +181,9 @@ def _examples(store: Store, *, texts: bool) -> Iterator[list[tuple[object, ...]]
         ]  # fmt: skip
 
 
-def _with_quarantine(store: Store, ids: set[str], places: Sequence[tuple[str, int]], gone: int = 0) -> Picked:
+def _with_quarantine(
+    store: Store, ids: set[str], places: Sequence[tuple[str, int]], gone: Sequence[str] = ()
+) -> Picked:
     """What was picked, with the quarantined rows that stood where one of the examples did, or show some of its text."""
     ordered, found = sorted(ids), set(places)
     refused = store.catalog.rows("SELECT file, line, excerpt FROM quarantine WHERE excerpt <> ''")

@@ -52,6 +52,11 @@ def matching(store: Store, start: str) -> list[str]:
     return [str(row["example_id"]) for row in rows]
 
 
+def every(store: Store) -> list[str]:
+    """All of them, sorted."""
+    return [str(row["example_id"]) for row in store.catalog.rows("SELECT example_id FROM tombstone ORDER BY 1")]
+
+
 def remove(store: Store, digests: Sequence[str]) -> int:
     """Take tombstones away, so that the next reading brings the examples back; returns how many there were."""
     with store.catalog.write() as db:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from running import ROOT
 
-from gradsift.datastore import features, runs, selections, versions
+from gradsift.datastore import features, picks, runs, selections, versions
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import digest_file
 from gradsift.datastore.maintenance import verify
@@ -22,6 +22,7 @@ from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.recipe import load_recipe, parse_recipe
 from gradsift.pipelines.report.report import write_report
 from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.runs.forget import delete
 from gradsift.pipelines.runs.query import query_by_id
 from gradsift.pipelines.runs.reselect import reselect
 
@@ -257,3 +258,20 @@ def test_a_run_that_cannot_be_read_says_so_and_hides_no_other(old):
         _ = runs.last_run(old).result
     chosen = selections.get(old, "small-sql")
     assert runs.recipe_of(old, chosen).resolved["name"] == "small"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_example_of_an_old_store_is_deleted(unpacked, version, tmp_path):
+    """What its warm-up saw is not known, and said to be so."""
+    with _opened(unpacked, version, tmp_path) as store:
+        chosen = selections.newest(store)[0]
+        made = delete(store, lambda opened: picks.by_ids(opened, chosen.example_ids[:1]))
+        assert {seen.examples for seen in made.seen} == {None}
+        left = selections.get(store, chosen.name, chosen.target)
+        assert left.example_ids == chosen.example_ids[1:]
+        assert {"selection_item", "feature_row", "membership"}.isdisjoint(
+            table
+            for table in ("selection_item", "feature_row", "membership")
+            if store.catalog.rows(f"SELECT 1 FROM {table} WHERE example_id=?", (chosen.example_ids[0],))
+        )
+        assert verify(store) == []

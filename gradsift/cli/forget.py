@@ -43,7 +43,8 @@ def delete(
     file
         A file with an id on each line.
     exports
-        Also write exports on disk that hold them anew, without them.
+        Also write exports on disk that hold them anew, without them; without a choice, those that hold any example that
+        was deleted before.
     dry_run
         Only show what would go.
     yes
@@ -56,6 +57,10 @@ def delete(
 
     pick = _choice(id, source, where, file)
     with Store(store, create=False) as opened, show.progress() as progress:
+        if pick is None and exports and not dry_run:
+            rewritten = [asdict(one) for one in forget.rewrite_exports(opened, progress)]
+            show.document(rewritten) if json else show.table("Exports that held deleted examples", rewritten)
+            return
         if pick is None:
             if dry_run or not forget.interrupted(opened):
                 raise InputError("say what to delete: --id, --source, --where or --file; no deletion was interrupted")

@@ -10,7 +10,7 @@ again, or removed; an export is rewritten from what is left of its selection.
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -39,8 +39,8 @@ LEFT_BEHIND = (".partial-", ".old-", ".checkout-")  # of killed exports, beside 
 
 @dataclass(frozen=True)
 class Exported:
-    """An export on disk that holds deleted examples. `state`: `holds them`, `rewritten`, `removed` (nothing is left of
-    it, or of a numbered version that is void), or why it could not be rewritten."""
+    """An export on disk that holds deleted examples. `state`: `holds them`, `rewritten`, `removed` (in the store, of a
+    version that is void or of which nothing is left), or why it still holds them."""
 
     folder: str
     rows: int
@@ -77,9 +77,9 @@ def planned(store: Store, picked: Picked) -> Deletion:
         by_source(store, picked.ids),
         traces(store, picked),
         versions_that_hold(store, picked.ids),
-        holding(store, picked.ids),
+        holding(store, [*picked.ids, *picked.gone]),
         seen_by(store, picked.ids),
-        picked.gone,
+        len(picked.gone),
     )
 
 
@@ -104,13 +104,21 @@ def delete(
         plan = planned(store, picked)
         if not confirm(plan):
             return None
-        if not picked.ids and not picked.quarantined:
-            return plan
-        forget.begin(store, picked, exports=exports)
-        done = resume(store, progress)
-    return Deletion(
-        plan.examples, plan.sources, plan.traces, plan.versions, done.exports, plan.seen, plan.gone_before, done.left
-    )
+        done = _Done()
+        if picked.ids or picked.quarantined:
+            forget.begin(store, picked, exports=exports)
+            done = resume(store, progress)
+        held = holding(store, picked.gone)
+        if exports:
+            held = [_rewritten(store, one, progress) for one in held]
+    return replace(plan, exports=[*done.exports, *held], left=done.left)
+
+
+def rewrite_exports(store: Store, progress: Progress = quiet) -> list[Exported]:
+    """Write all exports on disk anew that hold an example which was deleted before. Raises BusyError."""
+    with leases.alone(store, DOING):
+        resume(store, progress)
+        return [_rewritten(store, one, progress) for one in holding(store, tombstones.every(store))]
 
 
 def resume(store: Store, progress: Progress = quiet) -> _Done:
@@ -189,19 +197,22 @@ def _data_files(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _rewritten(store: Store, held: Exported, progress: Progress) -> Exported:
-    """Write an export anew from what is left of its selection; a numbered version that is void is removed."""
+    """Write an export anew from what is left of its selection. In the store, one of a version that is void, or of which
+    nothing is left, is removed; elsewhere it is left to its owner."""
     folder = Path(held.folder)
     manifest = manifest_at(folder) or {}
+    mine = folder.parent.resolve() == (store.root / "exports").resolve()
     try:
-        if "@" in folder.name and folder.parent.resolve() == (store.root / "exports").resolve():
+        if mine and "@" in folder.name:
             raise InputError("a version that is void")
         chosen = selections.get(store, manifest["name"], manifest["selection"]["target"])
-        recipes = runs.recipe_of(store, chosen)
-    except (InputError, KeyError, TypeError):
+        export(store, chosen, runs.recipe_of(store, chosen), folder, progress=progress)
+    except (InputError, KeyError, TypeError) as error:
+        if not mine:
+            return replace(held, state=f"still holds them, remove it: {error}")
         shutil.rmtree(folder)
-        return Exported(held.folder, held.rows, "removed")
-    export(store, chosen, recipes, folder, progress=progress)
-    return Exported(held.folder, held.rows, "rewritten")
+        return replace(held, state="removed")
+    return replace(held, state="rewritten")
 
 
 def _drop_left_behind(store: Store) -> None:

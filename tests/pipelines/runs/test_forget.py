@@ -8,7 +8,7 @@ import sqlite3
 import pyarrow.parquet as pq
 import pytest
 from planted import SECRET, by_ids, found_in, id_of
-from running import gradsift
+from running import ROOT, gradsift, python
 
 from gradsift.datastore import compact, examples, files, forget, leases, picks, runs, selections, tombstones, versions
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError
@@ -16,7 +16,7 @@ from gradsift.datastore.maintenance import verify
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
-from gradsift.pipelines.runs.forget import delete, finish, revive
+from gradsift.pipelines.runs.forget import delete, finish, revive, rewrite_exports
 from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.runs.reselect import remix
 
@@ -366,3 +366,59 @@ def test_the_command_line_deletes_and_goes_on(kept, monkeypatch):
     again = json.loads(gradsift("delete", "--file", ids, "--yes", "--json", *at).stdout)
     assert (again["examples"], again["gone_before"]) == (0, 2)
     assert json.loads(gradsift("revive", "--file", ids, "--json", *at).stdout) == {"revived": 2}
+
+
+def test_exports_elsewhere_are_listed_and_rewritten_when_that_is_asked_for(kept, tmp_path):
+    rows = [PLANTED, *chats("a", 0, 6)]
+    pool = kept.folder / "pool.jsonl"
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    recipe = parse_recipe({"name": "mix", "pool": [{"path": str(pool)}], "mix": {"examples": 7}})
+    curate(recipe, kept.store, export_root=tmp_path / "out")
+    shutil.copytree(tmp_path / "out" / "mix", kept.root / "exports" / "mix@1")
+    made = delete(kept.store, by_ids(id_of(PLANTED)))
+    held = {str(tmp_path / "out" / "mix"), str(kept.root / "exports" / "mix@1")}
+    assert {one.folder for one in made.exports if one.state == "holds them" and one.rows == 1} == held
+    assert found_in(tmp_path / "out", SECRET)
+    again = delete(kept.store, by_ids(id_of(PLANTED)), exports=True)
+    assert (again.examples, again.gone_before) == (0, 1)
+    assert {one.folder: one.state for one in again.exports} == {
+        str(tmp_path / "out" / "mix"): "rewritten", str(kept.root / "exports" / "mix@1"): "removed"
+    }  # fmt: skip
+    assert found_in(tmp_path / "out", SECRET) == found_in(kept.root, SECRET) == []
+    assert rewrite_exports(kept.store) == []
+
+
+def test_an_export_elsewhere_of_which_nothing_is_left_stays_with_its_owner(kept, tmp_path):
+    pool = kept.folder / "pool.jsonl"
+    pool.write_text(json.dumps(PLANTED) + "\n", "utf-8")
+    recipe = parse_recipe({"name": "mix", "pool": [{"path": str(pool)}], "mix": {"examples": 1}})
+    curate(recipe, kept.store, export_root=tmp_path / "out")
+    (one,) = delete(kept.store, by_ids(id_of(PLANTED)), exports=True).exports
+    assert one.state.startswith("still holds them, remove it: no selection 'mix'")
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from gradsift.datastore import files, picks
+from gradsift.datastore.store import Store
+from gradsift.pipelines.runs.forget import delete
+def stop(step):
+    if step == {step!r}:
+        os._exit(137)
+files.failpoint = stop
+delete(Store({root!r}), lambda store: picks.by_ids(store, {gone!r}), exports=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["written", "recorded", "swept", "collected"])
+def test_promise_8_a_process_that_dies_leaves_what_the_next_one_finishes(kept, step):
+    """Without a chance to tidy up: temporary files and the log stay as they are."""
+    gone = fill(kept)
+    kept.store.close()
+    python("-c", KILLED.format(tests=str(ROOT / "tests"), step=step, root=str(kept.root), gone=gone), code=137)
+    with Store(kept.root) as store:
+        assert forget.pending(store)
+        finish(store)
+        check_gone(kept, store, gone)

@@ -4,9 +4,10 @@
 
 A store of int8 rows is made through the datastore, and FAISS gets the same rows: f32 in IndexFlatIP, 8 bits in SQ8. The
 top 10 of 1 and of 64 questions is taken by each, on one thread, from memory (the store's from the page cache), in a new
-random order each round; `read` is one pass over the stored rows. Every time is written as it comes, on the wall and of the CPU
-(which says more on a machine that others use); at the end medians, the median over rounds of the ratio to IndexFlatIP,
-the share of the bandwidth of `read`, and how much resident memory each added. A million rows of 1,024 dims need 8 GB of memory and 3 GB of disk.
+random order each round; `read` is one pass over the stored rows. Every time is written as it comes, on the wall and of
+the CPU (which says more on a machine that others use); at the end medians, the median over rounds of the ratio to exact
+search, its share of the bandwidth of `read`, and how much resident memory each added. A million rows of 1,024 dims need
+8 GB of memory and 3 GB of disk.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Search over generated rows, beside FAISS: exact search against IndexFlatIP and SQ8, in one interleaved run.
 
-    python benchmarks/search.py [--rows 200000] [--dim 1024] [--rounds 5] [--only exact] [--results search.jsonl]
+    python benchmarks/search.py [--rows 200000] [--dim 1024] [--rounds 5] [--results search.jsonl]
 
 A store of int8 rows is made through the datastore, and FAISS gets the same rows: f32 in IndexFlatIP, 8 bits in SQ8. The
 top 10 of 1 and of 64 questions is taken by each, on one thread, from memory (the store's from the page cache), in a new
@@ -167,15 +167,11 @@ def ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
     return round(statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True)), 3)
 
 
-PARTS: dict[str, Callable[[Store, int, int, Report], None]] = {"exact": exact}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=sorted(PARTS))
     parser.add_argument("--results", type=Path)
     args = parser.parse_args()
     report = Report(args.results)
@@ -184,9 +180,7 @@ def main() -> None:
         start = time.perf_counter()
         space = build(store, args.rows, args.dim)
         report(built_seconds=round(time.perf_counter() - start, 1))
-        for name, part in PARTS.items():
-            if args.only in (None, name):
-                part(store, space, args.rounds, report)
+        exact(store, space, args.rounds, report)
 
 
 if __name__ == "__main__":

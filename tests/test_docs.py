@@ -10,6 +10,9 @@ import pytest
 import yaml
 from running import ROOT, gradsift, python
 
+from gradsift.datastore import selections
+from gradsift.datastore.store import Store
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 
@@ -162,6 +165,27 @@ def test_the_page_on_growth_works_as_written(model_dir, data_dir, tmp_path):
     assert "--new-warmup, computes all of them again." in said[4]
     assert re.search(r"nightly-sql@3 .* nightly-sql@1", said[6])
     assert "Checkpoints:" not in said[-1]
+
+
+@pytest.mark.slow
+def test_the_page_on_search_works_as_written(finished, tmp_path):
+    """Its commands on a store that holds a run, with the start of an id that is in it."""
+    page = ROOT / "docs" / "search.md"
+    shutil.copytree(finished[1], tmp_path / "store")
+    with Store(tmp_path / "store") as store:
+        example = selections.get(store, "small-sql").example_ids[0]
+    commands = blocks(page, "bash")[0].replace("3f9c2a1b", example[:10])
+    near, opposed, both, text = [
+        gradsift(*shlex.split(line)[1:], cwd=tmp_path).stdout for line in commands.splitlines()
+    ]
+    assert "Nearest in gradient space (checkpoint 1" in " ".join(near.split())
+    cosines = [hit["cosine"] for hit in json.loads(opposed)["hits"]]
+    assert cosines == sorted(cosines)
+    assert "all checkpoints" in both
+    assert "99 % below" in " ".join(text.split())
+    out = python("-c", blocks(page, "python")[0], cwd=tmp_path).stdout.splitlines()
+    assert [line.count("(") for line in out] == [5, 5, 5]
+    assert all(", 1.0)" in line for line in out)
 
 
 @pytest.mark.slow

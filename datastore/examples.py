@@ -18,6 +18,7 @@ from gradsift.datastore.store import Store
 
 Messages = list[dict[str, str]]
 HIDDEN = "its text was deleted"  # of a quarantined row
+GROUP_ROWS = 4096  # of a shard: what is read for one example, at most
 MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
@@ -82,7 +83,7 @@ def add(store: Store, batch: Sequence[Example]) -> AddReport:
 def write_chats(ids: Sequence[str], chats: Sequence[Messages], handle: BinaryIO) -> None:
     """Write a shard of examples."""
     table = pa.table({"example_id": pa.array(ids, pa.string()), "messages": pa.array(chats, MESSAGES_TYPE)})
-    pq.write_table(table, handle, compression="zstd", write_page_checksum=True)
+    pq.write_table(table, handle, compression="zstd", write_page_checksum=True, row_group_size=GROUP_ROWS)
 
 
 def _record(db: Transaction, shard: int, fresh: Sequence[Example], batch: Sequence[Example]) -> None:

@@ -85,7 +85,7 @@ def _whole_rows(parquet: pq.ParquetFile, group: int) -> dict[str, Messages]:
 def restore_examples(store: Store, shard: int, chats: Mapping[str, Messages], why: str = "") -> int:
     """Put the chats in the place of a shard of examples, whose others are lost: they leave the store with all that
     refers to them, and versions of datasets and selections that had them are void, because of `why`. Returns how many
-    are lost. Cost: one file; with losses, a pass over feature rows, marks and selected rows."""
+    are lost. Memory: the shard's texts. Cost: one file; with losses, a pass over feature rows, marks and selected rows."""
     ids = example_ids(store, shard)
     kept = [i for i in ids if i in chats]
     lost = len(ids) - len(kept)
@@ -113,12 +113,14 @@ def _move_examples(db: Transaction, old: int, new: int | None, kept: Sequence[st
     db.executemany(
         "UPDATE example SET shard_id=?, row=? WHERE example_id=?", ((new, row, i) for row, i in enumerate(kept))
     )
-    if db.one("SELECT 1 FROM example WHERE shard_id=?", (old,)) is None:
+    lost = db.one("SELECT 1 FROM example WHERE shard_id=?", (old,)) is not None
+    if new is not None and not lost:
         db.execute("UPDATE attribute SET of_shard=? WHERE of_shard=?", (new, old))
         return
     beside = db.rows("DELETE FROM attribute WHERE of_shard=? RETURNING shard_id", (old,))
     doom(db, [row["shard_id"] for row in beside])
-    _lose(db, old, why)
+    if lost:
+        _lose(db, old, why)
 
 
 def _lose(db: Transaction, shard: int, why: str) -> None:
@@ -215,6 +217,15 @@ def restore_unit(store: Store, shard: int, unit: Unit, block: FeatureBlock, reje
     store.sweep()
     now = store.catalog.one("SELECT sha256, bytes FROM shard WHERE shard_id=?", (new,)) if new is not None else None
     return bool(alone and alone["n"] == 1 and was and now and was["sha256"] == now["sha256"])
+
+
+def drop_unit(store: Store, shard: int, unit: Unit) -> None:
+    """Forget a unit without examples, and a shard with its last unit."""
+    with store.catalog.write() as db:
+        db.execute("DELETE FROM unit WHERE unit_id=?", (unit.unit_id,))
+        if db.one("SELECT 1 FROM unit WHERE shard_id=?", (shard,)) is None:
+            doom(db, [shard])
+    store.sweep()
 
 
 def replan(store: Store, shard: int) -> int:

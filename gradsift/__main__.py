@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _report(message: str, code: int) -> int:
-    if "--json" in sys.argv:
+    if "--json" in sys.argv and not getattr(sys.modules.get("gradsift.cli.show"), "answered", False):
         print(json.dumps({"error": message, "exit_code": code}))
     sys.stderr.write(f"error: {message}\n")
     return code

@@ -16,10 +16,13 @@ from gradsift.pipelines.progress import Progress
 from gradsift.pipelines.tables import Row
 
 LINE_SECONDS = 5.0
+answered = False  # whether a document was printed: an error after it is told on standard error alone
 
 
 def document(value: Any) -> None:
     """Print one JSON document on standard output."""
+    global answered
+    answered = True
     sys.stdout.write(json.dumps(value, ensure_ascii=True, default=str) + "\n")
 
 

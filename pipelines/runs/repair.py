@@ -167,7 +167,8 @@ def _checkpoint(job: _Job, damage: Damage) -> Mend:
     try:
         train = remake.checkpoint(job.past, warmup, point, broken)
         job.do(lambda: repair.restore_checkpoint(store, shard, train()))
-        return _told(damage, "mended", f"checkpoint {point.ordinal} trained again: its tensors by their digest", rows=1)
+        sure = ", if its tensors come out the same" if job.plan else ": the same tensors"
+        return _told(damage, "mended", f"checkpoint {point.ordinal} trained again{sure}", rows=1)
     except Away as error:
         why = f"{error}; repair again when it is back"
     except Unlike:
@@ -188,6 +189,9 @@ def _rows(job: _Job, damage: Damage) -> Mend:
     rows, same = 0, True
     try:
         for unit in units:
+            if not unit.ids:  # all were deleted
+                job.do(lambda: repair.drop_unit(store, shard, unit))
+                continue
             make = job.past.rows(unit.space_id)
             _refuse_waiting(job, unit)
             rows += repair.rows_of(store, unit)
@@ -225,7 +229,8 @@ def _table(job: _Job, damage: Damage) -> Mend:
     try:
         choose = remake.picks(job.past, selection)
         job.do(lambda: repair.restore_table(store, selection, choose()))
-        return _told(damage, "mended", f"{selection.name} chosen again: its rows by their digest", rows=1)
+        sure = ", if it comes out the same" if job.plan else ": the same choice"
+        return _told(damage, "mended", f"{selection.name} chosen again{sure}", rows=1)
     except Unlike:
         why = f"{selection.name} chosen again is another choice"
     except (Lost, GradsiftError) as error:

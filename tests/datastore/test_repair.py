@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from running import gradsift
 
-from gradsift.datastore import checkpoints, examples, features, maintenance, repair, selections
+from gradsift.datastore import checkpoints, examples, features, forget, maintenance, repair, selections
 from gradsift.datastore.attributes import attribute
 from gradsift.datastore.checkpoints import CheckpointState
 from gradsift.datastore.errors import CorruptionError, InputError
@@ -17,6 +17,7 @@ from gradsift.datastore.identity import example_id
 from gradsift.datastore.rows import make_block
 from gradsift.datastore.selections import Picks
 from gradsift.datastore.store import Store
+from gradsift.pipelines.runs.repair import mend
 
 
 def chat(number):
@@ -193,3 +194,18 @@ def test_a_damaged_catalog_is_no_traceback(store):
     (store.root / "catalog.sqlite").write_bytes(b"not a database at all, but some text" * 400)
     out = gradsift("verify", "-s", store.root, code=2)
     assert "put a copy of the store back" in " ".join(out.stderr.split())
+
+
+def test_shards_whose_examples_were_all_deleted_leave(store):
+    """As in a deletion that was stopped between the catalog and the files."""
+    batch, _, _ = lived_in(store, 10)
+    forget.begin(store, forget.Picked([e.example_id for e in batch]))
+    (unit_shard, rows), (shard, texts) = shard_path(store, "features"), shard_path(store)
+    for path in (rows, texts):
+        path.unlink()
+    with Store(store.root) as fresh:
+        assert {one.kind for one in maintenance.verify(fresh)} == {"examples", "features"}
+        done = mend(fresh)
+        assert {(one.state, one.rows, one.lost) for one in done} == {("mended", 0, 0)}
+        assert maintenance.verify(fresh) == []
+        assert not forget.pending(fresh)

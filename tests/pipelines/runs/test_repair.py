@@ -118,7 +118,7 @@ def test_a_selection_with_loss_masks_is_never_exported_without_them(copy, tmp_pa
     (damage,) = maintenance.verify(copy)
     assert damage.problem == "the table with the loss masks of pruned-sql is gone"
     (done,) = mend(copy)
-    assert (done.state, done.done) == ("mended", "pruned-sql chosen again: its rows by their digest")
+    assert (done.state, done.done) == ("mended", "pruned-sql chosen again: the same choice")
     assert selections.details(copy, chosen).equals(table)
     manifest = json.loads((export(copy, chosen, recipes, tmp_path / "out") / "manifest.json").read_text())
     assert manifest["pruned_examples"] > 0

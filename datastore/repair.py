@@ -85,7 +85,10 @@ def _whole_rows(parquet: pq.ParquetFile, group: int) -> dict[str, Messages]:
 def restore_examples(store: Store, shard: int, chats: Mapping[str, Messages], why: str = "") -> int:
     """Put the chats in the place of a shard of examples, whose others are lost: they leave the store with all that
     refers to them, and versions of datasets and selections that had them are void, because of `why`. Returns how many
-    are lost. Memory: the shard's texts. Cost: one file; with losses, a pass over feature rows, marks and selected rows."""
+    are lost.
+
+    Memory: the shard's texts. Cost: one file; with losses, a pass over feature rows, marks and selected rows.
+    """
     ids = example_ids(store, shard)
     kept = [i for i in ids if i in chats]
     lost = len(ids) - len(kept)

@@ -131,8 +131,8 @@ def _besides(store: Store, rows: int, new: int) -> dict[str, float]:
     pool = examples.define_dataset(store, "pool", "all", dict.fromkeys(ids[: rows + new], ""))
     taken["define_dataset"] = time.perf_counter() - start
     start = time.perf_counter()
-    features.missing(store, space, pool.example_ids)
-    taken["missing"] = time.perf_counter() - start
+    features.unplanned(store, space, pool.dataset_id)
+    taken["unplanned"] = time.perf_counter() - start
     start = time.perf_counter()
     features.statuses(store, space, pool.dataset_id)
     taken["statuses"] = time.perf_counter() - start

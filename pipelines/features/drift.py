@@ -40,7 +40,7 @@ def drift_of(store: Store, run: WarmupRun, pool: Dataset, space: int, *, reused:
         epochs=run.epochs,
         rows=len(pool.example_ids),
         came=len(came),
-        left=len(before.difference(pool.example_ids)),
+        left=0 if drawn is None else run.pool_rows - (len(pool.example_ids) - len(came)),  # also those deleted
         share=share,
         drift=moved,
         max_drift=max_drift,

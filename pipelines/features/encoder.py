@@ -60,7 +60,7 @@ def encoder_spec(folder: Path) -> Spec:
 
 def _rows(work: Work, space: int, folder: Path, dataset: Dataset) -> None:
     store = work.store
-    features.plan(store, space, sorted(dataset.example_ids), {}, UNIT_ROWS)
+    features.plan(store, space, features.unplanned(store, space, dataset.dataset_id), {}, UNIT_ROWS)
     units = features.open_units(store, space, dataset.dataset_id)
     if not units:
         return

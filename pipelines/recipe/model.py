@@ -77,7 +77,7 @@ class Warmup(Training):
     """Train on at least this many, if the pool has them."""
     reuse: Literal["auto", "never"] = "auto"
     """`auto` keeps the store's checkpoints while model, adapter, encoding, seed and these settings are the same,
-    whatever happened to the pool, so that only new examples cost gradients. `never` trains on each
+    whatever happened to the pool, so that only new examples cost gradients ([grow.md](grow.md)). `never` trains on each
     new pool, and all its rows are computed again."""
     max_drift: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Advise a new warm-up where rows that came after the last one shift losses or gradient norms of the pool by more

@@ -10,13 +10,16 @@ import pytest
 from scipy.stats import ks_2samp
 
 from gradsift.datastore import checkpoints, features, files, runs, warmups
+from gradsift.datastore.forget import Picked
 from gradsift.datastore.prune import prune
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.report.cost import costs
 from gradsift.pipelines.report.drift import drift_words
 from gradsift.pipelines.report.report import report
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.dryrun import plan_run
+from gradsift.pipelines.runs.forget import delete
 
 
 def chats(count, source="new", first=0):
@@ -308,6 +311,48 @@ def test_a_dry_run_says_what_is_kept_and_costs_new_rows_alone(grown, finished):
     kill_after(grown, 1, new_warmup=True)
     assert plan() == (0, everything, True), "as the run that was interrupted asked"
     assert plan(new_warmup=False) == (2, 2 * (screened + 5), False)
+
+
+def test_a_deleted_example_leaves_the_checkpoints_that_saw_it_and_no_others_can_be_trained_like_them(grown, finished):
+    """The next run keeps them; one that is lost cannot be trained again, since its sample would be another."""
+    (row,) = grown.store.catalog.rows("SELECT * FROM warmup")
+    saw = warmups.trained(grown.store, row["fingerprint"])
+    delete(grown.store, lambda _store: Picked(saw[:1]))
+    result = grown.run()
+    assert grown.points(result) == grown.points(finished[2])
+    assert {one.computed for one in result.rows} == {0}
+    assert (result.drift.left, result.drift.trained) == (1, len(saw)), "that it was seen is not forgotten"
+    with grown.store.catalog.write() as db:
+        db.execute("DELETE FROM checkpoint WHERE ordinal=1")
+    other = grown.run()
+    assert not grown.points(other) & grown.points(finished[2])
+    assert (other.drift.came, other.drift.left) == (0, 0)
+
+
+def test_the_cost_table_counts_the_sample_of_a_kept_warm_up(grown, finished):
+    def warm_up():
+        run = runs.last_run(grown.store)
+        lines = {line.what: line for line in costs(grown.store, parse_recipe(run.recipes.resolved), run.result)}
+        return lines["warm-up"]
+
+    before = warm_up()
+    assert before.seconds is not None
+    grown.append(chats(60))
+    result = grown.run()
+    assert warm_up().seconds is None
+    pool = result.pool_rows[0].statuses["ok"]
+    mean = {k: v.tokens for k, v in enumerate([before, warm_up()])}
+    assert mean[1] == pytest.approx(mean[0], rel=0.3), "not a fifth of the pool as it is now"
+    assert pool > 1.3 * finished[2].pool_rows[0].statuses["ok"]
+
+
+def test_the_json_of_a_run_has_its_drift(grown):
+    grown.append(chats(40))
+    document = json.loads(json.dumps(runs.as_json(grown.run())))
+    assert document["drift"]["advised"] is True
+    assert runs.read(document).drift.came == 40
+    del document["drift"]  # of an older version
+    assert runs.read(document).drift is None
 
 
 def test_pruning_keeps_the_pool_that_the_warm_up_was_drawn_from(grown, finished):

@@ -220,9 +220,8 @@ def _selection(store: Store, number: int) -> None:
 
 def _has_later(store: Store, void: Row) -> bool:
     newest = store.catalog.one(
-        "SELECT selection_id FROM selection WHERE name=? AND target=? AND method=? "
-        "ORDER BY created DESC, selection_id DESC LIMIT 1",
-        (void["name"], void["target"], void["method"]),
+        "SELECT selection_id FROM selection WHERE name=? AND target=? ORDER BY created DESC, selection_id DESC LIMIT 1",
+        (void["name"], void["target"]),
     )
     return newest is not None and newest["selection_id"] != void["selection_id"]
 

@@ -127,6 +127,7 @@ def test_a_later_run_leaves_it_out_and_says_so_until_it_is_revived(kept):
     delete(kept.store, by_ids(*gone))
     result = kept.run(rows, [BAD], mix={"examples": 6})
     assert (result.ingest.pool.deleted, result.ingest.pool.examples, result.ingest.pool.rows_read) == (1, 6, 8)
+    assert {v.version: v.new for v in result.versions}["pool@3"] is False, "it is what was left"
     assert found_in(kept.root / "examples", SECRET) == []
     assert set(hidden(kept.store)) == {""}, "nor does the excerpt of the bad row come back"
     page = (kept.root / "reports" / "mix.json").read_text()

@@ -91,6 +91,17 @@ def stored_bytes(store, ids):
     return found
 
 
+def tables_with(store, names):
+    """Tables of the catalog that have any of the texts in any column."""
+    tables = [row["name"] for row in store.catalog.rows("SELECT name FROM sqlite_master WHERE type='table'")]
+    return {
+        table
+        for table in tables
+        for row in store.catalog.rows(f"SELECT * FROM {table}")
+        if any(name in str(value) for value in dict(row).values() for name in names)
+    }
+
+
 def test_promise_8_nothing_of_a_deleted_example_is_left_of_a_whole_run(whole):
     made, store = whole
     ids = picks.by_predicate(store, f"text like '%{SECRET}%'").ids
@@ -105,6 +116,7 @@ def test_promise_8_nothing_of_a_deleted_example_is_left_of_a_whole_run(whole):
     where = {name.rpartition(".")[2] for name, _ in found_in(made.root, SECRET)}
     assert {"parquet", "sqlite", "html", "json"} <= where
     done = delete(store, by_ids(*ids), exports=True)
+    assert tables_with(store, ids) <= {"tombstone", "warmup_example"}
     store.close()
     assert found_in(made.root, SECRET, *vectors) == []
     assert {name for name, _ in found_in(made.root, *ids)} <= {"catalog.sqlite", "catalog.sqlite-wal"}
@@ -138,6 +150,7 @@ def test_after_a_deletion_a_run_computes_no_row_and_the_store_answers(whole):
     result = made.run(store)
     assert [row.computed for row in result.rows] == [0] * len(result.rows)
     assert result.ingest.pool.deleted == 2
+    assert [v.new for v in result.versions if v.kind == "pool"] == [False], "it is what was left"
     assert result.ingest.targets["sql"].deleted == 1
     assert not set(ids) & set(selections.get(store, "small-sql").example_ids)
     assert found_in(made.root / "examples", SECRET) == []

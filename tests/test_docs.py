@@ -188,6 +188,16 @@ def test_the_page_on_search_works_as_written(finished, tmp_path):
     assert all(", 1.0)" in line for line in out)
 
 
+def test_the_page_of_indexes_works_as_written(finished, tmp_path):
+    """Its commands, on a store that holds a run."""
+    shutil.copytree(finished[1], tmp_path / "store")
+    (commands,) = blocks(ROOT / "docs" / "indexes.md", "bash")
+    said = [gradsift(*shlex.split(line)[1:], cwd=tmp_path).stdout for line in commands.splitlines()]
+    assert "ivf_sq8" in said[0]
+    assert "Nearest in gradient space" in said[3]
+    assert "Dropped 1 indexes" in said[-1]
+
+
 @pytest.mark.slow
 def test_the_validation_page_works_as_written(finished, tmp_path):
     """Its settings and commands on a store that holds a run."""
@@ -220,7 +230,7 @@ def test_no_other_code_block_goes_untested():
     allowed = {"README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"}, "architecture.md": {"mermaid"},
                "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"},
                "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"},
-                   "search.md": {"bash", "python"}}  # fmt: skip
+                   "search.md": {"bash", "python"}, "indexes.md": {"bash"}}  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())
 

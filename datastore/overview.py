@@ -14,7 +14,8 @@ GOES_ON = "not finished: `gradsift delete` goes on"
 
 
 def overview(store: Store) -> dict[str, Table]:
-    """Tables of examples, datasets, files, quarantine, coverage, indexes, selections, arms, runs and live leases."""
+    """Tables of examples, datasets, files, quarantine, coverage, warm-ups, indexes, selections, arms, runs, deletions and
+    live leases."""
     catalog = store.catalog
 
     def rows(query: str) -> Table:
@@ -32,6 +33,22 @@ def overview(store: Store) -> dict[str, Table]:
         ),
         "quarantine": catalog.named("quarantine_summary"),
         "feature_rows": [row | {"fingerprint": row["fingerprint"][:12]} for row in catalog.named("coverage")],
+        "warmups": [
+            {
+                "warmup": row["fingerprint"][:12],
+                "pool_rows": row["pool_rows"],
+                "trained_on": row["trained"],
+                "checkpoints": row["points"],
+                "of": row["epochs"],
+                "finished_utc": "not finished" if row["finished"] is None else _utc(row["finished"]),
+            }
+            for row in rows(
+                "SELECT w.*, "
+                "(SELECT count(*) FROM warmup_example AS e WHERE e.fingerprint = w.fingerprint) AS trained, "
+                "(SELECT count(*) FROM checkpoint AS c WHERE c.warmup = w.fingerprint) AS points "
+                "FROM warmup AS w ORDER BY w.created, w.fingerprint"
+            )
+        ],
         "indexes": [
             {
                 "kind": index.kind,

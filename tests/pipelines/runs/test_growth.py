@@ -11,6 +11,7 @@ from scipy.stats import ks_2samp
 
 from gradsift.datastore import checkpoints, features, files, runs, warmups
 from gradsift.datastore.forget import Picked
+from gradsift.datastore.overview import overview
 from gradsift.datastore.prune import prune
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import parse_recipe
@@ -380,3 +381,5 @@ def test_a_warm_up_knows_what_it_saw(grown):
     seen = warmups.trained(grown.store, run.fingerprint)
     assert len(seen) == round(0.2 * run.pool_rows)
     assert set(seen) < set(warmups.whole_pool_of(grown.store, run).example_ids)
+    (line,) = overview(grown.store)["warmups"]
+    assert (line["pool_rows"], line["trained_on"], line["checkpoints"], line["of"]) == (run.pool_rows, len(seen), 2, 2)

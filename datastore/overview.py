@@ -14,8 +14,8 @@ GOES_ON = "not finished: `gradsift delete` goes on"
 
 
 def overview(store: Store) -> dict[str, Table]:
-    """Tables of examples, datasets, files, quarantine, coverage, warm-ups, indexes, selections, arms, runs, deletions and
-    live leases."""
+    """Tables of examples, datasets, files, quarantine, coverage, warm-ups, indexes, selections, arms, runs, deletions
+    and live leases."""
     catalog = store.catalog
 
     def rows(query: str) -> Table:

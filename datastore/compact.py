@@ -8,7 +8,8 @@ to one thing each and stay as they are.
 full and is never rewritten. Of the others, smallest first, the longest row is merged of which the largest is at most
 twice the rest together. So whatever is rewritten lies in a shard half as large again (or a full one) afterwards: a byte
 is rewritten at most log₁.₅(target / first size) times in the life of a store, however often this runs, and at most
-log₃ of it small shards stay. It runs until nothing is left to merge: the same again does nothing.
+log₃ of it small shards stay. One with rows that the catalog does not have (pruned ones, those of a lost race) is
+written anew in any case. It runs until nothing is left to do: the same again does nothing.
 
 **How** (`datastore/merge.py`). New files are written under the commit protocol, from live rows alone; then one
 transaction makes every row refer to them and takes the old ones out of the catalog. The files of these go `grace`
@@ -20,9 +21,10 @@ read and one write of what is merged, and an update of the catalog for each row.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradsift.datastore import leases
+from gradsift.datastore.engine import Row
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.merge import Group, Small, merge_examples, merge_rows, schema_of
 from gradsift.datastore.store import Store
@@ -31,6 +33,11 @@ TARGET_BYTES = 256 << 20  # of feature rows: a second of reading before the firs
 EXAMPLES_SHARE = 8  # texts are compressed, and grow by this as Python objects
 MAX_ROWS = 1 << 18  # of one shard: they change in one transaction, which others wait for
 GRACE_SECONDS = 3600.0
+LIVE = {
+    "examples": "SELECT shard_id, count(*) AS live FROM example GROUP BY shard_id",
+    "features": "SELECT u.shard_id, count(r.row) AS live FROM unit AS u LEFT JOIN feature_row AS r USING (unit_id) "
+    "WHERE u.shard_id IS NOT NULL GROUP BY u.shard_id",
+}
 
 
 @dataclass(frozen=True)
@@ -80,16 +87,37 @@ def compact(
         store.sweep()
         while groups := plan(store, target):
             for waiting, group in zip(range(len(groups), 0, -1), groups, strict=True):
-                made = (merge_examples if group.kind == "examples" else merge_rows)(store, group, grace)
+                made = _do(store, group, grace)
                 (row,) = store.catalog.rows("SELECT bytes FROM shard WHERE shard_id=?", (made,))
                 merges.append(_merge(group, row["bytes"]))
                 report(len(merges), len(merges) + waiting - 1)
         return Compacted(merges, before, _count(store))
 
 
+def rewrite(store: Store) -> None:
+    """Write shards with rows that the catalog does not have anew, without these, and delete the old files at once. The
+    caller holds the store."""
+    examples = [
+        Group("examples", "", 0, tuple(shards))
+        for shards in _examples(store, TARGET_BYTES, _live(store, "examples")).values()
+    ]
+    rows = [
+        Group("features", fingerprint, space_id, tuple(shards))
+        for (space_id, fingerprint), shards in _rows(store, TARGET_BYTES, _live(store, "features")).items()
+    ]
+    for group in [*examples, *rows]:
+        for shard in group.shards:
+            if shard.dead:
+                _do(store, replace(group, shards=(shard,)), 0.0)
+
+
+def _do(store: Store, group: Group, grace: float) -> int:
+    return (merge_examples if group.kind == "examples" else merge_rows)(store, group, grace)
+
+
 def small_shards(store: Store, target: int = TARGET_BYTES) -> int:
     """How many shards the next `compact` would merge in its first round, by the catalog alone."""
-    groups = [*_examples(store, target).values(), *_rows(store, target).values()]
+    groups = [*_examples(store, target, {}).values(), *_rows(store, target, {}).values()]
     return sum(len(part) for shards in groups for part in choose(shards))
 
 
@@ -97,10 +125,10 @@ def plan(store: Store, target: int = TARGET_BYTES) -> list[Group]:
     """Which shards are to be merged into one each. Reads the small ones of feature rows, whose columns may differ."""
     groups = [
         Group("examples", "", 0, part)
-        for shards in _examples(store, target).values()
+        for shards in _examples(store, target, _live(store, "examples")).values()
         for part in choose(shards)
     ]  # fmt: skip
-    for (space_id, fingerprint), shards in _rows(store, target).items():
+    for (space_id, fingerprint), shards in _rows(store, target, _live(store, "features")).items():
         if choose(shards):
             for alike in _alike(store, shards):
                 groups += [Group("features", fingerprint, space_id, part) for part in choose(alike)]
@@ -108,8 +136,10 @@ def plan(store: Store, target: int = TARGET_BYTES) -> list[Group]:
 
 
 def choose(shards: Iterable[Small]) -> list[tuple[Small, ...]]:
-    """Which of the shards become one, in the order of their numbers; see the module's rule."""
-    by_size = sorted((s for s in shards if s.fill < 0.5), key=lambda s: (s.fill, s.shard_id))
+    """Which of the shards become one, in the order of their numbers; see the module's rule. One with dead rows that is
+    merged with no other stands alone: it is written anew."""
+    every = list(shards)
+    by_size = sorted((s for s in every if s.fill < 0.5), key=lambda s: (s.fill, s.shard_id))
     together, last = 0.0, 0
     for k, shard in enumerate(by_size):
         if shard.fill <= 2 * together:
@@ -123,7 +153,9 @@ def choose(shards: Iterable[Small]) -> list[tuple[Small, ...]]:
             room = 1.0
         parts[-1].append(shard)
         room -= shard.fill
-    return [tuple(part) for part in parts if len(part) > 1]
+    merged = [tuple(part) for part in parts if len(part) > 1]
+    taken = {shard.shard_id for part in merged for shard in part}
+    return [*merged, *((shard,) for shard in every if shard.dead and shard.shard_id not in taken)]
 
 
 def _count(store: Store) -> int:
@@ -136,23 +168,33 @@ def _merge(group: Group, bytes_after: int) -> Merge:
     return Merge(group.kind, group.of[:12], len(group.shards), rows, size, bytes_after)
 
 
-def _small(shard_id: int, rows: int, size: int, target: int) -> Small:
-    return Small(shard_id, rows, size, max(size / target, rows / MAX_ROWS))
+def _small(row: Row, live: dict[int, int], target: int) -> Small:
+    return Small(
+        row["shard_id"],
+        row["rows"],
+        row["bytes"],
+        max(row["bytes"] / target, row["rows"] / MAX_ROWS),
+        dead=bool(live) and live.get(row["shard_id"], 0) < row["rows"],
+    )
 
 
-def _examples(store: Store, target: int) -> dict[tuple[str, ...], list[Small]]:
+def _live(store: Store, kind: str) -> dict[int, int]:
+    """{shard: rows of it that the catalog has}."""
+    return {row["shard_id"]: int(row["live"]) for row in store.catalog.rows(LIVE[kind])}
+
+
+def _examples(store: Store, target: int, live: dict[int, int]) -> dict[tuple[str, ...], list[Small]]:
     """Shards of examples by what was computed from them: merged ones have the values of all their rows, or none."""
     beside: dict[int, list[str]] = defaultdict(list)
     for row in store.catalog.rows("SELECT of_shard, spec FROM attribute ORDER BY of_shard, spec"):
         beside[row["of_shard"]].append(row["spec"])
     found = defaultdict(list)
     for row in store.catalog.rows("SELECT shard_id, rows, bytes FROM shard WHERE kind='examples' ORDER BY shard_id"):
-        shard = _small(row["shard_id"], row["rows"], row["bytes"], max(1, target // EXAMPLES_SHARE))
-        found[tuple(beside[row["shard_id"]])].append(shard)
+        found[tuple(beside[row["shard_id"]])].append(_small(row, live, max(1, target // EXAMPLES_SHARE)))
     return found
 
 
-def _rows(store: Store, target: int) -> dict[tuple[int, str], list[Small]]:
+def _rows(store: Store, target: int, live: dict[int, int]) -> dict[tuple[int, str], list[Small]]:
     """Shards of feature rows by space."""
     found = defaultdict(list)
     for row in store.catalog.rows(
@@ -160,8 +202,7 @@ def _rows(store: Store, target: int) -> dict[tuple[int, str], list[Small]]:
         "JOIN shard AS s USING (shard_id) JOIN feature_space AS f ON f.space_id = u.space_id "
         "ORDER BY u.space_id, s.shard_id"
     ):
-        small = _small(row["shard_id"], row["rows"], row["bytes"], target)
-        found[row["space_id"], row["fingerprint"]].append(small)
+        found[row["space_id"], row["fingerprint"]].append(_small(row, live, target))
     return found
 
 
@@ -170,7 +211,7 @@ def _alike(store: Store, shards: Sequence[Small]) -> list[list[Small]]:
     by_columns: dict[bytes, list[Small]] = defaultdict(list)
     empty = []
     for shard in shards:
-        if shard.fill < 0.5 and shard.rows:
+        if shard.rows and (shard.fill < 0.5 or shard.dead):
             by_columns[schema_of(store, shard.shard_id).serialize().to_pybytes()].append(shard)
         elif not shard.rows:
             empty.append(shard)

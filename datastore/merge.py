@@ -26,12 +26,14 @@ GROUP_ROWS = 4096  # of a row group of Parquet, at most: what is read for one ex
 
 @dataclass(frozen=True)
 class Small:
-    """A shard that may be merged: its number, rows, bytes, and part of the target (a full one is 1)."""
+    """A shard that may be merged: its number, rows, bytes, and part of the target (a full one is 1); `dead`: it has
+    rows that are not in the catalog."""
 
     shard_id: int
     rows: int
     bytes: int
     fill: float
+    dead: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,6 @@ class _Live:
     ids: list[str]
     places: NDArray[np.int64]
     first: int
-
-    @property
-    def whole(self) -> bool:
-        """Whether the first rows of the file are all there, so that each moves by the same."""
-        return not len(self.places) or int(self.places[-1]) == len(self.places) - 1
-
-    @property
-    def move(self) -> tuple[int, int]:
-        """By how much, and of which shard."""
-        return self.first, self.shard_id
 
     def within(self, table: pa.Table, start: int) -> pa.Table:
         """Those of them that are in a table, which begins at row `start` of the file. Raises CorruptionError."""
@@ -107,19 +99,20 @@ def merge_rows(store: Store, group: Group, grace: float) -> int:
     def record(db: Transaction, new: list[int]) -> None:
         for of in live:
             _unchanged(db, of, f"feature_row WHERE row IS NOT NULL AND {OF_SHARD}")
-            if of.whole:
-                db.execute(f"UPDATE feature_row SET row = row + ? WHERE row IS NOT NULL AND {OF_SHARD}", of.move)
-            else:
-                where = "WHERE space_id=? AND example_id=?"
-                moved = ((place, group.space_id, i) for place, i in enumerate(of.ids, of.first))
-                db.executemany(f"UPDATE feature_row SET row=? {where}", moved)
             db.execute("UPDATE unit SET shard_id=? WHERE shard_id=?", (new[0], of.shard_id))
+        db.executemany("UPDATE feature_row SET row=? WHERE space_id=? AND example_id=?", moved)
         if rows == sum(s.rows for s in group.shards):
             indexes.merged(db, group.space_id, [of.shard_id for of in live], new[0])
 
-    rows = sum(len(of.ids) for of in live)
+    rows, moved = sum(len(of.ids) for of in live), [(place, group.space_id, name) for name, place in _places(live)]
     file = NewFile("features", ".arrow", rows, lambda handle: _write_rows(store, schema, live, handle))
     return _committed(store.commit_files([file], record, replaces=[s.shard_id for s in group.shards], grace=grace))
+
+
+def _places(live: Sequence[_Live]) -> list[tuple[str, int]]:
+    """(id, row of the merged shard), by id: the order of the tables that they are written to, whose pages each change
+    once. In the order of the files a large table is read and written again and again."""
+    return sorted((name, place) for of in live for place, name in enumerate(of.ids, of.first))
 
 
 def _unchanged(db: Transaction, of: _Live, rows: str) -> None:
@@ -175,12 +168,14 @@ def merge_examples(store: Store, group: Group, grace: float) -> int:
     for shard in shards:
         for row in store.catalog.rows("SELECT spec, shard_id FROM attribute WHERE of_shard=? ORDER BY spec", (shard,)):
             beside[row["spec"]].append(row["shard_id"])
-    rows = sum(len(of.ids) for of in live)
+    rows, places = sum(len(of.ids) for of in live), _places(live)
 
     def record(db: Transaction, new: list[int]) -> None:
         for of in live:
-            _move_examples(db, of, new[0])
+            _unchanged(db, of, "example WHERE shard_id=?")
             db.execute("DELETE FROM attribute WHERE of_shard=?", (of.shard_id,))
+        moved = ((new[0], place, name) for name, place in places)
+        db.executemany("UPDATE example SET shard_id=?, row=? WHERE example_id=?", moved)
         db.executemany(
             "INSERT INTO attribute VALUES (?, ?, ?)",
             ((spec, new[0], side) for spec, side in zip(beside, new[1:], strict=True)),
@@ -192,15 +187,6 @@ def merge_examples(store: Store, group: Group, grace: float) -> int:
     ]
     old = [*shards, *(side for sides in beside.values() for side in sides)]
     return _committed(store.commit_files(files, record, replaces=old, grace=grace))
-
-
-def _move_examples(db: Transaction, of: _Live, new: int) -> None:
-    _unchanged(db, of, "example WHERE shard_id=?")
-    if of.whole:
-        db.execute("UPDATE example SET shard_id=?, row = row + ? WHERE shard_id=?", (new, *of.move))
-    else:
-        moved = ((new, place, i) for place, i in enumerate(of.ids, of.first))
-        db.executemany("UPDATE example SET shard_id=?, row=? WHERE example_id=?", moved)
 
 
 def _parquet_of(store: Store, live: Sequence[_Live], sources: Sequence[int]) -> Callable[[BinaryIO], None]:

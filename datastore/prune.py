@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsift.datastore import leases, runs, versions
+from gradsift.datastore.compact import rewrite
 from gradsift.datastore.engine import Row, Transaction
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.numbering import catch_up
@@ -75,8 +76,9 @@ class _Tally:
 
 
 def prune(store: Store, keep: int, *, examples: bool = False, dry_run: bool = False) -> Pruned:
-    """Drop all but the newest `keep` versions of each name, with what they alone need; `examples`: also shards of
-    examples that nothing kept holds, their feature rows, and those of checkpoints that go. `dry_run` drops nothing.
+    """Drop all but the newest `keep` versions of each name, with what they alone need; `examples`: also examples that
+    nothing kept holds, their feature rows, and those of checkpoints that go. `dry_run` drops nothing. Bytes are those
+    of whole files; of others, what stays is written anew.
 
     Raises InputError for `keep` below 1, BusyError while a run works on the store.
     """
@@ -99,6 +101,8 @@ def prune(store: Store, keep: int, *, examples: bool = False, dry_run: bool = Fa
             tally.counts["exports checked out"] += 1
             tally.bytes["exports checked out"] += sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         if not dry_run:
+            if examples:
+                rewrite(store)
             store.sweep()
             for folder in folders:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -259,35 +263,48 @@ def _warmups(db: Transaction, kept: _Keep) -> list[str]:
 
 
 def _drop_examples(db: Transaction, kept: _Keep, tally: _Tally) -> None:
-    """Shards of examples of which no version, target, test set or selection holds any; rows of them, and of
-    checkpoints that are gone. A shard with one that is held stays whole: half of it would free no byte."""
+    """Examples that no version, target, test set or selection holds; rows of them, and of checkpoints that are gone.
+    What else is in their files is written anew afterwards (`compact.rewrite`)."""
     for space in _spaces_without_checkpoint(db, kept):
         tally.counts["feature rows"] += db.execute("DELETE FROM feature_row WHERE space_id=?", (space,))
     for name, table in INDEXED.items():  # of what refers to examples: without them each deletion would be a scan
         db.execute(f"CREATE INDEX {name} ON {table} (example_id)")
-    shards = db.rows(
-        "SELECT shard_id FROM shard AS s WHERE kind='examples' AND created < ? AND NOT EXISTS "
-        "(SELECT 1 FROM example AS e WHERE e.shard_id = s.shard_id AND ("
-        "EXISTS (SELECT 1 FROM membership AS m WHERE m.example_id = e.example_id) OR "
-        "EXISTS (SELECT 1 FROM selection_item AS i WHERE i.example_id = e.example_id)))",
+    gone = [
+        (row["example_id"],)
+        for row in db.rows(
+            "SELECT e.example_id FROM example AS e JOIN shard AS s USING (shard_id) WHERE s.created < ? "
+            "AND NOT EXISTS (SELECT 1 FROM membership AS m WHERE m.example_id = e.example_id) "
+            "AND NOT EXISTS (SELECT 1 FROM selection_item AS i WHERE i.example_id = e.example_id)",
+            (kept.since,),
+        )
+    ]
+    before = _count(db, "feature_row")
+    db.executemany("DELETE FROM feature_row WHERE example_id=?", gone)
+    tally.counts["feature rows"] += before - _count(db, "feature_row")
+    db.executemany("DELETE FROM example WHERE example_id=?", gone)
+    tally.counts["examples"] += len(gone)
+    for row in db.rows(
+        "SELECT shard_id FROM shard AS s WHERE kind='examples' AND created < ? "
+        "AND NOT EXISTS (SELECT 1 FROM example AS e WHERE e.shard_id = s.shard_id)",
         (kept.since,),
-    )
-    for row in shards:
-        shard = (row["shard_id"],)
-        of_shard = "example_id IN (SELECT example_id FROM example WHERE shard_id=?)"
-        tally.counts["feature rows"] += db.execute(f"DELETE FROM feature_row WHERE {of_shard}", shard)
-        tally.counts["examples"] += db.execute("DELETE FROM example WHERE shard_id=?", shard)
-        beside = db.rows("DELETE FROM attribute WHERE of_shard=? RETURNING shard_id", shard)
-        tally.doom(db, "examples", [*(one["shard_id"] for one in beside), *shard])
+    ):
+        beside = db.rows("DELETE FROM attribute WHERE of_shard=? RETURNING shard_id", (row["shard_id"],))
+        tally.doom(db, "examples", [*(one["shard_id"] for one in beside), row["shard_id"]])
     for name in INDEXED:
         db.execute(f"DROP INDEX {name}")
     units = db.rows(
         "DELETE FROM unit WHERE NOT EXISTS (SELECT 1 FROM feature_row AS r WHERE r.unit_id = unit.unit_id) "
         "RETURNING shard_id"
     )
-    tally.doom(db, "feature rows", [row["shard_id"] for row in units if row["shard_id"] is not None])
+    of_units = sorted({row["shard_id"] for row in units if row["shard_id"] is not None})
+    tally.doom(db, "feature rows", [s for s in of_units if not db.one("SELECT 1 FROM unit WHERE shard_id=?", (s,))])
     for space in _spaces_without_checkpoint(db, kept):
         db.execute("DELETE FROM feature_space WHERE space_id=?", (space,))
+
+
+def _count(db: Transaction, table: str) -> int:
+    (row,) = db.rows(f"SELECT count(*) AS n FROM {table}")
+    return int(row["n"])
 
 
 def _spaces_without_checkpoint(db: Transaction, kept: _Keep) -> list[int]:

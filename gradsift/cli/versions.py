@@ -64,7 +64,7 @@ def prune(
     keep
         How many of the newest versions of each name to keep.
     examples
-        Also drop shards of examples that nothing kept holds, with their gradient rows, and those of dropped
+        Also drop examples that nothing kept holds, with their gradient rows, and those of dropped
         checkpoints: should they come back, they must be computed again.
     dry_run
         Only list what would be dropped, and its bytes.

@@ -456,3 +456,21 @@ def test_a_search_index_of_the_merged_rows_stays_what_it_is(tmp_path):
     compact.compact(store, grace=0)  # all of them
     assert indexes.state(store, indexes.get(store, space, "flat")) == "stale"
     store.close()
+
+
+def test_a_shard_with_rows_that_the_catalog_lost_is_written_anew_whatever_its_size(tmp_path):
+    """So that what was pruned is in no file for long; once, and others stay."""
+    store, _ = filled(tmp_path / "store")
+    compact.compact(store, grace=0)
+    whole = committed(store)
+    gone = chats(20)[3].example_id
+    with store.catalog.write() as db:
+        db.execute("DELETE FROM feature_row WHERE example_id=? AND space_id=?", (gone, 1))
+    before = everything(store)
+    done = compact.compact(store, target=1, grace=0)
+    assert [(m.kind, m.shards) for m in done.merges] == [("features", 1)]
+    assert len(whole - committed(store)) == 1
+    assert everything(store) == before
+    assert all(gone.encode() not in (store.root / name).read_bytes() for name in committed(store) - whole)
+    assert not compact.compact(store, target=1, grace=0).merges
+    store.close()

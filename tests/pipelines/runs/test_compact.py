@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from running import gradsift
 
-from gradsift.datastore import compact, features, maintenance, picks, selections
+from gradsift.datastore import compact, examples, features, maintenance, picks, prune, selections
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.checkout import checkout
 from gradsift.pipelines.recipe import parse_recipe
@@ -27,6 +28,12 @@ def merged(store):
     done = compact.compact(store, grace=0)
     assert {m.kind for m in done.merges} >= {"features"}
     assert shards(store) != before
+
+
+def rows_of(store):
+    spaces = [row["space_id"] for row in store.catalog.rows("SELECT space_id FROM feature_space")]
+    blocks = [(space, block) for space in spaces for block in features.read(store, space)]
+    return {(s, i): b.vectors[k].tobytes() for s, b in blocks for k, i in enumerate(b.example_ids)}
 
 
 def test_promise_2_after_a_compaction_a_run_computes_nothing(finished, copy):
@@ -107,3 +114,30 @@ def test_promise_8_rows_of_a_deleted_example_are_in_no_merged_file(finished, cop
     assert not maintenance.verify(copy), again
     computed = curate(parse_recipe(data | {"validate": None}), copy).rows
     assert all(row.computed == 0 for row in computed)
+
+
+def test_pruning_a_compacted_store_drops_rows_and_keeps_what_shares_their_files(finished, copy, tmp_path):
+    """Half of the pool leaves; units of both halves are in the same files by then."""
+    data, _, _ = finished
+    merged(copy)
+    lines = Path(data["pool"][0]["path"]).read_bytes().splitlines(keepends=True)
+    half = tmp_path / "half.jsonl"
+    half.write_bytes(b"".join(lines[::2]))
+    smaller = data | {"pool": [{"path": str(half)}], "validate": None}
+    curate(parse_recipe(smaller), copy)
+    rows = rows_of(copy)
+    before = {row["example_id"] for row in copy.catalog.rows("SELECT example_id FROM example")}
+    with copy.catalog.write() as db:  # what the first run alone holds, but for its warm-up's pool
+        db.execute("DELETE FROM warmup")
+        db.execute("UPDATE run SET started=0, finished=0, numbered=1 WHERE run_id=1")
+    dropped = {line.what: line.count for line in prune.prune(copy, 1, examples=True).dropped}
+    left = {row["example_id"] for row in copy.catalog.rows("SELECT example_id FROM example")}
+    assert dropped["examples"] == len(before - left) > 20
+    assert dropped["feature rows"] > 20
+    assert not maintenance.verify(copy)
+    texts = {i for (n,) in [(r["shard_id"],) for r in copy.catalog.rows("SELECT shard_id FROM shard WHERE kind='examples'")]
+             for i in examples.read_shard(copy, n)["example_id"].to_pylist()}  # fmt: skip
+    assert texts == left
+    for path in copy.root.glob("features/*"):
+        assert not any(name.encode() in path.read_bytes() for name in before - left), "nor in files of rows"
+    assert rows_of(copy) == {key: row for key, row in rows.items() if key[1] in left}

@@ -3,6 +3,7 @@
 A file written here is not yet part of the store; the catalog row that follows makes it so.
 """
 
+import errno
 import os
 import secrets
 import time
@@ -62,7 +63,13 @@ class LocalFiles(Backend):
         size = path.stat().st_size
         if size != file.bytes:
             raise CorruptionError(f"{file.name} has {size} bytes, not {file.bytes}. {ADVICE}")
-        if digest_file(path) != file.sha256:
+        try:
+            digest = digest_file(path)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise CorruptionError(f"{file.name} cannot be read from its disk any more. {ADVICE}") from error
+        if digest != file.sha256:
             raise CorruptionError(f"{file.name} does not match its digest (changed bytes). {ADVICE}")
 
     def open(self, name: str) -> "pa.NativeFile":

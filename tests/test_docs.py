@@ -118,6 +118,7 @@ def test_the_page_on_deletion_works_as_written(data_dir, tmp_path):
     assert left == []
 
 
+@pytest.mark.slow
 def test_the_upkeep_page_works_as_written(finished, tmp_path):
     """Its commands on a store that holds a run, of which a file is damaged before the last of them."""
     shutil.copytree(finished[1], tmp_path / "store")

@@ -5,7 +5,6 @@ cannot be made again is `Lost`; what could be if something outside were as it wa
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 
 from gradsift.datastore import checkpoints, examples, features, runs, selections, warmups
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
-from gradsift.datastore.errors import GradsiftError, InputError
+from gradsift.datastore.errors import CorruptionError, FeatureSpaceMismatch, GradsiftError, InputError
 from gradsift.datastore.examples import Dataset, Example, Messages
 from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.datastore.rows import FeatureBlock
@@ -122,16 +121,19 @@ class Past:
         return found, why
 
 
-def chats(past: Past, wanted: set[str], files: Sequence[str]) -> dict[str, Messages]:
-    """{id: chat} of examples that are still in their sources: those of the recorded recipes that the `files` are in,
-    and files that no recipe names. A row counts by its digest alone, wherever it stands by now; with all of them found,
-    nothing more is read."""
+def chats(past: Past, wanted: set[str], files: Sequence[str]) -> tuple[dict[str, Messages], list[str]]:
+    """({id: chat} of examples that are still in their sources, sources that cannot be read now). Sources are those of
+    the recorded recipes that the `files` are in, and files that no recipe names. A row counts by its digest alone,
+    wherever it stands by now; with all of them found, nothing more is read."""
     found: dict[str, Messages] = {}
+    unread: dict[str, None] = {}
     for source in [*_sources(past.recipes), *(Source(path=file) for file in files)]:
         if any(_is_in(file, source) for file in files) and len(found) < len(wanted):
-            with suppress(GradsiftError, OSError):  # gone, or not readable any more
+            try:
                 _look(source, wanted, found)
-    return found
+            except (GradsiftError, OSError):
+                unread[source.path or f"hub:{source.hub}"] = None
+    return found, list(unread)
 
 
 def _look(source: Source, wanted: set[str], found: dict[str, Messages]) -> None:
@@ -291,7 +293,7 @@ def _choose(past: Past, made_by: Sequence[Run], selection: Selection) -> Picks:
             for spec, make in _choices(past, run, selection):
                 if _without_provenance(spec) == wanted:
                     return make()
-        except GradsiftError as error:
+        except (InputError, CorruptionError, FeatureSpaceMismatch) as error:
             why = why or str(error)
     raise Lost(why or "what decides it is no longer the same (the model's files, or the version of a method)")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gradsift.datastore import examples, indexes, leases, maintenance, repair, runs, selections
-from gradsift.datastore.errors import BusyError, GradsiftError
+from gradsift.datastore.errors import BusyError, CorruptionError, FeatureSpaceMismatch, InputError
 from gradsift.datastore.examples import Messages
 from gradsift.datastore.index_build import refreshed
 from gradsift.datastore.maintenance import Damage
@@ -27,6 +27,8 @@ from gradsift.pipelines.report.report import is_whole, write_report
 from gradsift.pipelines.runs import remake
 from gradsift.pipelines.runs.forget import resume
 from gradsift.pipelines.runs.remake import Away, Lost, Past
+
+CANNOT = (Lost, InputError, CorruptionError, FeatureSpaceMismatch)  # and no other error: a full disk loses nothing
 
 State = Literal["mended", "later", "lost", "kept"]
 
@@ -120,11 +122,11 @@ def _texts(job: _Job, damaged: Sequence[Damage]) -> list[Mend]:
     held = {shard: repair.readable(store, shard) for shard in wanted}
     missing = {i for shard, ids in wanted.items() for i in ids if i not in held[shard]}
     files = sorted({file for shard in wanted for file in repair.origin_files(store, shard)})
-    found = remake.chats(job.past, missing, files)
-    return [_shard(job, damage, wanted[damage.shard_id], held[damage.shard_id] | found) for damage in damaged]
+    found, unread = remake.chats(job.past, missing, files)
+    return [_shard(job, damage, wanted[damage.shard_id], held[damage.shard_id] | found, unread) for damage in damaged]
 
 
-def _shard(job: _Job, damage: Damage, ids: Sequence[str], chats: dict[str, Messages]) -> Mend:
+def _shard(job: _Job, damage: Damage, ids: Sequence[str], chats: dict[str, Messages], unread: Sequence[str]) -> Mend:
     store, shard = job.store, damage.shard_id
     lost = [i for i in ids if i not in chats]
     rows = len(ids) - len(lost)
@@ -132,6 +134,7 @@ def _shard(job: _Job, damage: Damage, ids: Sequence[str], chats: dict[str, Messa
         job.do(lambda: repair.restore_examples(store, shard, chats))
         return _told(damage, "mended", "read again, each row by its digest", rows=rows)
     why = f"{len(lost):,} of {rows + len(lost):,} rows are no longer in their sources ({_place(store, lost[0])})"
+    why += f"; not readable now: {', '.join(unread)}" if unread else ""
     reason = f"{len(lost):,} examples were lost with a damaged file"
     falls = repair.falls_with_examples(store, lost)
     made = job.lose(damage, why, len(lost), falls, lambda: repair.restore_examples(store, shard, chats, reason))
@@ -173,7 +176,7 @@ def _checkpoint(job: _Job, damage: Damage) -> Mend:
         why = f"{error}; repair again when it is back"
     except Unlike:
         why = "trained again, its tensors are others: other hardware or libraries round otherwise"
-    except (Lost, GradsiftError) as error:
+    except CANNOT as error:
         why = str(error)
     falls = repair.falls_with_checkpoint(store, warmup, point.ordinal)
     return job.lose(damage, why, 1, falls, lambda: repair.forget_checkpoints(store, shard))
@@ -201,7 +204,7 @@ def _rows(job: _Job, damage: Damage) -> Mend:
         left = _left(store, shard)
         job.do(lambda: repair.replan(store, shard))
         return _told(damage, "later", f"{error}; `gradsift run` computes them when it is back", lost=left)
-    except (Lost, GradsiftError) as error:
+    except CANNOT as error:
         left = _left(store, shard)
         falls = [f"{left:,} feature rows of space {space}" for space in sorted({unit.space_id for unit in units})]
         return job.lose(damage, str(error), left, falls, lambda: repair.lose_rows(store, shard))
@@ -233,7 +236,7 @@ def _table(job: _Job, damage: Damage) -> Mend:
         return _told(damage, "mended", f"{selection.name} chosen again{sure}", rows=1)
     except Unlike:
         why = f"{selection.name} chosen again is another choice"
-    except (Lost, GradsiftError) as error:
+    except CANNOT as error:
         why = str(error)
     falls = repair.falls_with_table(store, selection)
     reason = "its table with the loss masks was damaged"
@@ -247,7 +250,7 @@ def _index(job: _Job, damage: Damage) -> Mend:
     try:
         job.do(lambda: refreshed(store, index))
         return _told(damage, "mended", "built again from its rows", rows=index.rows)
-    except GradsiftError as error:
+    except CANNOT as error:
         job.do(lambda: indexes.drop(store, [index.space_id], index.kind))
         return _told(damage, "later", f"dropped: {error}")
 
@@ -263,6 +266,6 @@ def _reports(job: _Job) -> list[Mend]:
         try:
             job.do(lambda: write_report(job.store, page, run))
             done.append(_told(damage, "mended", "written again", rows=1))
-        except GradsiftError as error:
+        except CANNOT as error:
             done.append(_told(damage, "later", f"not written: {error}"))
     return done

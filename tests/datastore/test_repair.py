@@ -1,5 +1,6 @@
 """Mending, the catalog's side: what a damaged shard still holds, what is void after a loss, a catalog that is damaged."""
 
+import errno
 import sqlite3
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from running import gradsift
 
-from gradsift.datastore import checkpoints, examples, features, forget, maintenance, repair, selections
+from gradsift.datastore import checkpoints, examples, features, forget, identity, local, maintenance, repair, selections
 from gradsift.datastore.attributes import attribute
 from gradsift.datastore.checkpoints import CheckpointState
 from gradsift.datastore.errors import CorruptionError, InputError
@@ -183,6 +184,7 @@ def test_a_damaged_catalog_is_an_error_with_its_next_step(store, page):
         maintenance.verify(fresh)
 
 
+@pytest.mark.slow
 def test_a_damaged_catalog_is_no_traceback(store):
     lived_in(store)
     store.close()
@@ -208,3 +210,18 @@ def test_shards_whose_examples_were_all_deleted_leave(store):
         assert {(one.state, one.rows, one.lost) for one in done} == {("mended", 0, 0)}
         assert maintenance.verify(fresh) == []
         assert not forget.pending(fresh)
+
+
+def test_a_file_that_its_disk_cannot_read_is_damaged(store, monkeypatch):
+    lived_in(store)
+    shard, path = shard_path(store)
+
+    def digest(at):
+        if at == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return identity.digest_file(at)
+
+    monkeypatch.setattr(local, "digest_file", digest)
+    with Store(store.root) as fresh:
+        (found,) = maintenance.verify(fresh)
+        assert (found.shard_id, found.problem) == (shard, f"examples/{path.name} cannot be read from its disk any more")

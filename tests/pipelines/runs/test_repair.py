@@ -1,5 +1,6 @@
 """Mending a store that a real run made: every kind of file, flipped, cut and missing; what falls, and kills on the way."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -19,7 +20,7 @@ from gradsift.datastore import (
     runs,
     selections,
 )
-from gradsift.datastore.errors import BusyError, CorruptionError, InputError
+from gradsift.datastore.errors import BusyError, CorruptionError, InputError, StoreFullError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.recipe import parse_recipe
@@ -248,6 +249,39 @@ def test_texts_that_are_gone_are_kept_until_their_loss_is_accepted(finished, cop
         assert all(row.computed == 0 for row in again.rows)
         assert again.selections[0].examples == 12
         assert maintenance.verify(store) == []
+
+
+def test_a_full_disk_loses_nothing(copy):
+    """Also where a loss would be accepted."""
+    every = [path for kind in maintenance.KINDS for path in paths(copy, kind).values()]
+    for path in every:
+        spoil(path, "cut")
+
+    def fail(step):
+        if step == "written":
+            raise OSError(errno.ENOSPC, "no space left")
+
+    with fresh(copy) as store:
+        damaged, rows = maintenance.verify(store), count(store, "feature_row")
+        files.failpoint = fail
+        with pytest.raises(StoreFullError, match="Nothing committed is lost"):
+            mend(store, accept_loss=True)
+        files.failpoint = lambda _step: None
+        assert maintenance.verify(store) == damaged
+        assert count(store, "feature_row") == rows
+
+
+def test_sources_that_cannot_be_read_now_are_named(copy, tmp_path):
+    own = own_sources(copy, tmp_path)
+    own.rename(tmp_path / "elsewhere.jsonl")
+    shard, _ = pool_shard(copy)
+    spoil(paths(copy, "examples")[shard], "missing")
+    with fresh(copy) as store:
+        kept = next(one for one in mend(store) if one.kind == "examples")
+        assert kept.state == "kept"
+        assert kept.done.endswith(f"not readable now: {own}")
+        (tmp_path / "elsewhere.jsonl").rename(own)
+        assert [one.state for one in mend(store)] == ["mended"]
 
 
 def count(store, table):

@@ -147,7 +147,7 @@ def _scanned(parts: Sequence[Part], wanted: Mask | None, k: int, kernel: Name | 
 def _blocks(parts: Sequence[Part], wanted: Mask | None) -> Iterator[tuple[I64, Mask | None]]:
     """Numbers of the rows of each block of the first part, and which of them are wanted, where that is not all."""
     rows = parts[0].rows
-    size = block_rows(max(part.rows.dim for part in parts))
+    size = block_rows(max(part.rows.dim for part in parts), len(parts[0].queries))
     for first, end in zip(rows.starts[:-1].tolist(), rows.starts[1:].tolist(), strict=True):
         for start in range(first, end, size):
             numbers = np.arange(start, min(start + size, end))

@@ -30,7 +30,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Name = Literal["int8", "int8_half", "f32"]
 
-BLOCK_NUMBERS = 1 << 22  # of the rows of a block
+BLOCK_NUMBERS = 1 << 22  # of the rows of a block, of which there are more for a single query
 CACHED_BYTES = 1 << 20  # of rows that are read or decoded, then multiplied: what a core has for itself
 LONGEST = 1 << 17  # dims of which a sum of products of int8 stays below 2³¹
 SHORTEST = 8  # of fewer dims nothing is gained, and oneDNN mistakes the layout of a single one
@@ -64,9 +64,9 @@ class Buffers:
         return self._kept[name][: rows * columns].view(rows, columns)
 
 
-def block_rows(dim: int) -> int:
-    """How many rows of a block."""
-    return max(32, BLOCK_NUMBERS // dim)
+def block_rows(dim: int, count: int) -> int:
+    """How many rows of a block: for one query a block is little work, and has its price in Python."""
+    return max(32, BLOCK_NUMBERS * (4 if count == 1 else 1) // dim)
 
 
 def prepare(queries: F32, stored: str, kernel: Name | None = None) -> Prepared:
@@ -114,9 +114,10 @@ def multiply(prepared: Prepared, vectors: Array, scale: F32, buffers: Buffers) -
     if prepared.kernel == "f32":
         _decoded(prepared.operand, rows, products, buffers)
     elif len(products) == 1 and torch.get_num_threads() == 1:
-        _read_first(prepared, vectors, products, buffers)
+        products.copy_(_read_first(prepared, vectors, buffers))
     else:
-        products.copy_(_SUMS[prepared.kernel](prepared.operand, rows, buffers))
+        sums = buffers.take("sums", 1, products.numel(), torch.int32)[0]
+        products.copy_(_SUMS[prepared.kernel](prepared.operand, rows, sums))
     found: F32 = products.mul_(torch.from_numpy(scale)).numpy()
     return found
 
@@ -132,34 +133,38 @@ def _decoded(queries: "Tensor", rows: "Tensor", products: "Tensor", buffers: Buf
         products[:, start : start + size] = torch.mm(queries, decoded.t())
 
 
-def _read_first(prepared: Prepared, vectors: Array, products: "Tensor", buffers: Buffers) -> None:
-    """Products with one query, of rows that were brought into the cache, in order, just before: the product walks over
+def _read_first(prepared: Prepared, vectors: Array, buffers: Buffers) -> "Tensor":
+    """[1, n] sums of one query, of rows that were brought into the cache, in order, just before: the product walks over
     several rows at once, which the CPU does not foresee, and would wait for memory twice as long (ADR 16)."""
     import torch
 
-    size = max(32, CACHED_BYTES // vectors.shape[1])
+    dim = vectors.shape[1]
+    size = max(8, CACHED_BYTES // dim & ~7)
+    rows, sums = torch.from_numpy(vectors), buffers.take("sums", 1, len(vectors), torch.int32)[0]
+    flat = vectors.reshape(-1)
+    words = flat[: len(flat) & ~7].view(np.int64)
+    multiply_part = _SUMS[prepared.kernel]
     for start in range(0, len(vectors), size):
-        part = vectors[start : start + size]
-        flat = part.reshape(-1)
-        np.bitwise_or.reduce(flat[: len(flat) & ~7].view(np.int64))
-        products[0, start : start + size] = _SUMS[prepared.kernel](prepared.operand, torch.from_numpy(part), buffers)[0]
+        np.bitwise_or.reduce(words[start * dim // 8 : (start + size) * dim // 8])
+        multiply_part(prepared.operand, rows[start : start + size], sums[start : start + size])
+    return sums[None]
 
 
-def _queries_first(queries: "Tensor", rows: "Tensor", buffers: Buffers) -> "Tensor":
+def _queries_first(queries: "Tensor", rows: "Tensor", out: "Tensor") -> "Tensor":
+    """[Q, n] sums in the [Q·n] numbers of `out`."""
     import torch
 
-    out = buffers.take("sums", len(queries), len(rows), torch.int32)
-    return torch._int_mm(queries, rows.t(), out=out)
+    return torch._int_mm(queries, rows.t(), out=out.view(len(queries), len(rows)))
 
 
-def _rows_first(queries: "Tensor", rows: "Tensor", buffers: Buffers) -> "Tensor":
+def _rows_first(queries: "Tensor", rows: "Tensor", out: "Tensor") -> "Tensor":
+    """The same, with the operands in the other order."""
     import torch
 
-    out = buffers.take("sums", len(rows), len(queries), torch.int32)
-    return torch._int_mm(rows, queries.t(), out=out).t()
+    return torch._int_mm(rows, queries.t(), out=out.view(len(rows), len(queries))).t()
 
 
-_SUMS: "dict[Name, Callable[[Tensor, Tensor, Buffers], Tensor]]" = {"int8": _queries_first, "int8_half": _rows_first}
+_SUMS: "dict[Name, Callable[[Tensor, Tensor, Tensor], Tensor]]" = {"int8": _queries_first, "int8_half": _rows_first}
 
 
 @lru_cache(maxsize=256)
@@ -186,8 +191,12 @@ def is_right(kernel: Name, count: int, dim: int) -> bool:
     rows, queries = np.full((PROBE_ROWS, dim), 127, np.int8), np.full((count, dim), reach, np.int8)
     rows[1::4], rows[2::4, ::2], rows[3::4, ::3] = -127, -127, -127
     queries[1::3], queries[2::3, ::2] = -reach, -reach
-    sums = _SUMS[kernel](torch.from_numpy(queries), torch.from_numpy(rows), Buffers()).numpy()
-    return bool((sums == queries.astype(np.float64) @ rows.T.astype(np.float64)).all())
+    for part in (rows, rows[:1]):  # oneDNN has another way for a single row
+        out = torch.empty(count * len(part), dtype=torch.int32)
+        sums = _SUMS[kernel](torch.from_numpy(queries), torch.from_numpy(part), out).numpy()
+        if not (sums == queries.astype(np.float64) @ part.T.astype(np.float64)).all():
+            return False
+    return True
 
 
 def _seconds(kernel: Name, queries: F32, rows: Array) -> float:

@@ -99,7 +99,7 @@ def test_search_equals_the_float64_reference(
     """Rows far apart, close together and equal; blocks of a few rows; pools that overflow."""
     store, ids = empty
     rng = np.random.default_rng(seed)
-    monkeypatch.setattr(nearest, "block_rows", lambda _: int(rng.integers(1, 40)))
+    monkeypatch.setattr(nearest, "block_rows", lambda *_: int(rng.integers(1, 40)))
     monkeypatch.setattr(nearest, "ROOM", int(rng.choice([2, 4096])))
     names = rng.permutation(ids)[: sum(sizes)].tolist()
     centre = rng.normal(size=dim)

@@ -322,6 +322,8 @@ def outside(store: Store, space_id: int, dataset_id: int) -> list[str]:
 
 def covers(store: Store, space_id: int, other: int, dataset_id: int | None) -> bool:
     """Whether each example (member of a dataset, if given) with a row in a space has one, or a zero, in another."""
+    if space_id == other:
+        return True
     member = "" if dataset_id is None else f"AND {_MEMBER}"
     lacking = store.catalog.one(
         f"SELECT 1 FROM feature_row AS r WHERE r.space_id=? AND r.status='ok' {member} AND NOT EXISTS "

@@ -3,10 +3,11 @@
     python benchmarks/memory.py [--rows N] [--dims D] [--only omp gio …] [--memory 8GiB] [--out FILE]
 
 Each rule runs as a method runs it (`make_room`, then the rule), in a process of its own, on the same N × D rows and 200
-target rows, and chooses 1 % of N. `k_center`, which reads all rows at each pick, chooses 20. `--iterations` shortens
-k-means, whose memory does not depend on it (default: 20, as methods have it). A line as JSON for each, as it is done:
-what is declared, the highest anonymous memory above the process's own (sampled), the highest resident memory of the
-whole process, pages of the file included (VmHWM), and seconds.
+target rows, and chooses 1 % of N; `k_center`, which reads all rows at each pick, and `facility_location`, which
+computes many similarities for each, choose 20. `--iterations` shortens k-means, whose memory does not depend on it
+(default: 20, as methods have it). A line as JSON for each, as it is done: what is declared, the highest anonymous
+memory above the process's own (sampled), the highest resident memory of the whole process, pages of the file included
+(VmHWM), and seconds.
 """
 
 import argparse
@@ -40,6 +41,11 @@ CASES = {
     "tsds": {"neighbours": 100},
 }
 TARGETS = 200
+
+
+def picks(case, rows):
+    """How many a case chooses."""
+    return 20 if case in ("k_center", "facility_location") else rows // 100
 
 
 class Generated:
@@ -98,7 +104,7 @@ def run(case, folder, rows, dims, memory, iterations):
             peak[0] = max(peak[0], _status("RssAnon"))
 
     threading.Thread(target=watch, daemon=True).start()
-    chosen = 20 if case == "k_center" else rows // 100
+    chosen = picks(case, rows)
     e = Generated(folder, rows, dims, memory)
     start, cpu = time.perf_counter(), time.process_time()
     make_room(e, "none", name, options, chosen)
@@ -153,7 +159,7 @@ def least(case, rows, dims):
     from gradsift.pipelines.methods.memory import Sizes
 
     name = case.split("_")[0] if case.startswith(("gio", "tsds")) else case
-    chosen = 20 if case == "k_center" else rows // 100
+    chosen = picks(case, rows)
     return int(registry.memory_of("none", name, CASES[case], Sizes(rows, dims, TARGETS, 1, chosen))) + 1
 
 

@@ -200,6 +200,35 @@ def test_the_page_of_indexes_works_as_written(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_memory_page_works_as_written(data_dir, tmp_path):
+    """Its recipe and commands, the first of which says what each method will hold; less than that is refused."""
+    page = ROOT / "docs" / "memory.md"
+    for name, source in (("pool", "small"), ("val", "val")):
+        shutil.copy(data_dir / f"{source}.jsonl", tmp_path / f"{name}.jsonl")
+    (recipe,) = blocks(page, "yaml")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    (commands,) = blocks(page, "bash")
+    plan, *_, selected = [gradsift(*shlex.split(line)[1:], cwd=tmp_path).stdout for line in commands.splitlines()]
+    assert re.search(r"method 'random' +\d+", plan)
+    assert re.search(rf"allowed +{4 << 30}", plan)
+    assert "random" in selected
+    less = shlex.split(commands.splitlines()[-1].replace("500MB", "9KB").replace("20", "21"))[1:]
+    refused = gradsift(*less, cwd=tmp_path, code=2)
+    assert "`memory` allows 9 KiB" in " ".join(refused.stderr.split())
+
+
+def test_the_memory_page_lists_what_every_score_and_rule_declares():
+    from gradsift.pipelines.methods.registry import methods, rules, scores
+
+    page = (ROOT / "docs" / "memory.md").read_text("utf-8")
+    for kind, parts in (("score", scores()), ("rule", rules())):
+        for name, part in parts.items():
+            of = [method for method, preset in methods().items() if getattr(preset, kind) == name]
+            used = ", ".join(f"`{method}`" for method in of) or "by name"
+            assert f"| {kind} `{name}` | {used} | {part.memory.holds} | {part.memory.less} |" in page
+
+
+@pytest.mark.slow
 def test_the_validation_page_works_as_written(finished, tmp_path):
     """Its settings and commands on a store that holds a run."""
     page = ROOT / "docs" / "validation.md"
@@ -231,7 +260,7 @@ def test_no_other_code_block_goes_untested():
     allowed = {"README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"}, "architecture.md": {"mermaid"},
                "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"},
                "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"},
-                   "search.md": {"bash", "python"}, "indexes.md": {"bash"}}  # fmt: skip
+               "search.md": {"bash", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"}}  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())
 

@@ -125,7 +125,7 @@ def near(
     opened, new = open_index(store, index)
     factor = ceil(index.rows / _left(index, only, but))
     wanted = None if only is None and not but else lambda name: (only is None or name in only) and name not in but
-    answers = search(store, space_id, opened, questions, k, index.measured.effort, wanted, factor)
+    answers = search(store, space_id, opened, questions, k, effort_for(index, k), wanted, factor)
     if too_few := [place for place, answer in enumerate(answers) if len(answer) < k]:
         for place, answer in zip(too_few, exactly(too_few, opened.shards), strict=True):
             answers[place] = answer
@@ -134,6 +134,15 @@ def near(
         rows = len(mapped.open_rows(store, space_id, new))
         note = f"{rows:,} rows came since the index was built: searched exactly"
     return Found(answers, index.kind, index.measured.recall, note)
+
+
+def effort_for(index: Index, k: int) -> int:
+    """How far to look for k rows: the effort was tuned for `measured.k` and one more. Lists grow with the root of k,
+    unless a caller has decided them; a graph keeps at least the candidates that are wanted anyway."""
+    tuned = index.measured.effort
+    if index.kind not in ann.IVF or index.plan.effort is not None:
+        return tuned
+    return min(index.plan.lists, ceil(tuned * max(1.0, k / (index.measured.k + 1)) ** 0.5))
 
 
 def _left(index: Index, only: set[str] | None, but: set[str]) -> int:

@@ -136,6 +136,18 @@ def test_the_same_rows_and_seed_make_the_same_file(store, kind):
         assert build(store, SPACE, Wish(kind, effort=4, seed=1)).sha256 != digests[0]
 
 
+def test_more_lists_are_looked_at_for_more_rows(store):
+    """The effort was tuned for the ten nearest; what a caller decided stays."""
+    built = build(store, SPACE, Wish("ivf_sq8"))
+    tuned = replace(built, measured=replace(built.measured, effort=3))
+    assert [index_search.effort_for(tuned, k) for k in (1, 11, 44, 99, 100_000)] == [3, 3, 6, 9, 48]
+    assert index_search.effort_for(replace(tuned, plan=replace(tuned.plan, effort=3)), 44) == 3
+    asked = questions(40)
+    exact, found = search.neighbours(store, SPACE, asked, 100), near(store, SPACE, asked, 100, kind="ivf_sq8")
+    pairs = zip(exact, found.neighbours, strict=True)
+    assert np.mean([len({n.example_id for n in a} & {n.example_id for n in b}) / 100 for a, b in pairs]) > 0.95
+
+
 def test_more_neighbours_than_rows_and_no_question(store):
     build(store, SPACE, Wish("ivf_sq8"))
     exact = search.neighbours(store, SPACE, questions(2), 1000)

@@ -6,7 +6,7 @@ catalog has, and never fewer than k where there are k. Legend: N rows, Q questio
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, sqrt
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -142,7 +142,8 @@ def effort_for(index: Index, k: int) -> int:
     tuned = index.measured.effort
     if index.kind not in ann.IVF or index.plan.effort is not None:
         return tuned
-    return min(index.plan.lists, ceil(tuned * max(1.0, k / (index.measured.k + 1)) ** 0.5))
+    growth = max(1.0, k / (index.measured.k + 1))
+    return min(index.plan.lists, ceil(tuned * sqrt(growth)))
 
 
 def _left(index: Index, only: set[str] | None, but: set[str]) -> int:

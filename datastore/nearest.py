@@ -23,6 +23,7 @@ Mask = NDArray[np.bool_]
 
 AT_A_TIME = 1 << 20  # numbers of candidates that are computed anew
 ROOM = 4096  # candidates of a query beside 16·k, above which they are told apart by a finer product
+FIRST = 512  # rows of which the first floor is taken
 LEAST = -1e30  # below all scores but that of a row that is not wanted
 SPARSE = 0.5  # below this share of wanted rows a block is copied without the others
 
@@ -69,7 +70,8 @@ class _Pool:
             scores[:, ~wanted] = -np.inf
         new = np.flatnonzero(np.isneginf(self.floor))
         if self.k < scores.shape[1] and len(new):
-            kth = np.partition(scores[new], -self.k, axis=1)[:, -self.k]
+            some = scores[new, : max(FIRST, 8 * self.k)]  # the k-th of a part is below that of all, and found sooner
+            kth = np.partition(some, -self.k, axis=1)[:, -self.k]
             self.floor[new] = kth * unit[new] - self.margin[new]
         least = np.maximum((self.floor - self.margin) / unit, LEAST).astype(np.float32)
         above = scores >= np.nextafter(least, np.float32(-np.inf))[:, None]

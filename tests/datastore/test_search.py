@@ -175,6 +175,22 @@ def test_a_product_is_within_its_bound(kernel, dtype):
         assert (ready.error < 0.1).all()  # a bound that lets everything through would pass
 
 
+def test_products_in_bfloat16_change_no_answer(empty):
+    """Whoever lets torch round operands gets a wider bound, and the same rows."""
+    store, ids = empty
+    rng = np.random.default_rng(5)
+    blocks = [made(ids[:200], 1 + 0.1 * rng.normal(size=(200, 256)), "f16")]
+    space, queries = new_space(store, blocks), unit(1 + 0.1 * rng.normal(size=(20, 256)))
+    before = torch.get_float32_matmul_precision()
+    margin = products.prepare(queries, "f16").error
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert (products.prepare(queries, "f16").error > 100 * margin).all()
+        assert neighbours(store, space, queries, 5) == reference(blocks, queries, 5)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_equal_rows_go_by_their_ids_in_any_order_of_shards(empty):
     store, ids = empty
     names = sorted(ids[:90], reverse=True)

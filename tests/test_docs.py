@@ -113,7 +113,7 @@ def test_the_page_on_deletion_works_as_written(data_dir, tmp_path):
     assert re.search(r"exports/nightly +1 +holds them", said[2])
     assert re.search(r"exports/nightly +1 +rewritten", said[3])
     assert "void: 1 example was deleted" in " ".join(said[4].split())
-    assert "1 rows were deleted before and stay out" in said[5]
+    assert "1 row was deleted before and stays out" in said[5]
     left = [path for path in (tmp_path / "store").rglob("*") if path.is_file() and b"Ann@Example" in path.read_bytes()]
     assert left == []
 

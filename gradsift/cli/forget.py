@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from gradsift.datastore.store import Store
     from gradsift.pipelines.runs.forget import Deletion
 
+SHOWN = 5  # ids of a deletion on a terminal
+
 
 @app.command
 def delete(
@@ -120,6 +122,9 @@ def _show(plan: "Deletion", title: str) -> None:
     show.table(title, [asdict(trace) for trace in plan.traces])
     if plan.sources:
         show.table("Examples by source", [{"source": name, "examples": n} for name, n in plan.sources.items()])
+    if plan.ids:
+        more = f" and {len(plan.ids) - SHOWN:,} more, which --json lists" if len(plan.ids) > SHOWN else ""
+        show.line(f"Ids: {', '.join(plan.ids[:SHOWN])}{more}")
     if plan.versions:
         show.line(f"Void: {', '.join(plan.versions)}; what is left of the newest has the next number")
     if plan.exports:

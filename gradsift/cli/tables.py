@@ -55,7 +55,10 @@ def show_result(result: RunResult) -> None:
     if pool.left_out:
         show.table(f"Screening leaves {pool.used} of them", [asdict(entry) for entry in pool.left_out])
     if deleted := sum(of.deleted for of in (pool, *result.ingest.targets.values(), *result.ingest.tests.values())):
-        show.line(f"{deleted:,} rows were deleted before and stay out; `gradsift revive` lets them in again")
+        words = (
+            "1 row was deleted before and stays" if deleted == 1 else f"{deleted:,} rows were deleted before and stay"
+        )
+        show.line(f"{words} out; `gradsift revive` lets what was deleted in again")
     show.table("Quarantined rows", [{"reason": reason, "rows": n} for reason, n in pool.quarantined.items()])
     if result.selections:
         show.table("Selections", [asdict(made) for made in result.selections], (*SELECTION, "export"))

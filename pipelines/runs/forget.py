@@ -49,8 +49,8 @@ class Exported:
 
 @dataclass(frozen=True)
 class Deletion:
-    """What a deletion takes out of the store, or would; `exports` hold the examples on disk; `seen` are warm-ups whose
-    weights learned from them; `left` says what was not reached."""
+    """What a deletion takes out of the store, or would; `ids` is what `revive` takes; `exports` hold the examples on
+    disk; `seen` are warm-ups whose weights learned from them; `left` says what was not reached."""
 
     examples: int
     sources: dict[str, int]
@@ -60,6 +60,7 @@ class Deletion:
     seen: Sequence[Seen]
     gone_before: int = 0
     left: Sequence[str] = ()
+    ids: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def planned(store: Store, picked: Picked) -> Deletion:
         holding(store, [*picked.ids, *picked.gone]),
         seen_by(store, picked.ids),
         len(picked.gone),
+        ids=picked.ids,
     )
 
 
@@ -157,7 +159,7 @@ def revive(store: Store, names: Sequence[str]) -> int:
         if len(matching) != 1:
             raise InputError(
                 f"{'no' if not matching else 'more than one'} deleted example has an id starting with {name!r}; "
-                "`gradsift delete` printed their ids"
+                "`gradsift delete` says which they are"
             )
         found |= set(matching)
     return tombstones.remove(store, sorted(found))

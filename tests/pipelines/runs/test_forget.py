@@ -343,7 +343,7 @@ def test_the_command_line_deletes_and_goes_on(kept, monkeypatch):
     kept.store.close()
     at = ("--store", kept.root)
     planned = json.loads(gradsift("delete", "--id", gone[0][:10], gone[1], "--dry-run", "--json", *at).stdout)
-    assert planned["examples"] == 2
+    assert (planned["examples"], planned["ids"]) == (2, sorted(gone))
     assert [one["state"] for one in planned["exports"]] == ["holds them"]
     assert planned["versions"] == ["mix@2", "pool:mix@2"]
     assert "say --yes" in gradsift("delete", "--id", gone[0], *at, code=2).stderr

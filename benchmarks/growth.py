@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -82,11 +83,18 @@ def build(root: Path, rows: int, dim: int) -> None:
         examples.define_dataset(store, "pool", "all", dict.fromkeys((example(k).example_id for k in range(rows)), ""))
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """Wall seconds of a call."""
-    start = time.perf_counter()
+class Took(NamedTuple):
+    """Seconds of a call: on the wall, and of this process's cores, which a busy machine changes less."""
+
+    wall: float
+    cpu: float
+
+
+def seconds(action: Callable[[], object]) -> Took:
+    """What a call takes."""
+    start, cpu = time.perf_counter(), time.process_time()
     action()
-    return time.perf_counter() - start
+    return Took(time.perf_counter() - start, time.process_time() - cpu)
 
 
 def delete(store: Store, ids: list[str]) -> None:
@@ -98,8 +106,8 @@ def delete(store: Store, ids: list[str]) -> None:
     forget.close(store)
 
 
-def measure(root: Path, rows: int, dim: int, number: int, only: set[str]) -> Iterator[tuple[str, float]]:
-    """(operation, seconds) on a store that may be changed."""
+def measure(root: Path, rows: int, dim: int, number: int, only: set[str]) -> Iterator[tuple[str, Took]]:
+    """(operation, what it took) on a store that may be changed."""
     store = Store(root)
     first = rows + 10_000_000 * (number + 1)
     if "append" in only:
@@ -150,7 +158,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep the stores here and use those that are there")
     chosen = parser.parse_args()
     sizes, only = [int(n) for n in chosen.rows.split(",")], set(chosen.only.split(","))
-    found: dict[str, dict[int, list[float]]] = {}
+    found: dict[str, dict[int, list[Took]]] = {}
 
     def note(**line: object) -> None:
         with chosen.results.open("a") as out:
@@ -165,7 +173,7 @@ def main() -> None:
                 unfinished = Path(folder) / "unfinished"
                 taken = seconds(lambda to=unfinished, rows=rows: build(to, rows, chosen.dim))
                 unfinished.rename(root)
-                note(built=rows, seconds=round(taken, 2))
+                note(built=rows, seconds=round(taken.wall, 2))
         for number in range(chosen.rounds):
             for rows in random.Random(number).sample(sizes, len(sizes)):
                 root = Path(folder) / "round"
@@ -177,16 +185,24 @@ def main() -> None:
                     warm.catalog.rows("SELECT count(*) FROM origin AS o JOIN feature_row AS r USING (example_id)")
                 for name, taken in measure(root, rows, chosen.dim, number, only):
                     found.setdefault(name, {}).setdefault(rows, []).append(taken)
-                    note(round=number, rows=rows, operation=name, seconds=round(taken, 4))
+                    note(round=number, rows=rows, operation=name, wall=round(taken.wall, 4), cpu=round(taken.cpu, 4))
                 shutil.rmtree(root)
-    medians = {name: {n: statistics.median(t) for n, t in by_rows.items()} for name, by_rows in found.items()}
-    note(medians={name: {n: round(t, 4) for n, t in by.items()} for name, by in medians.items()})
-    note(exponents=exponents(medians))
-    if "append" in found:
-        ratios = {
-            n: [t / e for t, e in zip(found["append"][n], found["append to empty"][n], strict=True)] for n in sizes
+    for clock in Took._fields:
+        medians = {
+            name: {n: statistics.median(getattr(t, clock) for t in taken) for n, taken in by_rows.items()}
+            for name, by_rows in found.items()
         }
-        note(append_ratio={n: round(statistics.median(r), 3) for n, r in ratios.items()})
+        note(clock=clock, medians={name: {n: round(t, 4) for n, t in by.items()} for name, by in medians.items()})
+        note(clock=clock, exponents=exponents(medians))
+        if "append" in found:
+            ratios = {
+                n: statistics.median(
+                    getattr(large, clock) / getattr(empty, clock)
+                    for large, empty in zip(found["append"][n], found["append to empty"][n], strict=True)
+                )
+                for n in sizes
+            }
+            note(clock=clock, append_ratio={n: round(r, 3) for n, r in ratios.items()})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ transaction that does it. Reports and exports are files outside of the catalog: 
 between the two.
 
 Cost of `begin`: one pass over `feature_row`, `mark` and `selection_item`. Of `clear`: the shards that hold a deleted
-example, and the tables of scores of every selection whose pool it was in. Of `close`: the whole catalog is written.
+example, and the tables of scores of every selection whose pool it was in. Of `close`: the rows of each file are
+counted, and the whole catalog is written.
 """
 
 import time
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from gradsift.datastore import examples, files, maintenance, tombstones
+from gradsift.datastore.compact import rewrite
 from gradsift.datastore.engine import Transaction
 from gradsift.datastore.erase import ERASE, erase
 from gradsift.datastore.errors import InputError
@@ -173,6 +175,7 @@ def close(store: Store) -> None:
 
     Raises BusyError while another process reads the catalog: what was deleted may be in a page that it looks at.
     """
+    rewrite(store)  # rows of a lost race, or of a pruning that was killed: the plan cannot know of them
     with store.catalog.write() as db:
         db.execute("UPDATE doomed SET after=0")
     store.sweep()

@@ -423,3 +423,19 @@ def test_promise_8_a_process_that_dies_leaves_what_the_next_one_finishes(kept, s
         assert forget.pending(store)
         finish(store)
         check_gone(kept, store, gone)
+
+
+def test_promise_8_a_copy_that_lost_a_race_goes_with_it(kept, monkeypatch):
+    """Two processes read the same new row at once: its text is in two files, of which the catalog names one."""
+    gone = fill(kept)
+    chat = examples.get_messages(kept.store, gone)
+    again = [examples.Example(i, messages, "ann", "again.jsonl", 1) for i, messages in chat.items()]
+    other = [{"role": "user", "content": "another"}, {"role": "assistant", "content": "one"}]
+    monkeypatch.setattr(examples, "known_ids", lambda _store, _ids: set())
+    examples.add(kept.store, [*again, examples.Example("0" * 32, other, "a", "again.jsonl", 2)])
+    monkeypatch.undo()
+    assert len({name for name, _ in found_in(kept.root / "examples", SECRET)}) > 1
+    delete(kept.store, by_ids(*gone), exports=True)
+    assert found_in(kept.root, SECRET) == []
+    assert examples.get_messages(kept.store, ["0" * 32]) == {"0" * 32: other}
+    assert verify(kept.store) == []

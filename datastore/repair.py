@@ -5,6 +5,7 @@ its place.
 refers to it, or nothing. So a kill leaves the damaged file listed as it was, or what stands for it.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -148,33 +149,42 @@ def _lose(db: Transaction, shard: int, why: str) -> None:
 
 def falls_with_examples(store: Store, ids: Sequence[str]) -> list[str]:
     """What examples take down when they are lost, in words."""
-    datasets: dict[str, int] = {}
-    chosen: dict[str, int] = {}
+    datasets: dict[int, str] = {}
+    chosen: set[int] = set()
     rows = 0
     for start in range(0, len(ids), PART):
         part = ids[start : start + PART]
         inside = f"example_id IN ({marks(part)})"
-        for row in store.catalog.rows(
+        found = store.catalog.rows(
             "SELECT DISTINCT d.dataset_id, d.role, d.name FROM dataset_member AS m "
             f"JOIN dataset AS d USING (dataset_id) WHERE m.{inside} AND d.void IS NULL ORDER BY d.dataset_id",
             part,
-        ):
-            datasets[f"{row['role']} {row['name']}"] = row["dataset_id"]
-        for row in store.catalog.rows(
-            "SELECT DISTINCT s.selection_id, s.name, s.target FROM selection_item AS i "
-            f"JOIN selection AS s USING (selection_id) WHERE i.{inside} AND s.void IS NULL ORDER BY s.selection_id",
+        )
+        datasets |= {row["dataset_id"]: f"{row['role']} {row['name']}" for row in found}
+        found = store.catalog.rows(
+            "SELECT DISTINCT s.selection_id FROM selection_item AS i JOIN selection AS s USING (selection_id) "
+            f"WHERE i.{inside} AND s.void IS NULL",
             part,
-        ):
-            kind = "mixture" if row["target"] == selections.MIXTURE else "selection"
-            chosen[f"{kind} {row['name']} ({row['selection_id']})"] = row["selection_id"]
+        )
+        chosen |= {row["selection_id"] for row in found}
         counted = store.catalog.one(f"SELECT count(*) AS n FROM feature_row WHERE {inside} AND status='ok'", part)
         rows += counted["n"] if counted else 0
+    versions = Counter(datasets.values())
     return [
-        *datasets,
+        *(name if n == 1 else f"{name} ({n} versions)" for name, n in versions.items()),
         *([f"{rows:,} feature rows"] if rows else []),
-        *chosen,
-        *(f"export {folder}" for folder in _exports(store, list(chosen.values()))),
+        *(_named(store, number) for number in sorted(chosen)),
+        *(f"export {folder}" for folder in _exports(store, sorted(chosen))),
     ]
+
+
+def _named(store: Store, number: int) -> str:
+    """A selection or mixture in words, by its version where it has one."""
+    (row,) = store.catalog.rows("SELECT name, target FROM selection WHERE selection_id=?", (number,))
+    kind = "mixture" if row["target"] == selections.MIXTURE else "selection"
+    numbers = store.catalog.rows("SELECT number FROM version WHERE selection_id=? ORDER BY number", (number,))
+    labels = [f"{row['name']}@{version['number']}" for version in numbers]
+    return f"{kind} {', '.join(labels) or row['name']}"
 
 
 def _exports(store: Store, numbers: Sequence[int]) -> list[str]:
@@ -365,8 +375,7 @@ def lose_table(store: Store, selection: Selection, why: str) -> None:
 
 def falls_with_table(store: Store, selection: Selection) -> list[str]:
     """What a selection's table takes down, in words."""
-    kind = "mixture" if selection.target == selections.MIXTURE else "selection"
-    name = f"{kind} {selection.name} ({selection.selection_id})"
+    name = _named(store, selection.selection_id)
     if not selections.is_masked(selection):
         return [f"scores and details of {name}, which stays"]
     return [name, *(f"export {folder}" for folder in _exports(store, [selection.selection_id]))]

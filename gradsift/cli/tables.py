@@ -38,9 +38,21 @@ def show_plan(plan: "Plan") -> None:
 
 def show_mended(done: "Sequence[Mend]", *, plan: bool) -> None:
     """What is damaged and would be done, or was done, about it."""
-    shown = ("file", "kind", "problem", "done", "rows", "lost")
     title = "Damaged files, and what would be done" if plan and done else "Damaged files" if plan else "Repaired"
-    show.table(title, [{name: getattr(one, name) for name in shown} for one in done])
+    show.table(
+        title,
+        [
+            {
+                "file": one.file,
+                "kind": one.kind,
+                "problem": one.problem.removeprefix(f"{one.file} "),
+                "done": one.done,
+                "rows": one.rows,
+                "lost": one.lost,
+            }
+            for one in done
+        ],
+    )
     for one in done:
         if one.falls:
             show.line(f"With {one.file}: {', '.join(one.falls)}.")

@@ -173,7 +173,7 @@ def _checkpoint(job: _Job, damage: Damage) -> Mend:
         sure = ", if its tensors come out the same" if job.plan else ": the same tensors"
         return _told(damage, "mended", f"checkpoint {point.ordinal} trained again{sure}", rows=1)
     except Away as error:
-        why = f"{error}; repair again when it is back"
+        why = f"repair again when its model is back: {error}"
     except Unlike:
         why = "trained again, its tensors are others: other hardware or libraries round otherwise"
     except CANNOT as error:
@@ -203,7 +203,8 @@ def _rows(job: _Job, damage: Damage) -> Mend:
     except Away as error:
         left = _left(store, shard)
         job.do(lambda: repair.replan(store, shard))
-        return _told(damage, "later", f"{error}; `gradsift run` computes them when it is back", lost=left)
+        why = f"{left:,} rows planned again, for `gradsift run` when the model is back: {error}"
+        return _told(damage, "later", why)
     except CANNOT as error:
         left = _left(store, shard)
         falls = [f"{left:,} feature rows of space {space}" for space in sorted({unit.space_id for unit in units})]

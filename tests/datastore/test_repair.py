@@ -108,7 +108,7 @@ def test_a_loss_takes_down_what_had_it_and_nothing_else(store):
     path.unlink()
     kept = {e.example_id: e.messages for e in batch[2:]}
     lost = [e.example_id for e in batch[:2]]
-    assert repair.falls_with_examples(store, lost) == ["pool p", "2 feature rows", "selection first (1)"]
+    assert repair.falls_with_examples(store, lost) == ["pool p", "2 feature rows", "selection first"]
     with pytest.raises(ValueError, match="only for a reason"):
         repair.restore_examples(store, shard, kept)
     assert repair.restore_examples(store, shard, kept, "2 were lost") == 2

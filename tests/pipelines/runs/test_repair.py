@@ -135,7 +135,7 @@ def test_masks_that_cannot_be_made_again_void_their_selection(copy, how):
     with fresh(copy) as store:
         (kept,) = mend(store)
         assert (kept.state, kept.done) == ("kept", "kept: no finished run made it")
-        assert kept.falls == (f"selection pruned-sql ({chosen.selection_id})",)
+        assert kept.falls == ("selection pruned-sql@1",)
         assert selections.get(store, "pruned-sql") == chosen
         (gone,) = mend(store, accept_loss=True)
         assert gone.state == "lost"
@@ -227,7 +227,7 @@ def test_texts_that_are_gone_are_kept_until_their_loss_is_accepted(finished, cop
         lost = kept["examples"].lost
         assert lost > 10
         falls = " ".join(kept["examples"].falls)
-        for word in ("pool small", "feature rows", f"selection {name}", "exports/small-sql"):
+        for word in ("pool small", "feature rows", f"selection {name}@1", "exports/small-sql"):
             assert word in falls
         assert counts == {table: count(store, table) for table in counts}, "nothing was changed"
         planned = mend(store, accept_loss=True, dry_run=True)
@@ -322,10 +322,10 @@ def test_rows_are_planned_again_where_the_model_is_away(finished, copy, tmp_path
         (done,) = mend(store)
         assert (done.state, done.rows) == ("later", 0)
         assert "is not a model" in done.done
-        assert "`gradsift run` computes them" in done.done
+        assert "rows planned again, for `gradsift run`" in done.done
         assert maintenance.verify(store) == []
         again = curate(parse_recipe(finished[0]), store)
-        assert sum(row.computed for row in again.rows) >= done.lost > 0
+        assert f"{sum(row.computed for row in again.rows)} rows planned again" in done.done
         assert maintenance.verify(store) == []
 
 
@@ -335,7 +335,7 @@ def test_a_checkpoint_that_cannot_be_trained_again_waits_for_its_model(finished,
     with fresh(copy) as store:
         (kept,) = mend(store)
         assert kept.state == "kept"
-        assert "repair again when it is back" in kept.done
+        assert "repair again when its model is back: " in kept.done
         assert [fall.split(" (")[0].rstrip("0123456789 ") for fall in kept.falls] == ["checkpoint"] + 3 * [
             "feature space"
         ]

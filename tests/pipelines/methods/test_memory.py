@@ -9,6 +9,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines import memory
 from gradsift.pipelines.features.gather import evidence
 from gradsift.pipelines.methods.registry import UNSTATED, methods, rules, scores, split_options
+from gradsift.pipelines.methods.room import make_room_for_semdedup
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Select, parse_recipe
 from gradsift.pipelines.runs import reselect
@@ -147,3 +148,13 @@ def test_free_memory_is_that_of_the_container_where_it_is_less(tmp_path, monkeyp
         assert memory.free_bytes() == pytest.approx(expected, rel=0.2)
     assert memory.default_budget() == int(0.6 * (1 << 20))
     assert memory.in_words(3 << 29) == "1.5 GiB"
+
+
+def test_semantic_duplicates_are_refused_like_a_method(seen):
+    e = seen(0)
+    e.memory = 1 << 18
+    with pytest.raises(InputError, match=r"needs .* fewer `clusters`"):
+        make_room_for_semdedup(e, "plain", 0)
+    e.memory = 1 << 30
+    make_room_for_semdedup(e, "plain", 0)
+    assert 0 < e.room < 1 << 30

@@ -11,7 +11,7 @@ CASES = ["omp", "kmeans_quota", "gio", "gio_exact", "gio_knn", "facility_locatio
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_a_rule_takes_no_more_than_it_declares(case, tmp_path, monkeypatch):
+def test_a_rule_takes_no_more_than_it_declares(case, tmp_path):
     """And, where it streams, less than the rows as f32 would: what is declared for blocks is not taken here, for they
     are made small."""
     code = f"""

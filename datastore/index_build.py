@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gradsift.datastore import ann, features, forget, indexes, leases
+from gradsift.datastore import ann, features, forget, indexes, leases, mapped
 from gradsift.datastore.ann import Kind, Plan
 from gradsift.datastore.errors import BusyError, CorruptionError, FeatureSpaceMismatch, InputError
 from gradsift.datastore.index_search import F32, Opened, rows_of, search
@@ -160,7 +160,7 @@ def measure(store: Store, space_id: int, opened: Opened, plan: Plan) -> Measured
     Questions are rows of targets where the store has some that the space's rows may be compared with, else rows of the
     space; each is left out of its own answer.
     """
-    names, questions, of_targets = _questions(store, space_id, plan.seed)
+    names, questions, of_targets = _questions(store, space_id, opened.rows, plan.seed)
     k = NEAREST + 1  # with itself
     truth = neighbours(store, space_id, questions, k)
 
@@ -226,25 +226,23 @@ def _ratio(exactly: Callable[[F32], None], by_index: Callable[[F32], None], part
     return round(median(ratios), 2)
 
 
-def _questions(store: Store, space_id: int, seed: int) -> tuple[list[str], F32, list[bool]]:
+def _questions(store: Store, space_id: int, rows: Rows, seed: int) -> tuple[list[str], F32, list[bool]]:
     """Ids and unit rows of the questions, shuffled, and which of them are a target's."""
     asked, of_targets = _target_rows(store, space_id)
     rng = np.random.default_rng(seed + 1)
-    some = _some(of_targets, QUESTIONS, rng)
-    parts = [(asked, some)] if some else []
+    some = [of_targets[n] for n in rng.permutation(len(of_targets))[:QUESTIONS]]
+    units = mapped.units(store, asked, some)
     # Two rows of Adam's steps are never compared: where questions are of another transform, they are targets' rows.
     if len(some) < FEW or _transform(store, asked) == _transform(store, space_id):
-        known = set(some)
-        own = [name for name in features.ids_with_rows(store, space_id) if name not in known]
-        parts.append((space_id, _some(own, QUESTIONS - len(some), rng)))
-    names = [name for _, part in parts for name in part]
-    rows = np.concatenate([features.read_all(store, space, part).unit() for space, part in parts if part])
-    mixed = rng.permutation(len(rows))
-    return [names[n] for n in mixed], np.ascontiguousarray(rows[mixed]), [bool(n < len(some)) for n in mixed]
-
-
-def _some(ids: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
-    return [ids[n] for n in rng.permutation(len(ids))[:count]]
+        drawn = np.sort(rng.choice(len(rows), min(len(rows), QUESTIONS), replace=False))
+        drawn = drawn[mapped.listed(store, space_id, rows, drawn)]
+        own = dict(zip(rows.ids(drawn), rows.unit(drawn), strict=True))
+        more = [name for name in own if name not in units][: QUESTIONS - len(units)]
+        units |= {name: own[name] for name in more}
+    names = list(units)
+    mixed = [names[n] for n in rng.permutation(len(names))]
+    targets = set(some)
+    return mixed, np.stack([units[name] for name in mixed]), [name in targets for name in mixed]
 
 
 def _target_rows(store: Store, space_id: int) -> tuple[int, list[str]]:

@@ -138,12 +138,15 @@ def near(
 
 def effort_for(index: Index, k: int) -> int:
     """How far to look for k rows: the effort was tuned for `measured.k` and one more. Lists grow with the root of k,
-    unless a caller has decided them; a graph keeps at least the candidates that are wanted anyway."""
+    and hold the candidates, unless a caller has decided them; a graph keeps at least the candidates that are wanted anyway."""
     tuned = index.measured.effort
     if index.kind not in ann.IVF or index.plan.effort is not None:
         return tuned
-    growth = max(1.0, k / (index.measured.k + 1))
-    return min(index.plan.lists, ceil(tuned * sqrt(growth)))
+    growth = k / (index.measured.k + 1)
+    if growth <= 1:
+        return tuned
+    candidates = ceil(OVERFETCH * k * index.plan.lists / index.rows)  # lists that hold as many, of lists alike
+    return min(index.plan.lists, max(ceil(tuned * sqrt(growth)), candidates))
 
 
 def _left(index: Index, only: set[str] | None, but: set[str]) -> int:

@@ -140,7 +140,9 @@ def test_more_lists_are_looked_at_for_more_rows(store):
     """The effort was tuned for the ten nearest; what a caller decided stays."""
     built = build(store, SPACE, Wish("ivf_sq8"))
     tuned = replace(built, measured=replace(built.measured, effort=3))
-    assert [index_search.effort_for(tuned, k) for k in (1, 11, 44, 99, 100_000)] == [3, 3, 6, 9, 48]
+    assert [index_search.effort_for(tuned, k) for k in (1, 11, 44, 100_000)] == [3, 3, 15, 48]
+    many = replace(tuned, rows=10**6)
+    assert [index_search.effort_for(many, k) for k in (11, 44, 99)] == [3, 6, 9]
     assert index_search.effort_for(replace(tuned, plan=replace(tuned.plan, effort=3)), 44) == 3
     asked = questions(40)
     exact, found = search.neighbours(store, SPACE, asked, 100), near(store, SPACE, asked, 100, kind="ivf_sq8")

@@ -138,7 +138,7 @@ def near(
 
 def effort_for(index: Index, k: int) -> int:
     """How far to look for k rows: the effort was tuned for `measured.k` and one more. Lists grow with the root of k,
-    and hold the candidates, unless a caller has decided them; a graph keeps at least the candidates that are wanted anyway."""
+    and hold the candidates, unless a caller has decided them; a graph keeps at least its candidates anyway."""
     tuned = index.measured.effort
     if index.kind not in ann.IVF or index.plan.effort is not None:
         return tuned

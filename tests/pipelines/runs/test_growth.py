@@ -84,6 +84,26 @@ def test_promise_2_appending_n_rows_computes_n_rows_in_every_space(grown, finish
     assert len(new) == 6
 
 
+def test_a_night_of_many_units_asks_for_its_units_once_and_counts_up_to_them(grown, monkeypatch):
+    """Not after each of them, which would grow with their square."""
+    asked, told = [], []
+    open_units = features.open_units
+
+    def counted(*args):
+        asked.append(args)
+        return open_units(*args)
+
+    monkeypatch.setattr(features, "open_units", counted)
+    grown.append(chats(12))
+    data = grown.data | {"pool": [{"path": str(grown.pool)}], "features": grown.data["features"] | {"unit_rows": 1}}
+    result = curate(parse_recipe(data), grown.store, progress=lambda *said: told.append(said))
+    assert sum(row.computed for row in result.pool_rows) == 24
+    assert len(asked) <= 2 * len(result.rows), "once for what there is, once more to see that nothing is left"
+    total = result.pool_rows[0].statuses["ok"]
+    counts = [done for stage, done, of in told if stage == "checkpoint 0: gradients of small" and of == total]
+    assert counts == list(range(total - 11, total + 1))
+
+
 def test_promise_2_appending_n_rows_computes_n_rows_of_an_encoder(recipe_data, store, encoder_dir, write_jsonl):
     select = {"method": "embed", "examples": 9, "encoder": str(encoder_dir)}
     data = {k: v for k, v in recipe_data.items() if k not in ("validate", "features", "model")} | {"select": select}

@@ -16,7 +16,7 @@ from gradsift.pipelines.runs import reselect
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.select import select as select_stage
-from gradsift.pipelines.select.need import planned
+from gradsift.pipelines.select.need import check, planned
 from gradsift.scorers import rows as rows_module
 
 LOOK_AT_ROWS = ["tagcos", "gio", "gio_exact", "gio_knn", "tsds", "tive", "kmq", "facility_location", "k_center"]
@@ -158,3 +158,36 @@ def test_semantic_duplicates_are_refused_like_a_method(seen):
     e.memory = 1 << 30
     make_room_for_semdedup(e, "plain", 0)
     assert 0 < e.room < 1 << 30
+
+
+@pytest.mark.parametrize("method", ["less", "tagcos", "rds", "k_center", "trak", "gio", "s2l"])
+def test_what_is_planned_is_what_is_asked_for(seen, recipe_data, method):
+    """From the recipe alone, before gradients, and from the store's rows afterwards."""
+    e = seen(0)
+    e.memory = 4 << 30
+    select = {"method": method, "examples": 12}
+    select_stage.choose(e, Select(**select))
+    recipe = parse_recipe({**recipe_data, "select": select})
+    target = {"sql": (len(e.target.example_ids), len(set(e.target.subtasks)))}
+    need, sizes, _ = planned(recipe, len(e.ids), target)[f"method {method!r}"]
+    assert sizes.dims == {"less": 512, "tagcos": 512, "trak": 512, "gio": 512, "s2l": 0}.get(method, sizes.dims)
+    assert sizes.dims > 0 or method == "s2l"
+    assert need == e.memory - e.room
+
+
+def test_parts_arms_and_screening_are_planned_too(recipe_data):
+    recipe = parse_recipe({
+        **recipe_data,
+        "dedup": {"semantic": {"represent": "gradients"}},
+        "validate": {**recipe_data["validate"], "arms": ["tagcos", "random_tokens"]},
+        "mix": {"examples": 20, "parts": [
+            {"name": "skill", "target": "sql", "share": 0.5, "select": {"method": "gio"}},
+            {"name": "some", "target": "sql", "share": 0.3, "sources": ["sql"]},
+            {"name": "rest", "share": 0.2},
+        ]},
+    })  # fmt: skip
+    wanted = planned(recipe, 1000, {"sql": (24, 2)})
+    assert set(wanted) == {"method 'less'", "arm 'tagcos'", "mix, part 'skill', method 'gio'", "`dedup.semantic`"}
+    with pytest.raises(InputError, match=r"arm 'tagcos': needs .* 1,000 examples of 512 dims and 24 target rows"):
+        check(parse_recipe({**recipe_data, "select": {"method": "random", "examples": 5}, "memory": "2MiB",
+                            "validate": {**recipe_data["validate"], "arms": ["tagcos"]}}), 1000, {"sql": (24, 2)})  # fmt: skip

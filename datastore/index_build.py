@@ -56,7 +56,7 @@ DEFAULT = Wish()
 def build(store: Store, space_id: int, wish: Wish = DEFAULT, report: Report = _silent) -> Index:
     """Build the index of a kind over a space, in the place of an older one, and measure it.
 
-    Raises InputError for a space without rows or an index that memory does not hold, BusyError while something else
+    Raises InputError for a space without rows, a wish that makes no sense or an index that memory does not hold, BusyError while something else
     changes the store.
     """
     with leases.alone(store, "build the index"):
@@ -65,6 +65,7 @@ def build(store: Store, space_id: int, wish: Wish = DEFAULT, report: Report = _s
 
 def rebuild(store: Store, space_id: int, wish: Wish, report: Report = _silent) -> Index:
     """As `build`, for a caller that holds the store."""
+    _check(wish)
     _require_no_deletion(store)
     shards = indexes.shards_of(store.catalog, space_id)
     if not shards:
@@ -105,6 +106,13 @@ def refreshed(store: Store, index: Index, report: Report = _silent) -> Index:
     rows = rows_of(store, index.space_id, [shard.shard_id for shard in shards])
     _add(made, index.kind, rows, index.rows, report)
     return _finish(store, index.space_id, made, index.plan, shards, rows)
+
+
+def _check(wish: Wish) -> None:
+    if wish.lists < 0 or (wish.effort is not None and wish.effort < 1):
+        raise InputError("lists and probes of an index must be at least 1; leave them out, and they are chosen")
+    if wish.lists and wish.kind not in ann.IVF:
+        raise InputError(f"a {wish.kind} index has no lists; {' and '.join(ann.IVF)} have")
 
 
 def _require_no_deletion(store: Store) -> None:

@@ -482,6 +482,19 @@ def test_no_index_is_built_while_a_deletion_is_under_way(store):
             again()
 
 
+@pytest.mark.parametrize(
+    ("wish", "told"),
+    [
+        (Wish("ivf_sq8", lists=-1), "must be at least 1"),
+        (Wish("ivf_sq8", effort=0), "must be at least 1"),
+        (Wish("hnsw", lists=5), "a hnsw index has no lists; ivf_flat and ivf_sq8 have"),
+    ],
+)
+def test_wishes_that_make_no_sense_are_refused(store, wish, told):
+    with pytest.raises(InputError, match=told):
+        build(store, SPACE, wish)
+
+
 def test_nothing_to_index_and_nothing_to_hold_it_in(store, monkeypatch):
     empty = features.define_space(store, {"model": "none"})
     with pytest.raises(InputError, match="no rows to index"):

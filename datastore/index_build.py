@@ -56,8 +56,8 @@ DEFAULT = Wish()
 def build(store: Store, space_id: int, wish: Wish = DEFAULT, report: Report = _silent) -> Index:
     """Build the index of a kind over a space, in the place of an older one, and measure it.
 
-    Raises InputError for a space without rows, a wish that makes no sense or an index that memory does not hold, BusyError while something else
-    changes the store.
+    Raises InputError for a space without rows, a wish that makes no sense or an index that memory does not hold,
+    BusyError while something else changes the store.
     """
     with leases.alone(store, "build the index"):
         return rebuild(store, space_id, wish, report)

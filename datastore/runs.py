@@ -417,10 +417,12 @@ def last_run(store: Store, computed: bool = False) -> Run:
     return run
 
 
-def last_notes(store: Store, name: str) -> Sequence[str]:
-    """Notes of the newest finished run of that name; none where there is none."""
-    notes: Sequence[str] = next((run.summary.get("notes", ()) for run in _finished(store) if run.name == name), ())
-    return tuple(notes)
+def last_notes(store: Store, name: str, warmup: str = "") -> Sequence[str]:
+    """Notes of the newest finished run of that name or with that warm-up; none where there is none."""
+    for run in _finished(store):
+        if run.name == name or (run.summary.get("drift") or {}).get("warmup") == warmup:
+            return tuple(run.summary.get("notes", ()))
+    return ()
 
 
 class Named(Protocol):

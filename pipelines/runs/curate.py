@@ -159,7 +159,7 @@ def _gradients(work: Work, material: Material, stage: _Stages) -> tuple[Material
         most, space = recipe.warmup.max_drift, pairs[-1].train
         drift = drift_of(store, warmed.run, material.pool, space, reused=warmed.reused, max_drift=most)
     # a model that was trained before was looked at then
-    notes = found[-1] if found else runs.last_notes(store, recipe.name)
+    notes = found[-1] if found else runs.last_notes(store, recipe.name, drift.warmup if drift else "")
     return replace(material, pairs=tuple(pairs)), _Rows(rows, notes, drift)
 
 

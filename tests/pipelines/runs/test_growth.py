@@ -367,6 +367,14 @@ def test_the_cost_table_counts_the_sample_of_a_kept_warm_up(grown, finished):
     assert pool > 1.3 * finished[2].pool_rows[0].statuses["ok"]
 
 
+def test_what_was_found_of_the_model_is_said_by_another_recipe_with_its_checkpoints(grown, finished):
+    with grown.store.catalog.write() as db:
+        db.execute("UPDATE run SET summary = json_set(summary, '$.notes', json_array('a router is frozen'))")
+    other = grown.run(name="other")
+    assert grown.points(other) == grown.points(finished[2])
+    assert "a router is frozen" in other.notes
+
+
 def test_the_json_of_a_run_has_its_drift(grown):
     grown.append(chats(40))
     document = json.loads(json.dumps(runs.as_json(grown.run())))

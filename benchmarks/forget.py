@@ -1,7 +1,8 @@
 """What a deletion costs, part by part, on generated rows: `python benchmarks/forget.py [--rows 10000,100000]`
 
 Stores of shards of 1,000 rows (as `benchmarks/growth.py` builds them) with two selections of a tenth of the pool, each
-with a table of scores of all of it; one example is deleted, then one per cent of them, from all shards of the older half.
+with a table of scores of all of it; one example is deleted, then one per cent of them, from all shards of the older
+half.
 
     pick     ids by a predicate on the catalog, and on texts
     begin    out of all tables

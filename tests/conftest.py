@@ -73,13 +73,16 @@ def encoder_dir(built_once, model_dir):
     """A small encoder of random weights with the model's tokenizer."""
 
     def build(folder):
+        import torch
         from transformers import AutoTokenizer, BertConfig, BertModel
 
         tokenizer = AutoTokenizer.from_pretrained(model_dir)
         config = BertConfig(
             vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
         )
-        BertModel(config).save_pretrained(folder / "tiny")
+        with torch.random.fork_rng():  # the same weights whichever test asks first
+            torch.manual_seed(0)
+            BertModel(config).save_pretrained(folder / "tiny")
         tokenizer.save_pretrained(folder / "tiny")
 
     return built_once("encoder", build) / "tiny"

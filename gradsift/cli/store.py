@@ -65,7 +65,7 @@ def query(
         return
     show.line(f"user: {answered.user}")
     show.line(f"assistant{' (generated)' if answered.generated else ''}: {answered.assistant}")
-    rows = [asdict(hit) | {"example_id": hit.example_id[:8]} for hit in answered.hits]
+    rows = [asdict(hit) | {"rank": hit.rank + 1, "example_id": hit.example_id[:8]} for hit in answered.hits]
     compared = "plain gradients" if answered.rows == "sgd" else f"its plain gradient × {answered.rows} rows"
     what = "Opposed" if answered.opposed else "Nearest"
     at = "all checkpoints" if answered.checkpoint == "all" else f"checkpoint {answered.checkpoint}"

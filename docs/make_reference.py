@@ -117,6 +117,12 @@ def page() -> str:
     out = ["# Reference", "", "Made by `docs/make_reference.py`; do not edit.", "", "## Exit codes", ""]
     out += ["| code | meaning |", "|---|---|"]
     out += [f"| {code} | {text} |" for code, text in sorted(codes.items(), key=lambda item: int(item[0]))]
+    out += [
+        "",
+        "An error is one line on standard error. With `--json` it is a document on standard output, too, so that this "
+        'holds JSON however a command ends: `{"error": "…", "exit_code": 2}`. A command that has printed its document '
+        "before (`gradsift verify`, `gradsift doctor`) prints no second one.",
+    ]
     out += ["", "## Why a row is quarantined", "", QUARANTINE, "## Recipe", ""]
     out += ["Relative paths are taken from the recipe's folder. Unknown keys are refused.", ""]
     out += [

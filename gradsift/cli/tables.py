@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gradsift.cli import show
 from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, VersionReport, Versus
+from gradsift.pipelines.memory import in_words
 from gradsift.pipelines.report.drift import drift_words
 from gradsift.pipelines.tables import Row
 
@@ -27,12 +28,24 @@ SELECTION = ("name", "examples", "source_precision", "source_share_of_pool", "by
 
 def show_plan(plan: "Plan") -> None:
     """What a run would do."""
-    facts = asdict(plan)
-    minutes, notes, memory = facts.pop("minutes"), facts.pop("notes"), facts.pop("memory")
-    show.table("Would run (estimates)", [{"what": k, "value": v} for k, v in facts.items()])
-    show.table("Minutes", [{"stage": k, "minutes": v} for k, v in minutes.items()])
-    show.table("Memory", [{"of": k, "bytes": v} for k, v in memory.items()])
-    for note in notes:
+    facts = [
+        ("rows of the pool", f"{plan.pool_rows:,}"),
+        ("rows that are quarantined", f"{plan.pool_quarantined:,}"),
+        ("rows with a label", f"{plan.usable_share:.1%}"),
+        ("tokens of a row, mean", f"{plan.mean_tokens:,.1f}"),
+        ("tokens per second", f"{plan.tokens_per_second:,.0f}"),
+        ("checkpoints", f"{plan.checkpoints:,}"),
+        ("checkpoints kept", f"{plan.checkpoints_kept:,}"),
+        ("gradient rows to compute", f"{plan.rows_to_compute:,}"),
+        ("validation runs", f"{plan.arms:,}"),
+        ("disk needed", in_words(plan.bytes_needed)),
+        ("disk free", in_words(plan.bytes_free)),
+    ]
+    show.table("Would run (estimates, before screening)", [{"what": what, "estimate": value} for what, value in facts])
+    if plan.minutes:
+        show.table("Minutes", [{"stage": k, "minutes": f"{v:,.1f}"} for k, v in plan.minutes.items()])
+    show.table("Memory", [{"of": k, "holds": in_words(v)} for k, v in plan.memory.items()])
+    for note in plan.notes:
         show.line(f"Note: {note}")
 
 

@@ -23,7 +23,7 @@ from gradsift.pipelines.model.positions import check_length
 from gradsift.pipelines.pool.sources import read_source
 from gradsift.pipelines.recipe import Features, Recipe
 from gradsift.pipelines.runs.held import Held, held_by
-from gradsift.pipelines.select.need import planned
+from gradsift.pipelines.select.need import planned, refused
 
 SAMPLE = 256
 PROBE_ROWS = 8
@@ -47,7 +47,7 @@ class Plan:
     bytes_free: int
     tokens_per_second: float
     minutes: dict[str, float]
-    notes: list[str] = field(default_factory=list)  # of what the rows will have of the model's weights
+    notes: list[str] = field(default_factory=list)  # of the model's weights in the rows, of methods that do not fit
     checkpoints_kept: int = 0
     rows_to_compute: int = 0  # of pool and targets, at all checkpoints
     memory: dict[str, int] = field(default_factory=dict)  # bytes that each method will hold, and what it may
@@ -75,8 +75,8 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Pla
     }
     targets = {name: (len(rows), len({row.subtask for row in rows})) for name, rows in wanted.items()}
     if recipe.lm is None:
-        memory = _memory(recipe, len(good), targets)
-        return Plan(len(good), len(bad), 1.0, 0.0, 0, 0, text, free, 0.0, {}, memory=memory)
+        memory, notes = _memory(recipe, len(good), targets)
+        return Plan(len(good), len(bad), 1.0, 0.0, 0, 0, text, free, 0.0, {}, notes, memory=memory)
     loaded = open_model(recipe.model)
     check_length(recipe, loaded)
     step = max(1, len(good) // SAMPLE)
@@ -116,6 +116,7 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Pla
     label_tokens = _mean([chat.n_label_tokens for chat in usable])
     width = row_bytes(recipe.features, probe, label_tokens, plain)
     needed = int(computed * width) if recipe.needs_rows else text
+    memory, refusals = _memory(recipe, int(rows), targets, label_tokens, probe.layers)
     return Plan(
         len(good),
         len(bad),
@@ -127,19 +128,20 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Pla
         free,
         speed,
         minutes,
-        [*template_notes(loaded.tokenizer), *probe.notes],
+        [*template_notes(loaded.tokenizer), *probe.notes, *refusals],
         held.checkpoints,
         computed,
-        _memory(recipe, int(rows), targets, label_tokens, probe.layers),
+        memory,
     )
 
 
 def _memory(
     recipe: Recipe, rows: int, targets: Mapping[str, tuple[int, int]], label_tokens: float = 0.0, layers: int = 1
-) -> dict[str, int]:
-    """{what: bytes} that the recipe's methods will hold, and what they may."""
-    needs = {what: int(need) for what, (need, _, _) in planned(recipe, rows, targets, label_tokens, layers).items()}
-    return {**needs, "allowed": recipe.memory or default_budget()}
+) -> tuple[dict[str, int], list[str]]:
+    """{what: bytes} that the recipe's methods will hold, and what they may; and which of them would be refused."""
+    plan, allowed = planned(recipe, rows, targets, label_tokens, layers), recipe.memory or default_budget()
+    needs = {what: int(need) for what, (need, _, _) in plan.items()}
+    return {**needs, "allowed": allowed}, [f"{what} would be refused: {why}" for what, why in refused(plan, allowed)]
 
 
 def _read(recipe: Recipe) -> tuple[list[Example], list[BadRow]]:

@@ -50,11 +50,17 @@ def check(recipe: Recipe, pool: int, targets: Mapping[str, tuple[int, int]]) -> 
     """Raise InputError where a method of the recipe needs more memory than it may take: before gradients are computed,
     not after."""
     budget = recipe.memory or default_budget()
-    for what, (need, sizes, less) in planned(recipe, pool, targets).items():
+    for what, why in refused(planned(recipe, pool, targets), budget):
+        raise InputError(f"{what}: {why}")
+
+
+def refused(plan: Mapping[str, tuple[float, Sizes, str]], budget: float) -> Iterator[tuple[str, str]]:
+    """(what, why) of what `planned` says that needs more than may be taken."""
+    for what, (need, sizes, less) in plan.items():
         try:
             fit(budget, need, sizes, less)
         except InputError as error:
-            raise InputError(f"{what}: {error}") from error
+            yield what, str(error)
 
 
 def _methods(recipe: Recipe, pool: int) -> Iterator[tuple[str, Method, str | None, int]]:

@@ -6,6 +6,7 @@ who has a text, or guesses it, can tell whether it was here.
 
 import time
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 from gradsift.datastore.engine import Transaction, marks
 from gradsift.datastore.identity import ID_CHARS, fingerprint
@@ -55,6 +56,16 @@ def matching(store: Store, start: str) -> list[str]:
 def every(store: Store) -> list[str]:
     """All of them, sorted."""
     return [str(row["example_id"]) for row in store.catalog.rows("SELECT example_id FROM tombstone ORDER BY 1")]
+
+
+def listed(store: Store) -> list[dict[str, str]]:
+    """[{id, deleted_utc}], the newest first; some are digests of excerpts, which nothing tells from ids."""
+    rows = store.catalog.rows("SELECT example_id, created FROM tombstone ORDER BY created DESC, example_id")
+    return [{"id": str(row["example_id"]), "deleted_utc": _utc(row["created"])} for row in rows]
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def remove(store: Store, digests: Sequence[str]) -> int:

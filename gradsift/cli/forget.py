@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gradsift.datastore.store import Store
     from gradsift.pipelines.runs.forget import Deletion
 
-SHOWN = 5  # ids of a deletion on a terminal
+SHOWN = 10  # ids of a deletion on a terminal
 
 
 @app.command
@@ -118,13 +118,14 @@ def _confirm(*, json: bool) -> "Callable[[Deletion], bool]":
 
 def _show(plan: "Deletion", title: str) -> None:
     from gradsift.cli import show
+    from gradsift.datastore import picks
 
     show.table(title, [asdict(trace) for trace in plan.traces])
     if plan.sources:
         show.table("Examples by source", [{"source": name, "examples": n} for name, n in plan.sources.items()])
     if plan.ids:
-        more = f" and {len(plan.ids) - SHOWN:,} more, which --json lists" if len(plan.ids) > SHOWN else ""
-        show.line(f"Ids: {', '.join(plan.ids[:SHOWN])}{more}")
+        more = f" and {len(plan.ids) - SHOWN:,} more; --json has all" if len(plan.ids) > SHOWN else ""
+        show.line(f"Ids: {', '.join(name[: picks.LEAST] for name in plan.ids[:SHOWN])}{more}")
     if plan.versions:
         show.line(f"Void: {', '.join(plan.versions)}; what is left of the newest has the next number")
     if plan.exports:
@@ -146,7 +147,8 @@ def _show(plan: "Deletion", title: str) -> None:
 
 @app.command
 def revive(*ids: str, file: Path | None = None, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
-    """Let deleted examples back in: the next run whose sources hold them reads them again.
+    """Let deleted examples back in: the next run whose sources hold them reads them again. Without ids, list those
+    that are kept out.
 
     Parameters
     ----------
@@ -156,15 +158,16 @@ def revive(*ids: str, file: Path | None = None, store: StorePath = DEFAULT_STORE
         A file with an id on each line.
     """
     from gradsift.cli import show
-    from gradsift.datastore import picks
-    from gradsift.datastore.errors import InputError
+    from gradsift.datastore import picks, tombstones
     from gradsift.datastore.store import Store
     from gradsift.pipelines.runs import forget
 
     names = [*ids, *(picks.ids_in(file) if file is not None else [])]
-    if not names:
-        raise InputError("say which: ids, or --file with an id on each line")
     with Store(store, create=False) as opened:
+        if not names:
+            kept_out = tombstones.listed(opened)
+            show.document(kept_out) if json else show.table("Deleted, and kept out", kept_out)
+            return
         count = forget.revive(opened, names)
     show.document({"revived": count}) if json else show.line(
         f"{count:,} may come back: run a recipe whose sources hold them"

@@ -159,7 +159,7 @@ def revive(store: Store, names: Sequence[str]) -> int:
         if len(matching) != 1:
             raise InputError(
                 f"{'no' if not matching else 'more than one'} deleted example has an id starting with {name!r}; "
-                "`gradsift delete` says which they are"
+                f"give at least its first {picks.LEAST} characters (`gradsift revive` without an id lists all)"
             )
         found |= set(matching)
     return tombstones.remove(store, sorted(found))

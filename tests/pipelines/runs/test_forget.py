@@ -369,6 +369,23 @@ def test_the_command_line_deletes_and_goes_on(kept, monkeypatch):
     assert json.loads(gradsift("revive", "--file", ids, "--json", *at).stdout) == {"revived": 2}
 
 
+def test_ids_for_revive_are_printed_and_listed(kept):
+    kept.run(chats("a", 0, 13))
+    kept.store.close()
+    at = ("--store", kept.root)
+    said = gradsift("delete", "--source", "a", "--yes", *at, columns=200).stdout
+    listed = json.loads(gradsift("revive", "--json", *at).stdout)
+    assert len(listed) == 13
+    assert {len(one["id"]) for one in listed} == {32}
+    first = sorted(one["id"] for one in listed)[:10]
+    assert f"Ids: {', '.join(name[:8] for name in first)} and 3 more; --json has all" in said
+    shown = gradsift("revive", *at).stdout
+    assert all(one["id"] in shown and one["deleted_utc"] in shown for one in listed)
+    gradsift("revive", first[0][:8], *at)
+    assert first[0] not in gradsift("revive", *at).stdout
+    assert "`gradsift revive` without an id lists all" in gradsift("revive", first[0], *at, code=2).stderr
+
+
 def test_exports_elsewhere_are_listed_and_rewritten_when_that_is_asked_for(kept, tmp_path):
     rows = [PLANTED, *chats("a", 0, 6)]
     pool = kept.folder / "pool.jsonl"

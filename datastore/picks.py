@@ -49,7 +49,10 @@ def by_ids(store: Store, names: Sequence[str]) -> Picked:
     deleted = tombstones.known(store, unknown)
     for name in unknown:
         if len(name) < LEAST:
-            raise InputError(f"{name!r} is too short for an id: give at least its first {LEAST} characters")
+            raise InputError(
+                f"{name!r} is too short for an id to delete, though a query takes it: "
+                f"give at least its first {LEAST} characters"
+            )
         before = [name] if name in deleted else tombstones.matching(store, name)
         gone |= set(before)
         if not before:

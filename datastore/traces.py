@@ -87,6 +87,20 @@ def versions_that_hold(store: Store, ids: Sequence[str]) -> list[str]:
     return [f"{'pool:' if kind == 'pool' else ''}{name}@{number}" for kind, name, number in sorted(found)]
 
 
+def indexes_with(store: Store, ids: Sequence[str]) -> list[str]:
+    """KIND of SPACE of the search indexes that a deletion drops: of spaces that have rows of the examples."""
+    found: set[str] = set()
+    for start in range(0, len(ids), 10_000):
+        part = ids[start : start + 10_000]
+        rows = store.catalog.rows(
+            "SELECT i.kind, f.fingerprint FROM search_index AS i JOIN feature_space AS f USING (space_id) "
+            f"WHERE i.space_id IN (SELECT space_id FROM feature_row WHERE example_id IN ({marks(part)}))",
+            part,
+        )
+        found |= {f"{row['kind']} of {row['fingerprint'][:12]}" for row in rows}
+    return sorted(found)
+
+
 def seen_by(store: Store, ids: Sequence[str]) -> list[Seen]:
     """Warm-ups of which the store has checkpoints that trained on any of the examples, or may have."""
     points = store.catalog.rows("SELECT warmup, count(*) AS n FROM checkpoint GROUP BY warmup ORDER BY warmup")

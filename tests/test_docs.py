@@ -196,7 +196,7 @@ def test_the_page_of_indexes_works_as_written(finished, tmp_path):
     said = [gradsift(*shlex.split(line)[1:], cwd=tmp_path).stdout for line in commands.splitlines()]
     assert "ivf_sq8" in said[0]
     assert "Nearest in gradient space" in said[3]
-    assert "Dropped 1 indexes" in said[-1]
+    assert "Dropped 1 index," in said[-1]
 
 
 @pytest.mark.slow

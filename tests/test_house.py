@@ -146,6 +146,21 @@ def test_help_loads_neither_torch_nor_prefect():
     assert not {"torch", "prefect", "transformers", "pyarrow"} & loaded_after(code)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["query", "--id", "zzzz"], ["delete", "--where", "nonsense = 1", "--yes"], ["revive", "0" * 32], ["compact"]],
+)
+def test_what_refuses_an_argument_loads_no_model_library(arguments, tmp_path):
+    """Wrong ids and predicates, and a busy store, are told at once, before what takes seconds to load."""
+    code = (
+        "from gradsift.cli import app\nfrom gradsift.datastore import leases\nfrom gradsift.datastore.store import Store\n"
+        f"with Store({str(tmp_path / 'store')!r}) as store: leases.acquire(store, 'run', 'elsewhere:1:1:1')\n"
+        f"try:\n app([*{arguments!r}, '--store', {str(tmp_path / 'store')!r}], exit_on_error=False)\n"
+        "except Exception as error: print(repr(error))"
+    )
+    assert not {"torch", "transformers", "prefect"} & loaded_after(code)
+
+
 def test_no_pickle_and_no_remote_code():
     """Promise 7: opening a store or a model runs no code from it."""
     for path in MODULES:

@@ -37,7 +37,7 @@ def delete(
     Parameters
     ----------
     id
-        Ids of examples, or their starts.
+        Ids of examples, or their first eight characters or more.
     source
         All that was read from this source, also what another source has too.
     where
@@ -139,6 +139,12 @@ def _show(plan: "Deletion", title: str) -> None:
             f"The warm-up {seen.warmup[:12]} ({seen.checkpoints} checkpoints{whose}) {count}: "
             f"`{seen.command}` makes another, and `gradsift prune` drops it then"
         )
+    if plan.indexes:
+        show.line(f"Search indexes dropped: {', '.join(plan.indexes)}; `gradsift index build` makes them again")
+    if plan.examples and not plan.seen:
+        show.line("No checkpoint was trained on them.")
+    if plan.examples and not plan.exports:
+        show.line("No export on disk holds them.")
     if plan.gone_before:
         show.line(f"{plan.gone_before:,} were deleted before.")
     for line in plan.left:
@@ -153,7 +159,7 @@ def revive(*ids: str, file: Path | None = None, store: StorePath = DEFAULT_STORE
     Parameters
     ----------
     ids
-        Ids of deleted examples, or their starts.
+        Ids of deleted examples, or their first eight characters or more.
     file
         A file with an id on each line.
     """

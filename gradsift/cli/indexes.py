@@ -117,7 +117,8 @@ def drop(
     if json:
         show.document([{"kind": one.kind, "file": one.name, "bytes": one.bytes} for one in gone])
         return
-    show.line(f"Dropped {len(gone)} indexes, {sum(one.bytes for one in gone):,} bytes")
+    count = "1 index" if len(gone) == 1 else f"{len(gone)} indexes"
+    show.line(f"Dropped {count}, {sum(one.bytes for one in gone):,} bytes")
 
 
 def _which(opened: "Store", kind: str | None, space: str | None) -> "list[Index]":

@@ -50,10 +50,14 @@ def query(
 
     if (text is None) == (id is None) or k < 1:
         raise InputError("give either a text or --id, and -k of at least 1")
-    quiet_libraries()
-    from gradsift.pipelines.runs.query import query_by_id, query_by_text
-
     with Store(store, create=False) as opened:
+        if id is not None:
+            from gradsift.datastore.examples import find_prefix
+
+            id = find_prefix(opened, id)  # noqa: A001 - a wrong one is said before libraries load, which takes seconds
+        quiet_libraries()
+        from gradsift.pipelines.runs.query import query_by_id, query_by_text
+
         if id is not None:
             answered = query_by_id(opened, id, k, checkpoint, everything=everything, index=index, opposed=opposed)
         else:

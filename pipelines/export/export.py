@@ -36,9 +36,7 @@ from gradsift.datastore.runs import Json, Recipes, plan_as_json
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export import card
-from gradsift.pipelines.export.atlas import write_atlas
 from gradsift.pipelines.export.rows import SPILL, Layout, labels_for, layout, spill, write_parts
-from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Export, recorded_recipe
 from gradsift.pipelines.tables import Row, as_csv
@@ -140,6 +138,8 @@ def _write(job: _Export, folder: Path) -> None:
     digest = fingerprint([selection.digest, {name: digest_file(folder / name) for name in data}])
     names = [*data, *_write_texts(job, plan, digest, folder, labelled=labels is not None)]
     if job.options.atlas:
+        from gradsift.pipelines.export.atlas import write_atlas  # loads torch, as `open_model` does
+
         write_atlas(store, selection, plan.facts, folder / "atlas.parquet", job.progress)
         names.append("atlas.parquet")
     manifest = {
@@ -184,6 +184,8 @@ def _facts(job: _Export, plan: Layout, digest: str) -> Json:
 
 def _tokenizer(recipes: Recipes) -> tuple[Any, int]:
     settings = recorded_recipe(recipes.resolved, "the recipe of this selection")
+    from gradsift.pipelines.model.load import open_model  # loads torch, which takes seconds that a deletion saves
+
     return open_model(settings.model).tokenizer, settings.encoding.max_length
 
 

@@ -24,6 +24,7 @@ from gradsift.datastore.traces import (
     Trace,
     by_source,
     exported_to,
+    indexes_with,
     reported_to,
     seen_by,
     traces,
@@ -31,7 +32,6 @@ from gradsift.datastore.traces import (
 )
 from gradsift.pipelines.export.export import export, manifest_at
 from gradsift.pipelines.progress import Progress, quiet
-from gradsift.pipelines.report.report import write_report
 
 DOING = "gradsift delete"
 LEFT_BEHIND = (".partial-", ".old-", ".checkout-")  # of killed exports, beside the finished ones
@@ -50,7 +50,8 @@ class Exported:
 @dataclass(frozen=True)
 class Deletion:
     """What a deletion takes out of the store, or would; `ids` is what `revive` takes; `exports` hold the examples on
-    disk; `seen` are warm-ups whose weights learned from them; `left` says what was not reached."""
+    disk; `seen` are warm-ups whose weights learned from them; `left` says what was not reached; `indexes` are search
+    indexes that are dropped, as KIND of SPACE."""
 
     examples: int
     sources: dict[str, int]
@@ -61,6 +62,7 @@ class Deletion:
     gone_before: int = 0
     left: Sequence[str] = ()
     ids: Sequence[str] = ()
+    indexes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def planned(store: Store, picked: Picked) -> Deletion:
         seen_by(store, picked.ids),
         len(picked.gone),
         ids=picked.ids,
+        indexes=indexes_with(store, picked.ids),
     )
 
 
@@ -229,6 +232,8 @@ def _drop_left_behind(store: Store) -> None:
 def _write_reports(store: Store) -> list[str]:
     """Write the store's reports again, each that of the newest run that wrote one of its name, or remove them. Returns
     what is to be said: what was removed, and reports elsewhere that may show what was deleted."""
+    from gradsift.pipelines.report.report import write_report  # loads torch: seconds, before any error is said
+
     pages, said = reported_to(store), []
     folder = store.root / "reports"
     of_name = {Path(page).name: run_id for page, run_id in pages.items()}

@@ -378,11 +378,17 @@ def test_ids_for_revive_are_printed_and_listed(kept):
     assert len(listed) == 13
     assert {len(one["id"]) for one in listed} == {32}
     first = sorted(one["id"] for one in listed)[:10]
+    assert "No checkpoint was trained on them." in said
+    assert "No export on disk holds them." not in said
     assert f"Ids: {', '.join(name[:8] for name in first)} and 3 more; --json has all" in said
     shown = gradsift("revive", *at).stdout
     assert all(one["id"] in shown and one["deleted_utc"] in shown for one in listed)
     gradsift("revive", first[0][:8], *at)
     assert first[0] not in gradsift("revive", *at).stdout
+    assert (
+        "too short for an id to delete, though a query takes it"
+        in gradsift("delete", "--id", first[1][:7], "--dry-run", *at, code=2).stderr
+    )
     assert "`gradsift revive` without an id lists all" in gradsift("revive", first[0], *at, code=2).stderr
 
 

@@ -161,6 +161,7 @@ def test_an_index_of_rows_that_went_is_dropped(whole):
     assert len(indexes.all_of(store)) == 2
     delete(store, by_ids(id_of(OF_TARGET)))
     assert len(indexes.all_of(store)) == 2, "the target's rows are in no index"
-    delete(store, by_ids(id_of(OF_POOL), id_of(TWIN)))
+    kinds = [f"{i.kind} of {features.space_fingerprint(store, i.space_id)[:12]}" for i in indexes.all_of(store)]
+    assert delete(store, by_ids(id_of(OF_POOL), id_of(TWIN))).indexes == sorted(kinds)
     assert indexes.all_of(store) == []
     assert list((made.root / "indexes").iterdir()) == []

@@ -67,6 +67,12 @@ def _is_live(lease: Row, now: float, ttl: float) -> bool:
     return now < lease["expires"] <= now + 2 * ttl and not holder_is_dead(lease["holder"])
 
 
+def is_held(store: Store, name: str) -> bool:
+    """Whether somebody alive has the lease."""
+    row = store.catalog.one("SELECT holder, expires FROM lease WHERE name=?", (name,))
+    return row is not None and _is_live(row, time.time(), TTL_SECONDS)
+
+
 def release(store: Store, name: str, holder: str) -> None:
     """Give a lease back; does nothing if someone else has it."""
     with store.catalog.write() as db:

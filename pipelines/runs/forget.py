@@ -4,47 +4,29 @@
     resume   what is left of a deletion that was interrupted: whoever writes to the store calls it first
     revive   take tombstones away: the next reading of a source brings the examples back
 
-The order, and what a kill leaves: `datastore/forget.py`. Reports show excerpts, so the store's are written
-again, or removed; an export is rewritten from what is left of its selection.
+The order, and what a kill leaves: `datastore/forget.py`. Reports and exports: `runs/outside.py`.
 """
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-import pyarrow.dataset as ds
-
-from gradsift.datastore import forget, leases, picks, runs, selections, tombstones
-from gradsift.datastore.errors import GradsiftError, InputError
+from gradsift.datastore import forget, leases, picks, tombstones
+from gradsift.datastore.errors import InputError
 from gradsift.datastore.forget import Picked
 from gradsift.datastore.store import Store
 from gradsift.datastore.traces import (
     Seen,
     Trace,
     by_source,
-    exported_to,
     indexes_with,
-    reported_to,
     seen_by,
     traces,
     versions_that_hold,
 )
-from gradsift.pipelines.export.export import export, manifest_at
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.runs.outside import Exported, drop_left_behind, holding, rewritten, write_reports
 
 DOING = "gradsift delete"
-LEFT_BEHIND = (".partial-", ".old-", ".checkout-")  # of killed exports, beside the finished ones
-
-
-@dataclass(frozen=True)
-class Exported:
-    """An export on disk that holds deleted examples. `state`: `holds them`, `rewritten`, `removed` (in the store, of a
-    version that is void or of which nothing is left), or why it still holds them."""
-
-    folder: str
-    rows: int
-    state: str = "holds them"
 
 
 @dataclass(frozen=True)
@@ -115,7 +97,7 @@ def delete(
             done = resume(store, progress)
         held = holding(store, picked.gone)
         if exports:
-            held = [_rewritten(store, one, progress) for one in held]
+            held = [rewritten(store, one, progress) for one in held]
     return replace(plan, exports=[*done.exports, *held], left=done.left)
 
 
@@ -123,7 +105,7 @@ def rewrite_exports(store: Store, progress: Progress = quiet) -> list[Exported]:
     """Write all exports on disk anew that hold an example which was deleted before. Raises BusyError."""
     with leases.alone(store, DOING):
         resume(store, progress)
-        return [_rewritten(store, one, progress) for one in holding(store, tombstones.every(store))]
+        return [rewritten(store, one, progress) for one in holding(store, tombstones.every(store))]
 
 
 def resume(store: Store, progress: Progress = quiet) -> _Done:
@@ -132,11 +114,11 @@ def resume(store: Store, progress: Progress = quiet) -> _Done:
         return _Done()
     going = tombstones.going(store)
     forget.clear(store, progress)
-    _drop_left_behind(store)
+    left = drop_left_behind(store)
     held = holding(store, going)
     if forget.wants_exports(store):
-        held = [_rewritten(store, one, progress) for one in held]
-    left = _write_reports(store)
+        held = [rewritten(store, one, progress) for one in held]
+    left += write_reports(store)
     forget.close(store)
     return _Done(held, left)
 
@@ -166,86 +148,3 @@ def revive(store: Store, names: Sequence[str]) -> int:
             )
         found |= set(matching)
     return tombstones.remove(store, sorted(found))
-
-
-def holding(store: Store, ids: Sequence[str]) -> list[Exported]:
-    """Exports on disk that hold any of the examples: those of runs, wherever, and all below the store's `exports`."""
-    inside = store.root / "exports"
-    folders = [Path(folder) for folder in exported_to(store)]
-    folders += [folder for folder in sorted(inside.iterdir() if inside.is_dir() else ()) if folder.is_dir()]
-    known = {folder.resolve(): folder for folder in reversed(folders) if not folder.name.startswith(LEFT_BEHIND)}
-    wanted = set(ids)
-    found = [Exported(str(folder), _rows_of(folder, wanted)) for folder in reversed(known.values())]
-    return [one for one in found if one.rows]
-
-
-def _rows_of(folder: Path, wanted: set[str]) -> int:
-    """Rows of an export that are of the examples; 0 for what is no export."""
-    try:
-        if manifest_at(folder) is None:
-            return 0
-    except InputError:
-        return 0
-    return sum(
-        name in wanted
-        for kind, names in _data_files(folder)
-        for batch in ds.dataset(names, format=kind).scanner(columns=["example_id"]).to_batches()
-        for name in batch["example_id"].to_pylist()
-    )
-
-
-def _data_files(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    for kind, suffix in (("parquet", ".parquet"), ("json", ".jsonl")):
-        names = [str(path) for path in sorted((folder / "data").glob(f"*{suffix}"))]
-        if names:
-            yield kind, names
-
-
-def _rewritten(store: Store, held: Exported, progress: Progress) -> Exported:
-    """Write an export anew from what is left of its selection. In the store, one of a version that is void, or of which
-    nothing is left, is removed; elsewhere it is left to its owner."""
-    folder = Path(held.folder)
-    manifest = manifest_at(folder) or {}
-    mine = folder.parent.resolve() == (store.root / "exports").resolve()
-    try:
-        if mine and "@" in folder.name:
-            raise InputError("a version that is void")
-        chosen = selections.get(store, manifest["name"], manifest["selection"]["target"])
-        export(store, chosen, runs.recipe_of(store, chosen), folder, progress=progress)
-    except (InputError, KeyError, TypeError) as error:
-        if not mine:
-            return replace(held, state=f"still holds them, remove it: {error}")
-        shutil.rmtree(folder)
-        return replace(held, state="removed")
-    return replace(held, state="rewritten")
-
-
-def _drop_left_behind(store: Store) -> None:
-    """Remove what killed exports left, in the store and beside exports elsewhere."""
-    parents = {store.root / "exports", *(Path(folder).parent for folder in exported_to(store))}
-    for parent in parents:
-        for folder in parent.iterdir() if parent.is_dir() else ():
-            if folder.name.startswith(LEFT_BEHIND) and folder.is_dir() and not folder.is_symlink():
-                shutil.rmtree(folder)
-
-
-def _write_reports(store: Store) -> list[str]:
-    """Write the store's reports again, each that of the newest run that wrote one of its name, or remove them. Returns
-    what is to be said: what was removed, and reports elsewhere that may show what was deleted."""
-    from gradsift.pipelines.report.report import write_report  # loads torch: seconds, before any error is said
-
-    pages, said = reported_to(store), []
-    folder = store.root / "reports"
-    of_name = {Path(page).name: run_id for page, run_id in pages.items()}
-    for path in sorted(folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ()):
-        if path.suffix == ".json" and path.with_suffix(".html").name in of_name and path.with_suffix(".html").exists():
-            continue  # written with its page
-        try:
-            write_report(store, path, runs.get(store, of_name[path.name]))
-        except (GradsiftError, KeyError, ValueError) as error:
-            path.unlink(missing_ok=True)
-            path.with_suffix(".json").unlink(missing_ok=True)
-            why = "no run wrote it" if path.name not in of_name else str(error)
-            said.append(f"the report {path.name} was removed and not written again: {why}")
-    elsewhere = [page for page in map(Path, pages) if page.exists() and page.parent.resolve() != folder.resolve()]
-    return said + [f"{page} may show them: a report outside of the store" for page in elsewhere]

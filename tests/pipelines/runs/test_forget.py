@@ -36,11 +36,11 @@ class Kept:
         folder.mkdir(parents=True, exist_ok=True)
         self.store = Store(self.root)
 
-    def run(self, rows, bad=(), **more):
+    def run(self, rows, bad=(), export_root=None, **more):
         pool = self.folder / "pool.jsonl"
         pool.write_text("".join(json.dumps(row) + "\n" for row in rows) + "".join(bad), "utf-8")
         data = {"name": "mix", "pool": [{"path": str(pool)}], "dedup": {"exact": True}, "mix": {"examples": 8}} | more
-        return curate(parse_recipe(data), self.store)
+        return curate(parse_recipe(data), self.store, export_root=export_root)
 
 
 @pytest.fixture
@@ -80,8 +80,14 @@ def test_promise_8_a_deleted_example_is_in_no_byte_of_the_store(kept):
     (kept.root / "scores" / "orphan.parquet").write_bytes(
         (kept.root / "examples").glob("*.parquet").__next__().read_bytes()
     )
-    (kept.root / "exports" / ".partial-mix-0").mkdir()
-    (kept.root / "exports" / ".partial-mix-0" / "spill").write_text(SECRET)
+    for name in (
+        f".partial-mix-{'0' * 16}",
+        f".partial-.checkout-mix@1-{'0' * 16}",
+        f".old-{'a' * 16}",
+        ".checkout-mix",
+    ):
+        (kept.root / "exports" / name).mkdir()
+        (kept.root / "exports" / name / "spill").write_text(SECRET)
     made = delete(store, by_ids(*gone), exports=True)
     assert found_in(kept.root, SECRET) == []
     assert {trace.what: trace.count for trace in made.traces}["examples"] == 2
@@ -419,6 +425,63 @@ def test_an_export_elsewhere_of_which_nothing_is_left_stays_with_its_owner(kept,
     curate(recipe, kept.store, export_root=tmp_path / "out")
     (one,) = delete(kept.store, by_ids(id_of(PLANTED)), exports=True).exports
     assert one.state.startswith("still holds them, remove it: no selection 'mix'")
+
+
+def folder_with(path, text):
+    path.mkdir(parents=True)
+    (path / "spill").write_text(text)
+    return path
+
+
+def test_what_is_not_the_tools_stays_beside_an_export(kept, tmp_path):
+    """Of the folders there only those go whose name and export this store wrote, and no export that is being written."""
+    out = tmp_path / "out"
+    kept.run([PLANTED, *chats("a", 0, 6)], mix={"examples": 7}, export_root=out)
+    key = "0123456789abcdef"
+    shutil.copytree(out / "mix", out / f".old-{key}")
+    goes = [folder_with(out / name, SECRET) for name in (f".partial-mix-{key}", ".checkout-mix")]
+    names = (
+        ".old-photos",
+        ".partial-thesis",
+        f".partial-thesis-{key}",
+        ".partial-mix-draft",
+        ".checkout-me",
+        f".old-{key[::-1]}",
+    )
+    stays = [folder_with(out / name, "mine") for name in names]
+    live = folder_with(kept.root / "exports" / f".partial-mix-{key[::-1]}", "of another process")
+    began = []
+
+    def step(at):
+        if at == "erased" and not began:  # after the plan, so what it writes has none of them
+            began.append(leases.acquire(kept.store, f"export {key[::-1]}", "elsewhere:1:1:1"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "failpoint", step)
+        left = delete(kept.store, by_ids(id_of(PLANTED))).left
+    assert began == [True]
+    assert [path.name for path in [*goes, out / f".old-{key}"] if path.exists()] == []
+    assert [path.name for path in [*stays, live] if not path.exists()] == []
+    assert left == [f"{stays[-1]} may show them: it looks like an export that was replaced; see what it is"]
+
+
+def test_what_is_not_the_tools_stays_beside_reports(kept):
+    gone = fill(kept)
+    reports = kept.root / "reports"
+    notes = folder_with(reports / "notes.html", "mine") / "spill"
+    mine = [notes, reports / "my-notes.md", reports / "my-figures.json"]
+    for path in mine[1:]:
+        path.write_text("mine")
+    (reports / "mix.json").write_text(SECRET)
+    (reports / "mix.html").unlink()  # a killed deletion was between the two
+    (reports / "old.html").write_text(SECRET)
+    left = delete(kept.store, by_ids(*gone)).left
+    assert left == ["the report old.html was removed and not written again: no run wrote it"]
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert sorted(path.name for path in reports.iterdir()) == [
+        "mix.html", "mix.json", "my-figures.json", "my-notes.md", "notes.html"
+    ]  # fmt: skip
+    assert found_in(reports, SECRET) == []
 
 
 KILLED = """

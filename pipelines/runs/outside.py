@@ -1,0 +1,175 @@
+"""What a deletion does about files outside of the catalog: exports on disk, what killed exports left, reports.
+
+The store's own folders `exports` and `reports` are the tool's; elsewhere it touches nothing but exports that it wrote,
+and what a killed writer of one of these left beside it. What cannot be read, or written again, is named: nothing here
+stops a deletion.
+
+Cost: the ids of each export are read.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow.dataset as ds
+
+from gradsift.datastore import leases, runs, selections
+from gradsift.datastore.errors import GradsiftError, InputError
+from gradsift.datastore.store import Store
+from gradsift.datastore.traces import exported_to, reported_to
+from gradsift.pipelines.export.export import export, manifest_at
+from gradsift.pipelines.progress import Progress
+
+STAGING = re.compile(r"\.partial-(?:\.checkout-)?(?P<name>.+)-(?P<key>[0-9a-f]{16})")  # of an export that is written
+REPLACED = re.compile(r"\.old-[0-9a-f]{16}")  # an export that another took the place of
+CHECKOUT = ".checkout-"  # and the name of the folder that it becomes
+DATA = {"parquet": "*.parquet", "json": "*.jsonl"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export on disk that holds deleted examples. `state`: `holds them`, `rewritten`, `removed` (in the store, where
+    nothing stands for what it was), or why it still holds them; `rows` is 0 where they cannot be read."""
+
+    folder: str
+    rows: int
+    state: str = "holds them"
+
+
+def holding(store: Store, ids: Sequence[str]) -> list[Exported]:
+    """Exports on disk that hold any of the examples: those of runs, wherever, and all below the store's `exports`."""
+    wanted = set(ids)
+    return [held for folder in _folders(store) if (held := _held(folder, wanted)) is not None]
+
+
+def _folders(store: Store) -> list[Path]:
+    """Folders of exports, each once: those of the store first, then others in the order of the runs."""
+    folders = [*_inside(store), *map(Path, exported_to(store))]
+    mine = [folder for folder in folders if not _is_left_behind(folder.name)]
+    return list({folder.resolve(): folder for folder in reversed(mine)}.values())[::-1]
+
+
+def _inside(store: Store) -> list[Path]:
+    inside = store.root / "exports"
+    return [path for path in sorted(inside.iterdir() if inside.is_dir() else ()) if path.is_dir()]
+
+
+def _is_left_behind(name: str) -> bool:
+    return bool(STAGING.fullmatch(name) or REPLACED.fullmatch(name)) or name.startswith(CHECKOUT)
+
+
+def _held(folder: Path, wanted: set[str]) -> Exported | None:
+    """What an export has of the examples; None for none, and for a folder that is no export."""
+    if not (folder / "manifest.json").is_file() and not any(_data_files(folder)):
+        return None
+    try:
+        rows = _rows_of(folder, wanted)
+    except (OSError, ValueError, KeyError) as error:  # of pyarrow, too
+        return Exported(str(folder), 0, f"may hold them, for it cannot be read: {_short(error)}")
+    return Exported(str(folder), rows) if rows else None
+
+
+def _short(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
+
+
+def _rows_of(folder: Path, wanted: set[str]) -> int:
+    """Rows of an export that are of the examples."""
+    return sum(
+        name in wanted
+        for kind, names in _data_files(folder)
+        for batch in ds.dataset(names, format=kind).scanner(columns=["example_id"]).to_batches()
+        for name in batch["example_id"].to_pylist()
+    )
+
+
+def _data_files(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    for kind, pattern in DATA.items():
+        names = [str(path) for path in sorted((folder / "data").glob(pattern))]
+        if names:
+            yield kind, names
+
+
+def rewritten(store: Store, held: Exported, progress: Progress) -> Exported:
+    """Write an export anew from what is left of its selection. In the store, one of a version that is void, or of which
+    nothing is left, is removed; elsewhere it is left to its owner."""
+    folder = Path(held.folder)
+    manifest = manifest_at(folder) or {}
+    mine = _is_mine(store, folder)
+    try:
+        if mine and "@" in folder.name:
+            raise InputError("a version that is void")
+        chosen = selections.get(store, manifest["name"], manifest["selection"]["target"])
+        export(store, chosen, runs.recipe_of(store, chosen), folder, progress=progress)
+    except (InputError, KeyError, TypeError) as error:
+        if not mine:
+            return replace(held, state=f"still holds them, remove it: {error}")
+        shutil.rmtree(folder)
+        return replace(held, state="removed")
+    return replace(held, state="rewritten")
+
+
+def _is_mine(store: Store, folder: Path) -> bool:
+    return folder.parent.resolve() == (store.root / "exports").resolve()
+
+
+def drop_left_behind(store: Store) -> list[str]:
+    """Remove what killed exports left, in the store and beside exports elsewhere: there only what the name of an export
+    that this store wrote is part of. An export that is being written now stays; it began after the deletion. Returns
+    what is to be said."""
+    known: dict[Path, set[str]] = {(store.root / "exports").resolve(): set()}
+    for folder in map(Path, exported_to(store)):
+        known.setdefault(folder.parent.resolve(), set()).add(folder.name)
+    said: list[str] = []
+    for parent, names in known.items():
+        for path in sorted(parent.iterdir() if parent.is_dir() else ()):
+            if path.is_dir() and not path.is_symlink():
+                said += _drop_if_left_behind(store, path, names, inside=_is_mine(store, path))
+    return said
+
+
+def _drop_if_left_behind(store: Store, path: Path, names: set[str], *, inside: bool) -> list[str]:
+    staging = STAGING.fullmatch(path.name)
+    if staging:
+        ours = inside or staging["name"] in names
+        ours = ours and not leases.is_held(store, f"export {staging['key']}")
+    elif REPLACED.fullmatch(path.name):
+        ours = inside or (path / "manifest.json").is_file()
+        if not ours:
+            return [f"{path} may show them: it looks like an export that was replaced; see what it is"]
+    else:
+        ours = path.name.startswith(CHECKOUT) and (inside or path.name.removeprefix(CHECKOUT) in names)
+    if ours:
+        shutil.rmtree(path)
+    return []
+
+
+def write_reports(store: Store) -> list[str]:
+    """Write the store's reports again, each that of the newest run that wrote one of its name, or remove them: pages
+    and the JSON beside them; what else lies there is not the tool's. Returns what is to be said: what was removed, and
+    reports elsewhere that may show what was deleted."""
+    from gradsift.pipelines.report.report import write_report  # loads torch: seconds, before any error is said
+
+    pages, said = reported_to(store), []
+    folder = store.root / "reports"
+    of_name = {Path(page).name: run_id for page, run_id in pages.items()}
+    for page in _pages(folder, set(of_name)):
+        try:
+            write_report(store, page, runs.get(store, of_name[page.name]))
+        except (GradsiftError, KeyError, ValueError) as error:
+            page.with_suffix(".json").unlink(missing_ok=True)
+            page.unlink(missing_ok=True)
+            why = "no run wrote it" if page.name not in of_name else str(error)
+            said.append(f"the report {page.name} was removed and not written again: {why}")
+    elsewhere = [page for page in map(Path, pages) if page.exists() and page.parent.resolve() != folder.resolve()]
+    return said + [f"{page} may show them: a report outside of the store" for page in elsewhere]
+
+
+def _pages(folder: Path, named: set[str]) -> list[Path]:
+    """Pages of a folder, also those of which only the JSON is left, if a run wrote them."""
+    paths = folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ()
+    found = {path for path in paths if path.suffix in (".html", ".json") and path.is_file()}
+    pages = {path.with_suffix(".html") for path in found}
+    return sorted(page for page in pages if page in found or page.name in named)

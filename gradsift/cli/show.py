@@ -1,16 +1,19 @@
 """How results look: tables and progress on a terminal, plain lines on a pipe, one JSON document with --json."""
 
 import json
+import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from gradsift.pipelines.progress import Progress
 from gradsift.pipelines.tables import Row
@@ -31,40 +34,64 @@ LEAST = 8  # characters of a column of text, before numbers are folded
 
 
 def table(title: str, rows: Sequence[Row], columns: Sequence[str] | None = None) -> None:
-    """Print rows as a table; dataset text in it is escaped and stripped of control characters.
+    """Print rows as a table; dataset text in it is stripped of control characters, and its markup is text.
 
-    Numbers, and the first column, which says what a line is about, are kept whole if the terminal is wide enough.
+    Numbers, and the first column, which says what a line is about, are kept whole if the terminal is wide enough; then
+    words are, and paths and names that do not fit are broken after a slash or dash.
     """
     console = Console()
     if not rows:
-        console.print(f"[bold]{title}[/bold]: none")
+        console.print(Text.assemble((title, "bold"), ": none"))
         return
+    console.print(Text(title, "bold"))  # not the table's own, which would be wrapped at the table's width
     names = list(columns or rows[0])
-    cells = {name: [cell(row.get(name)) for row in rows] for name in names}
+    cells = {name: [plain(row.get(name)) for row in rows] for name in names}
     numbers = {name for name in names if all(isinstance(row.get(name), int | float | None) for row in rows)}
-    whole = numbers | ({names[0]} if max(map(len, cells[names[0]])) <= FIRST else set())
-    widths = [max(map(len, [*cells[n], *n.replace("_", " ").split()])) if n in whole else LEAST for n in names]
-    if sum(widths) + 2 * len(names) > console.width:
-        whole = set()
-    shown = Table(
-        title=title, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )  # fmt: skip
+    whole = numbers | ({names[0]} if max(map(cell_len, cells[names[0]])) <= FIRST else set())
+    words = {name: name.replace("_", " ").split() for name in names}
+    most = {name: max(map(cell_len, [*cells[name], *words[name]])) for name in names}
+    least = {n: most[n] if n in whole else max(map(cell_len, [*words[n], *" ".join(cells[n]).split()])) for n in names}
+    widths = _widths(most, least, whole, console.width - 2 * len(names) - 1)
+    shown = Table(header_style="dim", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in names:
-        words = name.replace("_", " ").split()
         shown.add_column(
-            ("\n" if name in whole else " ").join(words),
+            Text(("\n" if name in whole else " ").join(words[name])),
             justify="right" if name in numbers else "left",
             overflow="fold",
-            no_wrap=name in whole,
+            width=widths[name],
         )
-    for line_cells in zip(*cells.values(), strict=True):
-        shown.add_row(*line_cells)
+    for k in range(len(rows)):
+        shown.add_row(*(Text(_broken(cells[name][k], widths[name])) for name in names))
     console.print(shown)
 
 
-def cell(value: Any) -> str:
-    """A value as safe text of a table cell."""
+def _widths(most: Mapping[str, int], least: Mapping[str, int], whole: Set[str], room: int) -> dict[str, int]:
+    """Widths of columns that need `most` for one line, and `least` to cut no word: where there is room for more, the
+    narrowest gets it; where there is not enough, the widest column of text is narrower, in the end any."""
+    widths = dict(least)
+    while sum(widths.values()) > room and max(widths.values()) > 1:
+        texts = [name for name in widths if name not in whole and widths[name] > LEAST]
+        widths[max(texts or widths, key=lambda name: widths[name])] -= 1
+    while sum(widths.values()) < room and (short := [name for name in widths if widths[name] < most[name]]):
+        widths[min(short, key=lambda name: widths[name])] += 1
+    return widths
+
+
+def _broken(text: str, width: int) -> str:
+    """The text with words that are wider than a column broken after a slash or dash."""
+    words = text.split(" ")
+    for k, word in enumerate(words):
+        lines = [""]
+        for part in re.split(r"(?<=[/_-])", word) if cell_len(word) > width else [word]:
+            if lines[-1] and cell_len(lines[-1] + part) > width:
+                lines.append("")
+            lines[-1] += part
+        words[k] = "\n".join(lines)
+    return " ".join(words)
+
+
+def plain(value: Any) -> str:
+    """A value as the text of a table's cell, on one line."""
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -73,12 +100,12 @@ def cell(value: Any) -> str:
         value = ", ".join(f"{k} {v}" for k, v in value.items()) or "–"
     if isinstance(value, list):
         value = ", ".join(str(v) for v in value)
-    return escape("".join(c if c.isprintable() else " " for c in str(value)))
+    return "".join(c if c.isprintable() else " " for c in str(value))
 
 
 def line(text: str) -> None:
     """Print a line on standard output."""
-    Console().print(cell(text), highlight=False)
+    Console().print(escape(plain(text)), highlight=False)
 
 
 @contextmanager

@@ -170,13 +170,14 @@ def verify(
         from gradsift.cli.tables import show_mended
 
         show_mended(done, plan=plan)
-    bad = [mended for mended in done if mended.is_damage]
-    kept = [mended for mended in bad if mended.state == "kept"]
+    bad = any(mended.is_damage for mended in done)
+    kept = [mended for mended in done if mended.state == "kept"]
+    files = "1 damaged file" if len(done) == 1 else f"{len(done):,} damaged files"
     more = f" ({len(kept)} cannot be made again: --accept-loss removes them with what they take down)" if kept else ""
     if bad and plan:
-        raise CorruptionError(f"{len(bad)} damaged files; next: gradsift verify --repair{more}")
+        raise CorruptionError(f"{files}; next: gradsift verify --repair{more}")
     if kept:
-        raise CorruptionError(f"{len(kept)} damaged files are as they were; next: gradsift verify --repair{more}")
+        raise CorruptionError(f"{len(kept):,} of {files} left as before; next: gradsift verify --repair{more}")
 
 
 @app.command

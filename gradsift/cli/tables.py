@@ -1,5 +1,6 @@
 """How results of runs look on a terminal."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -56,10 +57,10 @@ def show_mended(done: "Sequence[Mend]", *, plan: bool) -> None:
         title,
         [
             {
-                "file": one.file,
                 "kind": one.kind,
-                "problem": one.problem.removeprefix(f"{one.file} "),
-                "done": one.done,
+                "file": _short(one),
+                "problem": _problem(one),
+                "would do" if plan else "done": one.done,
                 "rows": one.rows,
                 "lost": one.lost,
             }
@@ -68,7 +69,25 @@ def show_mended(done: "Sequence[Mend]", *, plan: bool) -> None:
     )
     for one in done:
         if one.falls:
-            show.line(f"With {one.file}: {', '.join(one.falls)}.")
+            show.line(f"With {one.kind} {_short(one)}: {', '.join(one.falls)}.")
+
+
+def _short(one: "Mend") -> str:
+    """A file's name, to tell it from others; reports are known by theirs."""
+    name = one.file.rpartition("/")[2]
+    return name if one.kind == "report" else name[:8]
+
+
+def _problem(one: "Mend") -> str:
+    """What is wrong with a file, without its name."""
+    problem = one.problem.removeprefix(f"{one.file} ")
+    if sizes := re.fullmatch(r"has (\d+) bytes, not (\d+)", problem):
+        there, meant = map(int, sizes.groups())
+        return f"{'cut' if there < meant else 'longer'}: {there:,} of {meant:,} bytes"
+    for long, short in (("file is missing", "missing"), ("(changed bytes)", "changed bytes")):
+        if problem.endswith(long):
+            return short
+    return problem
 
 
 def show_result(result: RunResult) -> None:

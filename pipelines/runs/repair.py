@@ -263,7 +263,9 @@ def _reports(job: _Job) -> list[Mend]:
         page = job.store.root / "reports" / f"{run.name}.html"
         if not run.summary.get("report") or is_whole(page):
             continue
-        damage = Damage(0, "report", f"reports/{page.name}", "missing or cut")
+        missing = [path.name for path in (page, page.with_suffix(".json")) if not path.is_file()]
+        problem = f"missing: {', '.join(missing)}" if missing else "cut"
+        damage = Damage(0, "report", f"reports/{page.name}", problem)
         try:
             job.do(lambda: write_report(job.store, page, run))
             done.append(_told(damage, "mended", "written again", rows=1))

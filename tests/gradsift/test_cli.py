@@ -107,13 +107,13 @@ def test_damage_is_reported_and_mended(copied, recipe_data, recipe_file):
     spec = recipe_data | {"select": {"examples": 9}}  # must read the shards again
     refused = gradsift("run", recipe_file(**spec), "-s", store, "--no-prefect")
     assert_refused(refused, 4, "does not match its digest", "gradsift verify --repair")
-    assert_refused(gradsift("verify", "-s", store), 4, "1 damaged files; next: gradsift verify --repair")
+    assert_refused(gradsift("verify", "-s", store), 4, "1 damaged file; next: gradsift verify --repair")
     (listed,) = json.loads(gradsift("verify", "-s", store, "--json").stdout)  # one document, though it fails
     assert listed["problem"].endswith("does not match its digest (changed bytes)")
     assert_refused(gradsift("verify", "--drop", "-s", store), 2, "`verify --drop` is `verify --repair` now")
     assert_refused(gradsift("verify", "--accept-loss", "-s", store), 2, "go with --repair")
     planned = gradsift("verify", "--repair", "--dry-run", "-s", store)
-    assert_refused(planned, 4, "1 damaged files; next: gradsift verify --repair")
+    assert_refused(planned, 4, "1 damaged file; next: gradsift verify --repair")
     assert "computed again" in " ".join(planned.stdout.split())
     (done,) = json.loads(gradsift("verify", "--repair", "-s", store, "--json").stdout)
     assert (done["kind"], done["state"], done["lost"]) == ("features", "mended", 0)

@@ -1,8 +1,13 @@
 """What commands show on a terminal of 80 columns, from what they found."""
 
+import json
+import shutil
+
 import pytest
 
-from gradsift.cli import tables
+from gradsift.cli import show, tables
+from gradsift.cli import store as commands
+from gradsift.datastore.errors import CorruptionError
 from gradsift.pipelines.runs.dryrun import Plan
 
 
@@ -31,3 +36,67 @@ def test_a_plan_has_words_and_units(capsys):
         "Note: look out",
     ):
         assert wanted in lines
+
+
+CHOSEN = {
+    "name": "nightly-sql", "examples": 60, "source_precision": 0.95, "source_share_of_pool": 0.123,
+    "by_source": {"sql": 40, "sql-near-duplicate": 20}, "export": "store/exports/nightly-sql",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_table_keeps_to_the_terminal_and_all_that_it_shows(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    show.table("Selections", [CHOSEN])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= width
+    for letter in "nightly-sqlstore/exports/nightly-sqlsql40":
+        assert letter in out
+
+
+def test_words_and_paths_are_not_cut_where_there_is_room(capsys):
+    show.table("Selections", [CHOSEN])
+    words = capsys.readouterr().out.split()
+    assert {"nightly-sql", "store/exports/", "sql-near-", "duplicate", "0.9500"} <= set(words)
+
+
+def test_a_title_has_the_terminal_and_its_markup_is_text(capsys):
+    title = "Scores of a pool with [bold]a name[/bold], and with a few words more than that"
+    show.table(title, [{"a": 1, "b": "[red]two[/red]"}])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == title
+    assert lines[-2].split() == ["1", "[red]two[/red]"]
+    show.table(title, [])
+    assert "[bold]a name[/bold]" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_is_damaged_can_be_read_at_80_columns(copy, capsys, monkeypatch):
+    """One line or two for each file; as many as the last line says. The document has whole names."""
+    monkeypatch.setattr(commands, "quiet_libraries", lambda: None)
+    cut, flipped, gone = sorted((copy.root / "features").iterdir())[:3]
+    size = cut.stat().st_size
+    cut.write_bytes(cut.read_bytes()[:-1000])
+    flipped.write_bytes(flipped.read_bytes()[:-1] + b"?")
+    gone.unlink()
+    shutil.rmtree(copy.root / "reports")
+    with pytest.raises(CorruptionError, match=r"^4 damaged files; next"):
+        commands.verify(store=copy.root)
+    out = capsys.readouterr().out
+    text = " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= 80
+    assert "would do" in text
+    for file in (cut, flipped, gone):
+        assert f" features {file.name[:8]} " in text
+        assert file.name[:9] not in text
+    assert f"{size - 1000:,}" in text
+    for words in ("cut:", " changed ", " missing ", "small.html"):
+        assert words in text
+    with pytest.raises(CorruptionError):
+        commands.verify(store=copy.root, json=True)
+    listed = json.loads(capsys.readouterr().out)
+    assert {f"features/{file.name}" for file in (cut, flipped, gone)} | {"reports/small.html"} == {
+        one["file"] for one in listed
+    }
+    commands.verify(store=copy.root, repair=True)
+    assert " done " in capsys.readouterr().out

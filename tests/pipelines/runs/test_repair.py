@@ -394,6 +394,7 @@ def test_a_report_is_written_again(copy, how):
     spoil(page, how)
     (done,) = mend(copy, dry_run=True)
     assert (done.kind, done.state, done.is_damage) == ("report", "mended", False)
+    assert done.problem == {"missing": "missing: small.html", "cut": "cut"}[how]
     assert maintenance.verify(copy) == []
     mend(copy)
     assert page.read_text().rstrip().endswith("</html>")

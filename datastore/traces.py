@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gradsift.datastore import runs
 from gradsift.datastore.engine import marks
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.forget import Picked
-from gradsift.datastore.store import Store
+from gradsift.datastore.store import Store, is_store
 
 PART = 500
 
@@ -149,19 +150,29 @@ def _runs_at(store: Store, warmup: str) -> list[str]:
 
 
 def exported_to(store: Store) -> list[str]:
-    """Folders that runs exported to, in the order of the runs."""
+    """Folders that runs exported to, in the order of the runs; where inside a store, inside this one (`_here`)."""
     named: list[str] = [
         str(row["folder"])
         for row in store.catalog.rows("SELECT folder FROM run_version WHERE folder IS NOT NULL ORDER BY run_id")
     ]
     for run in _finished(store):
         named += [str(made["export"]) for part in runs.MADE for made in run.summary.get(part, ()) if made.get("export")]
-    return list(dict.fromkeys(named))
+    return list(dict.fromkeys(_here(store, folder) for folder in named))
 
 
 def reported_to(store: Store) -> dict[str, int]:
-    """{page: number of the newest run that wrote its report there}."""
-    return {str(run.summary["report"]): run.run_id for run in _finished(store) if run.summary.get("report")}
+    """{page: number of the newest run that wrote its report there}; where inside a store, inside this one (`_here`)."""
+    reported = [run for run in _finished(store) if run.summary.get("report")]
+    return {_here(store, run.summary["report"]): run.run_id for run in reported}
+
+
+def _here(store: Store, written: str) -> str:
+    """Where a run wrote a report or an export. Inside a store that is this store, though the path may be of another:
+    this one may be a copy, or may have been moved, and the original's are the original's."""
+    path = Path(written)
+    if path.parent.name in ("reports", "exports") and is_store(path.parent.parent):
+        return str(store.root / path.parent.name / path.name)
+    return written
 
 
 def _finished(store: Store) -> list[runs.Run]:

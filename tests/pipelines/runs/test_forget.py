@@ -418,6 +418,22 @@ def test_exports_elsewhere_are_listed_and_rewritten_when_that_is_asked_for(kept,
     assert rewrite_exports(kept.store) == []
 
 
+def test_a_deletion_in_a_copy_is_of_the_copy_alone(kept):
+    """Its reports and exports are its own, though its runs wrote the original's."""
+    gone = fill(kept)
+    kept.store.close()
+    copied = kept.folder / "copy"
+    shutil.copytree(kept.root, copied)
+    before = {path: path.read_bytes() for path in kept.root.rglob("*") if path.is_file()}
+    with Store(copied) as store:
+        made = delete(store, by_ids(*gone), exports=True)
+    assert made.left == []
+    assert [(one.folder, one.state) for one in made.exports] == [(str(copied / "exports" / "mix"), "rewritten")]
+    assert found_in(copied, SECRET) == []
+    assert (copied / "reports" / "mix.html").exists()
+    assert {path: path.read_bytes() for path in kept.root.rglob("*") if path.is_file()} == before
+
+
 def test_an_export_elsewhere_of_which_nothing_is_left_stays_with_its_owner(kept, tmp_path):
     pool = kept.folder / "pool.jsonl"
     pool.write_text(json.dumps(PLANTED) + "\n", "utf-8")

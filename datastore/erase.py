@@ -60,6 +60,8 @@ def _examples(store: Store, shard: int) -> None:
             beside = db.rows("DELETE FROM attribute WHERE of_shard=? RETURNING shard_id", (shard,))
             doom(db, [row["shard_id"] for row in beside])
             doom(db, [shard])
+            for row in beside:
+                _done(db, "attribute", row["shard_id"])
             _done(db, "examples", shard)
         store.sweep()
         return
@@ -260,10 +262,18 @@ ERASE: Mapping[str, Callable[[Store, int], None]] = {  # in the order in which t
 }
 
 
+REFERS = {  # a shard of this kind that is still in the store; older stores may have given its number to another
+    "examples": "SELECT 1 FROM shard WHERE shard_id=? AND kind='examples'",
+    "attribute": "SELECT 1 FROM attribute WHERE shard_id=?",
+    "features": "SELECT 1 FROM shard WHERE shard_id=? AND kind='features'",
+    "scores": "SELECT 1 FROM selection WHERE scores_shard=?",
+}
+
+
 def erase(store: Store, kind: str, number: int) -> None:
     """Do a task of the plan. What has left the store since it was planned, by a repair, needs nothing: files are made
     from what the catalog knows. Raises CorruptionError for a damaged file."""
-    if kind != "selection" and store.catalog.one("SELECT 1 FROM shard WHERE shard_id=?", (number,)) is None:
+    if kind != "selection" and store.catalog.one(REFERS[kind], (number,)) is None:
         with store.catalog.write() as db:
             _done(db, kind, number)
         return

@@ -50,7 +50,7 @@ class Store:
             raise InputError(f"{self.root} is a file, not a store folder")
         self.catalog = catalog or SqliteEngine(self.root / CATALOG_NAME, create=create)
         self.backend = backend or LocalFiles(self.root)
-        self._checked: set[str] = set()  # names: numbers of shards that left may be given again
+        self._checked: set[str] = set()  # names of files
 
     def close(self) -> None:
         """Close the catalog connection."""
@@ -206,11 +206,9 @@ def doom(db: Transaction, shards: Sequence[int], grace: float = 0.0) -> None:
 
 
 def _insert_shard(db: Transaction, kind: str, rows: int, file: StoredFile) -> int:
-    # A number is not given again while the file that had it may still be read.
-    inserted = db.rows(
-        "INSERT INTO shard (shard_id, kind, name, rows, bytes, sha256, created) SELECT 1 + max("
-        "(SELECT coalesce(max(shard_id), 0) FROM shard), (SELECT coalesce(max(shard_id), 0) FROM doomed)), "
-        "?, ?, ?, ?, ?, ? RETURNING shard_id",
+    inserted = db.rows(  # a trigger keeps the last number: none is given again
+        "INSERT INTO shard (shard_id, kind, name, rows, bytes, sha256, created) "
+        "SELECT last + 1, ?, ?, ?, ?, ?, ? FROM shard_number RETURNING shard_id",
         (kind, file.name, rows, file.bytes, file.sha256, time.time()),
     )
     return int(inserted[0]["shard_id"])

@@ -541,3 +541,45 @@ def test_promise_8_a_copy_that_lost_a_race_goes_with_it(kept, monkeypatch):
     assert found_in(kept.root, SECRET) == []
     assert examples.get_messages(kept.store, ["0" * 32]) == {"0" * 32: other}
     assert verify(kept.store) == []
+
+
+def test_promise_8_no_task_of_a_plan_meets_another_file_of_the_same_number(kept):
+    """All of one file goes, with what was computed from it, and a part of the next is written anew."""
+    x, y = chats("x", 0, 6), chats("y", 0, 6)
+    near = [{"exact": True, "minhash": more} for more in ({}, {"ngram": 3})]
+    kept.run(x, dedup=near[0], mix={"examples": 4})
+    kept.run(x + y, dedup=near[0], mix={"examples": 4})
+    with pytest.raises(InputError):
+        kept.run(x, dedup=near[1], mix={"examples": 100})  # its last file is one of values of `x`
+    gone = [id_of(row) for row in [*x, y[0]]]
+    last = max(row["shard_id"] for row in kept.store.catalog.rows("SELECT shard_id FROM shard"))
+    delete(kept.store, by_ids(*gone))
+    assert not forget.pending(kept.store)
+    assert min(row["shard_id"] for row in kept.store.catalog.rows("SELECT shard_id FROM example")) > last, (
+        "the number of one that left"
+    )
+    assert found_in(kept.root / "examples", *gone) == found_in(kept.root / "scores", *gone) == []
+    assert verify(kept.store) == []
+    assert kept.run(y[1:], mix={"examples": 4}).ingest.pool.examples == 5
+
+
+def test_a_plan_of_an_older_store_goes_on_where_a_number_was_given_again(kept, monkeypatch):
+    gone = fill(kept)
+    kept.run(chats("b", 0, 6), mix={"examples": 4})
+    others = kept.store.catalog.rows("SELECT DISTINCT shard_id FROM example WHERE source='b'")
+
+    def stop(step):
+        if step == "erased":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "failpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        delete(kept.store, by_ids(*gone))
+    monkeypatch.undo()
+    with kept.store.catalog.write() as db:
+        for kind in ("attribute", "features", "scores"):
+            db.execute("INSERT INTO forgetting_task VALUES (?, ?)", (kind, others[0]["shard_id"]))
+    finish(kept.store)
+    assert not forget.pending(kept.store)
+    assert len(examples.get_messages(kept.store, [id_of(row) for row in chats("b", 0, 6)])) == 6
+    assert verify(kept.store) == []

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,26 +71,21 @@ def rows_of(store: Store, space_id: int, shards: Sequence[int]) -> Rows:
     return Rows(tuple(parts), np.cumsum([0, *map(len, parts)]))
 
 
-_OPENED: WeakKeyDictionary[Store, dict[str, Opened]] = WeakKeyDictionary()
-
-
 def open_index(store: Store, index: Index) -> tuple[Opened, list[int]]:
     """An index ready to be asked, kept for the next question, and the numbers of the shards that it does not hold.
 
     Raises InputError where it is stale, CorruptionError where its file is damaged.
     """
     held, new = indexes.placed(store, index)
-    known = _OPENED.setdefault(store, {})
+    known: dict[str, Opened] = mapped.beside(store)
     opened = known.get(index.name)
     if opened is None or opened.shards != held:  # shards that were merged have other numbers, and their rows others
         rows = rows_of(store, index.space_id, held)
         if len(rows) != index.rows:
             raise CorruptionError(f"the {index.kind} index has {index.rows} rows, its shards {len(rows)}. {ADVICE}")
         faiss = indexes.read(store, index, rows.dim) if opened is None else opened.faiss
-        known[index.name] = Opened(faiss, index.kind, rows, held)
-        for name in set(known) - indexes.names(store):
-            del known[name]
-    return known[index.name], [shard.shard_id for shard in new]
+        opened = known[index.name] = Opened(faiss, index.kind, rows, held)
+    return opened, [shard.shard_id for shard in new]
 
 
 def near(
@@ -116,6 +110,7 @@ def near(
     def exactly(which: slice | list[int], shards: Sequence[int] | None = None) -> list[list[Neighbour]]:
         return neighbours(store, space_id, questions[which], k, ids, without=without, shards=shards)
 
+    mapped.let_go(store)
     index, note = _choose(store, space_id, kind)
     only, but = None if ids is None else set(ids), set(without)
     if index is not None and _left(index, only, but) < SELECTIVE * index.rows:

@@ -6,6 +6,7 @@ Legend: N rows of all shards, n rows of one, D dims.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -103,7 +104,16 @@ class Rows:
         return sums * scale.astype(np.float64)
 
 
+class Holds(Protocol):
+    """What was made of mapped rows and keeps them, as an opened index does."""
+
+    @property
+    def rows(self) -> Rows:
+        """The rows."""
+
+
 _open: "WeakKeyDictionary[Store, dict[tuple[int, str], list[MappedRows]]]" = WeakKeyDictionary()
+_beside: "WeakKeyDictionary[Store, dict[str, Holds]]" = WeakKeyDictionary()
 
 
 def open_rows(store: Store, space_id: int, shards: Sequence[int] | None = None) -> Rows:
@@ -114,7 +124,7 @@ def open_rows(store: Store, space_id: int, shards: Sequence[int] | None = None) 
     listed = _listed(store, space_id)
     if unknown := sorted(set(shards or ()) - set(listed)):
         raise InputError(f"shard {unknown[0]} is not of feature space {space_id}; look at the space's shards again")
-    _let_go(store)
+    let_go(store)
     mapped = _open.setdefault(store, {})
     digest = features.space_fingerprint(store, space_id)
     chosen: list[MappedRows] = []
@@ -141,17 +151,28 @@ def _listed(store: Store, space_id: int) -> dict[int, str]:
     return {int(row["shard_id"]): str(row["name"]) for row in rows}
 
 
-def _let_go(store: Store) -> None:
-    """Forget maps of shards that left the catalog: what was deleted is to be gone."""
-    kept = _open.get(store)
-    if not kept:
+def beside(store: Store) -> dict[str, Any]:
+    """{file of an index: what was opened of it}, kept from one search to the next: see `let_go`."""
+    return _beside.setdefault(store, {})
+
+
+def let_go(store: Store) -> None:
+    """Forget maps of shards that left the catalog, and indexes that left it or hold such a map: what was deleted is to
+    be gone. Every search does so first. Cost: a look at the catalog's shards."""
+    kept, opened = _open.get(store, {}), _beside.get(store, {})
+    if not kept and not opened:
         return
     known = {
         (int(row["shard_id"]), str(row["name"]))
         for row in store.catalog.rows("SELECT shard_id, name FROM shard WHERE kind='features'")
     }
     for key in set(kept) - known:
-        del kept[key]
+        kept.pop(key, None)
+    names = {str(row["name"]) for row in store.catalog.rows("SELECT name FROM search_index")} if opened else set()
+    mapped = {id(part) for parts in kept.values() for part in parts}
+    for name, one in list(opened.items()):
+        if name not in names or any(id(part) not in mapped for part in one.rows.parts):
+            opened.pop(name, None)
 
 
 def _map(store: Store, shard_id: int, digest: str) -> list[MappedRows]:

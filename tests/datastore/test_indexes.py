@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import weakref
 from dataclasses import replace
 
 import faiss
@@ -19,6 +20,7 @@ from gradsift.datastore import (
     indexes,
     leases,
     maintenance,
+    mapped,
     search,
 )
 from gradsift.datastore.compact import compact
@@ -252,7 +254,7 @@ def alter(path, damage):
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
 def test_an_altered_index_never_reaches_faiss(store, damage, monkeypatch):
     built = build(store, SPACE, Wish("ivf_sq8"))
-    index_search._OPENED.clear()
+    mapped._beside.clear()
     alter(store.root / built.name, damage)
     with monkeypatch.context() as patched:
         patched.setattr(faiss, "read_index", lambda *_: pytest.fail("FAISS was given bytes that nobody checked"))
@@ -269,7 +271,7 @@ def test_an_altered_index_never_reaches_faiss(store, damage, monkeypatch):
 def test_bytes_that_changed_after_they_were_checked_are_not_read_again(store, monkeypatch):
     """FAISS reads from what was digested, not from the path."""
     built = build(store, SPACE, Wish("flat"))
-    index_search._OPENED.clear()
+    mapped._beside.clear()
     read = ann.read
 
     def moved(content, *more):
@@ -283,7 +285,7 @@ def test_bytes_that_changed_after_they_were_checked_are_not_read_again(store, mo
 @pytest.mark.parametrize("name", ["../outside", "features/x", "indexes/../catalog.sqlite"])
 def test_a_forged_name_leads_nowhere(store, name):
     built = build(store, SPACE, Wish("flat"))
-    index_search._OPENED.clear()
+    mapped._beside.clear()
     (store.root.parent / "outside").write_bytes(b"x")
     with store.catalog.write() as db:
         db.execute("UPDATE search_index SET name=?", (name,))
@@ -297,7 +299,7 @@ def test_a_forged_name_leads_nowhere(store, name):
 
 def test_a_file_of_another_kind_is_no_index_of_this_one(store):
     flat, listed = build(store, SPACE, Wish("flat")), build(store, SPACE, Wish("ivf_flat"))
-    index_search._OPENED.clear()
+    mapped._beside.clear()
     with store.catalog.write() as db:
         db.execute("DELETE FROM search_index WHERE kind='flat'")
         db.execute("UPDATE search_index SET name=?, bytes=?, sha256=?", (flat.name, flat.bytes, flat.sha256))
@@ -358,14 +360,39 @@ def test_compaction_keeps_an_index(store):
     assert answers == before == search.neighbours(store, SPACE, asked, 5)
 
 
-def test_compaction_that_leaves_rows_out_makes_an_index_stale(store):
-    """Its positions would be those of other rows."""
-    build(store, SPACE, Wish("flat"))
+def leave_out(store):
+    """A row leaves the catalog and the files: the index over it becomes stale."""
     first = features.ids_with_rows(store, SPACE)[0]
     with store.catalog.write() as db:
         db.execute("DELETE FROM feature_row WHERE example_id=?", (first,))
     compact(store, grace=0)
+
+
+def test_compaction_that_leaves_rows_out_makes_an_index_stale(store):
+    """Its positions would be those of other rows."""
+    build(store, SPACE, Wish("flat"))
+    leave_out(store)
     assert indexes.state(store, indexes.get(store, SPACE, "flat")) == "stale"
+
+
+@pytest.mark.parametrize("change", [indexes.drop, leave_out])
+@pytest.mark.parametrize("kind", ["", "auto", "flat"])
+def test_what_was_opened_is_let_go_with_what_it_holds(store, change, kind):
+    """Another process deletes an example: the next search of any kind keeps no copy of its row."""
+    build(store, SPACE, Wish("flat"))
+    near(store, SPACE, questions(1), 3, kind="flat")
+    (opened,) = (weakref.ref(one) for one in mapped.beside(store).values())
+    with Store(store.root) as other:
+        change(other)
+    if kind == "flat":
+        with pytest.raises(InputError):
+            near(store, SPACE, questions(1), 3, kind=kind)
+    elif kind:
+        near(store, SPACE, questions(1), 3, kind=kind)
+    else:
+        search.neighbours(store, SPACE, questions(1), 3)
+    assert mapped.beside(store) == {}
+    assert opened() is None
 
 
 def test_auto_takes_the_fastest_good_index(store, monkeypatch):
@@ -442,7 +469,7 @@ def test_promise_6_an_index_can_be_deleted_and_is_rebuilt(store):
     asked = questions(3)
     built = build(store, SPACE, Wish("ivf_sq8", effort=48))
     exact = search.neighbours(store, SPACE, asked, 10)
-    index_search._OPENED.clear()
+    mapped._beside.clear()
     shutil.rmtree(store.root / "indexes")
     assert search.neighbours(store, SPACE, asked, 10) == exact
     with pytest.raises(CorruptionError, match=r"missing.*gradsift index refresh"):

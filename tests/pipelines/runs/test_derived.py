@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from gradsift.datastore import index_search, indexes, runs, selections
+from gradsift.datastore import indexes, mapped, runs, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.index_build import Wish, build, refresh
 from gradsift.pipelines.report.report import report, write_report
@@ -22,7 +22,7 @@ def test_promise_6_everything_derived_can_be_deleted_and_is_rebuilt(copy):
     data, exact = page.with_suffix(".json").read_text(), query_by_id(store, name, 8)
     asked = query_by_id(store, name, 8, index="ivf_flat")
     assert (asked.index, asked.hits) == ("ivf_flat", exact.hits)
-    index_search._OPENED.clear()
+    mapped._beside.clear()
     for derived in ("indexes", "reports"):
         shutil.rmtree(store.root / derived)
     assert query_by_id(store, name, 8) == exact

@@ -248,6 +248,25 @@ def of_version(store: Store, version: versions.Version) -> Selection:
     return _load(store, row)
 
 
+def standing_for(store: Store, name: str, target: str, digest: str) -> Selection | None:
+    """The selection of this digest, or, where examples of it were deleted, the newest that was recorded as what is left
+    of it; None where there is neither."""
+    rows = store.catalog.rows(
+        "SELECT * FROM selection WHERE name=? AND target=? ORDER BY created DESC, selection_id DESC", (name, target)
+    )
+    of_number = {row["selection_id"]: row for row in rows}
+    for row in rows:
+        at: Row | None = row if row["void"] is None else None
+        while at is not None and at["digest"] != digest:
+            number, before, _ = json.loads(at["spec"]).get("stands_for", (None, None, None))
+            if before == digest:
+                return _load(store, row)
+            at = of_number.get(number)
+        if at is not None:
+            return _load(store, row)
+    return None
+
+
 def by_number(store: Store, selection_id: int) -> Selection:
     """The selection of this number, whether or not it is void."""
     (row,) = store.catalog.rows("SELECT * FROM selection WHERE selection_id=?", (selection_id,))

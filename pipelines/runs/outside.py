@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 
 from gradsift.datastore import leases, runs, selections
 from gradsift.datastore.errors import GradsiftError, InputError
+from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.datastore.traces import exported_to, reported_to
 from gradsift.pipelines.export.export import export, manifest_at
@@ -94,21 +95,43 @@ def _data_files(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 def rewritten(store: Store, held: Exported, progress: Progress) -> Exported:
     """Write an export anew from what is left of its selection. In the store, one of a version that is void, or of which
-    nothing is left, is removed; elsewhere it is left to its owner."""
+    nothing is left, is removed; elsewhere its owner sees to it. One that cannot be written now stays and says why."""
     folder = Path(held.folder)
-    manifest = manifest_at(folder) or {}
-    mine = _is_mine(store, folder)
     try:
-        if mine and "@" in folder.name:
-            raise InputError("a version that is void")
-        chosen = selections.get(store, manifest["name"], manifest["selection"]["target"])
+        chosen = _left_of(store, folder)
+    except InputError as error:
+        if _is_mine(store, folder) and _was_export(folder):
+            shutil.rmtree(folder)
+            return replace(held, state="removed")
+        return replace(held, state=f"still holds them, remove it: {error}" if held.rows else held.state)
+    try:
         export(store, chosen, runs.recipe_of(store, chosen), folder, progress=progress)
-    except (InputError, KeyError, TypeError) as error:
-        if not mine:
-            return replace(held, state=f"still holds them, remove it: {error}")
-        shutil.rmtree(folder)
-        return replace(held, state="removed")
+    except (GradsiftError, OSError, ValueError) as error:
+        return replace(held, state=f"still holds them: {error}; then `gradsift delete --exports`")
     return replace(held, state="rewritten")
+
+
+def _left_of(store: Store, folder: Path) -> Selection:
+    """What stands for the selection of an export. Raises InputError for none, and for a version checked out."""
+    if _is_mine(store, folder) and "@" in folder.name:
+        raise InputError("a version that is void")
+    manifest = manifest_at(folder)
+    try:
+        name, of = manifest["name"], manifest["selection"]  # type: ignore[index]  # of none, too
+        left = selections.standing_for(store, name, of["target"], of["digest"])
+    except (KeyError, TypeError):
+        raise InputError("its manifest does not say what it was") from None
+    if left is None:
+        raise InputError(f"no selection {name!r} in {store.root} is what is left of it")
+    return left
+
+
+def _was_export(folder: Path) -> bool:
+    """Whether a manifest is there, or the beginning of one."""
+    try:
+        return "gradsift_export" in (folder / "manifest.json").read_text("utf-8", "replace")
+    except OSError:
+        return False
 
 
 def _is_mine(store: Store, folder: Path) -> bool:

@@ -443,6 +443,76 @@ def test_an_export_elsewhere_of_which_nothing_is_left_stays_with_its_owner(kept,
     assert one.state.startswith("still holds them, remove it: no selection 'mix'")
 
 
+def sources_of(folder):
+    return set(pq.read_table(folder / "data")["source"].to_pylist())
+
+
+def test_an_export_is_rewritten_from_what_is_left_of_its_own_version(kept, tmp_path):
+    kept.run([PLANTED, *chats("a", 0, 11)], mix={"examples": 12}, export_root=tmp_path / "one")
+    delete(kept.store, by_ids(id_of(PLANTED)))
+    kept.run(chats("b", 0, 12), export_root=tmp_path / "two")
+    (one,) = rewrite_exports(kept.store)
+    assert (one.state, sources_of(tmp_path / "one" / "mix")) == ("rewritten", {"a"})
+    assert found_in(tmp_path, SECRET) == []
+    first = id_of(chats("a", 0, 1)[0])
+    (one,) = delete(kept.store, by_ids(first), exports=True).exports  # the stand-in is void, and no longer the newest
+    assert one.state == "still holds them, remove it: no selection 'mix' in " + f"{kept.root} is what is left of it"
+    assert first in pq.read_table(tmp_path / "one" / "mix" / "data")["example_id"].to_pylist()
+
+
+def test_an_export_of_which_nothing_is_left_takes_no_other_versions_rows(kept):
+    kept.run(chats("a", 0, 12))
+    kept.run(chats("b", 0, 12))
+    made = delete(kept.store, lambda store: picks.by_source(store, "b"), exports=True)
+    assert [one.state for one in made.exports] == ["removed"]
+    assert not (kept.root / "exports" / "mix").exists()
+
+
+def test_an_export_that_cannot_be_written_now_stays_and_says_so(kept, monkeypatch):
+    gone = fill(kept)
+
+    def refuse(*_arguments, **_options):
+        raise InputError("the tokenizer is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gradsift.pipelines.runs.outside.export", refuse)
+        (one,) = delete(kept.store, by_ids(*gone), exports=True).exports
+    assert one.state == "still holds them: the tokenizer is away; then `gradsift delete --exports`"
+    assert found_in(kept.root / "exports", SECRET)
+    assert [one.state for one in rewrite_exports(kept.store)] == ["rewritten"]
+    assert found_in(kept.root, SECRET) == []
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize("broken", ["manifest", "data", "both", "no manifest"])
+def test_an_export_that_cannot_be_read_is_removed_or_named_and_blocks_nothing(kept, tmp_path, broken):
+    mine, other = kept.root / "exports" / "mix", tmp_path / "out" / "mix"
+    kept.run([PLANTED, *chats("a", 0, 6)], mix={"examples": 7}, export_root=tmp_path / "out")
+    shutil.copytree(other, mine)
+    for folder in (mine, other):
+        if broken in ("data", "both"):
+            cut(next((folder / "data").iterdir()))
+        if broken in ("manifest", "both"):
+            cut(folder / "manifest.json")
+        if broken == "no manifest":
+            (folder / "manifest.json").unlink()
+    listed = delete(kept.store, by_ids(id_of(PLANTED))).exports
+    assert {one.folder for one in listed} == {str(mine), str(other)}
+    assert {one.rows for one in listed} == {0 if broken in ("data", "both") else 1}
+    assert not forget.pending(kept.store)
+    states = {one.folder: one.state for one in rewrite_exports(kept.store)}
+    assert states[str(mine)] == {
+        "data": "rewritten", "no manifest": f"still holds them, remove it: {mine} exists and is not a gradsift export; "
+        "choose another folder or remove it",
+    }.get(broken, "removed")  # fmt: skip
+    assert states[str(other)].startswith({"data": "rewritten", "both": "may hold them"}.get(broken, "still holds them"))
+    assert mine.exists() == (broken in ("data", "no manifest"))
+    kept.run(chats("a", 0, 9), export_root=tmp_path / "third")
+
+
 def folder_with(path, text):
     path.mkdir(parents=True)
     (path / "spill").write_text(text)

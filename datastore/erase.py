@@ -92,6 +92,15 @@ def _attribute(store: Store, shard: int) -> None:
     _replace_scores(store, shard, table, record)
 
 
+def larger_attributes(store: Store) -> list[int]:
+    """Shards of values that have more rows than the catalog has of the examples that they lie beside."""
+    rows = store.catalog.rows(
+        "SELECT a.shard_id FROM attribute AS a JOIN shard AS s ON s.shard_id = a.shard_id WHERE s.rows > "
+        "(SELECT count(*) FROM example AS e WHERE e.shard_id = a.of_shard) ORDER BY a.shard_id"
+    )
+    return [int(row["shard_id"]) for row in rows]
+
+
 def _replace_scores(store: Store, shard: int, table: pa.Table, record: Callable[[Transaction, int], None]) -> None:
     store.commit_file(
         "scores", ".parquet", table.num_rows, lambda handle: _write(table, handle), record, replaces=[shard]

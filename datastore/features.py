@@ -172,18 +172,28 @@ def unit_ids(store: Store, unit_id: int) -> list[str]:
 
 
 def commit_unit(store: Store, space_id: int, unit_id: int, block: FeatureBlock, rejected: Mapping[str, str]) -> bool:
-    """Commit a unit's rows; `rejected` maps ids without a usable row to a status.
+    """Commit a unit's rows; `rejected` maps ids without a usable row to a status. Rows of examples that left the unit
+    since it was read, because they were deleted, stay out of the file.
 
-    Returns False, leaving nothing behind, when another worker has committed the unit already.
+    Returns False, leaving nothing behind, when another worker has committed the unit already, or none of it is left.
     """
 
-    def record(db: Transaction, shard_id: int) -> bool:
-        if not db.execute("UPDATE unit SET shard_id=? WHERE unit_id=? AND shard_id IS NULL", (shard_id, unit_id)):
-            return False
-        mark_rows(db, space_id, unit_id, block.example_ids, rejected)
-        return True
+    def commit(block: FeatureBlock) -> bool:
+        def record(db: Transaction, shard_id: int) -> bool:
+            if not db.execute("UPDATE unit SET shard_id=? WHERE unit_id=? AND shard_id IS NULL", (shard_id, unit_id)):
+                return False
+            mark_rows(db, space_id, unit_id, block.example_ids, rejected)
+            (held,) = db.rows("SELECT count(row) AS n FROM feature_row WHERE unit_id=?", (unit_id,))
+            return bool(held["n"] == len(block.example_ids))
 
-    return commit_block(store, space_id, block, record) is not None
+        return commit_block(store, space_id, block, record) is not None
+
+    while not commit(block):
+        if not is_open(store, unit_id):
+            return False
+        left = set(unit_ids(store, unit_id))
+        block = block.take(np.array([k for k, name in enumerate(block.example_ids) if name in left], np.int64))
+    return True
 
 
 def commit_block(

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from gradsift.datastore import examples, files, maintenance, tombstones
 from gradsift.datastore.compact import rewrite
 from gradsift.datastore.engine import Transaction
-from gradsift.datastore.erase import ERASE, erase
+from gradsift.datastore.erase import ERASE, erase, larger_attributes
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.numbering import catch_up
 from gradsift.datastore.store import Store
@@ -176,6 +176,8 @@ def close(store: Store) -> None:
     Raises BusyError while another process reads the catalog: what was deleted may be in a page that it looks at.
     """
     rewrite(store)  # rows of a lost race, or of a pruning that was killed: the plan cannot know of them
+    for shard in larger_attributes(store):
+        erase(store, "attribute", shard)
     with store.catalog.write() as db:
         db.execute("UPDATE doomed SET after=0")
     store.sweep()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gradsift.datastore import indexes
 from gradsift.datastore.engine import Transaction
 from gradsift.datastore.errors import CorruptionError
-from gradsift.datastore.store import NewFile, Store
+from gradsift.datastore.store import NewFile, Store, doom
 
 BATCH_BYTES = 16 << 20  # what a reader gets at once; four times this as float32
 GROUP_ROWS = 4096  # of a row group of Parquet, at most: what is read for one example
@@ -173,7 +173,8 @@ def merge_examples(store: Store, group: Group, grace: float) -> int:
     def record(db: Transaction, new: list[int]) -> None:
         for of in live:
             _unchanged(db, of, "example WHERE shard_id=?")
-            db.execute("DELETE FROM attribute WHERE of_shard=?", (of.shard_id,))
+            sides = db.rows("DELETE FROM attribute WHERE of_shard=? RETURNING shard_id", (of.shard_id,))
+            doom(db, [side["shard_id"] for side in sides if side["shard_id"] not in old], grace)  # made meanwhile
         moved = ((new[0], place, name) for name, place in places)
         db.executemany("UPDATE example SET shard_id=?, row=? WHERE example_id=?", moved)
         db.executemany(

@@ -384,6 +384,40 @@ def test_values_of_a_part_of_the_shards_are_kept_and_not_mixed(tmp_path):
 sizes = st.lists(st.floats(0.0001, 0.9), max_size=60)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_values_are_given_once_each_while_shards_are_merged(tmp_path, known):
+    """`gradsift mix` holds no lease: shards that it listed are merged while it computes."""
+    store, pool = filled(tmp_path / "store")
+    with store, Store(store.root) as other:
+        spec = LENGTHS if known else {"what": "lengths anew"}
+        given = []
+        for table in attribute(store, spec, pool.dataset_id, lengths):
+            given += zip(table["example_id"].to_pylist(), table["chars"].to_pylist(), strict=True)
+            compact.compact(other, grace=0)
+        assert len(examples.shards_of(store, [name for name, _ in given])) < 4, "they were merged"
+        every = chats(80)
+        assert sorted(given) == sorted((e.example_id, lengths([e.messages])["chars"][0].as_py()) for e in every)
+        assert maintenance.verify(store) == []
+
+
+def test_values_that_were_computed_during_a_merge_leave_no_file(tmp_path, monkeypatch):
+    store, pool = filled(tmp_path / "store")
+    with store, Store(store.root) as other:
+        write, once = merge._parquet_of, iter([1])
+
+        def beside(*args):
+            if next(once, None):
+                list(attribute(other, {"what": "lengths anew"}, pool.dataset_id, lengths))
+            return write(*args)
+
+        monkeypatch.setattr(merge, "_parquet_of", beside)
+        compact.compact(store, grace=0)
+        held = "SELECT shard_id FROM attribute UNION SELECT scores_shard FROM selection"
+        left = store.catalog.rows(f"SELECT name FROM shard WHERE kind='scores' AND shard_id NOT IN ({held})")
+        assert left == []
+        assert sum(t.num_rows for t in attribute(store, {"what": "lengths anew"}, pool.dataset_id, lengths)) == 80
+
+
 @given(sizes)
 def test_the_rule_ends_and_leaves_few(fills):
     """Whatever is rewritten was small and keeps to the target; what is left is each more than twice the smaller ones."""

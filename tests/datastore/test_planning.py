@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gradsift.datastore import examples, features
+from gradsift.datastore import examples, features, forget
 from gradsift.datastore.examples import Example
+from gradsift.datastore.forget import Picked
 from gradsift.datastore.identity import example_id
-from gradsift.datastore.rows import make_block
+from gradsift.datastore.rows import make_block, read_blocks
 
 
 def some_examples(count, start=0):
@@ -89,3 +90,31 @@ def test_a_unit_of_another_pool_is_none_of_this_one(store):
     some = examples.define_dataset(store, "pool", "some", dict.fromkeys(features.unit_ids(store, units[1])[:1], ""))
     assert features.open_units(store, space, some.dataset_id) == [units[1]]
     assert features.open_units(store, space, pool.dataset_id) == units
+
+
+def test_promise_8_rows_that_were_read_before_a_deletion_are_committed_without_what_went(store):
+    """A worker without the store's lease has a unit's rows in its hands while examples of it are deleted."""
+    space, pool, (unit,) = fill(store, count=6, unit_rows=10)
+    ids = features.unit_ids(store, unit)
+    values = np.arange(6 * 64, dtype=np.float32).reshape(6, 64)
+    block = make_block(ids[:5], values[:5], pa.table({"loss": pa.array(np.arange(5, dtype=np.float32))}), "int8")
+    forget.begin(store, Picked([ids[1], ids[5]]))
+    forget.clear(store)
+    forget.close(store)
+    assert features.commit_unit(store, space, unit, block, {ids[5]: "non_finite"})
+    left = [ids[k] for k in (0, 2, 3, 4)]
+    (shard,) = features.shards_of(store, space)
+    assert [name for part in read_blocks(store.map(shard))[1] for name in part.example_ids] == left
+    read = features.read_all(store, space, left)
+    np.testing.assert_array_equal(read.vectors, block.vectors[[0, 2, 3, 4]])
+    assert read.signals["loss"].to_pylist() == [0, 2, 3, 4]
+    assert features.statuses(store, space, pool.dataset_id) == {"ok": 4}
+
+
+def test_promise_8_nothing_is_committed_of_a_unit_of_which_all_was_deleted(store):
+    space, _, units = fill(store, count=4, unit_rows=2)
+    ids = features.unit_ids(store, units[0])
+    block = make_block(ids, np.ones((2, 64), np.float32), pa.table({"loss": pa.array([1.0, 1.0])}), "int8")
+    forget.begin(store, Picked(ids))
+    assert not features.commit_unit(store, space, units[0], block, {})
+    assert features.shards_of(store, space) == []

@@ -5,12 +5,25 @@ import re
 import shutil
 import sqlite3
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from planted import SECRET, by_ids, found_in, id_of
 from running import ROOT, gradsift, python
 
-from gradsift.datastore import compact, examples, files, forget, leases, picks, runs, selections, tombstones, versions
+from gradsift.datastore import (
+    attributes,
+    compact,
+    examples,
+    files,
+    forget,
+    leases,
+    picks,
+    runs,
+    selections,
+    tombstones,
+    versions,
+)
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError
 from gradsift.datastore.maintenance import verify
 from gradsift.datastore.store import Store
@@ -652,4 +665,56 @@ def test_a_plan_of_an_older_store_goes_on_where_a_number_was_given_again(kept, m
     finish(kept.store)
     assert not forget.pending(kept.store)
     assert len(examples.get_messages(kept.store, [id_of(row) for row in chats("b", 0, 6)])) == 6
+    assert verify(kept.store) == []
+
+
+LENGTHS = {"what": "turns"}
+
+
+def turns(of):
+    return {"turns": pa.array([len(chat) for chat in of], pa.int32())}
+
+
+@pytest.mark.parametrize("when", ["before it is planned", "before its files are written"])
+def test_promise_8_values_computed_beside_a_deletion_say_nothing_of_it(kept, monkeypatch, when):
+    """`gradsift mix` holds no lease: it read the texts before the deletion began."""
+    gone = fill(kept)
+    pool = kept.store.catalog.rows("SELECT max(dataset_id) AS n FROM dataset WHERE role='pool'")[0]["n"]
+    read = attributes.read_groups
+    with Store(kept.root) as other:
+
+        def late(store, shard):
+            groups = list(read(store, shard))
+            monkeypatch.setattr(attributes, "read_groups", read)
+            if when == "before it is planned":
+                delete(kept.store, by_ids(*gone))
+            else:
+                forget.begin(kept.store, picks.by_ids(kept.store, gone))
+            return groups
+
+        monkeypatch.setattr(attributes, "read_groups", late)
+        given = [i for t in attributes.attribute(other, LENGTHS, pool, turns) for i in t["example_id"].to_pylist()]
+    finish(kept.store)
+    assert sorted(given) == examples.get_dataset(kept.store, pool).example_ids
+    assert {file for file, _ in found_in(kept.root / "scores", *gone)} == set()
+    again = attributes.attribute(kept.store, LENGTHS, pool, turns)
+    assert sorted(i for t in again for i in t["example_id"].to_pylist()) == sorted(given)
+    assert verify(kept.store) == []
+
+
+def test_promise_8_values_of_more_than_there_is_are_written_anew(kept):
+    """As an earlier version left them: committed while a deletion was under way, unknown to its plan."""
+    gone = fill(kept)
+    forget.begin(kept.store, picks.by_ids(kept.store, gone))
+    tasks = kept.store.catalog.rows("SELECT number FROM forgetting_task WHERE kind='examples'")
+    (shard,) = [task["number"] for task in tasks]
+    ids = [i for t in examples.read_groups(kept.store, shard) for i in t["example_id"].to_pylist()]
+    table = pa.table({"example_id": ids, "turns": [2] * len(ids)})
+    kept.store.commit_file(
+        "scores", ".parquet", len(ids), lambda handle: pq.write_table(table, handle),
+        lambda db, new: db.execute("INSERT INTO attribute VALUES (?, ?, ?)", ("ab" * 32, shard, new)),
+    )  # fmt: skip
+    assert found_in(kept.root / "scores", *gone)
+    finish(kept.store)
+    assert found_in(kept.root / "scores", *gone) == []
     assert verify(kept.store) == []

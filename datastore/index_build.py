@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isqrt
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from gradsift.datastore import ann, features, forget, indexes, leases, mapped
 from gradsift.datastore.ann import Kind, Plan
 from gradsift.datastore.errors import BusyError, CorruptionError, FeatureSpaceMismatch, InputError
+from gradsift.datastore.free import free_bytes
 from gradsift.datastore.index_search import F32, Opened, rows_of, search
 from gradsift.datastore.indexes import Index, Measured, Shard
 from gradsift.datastore.mapped import Rows
@@ -142,23 +142,14 @@ def _sample(rows: Rows, lists: int, seed: int) -> F32:
 
 
 def _check_memory(kind: Kind, rows: int, dims: int) -> None:
-    """Refuse what the machine cannot hold before it begins."""
-    needed, free = ann.bytes_of(kind, rows, dims) + SAMPLE_BYTES, _available()
-    if free is not None and needed > free:
+    """Refuse what the machine, or its container, cannot hold before it begins."""
+    needed, free = ann.bytes_of(kind, rows, dims) + SAMPLE_BYTES, free_bytes()
+    if needed > free:
         smaller = "" if kind == "ivf_sq8" else " The kind ivf_sq8 takes about a quarter."
         raise InputError(
             f"a {kind} index of {rows:,} rows × {dims:,} needs about {needed / 2**30:.1f} GiB of memory; "
             f"{free / 2**30:.1f} GiB are free.{smaller} Exact search needs no index."
         )
-
-
-def _available() -> int | None:
-    """Bytes of memory that can be had without swapping, where the system says so (Linux)."""
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def measure(store: Store, space_id: int, opened: Opened, plan: Plan) -> Measured:

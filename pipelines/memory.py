@@ -1,14 +1,13 @@
-"""How much memory there is, and sizes in words: `4GiB`, `500MB`."""
+"""How much memory may be taken, and sizes in words: `4GiB`, `500MB`."""
 
-import os
 import re
-from pathlib import Path
+
+from gradsift.datastore.free import free_bytes
 
 SHARE = 0.6  # of what is free, where a recipe names no `memory`
 UNITS = {"": 1, "b": 1, **{f"{c}b": 1000**n for n, c in enumerate("kmgt", 1)}}
 UNITS |= {f"{c}ib": 1024**n for n, c in enumerate("kmgt", 1)}
 SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
-LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def parse_size(given: str | int) -> int:
@@ -30,21 +29,6 @@ def in_words(size: float) -> str:
     return f"{size / 1024:,.0f} KiB"
 
 
-def free_bytes() -> int:
-    """What this process may still take: of the machine, or of its container where that is less."""
-    texts = [path.read_text().strip() for path in LIMITS if path.is_file()]
-    return min([_available(), *(int(text) for text in texts if text.isdigit())])
-
-
 def default_budget() -> int:
     """The share of free memory that is used where nobody names an amount."""
     return int(SHARE * free_bytes())
-
-
-def _available() -> int:
-    table = Path("/proc/meminfo")
-    if table.is_file():
-        line = next((line for line in table.read_text().splitlines() if line.startswith("MemAvailable:")), None)
-        if line is not None:
-            return 1024 * int(line.split()[1])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -15,6 +15,7 @@ from gradsift.datastore import (
     ann,
     examples,
     features,
+    free,
     index_build,
     index_search,
     indexes,
@@ -526,9 +527,22 @@ def test_nothing_to_index_and_nothing_to_hold_it_in(store, monkeypatch):
     empty = features.define_space(store, {"model": "none"})
     with pytest.raises(InputError, match="no rows to index"):
         build(store, empty)
-    monkeypatch.setattr(index_build, "_available", lambda: 1 << 20)
+    monkeypatch.setattr(index_build, "free_bytes", lambda: 1 << 20)
     with pytest.raises(InputError, match=r"needs about 0.3 GiB of memory; 0.0 GiB are free. The kind ivf_sq8"):
         build(store, SPACE, Wish("hnsw"))
+
+
+def test_an_index_is_refused_that_its_container_has_no_room_for(store, tmp_path, monkeypatch):
+    """Not what the machine has, nor what the container might have: what it has left."""
+    groups = tmp_path / "groups"
+    groups.mkdir()
+    (groups / "memory.max").write_text(str(2 << 30))
+    (groups / "memory.current").write_text(str(7 << 28))
+    monkeypatch.setattr(free, "GROUPS", groups)
+    with pytest.raises(InputError, match=r"needs about 0.3 GiB of memory; 0.2 GiB are free"):
+        build(store, SPACE, Wish("flat"))
+    (groups / "memory.current").write_text(str(1 << 30))
+    build(store, SPACE, Wish("flat"))
 
 
 CRASH = """

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gradsift.datastore import runs
+from gradsift.datastore import free, runs
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines import memory
@@ -140,13 +140,49 @@ def test_other_sizes_are_refused(text):
         memory.parse_size(text)
 
 
-def test_free_memory_is_that_of_the_container_where_it_is_less(tmp_path, monkeypatch):
-    limit = tmp_path / "memory.max"
-    for text, expected in (("max\n", memory._available()), ("1048576\n", 1 << 20)):
-        limit.write_text(text)
-        monkeypatch.setattr(memory, "LIMITS", (limit,))
-        assert memory.free_bytes() == pytest.approx(expected, rel=0.2)
-    assert memory.default_budget() == int(0.6 * (1 << 20))
+GROUPS = {  # of version 2 and 1: folder of the root, its names, how /proc/self/cgroup says it
+    2: ("", "memory.max", "memory.current", "inactive_file", "0::{}\n"),
+    1: ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "5:pids:/no\n4:memory:{}\n"),
+}
+
+
+@pytest.fixture
+def grouped(tmp_path, monkeypatch):
+    """A function that puts this process into control groups: {path: (limit, held, of that pages of files)} MiB."""
+
+    def put(version, path, groups):
+        folder, *names, line = GROUPS[version]
+        for group, (limit, held, of_files) in groups.items():
+            place = tmp_path / "groups" / folder / group.strip("/")
+            place.mkdir(parents=True, exist_ok=True)
+            (place / names[0]).write_text(f"{limit if limit == 'max' else limit << 20}\n")
+            (place / names[1]).write_text(f"{held << 20}\n")
+            (place / "memory.stat").write_text(f"anon 5\n{names[2]} {of_files << 20}\n")
+        (tmp_path / "own").write_text(line.format(path))
+        monkeypatch.setattr(free, "GROUPS", tmp_path / "groups")
+        monkeypatch.setattr(free, "OWN", tmp_path / "own")
+        return free.free_bytes() / (1 << 20)
+
+    return put
+
+
+@pytest.mark.parametrize("version", GROUPS)
+@pytest.mark.parametrize(("path", "groups", "left"), [
+    ("/", {"/": (16, 14, 0)}, 2),  # what is held is not free
+    ("/", {"/": (16, 14, 9)}, 11),  # pages of files that nobody used lately are
+    ("/", {"/": (16, 17, 0)}, 0),
+    ("/a/b", {"/a": ("max", 14, 0), "/a/b": (16, 4, 0)}, 12),  # the process's own group
+    ("/a/b", {"/a": (16, 14, 0), "/a/b": (16, 4, 0)}, 2),  # one above it
+    ("/a/b", {"/a": (16, 4, 0), "/other": (16, 14, 0)}, 12),  # not another one
+    ("/of/the/host", {"/": (16, 4, 0)}, 12),  # in a container
+])  # fmt: skip
+def test_free_memory_is_what_the_container_has_left(grouped, version, path, groups, left):
+    assert grouped(version, path, groups) == left
+    assert memory.default_budget() == int(0.6 * (left << 20))
+
+
+def test_without_a_limit_free_memory_is_the_machines(grouped):
+    assert grouped(2, "/", {"/": ("max", 14, 0)}) * (1 << 20) == pytest.approx(free.available(), rel=0.2)
     assert memory.in_words(3 << 29) == "1.5 GiB"
 
 

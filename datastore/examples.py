@@ -229,14 +229,18 @@ class Dataset:
 LASTING = (1 << 63) - 1  # `membership.until` of one that has not left
 
 
+def digest_of(members: Mapping[str, str]) -> str:
+    """Digest of a dataset with these members, {example id: subtask}."""
+    return digest_ids(f"{i}\t{subtask}" for i, subtask in sorted(members.items()))
+
+
 def define_dataset(store: Store, role: str, name: str, members: Mapping[str, str], lane: str = "") -> Dataset:
     """Record a version of a dataset from {example id: subtask}; the same members give the same version.
 
     `lane` names the step that makes it, where a run makes several datasets of one name: a version is kept as what
     changed since the newest of its lane. Cost: one row for each change, and a pass over the members.
     """
-    ordered = sorted(members.items())
-    digest = digest_ids(f"{i}\t{subtask}" for i, subtask in ordered)
+    ordered, digest = sorted(members.items()), digest_of(members)
     with store.catalog.write() as db:
         known = db.one(
             "SELECT dataset_id, void FROM dataset WHERE role=? AND name=? AND digest=?", (role, name, digest)

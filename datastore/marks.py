@@ -1,5 +1,6 @@
 """Marks: which examples a screening leaves out, why, and for which other example. The examples themselves stay."""
 
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -46,6 +47,12 @@ def number(store: Store, spec: Spec) -> int:
     """Number of a recorded screening, 0 for none."""
     row = store.catalog.one("SELECT screening_id FROM screening WHERE spec=?", (canonical_json(spec),))
     return int(row["screening_id"]) if row else 0
+
+
+def of_pool(store: Store, digest: str) -> list[int]:
+    """Numbers of the screenings of a pool with this digest, the newest first."""
+    rows = store.catalog.rows("SELECT screening_id, spec FROM screening ORDER BY screening_id DESC")
+    return [int(row["screening_id"]) for row in rows if json.loads(row["spec"]).get("pool") == digest]
 
 
 def of_screening(store: Store, screening_id: int) -> list[Mark]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradsift.cli import show
-from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, VersionReport, Versus
+from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, SpaceRows, VersionReport, Versus
 from gradsift.pipelines.memory import in_words
 from gradsift.pipelines.report.drift import drift_words
 from gradsift.pipelines.tables import Row
@@ -38,6 +38,7 @@ def show_plan(plan: "Plan") -> None:
         ("checkpoints", f"{plan.checkpoints:,}"),
         ("checkpoints kept", f"{plan.checkpoints_kept:,}"),
         ("gradient rows to compute", f"{plan.rows_to_compute:,}"),
+        ("gradient rows kept", f"{plan.rows_kept:,}"),
         ("validation runs", f"{plan.arms:,}"),
         ("disk needed", in_words(plan.bytes_needed)),
         ("disk free", in_words(plan.bytes_free)),
@@ -112,11 +113,21 @@ def show_result(result: RunResult) -> None:
         show_arms(result.arms)
     for note in result.notes:
         show.line(f"Note: {note}")
+    if result.rows:
+        show.line(rows_words(result.rows))
     if result.drift and (words := drift_words(result.drift)):
         show.line(f"Checkpoints: {words}")
     if result.versions:
         show.line(f"Versions: {', '.join(map(version_words, result.versions))}")
     show.line(f"Report: {result.report}")
+
+
+def rows_words(rows: Sequence[SpaceRows]) -> str:
+    """How many gradient rows of pool and targets a run computed, at all checkpoints, and how many there were. Rows of
+    the plain gradient come beside those of the pool: only a pass of their own is counted."""
+    computed = sum(row.computed for row in rows)
+    kept = sum(max(0, row.statuses.get("ok", 0) - row.computed) for row in rows if row.role != "plain")
+    return f"Gradient rows: {computed:,} computed, {kept:,} kept"
 
 
 def version_words(version: VersionReport) -> str:

@@ -99,10 +99,10 @@ def plan_rows(store: Store, job: GradientJob, dataset: Dataset) -> tuple[int, in
 
 @dataclass
 class Done:
-    """Rows of a dataset that are no longer to come, counted by all workers of a process together."""
+    """Rows of a dataset that were computed now, counted by all workers of a process together, of those to compute."""
 
     total: int
-    rows: int
+    rows: int = 0
     lock: Lock = field(default_factory=Lock)
 
     def add(self, rows: int) -> int:
@@ -128,9 +128,8 @@ class Units:
 
     @cached_property
     def done(self) -> Done:
-        """Members of the dataset that had a row when this was first asked, among those that are to have one."""
-        counted = features.statuses(self.store, self.space_id, self.dataset.dataset_id)
-        return Done(counted.get("ok", 0) + counted.get("planned", 0), counted.get("ok", 0))
+        """None yet, of the members of the dataset that are to have a row and had none when this was first asked."""
+        return Done(features.statuses(self.store, self.space_id, self.dataset.dataset_id).get("planned", 0))
 
 
 def compute(units: Units, progress: Progress = quiet, label: str = "") -> int:

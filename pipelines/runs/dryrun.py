@@ -50,6 +50,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)  # of the model's weights in the rows, of methods that do not fit
     checkpoints_kept: int = 0
     rows_to_compute: int = 0  # of pool and targets, at all checkpoints
+    rows_kept: int = 0  # of pool and targets, at all checkpoints, that the store has
     memory: dict[str, int] = field(default_factory=dict)  # bytes that each method will hold, and what it may
 
 
@@ -70,7 +71,7 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Pla
     free = shutil.disk_usage(_existing(store)).free
     text = TEXT_COPIES * sum(len(turn["content"]) for example in good for turn in example.messages)
     wanted = {
-        name: [row for row in read_source(target.val) if isinstance(row, Example)]
+        name: [row for row in read_source(target.val, recipe.seed) if isinstance(row, Example)]
         for name, target in recipe.targets.items()
     }
     targets = {name: (len(rows), len({row.subtask for row in rows})) for name, rows in wanted.items()}
@@ -99,10 +100,10 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Pla
     held = Held()
     if recipe.needs_rows and recipe.warmup is not None:
         checkpoints = recipe.warmup.epochs
-        held = held_by(store, recipe, loaded, [one.example_id for one in good], sorted(val), new_warmup)
-    if recipe.needs_rows and recipe.warmup is not None and not held.checkpoints:
+        held = held_by(store, recipe, loaded, good, sorted(val), new_warmup)
+    if recipe.needs_rows and recipe.warmup is not None and held.checkpoints < checkpoints:
         warmup_rows = min(len(good), max(recipe.warmup.fraction * len(good), recipe.warmup.min_examples))
-        minutes["warmup"] = warmup_rows * checkpoints * tokens / speed / 60
+        minutes["warmup"] = warmup_rows * (checkpoints - held.checkpoints) * tokens / speed / 60
     of_pool, of_targets = len(good) * checkpoints - held.pool_rows, len(val) * checkpoints - held.target_rows
     computed = round(of_pool * share) + of_targets
     if recipe.needs_rows:
@@ -131,6 +132,7 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Pla
         [*template_notes(loaded.tokenizer), *probe.notes, *refusals],
         held.checkpoints,
         computed,
+        held.pool_rows + held.target_rows,
         memory,
     )
 

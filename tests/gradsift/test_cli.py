@@ -58,6 +58,7 @@ def test_run_and_read_commands(recipe_file, tmp_path):
     assert status["live_work"] == []
     text = gradsift("run", path, "--store", tmp_path / "s", "--no-prefect")
     assert "small-sql" in text.stdout
+    assert re.search(r"^Gradient rows: 0 computed, [1-9]\d* kept$", text.stdout, re.MULTILINE)
 
 
 def test_dry_run_writes_nothing(recipe_file, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from gradsift.cli import show, tables
 from gradsift.cli import store as commands
 from gradsift.datastore.errors import CorruptionError
+from gradsift.datastore.runs import SpaceRows
 from gradsift.pipelines.runs.dryrun import Plan
 
 
@@ -18,7 +19,7 @@ def _narrow(monkeypatch):
 
 def test_a_plan_has_words_and_units(capsys):
     plan = Plan(
-        1_234_567, 3, 0.973, 81.26, 2, 9, 3 << 30, 700 << 20, 1234.5, {"gradients": 61.25}, ["look out"], 1, 2_000,
+        1_234_567, 3, 0.973, 81.26, 2, 9, 3 << 30, 700 << 20, 1234.5, {"gradients": 61.25}, ["look out"], 1, 2_000, 8_000,
         {"method 'less'": 5 << 20, "allowed": 2 << 30},
     )  # fmt: skip
     tables.show_plan(plan)
@@ -28,6 +29,7 @@ def test_a_plan_has_words_and_units(capsys):
         "rows with a label 97.3%",
         "tokens of a row, mean 81.3",
         "gradient rows to compute 2,000",
+        "gradient rows kept 8,000",
         "disk needed 3.0 GiB",
         "disk free 700.0 MiB",
         "gradients 61.2",
@@ -36,6 +38,17 @@ def test_a_plan_has_words_and_units(capsys):
         "Note: look out",
     ):
         assert wanted in lines
+
+
+def test_what_was_computed_and_kept_is_counted():
+    """Of pool and targets at two checkpoints; plain rows come in the same pass, or in one of their own."""
+
+    def rows(role, computed, ok):
+        return SpaceRows(role, 1, "nightly", 0, "sgd", computed, statuses={"ok": ok, "no_label": 2})
+
+    night = [rows("target", 0, 24), rows("pool", 56, 441), rows("plain", 0, 441)] * 2
+    assert tables.rows_words(night) == "Gradient rows: 112 computed, 818 kept"
+    assert tables.rows_words([rows("pool", 0, 441), rows("plain", 441, 441)]) == "Gradient rows: 441 computed, 441 kept"
 
 
 CHOSEN = {

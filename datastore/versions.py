@@ -19,6 +19,10 @@ from gradsift.datastore.runs import Json, Moved, Named, Recipes, VersionReport
 from gradsift.datastore.store import Store
 
 KINDS = ("pool", "selection", "mixture")
+WORDS = {  # for parts of a selection's spec that are no settings: those are the recipe's
+    "pool": "the pool", "provenance": "where its rows were read", "target": "the target", "targets": "the targets",
+    "spaces": "the feature spaces", "version": "the version of gradsift's methods",
+}  # fmt: skip
 REFERENCE = re.compile(r"(?:(pool|selection|mixture):)?(.+)@(\d{1,7})")  # eight digits may be the start of a digest
 
 
@@ -51,6 +55,7 @@ class Entry:
     state: str  # "", "pruned", or "void: " and why
     export: str | None
     present: bool  # whether the export is where it was, as it was
+    why: str = ""  # of a new number: that a deletion made it, or what changed though its rows did not
 
 
 def is_number(reference: str) -> bool:
@@ -166,9 +171,47 @@ def log(store: Store, name: str | None = None) -> list[Entry]:
             "pruned" if row["content"] is None else f"void: {row['void']}" if row["void"] is not None else "",
             row["folder"],
             _is_there(row),
+            _why(store, row, {n["number"] for n in rows if _same(n, row) and n["run_id"] == row["run_id"]}),
         )
         for row in wanted
     ]
+
+
+def _same(one: Row, other: Row) -> bool:
+    return (one["kind"], one["name"]) == (other["kind"], other["name"])
+
+
+def _why(store: Store, row: Row, of_run: set[int]) -> str:
+    """Why a version has its number, in a few words; `of_run` are the numbers of its name that its first run gave."""
+    if row["run_id"] != row["by"]:
+        return ""
+    if row["number"] > min(of_run):
+        return "after a deletion"  # a run makes one version of a name: the others stand for void ones
+    change = json.loads(row["change"])
+    if change.get("came") or change.get("left") or change.get("before") is None:
+        return ""
+    before = next(v for v in numbered(store, row["kind"], row["name"]) if v.number == change["before"])
+    return "; ".join(["same rows", *changed(store, before, _version(row))])
+
+
+def changed(store: Store, one: Version, other: Version) -> list[str]:
+    """What decided two versions and is not the same, one line of words; [] where nothing that is known differs."""
+    a, b = decided(store, one), decided(store, other)
+    differing = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    words = list(dict.fromkeys(WORDS.get(name, name) for name in differing))
+    return [f"{', '.join(words)} changed"] if words else []
+
+
+def decided(store: Store, version: Version) -> Json:
+    """What decided a selection or mixture, by its parts: of its spec, and of the recipe of its first run as it was
+    written. {} of a pool, and of a version that was pruned."""
+    row = store.catalog.one("SELECT spec FROM selection WHERE selection_id=?", (version.content,))
+    if version.kind == "pool" or row is None:
+        return {}
+    recipes = runs.get(store, version.run_id).recipes
+    written = {f"recipe {name}": value for name, value in recipes.written.items()}
+    export = {"recipe export": recipes.resolved.get("export"), "recipe seed": recipes.resolved.get("seed")}
+    return {**{k: v for k, v in json.loads(row["spec"]).items() if k in WORDS}, **written, **export}
 
 
 def _is_there(row: Row) -> bool:

@@ -159,7 +159,7 @@ def show_log(entries: "Sequence[Entry]", root: Path) -> None:
 def _log_note(entry: "Entry", root: Path) -> str:
     report = entry.report
     first = "first" if report.number == 1 else ""
-    words = [first if report.new else f"as @{report.number}", entry.state]
+    words = [first if report.new else f"as @{report.number}", entry.why, entry.state]
     if entry.export and entry.present:
         folder = Path(entry.export)
         words.append(f"in {folder.relative_to(root) if folder.is_relative_to(root) else folder}")
@@ -223,6 +223,8 @@ def show_difference(difference: "Difference") -> None:
         f"{difference.in_both:,} examples in both ({difference.other_copies:,} with other copies), "
         f"{difference.only_a:,} only in a, {difference.only_b:,} only in b"
     )
+    if difference.same:
+        show.line(f"{difference.same[0].upper()}{difference.same[1:]}.")
     for key, lines in difference.by.items():
         show.table(f"Rows by {key}", lines)
     if difference.score:

@@ -91,6 +91,7 @@ class Difference:
     by: dict[str, list[Row]]
     score: list[Row]
     examples: Samples
+    same: str = ""  # where rows and order are the same: that they are, and what of what decided them differs
 
 
 def diff(store: Store | None, one: str, other: str, shown: int = SHOWN) -> Difference:
@@ -108,7 +109,15 @@ def diff(store: Store | None, one: str, other: str, shown: int = SHOWN) -> Diffe
         by={key: table for key in ("source", "part", "cluster", "length") if (table := _by(a, b, key))},
         score=_scores(a, b, left, came, both),
         examples=Samples(_samples(a, left, shown), _samples(b, came, shown)),
+        same=_same(store, one, other) if a.digest == b.digest else "",
     )
+
+
+def _same(store: Store | None, one: str, other: str) -> str:
+    words = "the same rows in the same order"
+    if store is None or not (versions.is_number(one) and versions.is_number(other)):
+        return words
+    return "; ".join([words, *versions.changed(store, versions.find(store, one), versions.find(store, other))])
 
 
 def _size(side: Side) -> Size:

@@ -129,6 +129,9 @@ def test_versions_without_it_take_the_next_number(kept):
     assert states["pool@2"].startswith("void: ")
     assert states["mix@2"] == "void: 1 example was deleted"
     assert states["mix@1"] == states["pool@3"] == states["mix@3"] == ""
+    why = {entry.report.version: entry.why for entry in versions.log(store)}
+    assert why["pool@3"] == why["mix@3"] == "after a deletion"
+    assert why["pool@2"] == why["mix@2"] == why["mix@1"] == ""
     now = selections.get(store, "mix")
     assert now.example_ids == [i for i in before.example_ids if i not in gone]
     assert selections.get(store, "mixture@3") == now

@@ -104,6 +104,26 @@ def test_the_log_lists_every_run_with_its_versions(nightly):
     assert re.search(r"pool@1 .* 1 mix +20 +– +– +first", table)
 
 
+def test_a_new_number_of_the_same_rows_says_what_changed(nightly):
+    """And a comparison of the two says that it is the same."""
+    nightly.run(chats("a", 0, 8))
+    nightly.run(chats("a", 0, 8), mix={"examples": 8, "repeat": 2})
+    nightly.run(chats("a", 0, 8), mix={"examples": 8, "repeat": 2}, licence="mit")
+    nightly.run(chats("a", 0, 9), mix={"examples": 9})
+    why = {entry.report.version: entry.why for entry in versions.log(nightly.store)}
+    read = "where its rows were read, recipe pool changed"
+    assert why == {
+        "pool@1": "", "mix@1": "", "mix@2": "same rows; recipe mix changed", "mix@3": f"same rows; {read}",
+        "pool@2": "", "mix@4": "",
+    }  # fmt: skip
+    assert diff(nightly.store, "mix@1", "mix@2").same == "the same rows in the same order; recipe mix changed"
+    assert diff(nightly.store, "mix@3", "mix@4").same == ""
+    assert diff(nightly.store, "mix@3", "mix@3").same == "the same rows in the same order"
+    at = ("--store", nightly.folder / "store")
+    assert "same rows; recipe mix changed" in gradsift("log", *at, columns=160).stdout
+    assert "The same rows in the same order; recipe mix changed." in gradsift("diff", "mix@1", "mix@2", *at).stdout
+
+
 def test_a_report_says_what_changed_since_the_last_version(nightly):
     def section():
         (found,) = [s for s in asdict(report(nightly.store))["sections"] if s["title"] == "Since the last version"]

@@ -157,6 +157,10 @@ def log(store: Store, name: str | None = None) -> list[Entry]:
         "LEFT JOIN selection AS s USING (selection_id) "
         "ORDER BY run.finished DESC, r.run_id DESC, v.kind = 'mixture', v.kind = 'selection', v.name, v.number DESC"
     )
+    first: dict[tuple[str, str, int], int] = {}
+    for row in rows:
+        key = (row["kind"], row["name"], row["run_id"])
+        first[key] = min(first.get(key, row["number"]), row["number"])
     wanted = [row for row in rows if name in (None, row["kind"], row["name"], f"{row['kind']}:{row['name']}")]
     if name is not None and not wanted:
         known = sorted({str(row["name"]) for row in rows})
@@ -171,33 +175,29 @@ def log(store: Store, name: str | None = None) -> list[Entry]:
             "pruned" if row["content"] is None else f"void: {row['void']}" if row["void"] is not None else "",
             row["folder"],
             _is_there(row),
-            _why(store, row, {n["number"] for n in rows if _same(n, row) and n["run_id"] == row["run_id"]}),
+            _why(store, row, first[row["kind"], row["name"], row["run_id"]]),
         )
         for row in wanted
     ]
 
 
-def _same(one: Row, other: Row) -> bool:
-    return (one["kind"], one["name"]) == (other["kind"], other["name"])
-
-
-def _why(store: Store, row: Row, of_run: set[int]) -> str:
-    """Why a version has its number, in a few words; `of_run` are the numbers of its name that its first run gave."""
+def _why(store: Store, row: Row, first: int) -> str:
+    """Why a version has its number, in a few words; `first` is the first number of its name from the same run."""
     if row["run_id"] != row["by"]:
         return ""
-    if row["number"] > min(of_run):
+    if row["number"] > first:
         return "after a deletion"  # a run makes one version of a name: the others stand for void ones
     change = json.loads(row["change"])
     if change.get("came") or change.get("left") or change.get("before") is None:
         return ""
-    before = next(v for v in numbered(store, row["kind"], row["name"]) if v.number == change["before"])
-    return "; ".join(["same rows", *changed(store, before, _version(row))])
+    known = {version.number: version for version in numbered(store, row["kind"], row["name"])}
+    return "; ".join(["same rows", *changed(store, known[change["before"]], known[row["number"]])])
 
 
 def changed(store: Store, one: Version, other: Version) -> list[str]:
     """What decided two versions and is not the same, one line of words; [] where nothing that is known differs."""
     a, b = decided(store, one), decided(store, other)
-    differing = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    differing = [name for name in {**a, **b} if a.get(name) != b.get(name)] if a and b else []
     words = list(dict.fromkeys(WORDS.get(name, name) for name in differing))
     return [f"{', '.join(words)} changed"] if words else []
 

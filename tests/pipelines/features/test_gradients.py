@@ -277,13 +277,13 @@ def test_by_length_covers_all_within_the_budget():
 def test_warm_up_goes_on_where_it_was_killed(loaded, model_dir, chats):
     """Epoch 1 after epoch 0 restored from its checkpoint equals two epochs in one go."""
     from gradsift.pipelines.recipe import Training
-    from gradsift.pipelines.training.warmup import _state, restore
+    from gradsift.pipelines.training.warmup import restore, state_at
 
     training, lora = Training(epochs=2, batch_size=4, lr=1e-3), Lora(r=4, dropout=0.1)
 
     def ends(model, start):
         report = Report("warm-up", quiet)
-        return [(_state(e), e.step) for e in epochs(model, loaded.tokenizer, chats, training, 0, report, start)]
+        return [(state_at(e), e.step) for e in epochs(model, loaded.tokenizer, chats, training, 0, report, start)]
 
     model = load_lora(loaded, Model(path=str(model_dir)), lora, 0)
     first, second = ends(model, None)

@@ -9,7 +9,7 @@ must differ is a file below `sql/<dialect>/queries` (see `sql.query`). Texts sor
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
 
@@ -61,6 +61,7 @@ class Engine(ABC):
     dialect: ClassVar[str]  # names its folder in sql/
     migrations_table: ClassVar[str]  # makes `schema_migrations`, which holds what `migrate` did
     place: str  # for messages: where the catalog is
+    guard: "Callable[[Transaction], None] | None" = None  # called as each transaction begins; raises to refuse it
 
     @abstractmethod
     def rows(self, text: str, parameters: Parameters = ()) -> list[Row]:
@@ -74,7 +75,8 @@ class Engine(ABC):
     def write(self) -> AbstractContextManager[Transaction]:
         """One transaction: all of it or nothing, alone among writers from its beginning. Nothing slow belongs inside.
 
-        Raises StoreFullError when the disk is full.
+        Raises StoreFullError when the disk is full, BusyError when the guard refuses it, and for a row that refers to
+        one which has left.
         """
 
     @abstractmethod

@@ -49,35 +49,57 @@ class BadRow:
 
 @dataclass(frozen=True)
 class AddReport:
-    """What `add` did: how many examples were new, and how many were known already."""
+    """What `add` did: how many examples were new, how many were known already, and ids of those that were left out,
+    because they were deleted before."""
 
     new: int
     known: int
+    deleted: frozenset[str] = frozenset()
 
 
 def add(store: Store, batch: Sequence[Example]) -> AddReport:
-    """Add examples; ones whose id is known gain an origin only. Idempotent.
+    """Add examples; ones whose id is known gain an origin only, and ones that were deleted stay out. Idempotent.
 
     Cost: one Parquet shard for the new ones of the batch and one transaction.
     """
-    first: dict[str, Example] = {}
-    for example in batch:
-        first.setdefault(example.example_id, example)
-    ids = list(first)
-    known = known_ids(store, ids)
-    fresh = [e for i, e in first.items() if i not in known]
+    deleted = tombstones.known(store, [example.example_id for example in batch])
+    while True:
+        left = [example for example in batch if example.example_id not in deleted]
+        first: dict[str, Example] = {}
+        for example in left:
+            first.setdefault(example.example_id, example)
+        known = known_ids(store, list(first))
+        fresh = [e for i, e in first.items() if i not in known]
+        late = _commit(store, fresh, left)
+        if not late:
+            return AddReport(len(fresh), len(left) - len(fresh), frozenset(deleted))
+        deleted |= late
+
+
+def _commit(store: Store, fresh: Sequence[Example], batch: Sequence[Example]) -> set[str]:
+    """Commit examples and origins, or nothing where examples were deleted since they were looked up, which it returns:
+    no file may have their text."""
+    late: set[str] = set()
+    ids = list(dict.fromkeys(example.example_id for example in batch))
+
+    def record(db: Transaction, shard: int | None) -> bool:
+        late.update(tombstones.among(db, ids))
+        if not late:
+            _record(db, shard, fresh, batch)
+        return not late
+
     if fresh:
         store.commit_file(
             "examples",
             ".parquet",
             len(fresh),
             lambda handle: write_chats([e.example_id for e in fresh], [e.messages for e in fresh], handle),
-            lambda db, shard: _record(db, shard, fresh, batch),
+            record,
         )
     else:
         with store.catalog.write() as db:
-            _record_origins(db, batch)
-    return AddReport(len(fresh), len(batch) - len(fresh))
+            record(db, None)
+    return late
 
 
 def write_chats(ids: Sequence[str], chats: Sequence[Messages], handle: BinaryIO) -> None:
@@ -86,7 +108,7 @@ def write_chats(ids: Sequence[str], chats: Sequence[Messages], handle: BinaryIO)
     pq.write_table(table, handle, compression="zstd", write_page_checksum=True, row_group_size=GROUP_ROWS)
 
 
-def _record(db: Transaction, shard: int, fresh: Sequence[Example], batch: Sequence[Example]) -> None:
+def _record(db: Transaction, shard: int | None, fresh: Sequence[Example], batch: Sequence[Example]) -> None:
     db.executemany(
         "INSERT INTO example VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
@@ -127,12 +149,12 @@ def quarantine(store: Store, rows: Sequence[BadRow]) -> None:
     """Record refused rows; the same file and line again replaces the older entry. An excerpt that was deleted stays
     out."""
     digests = [tombstones.of_excerpt(row.excerpt) for row in rows]
-    deleted = tombstones.known(store, digests)
-    rows = [
-        replace(row, excerpt="", detail=HIDDEN) if digest in deleted else row
-        for row, digest in zip(rows, digests, strict=True)
-    ]
     with store.catalog.write() as db:
+        deleted = tombstones.among(db, digests)
+        rows = [
+            replace(row, excerpt="", detail=HIDDEN) if digest in deleted else row
+            for row, digest in zip(rows, digests, strict=True)
+        ]
         db.executemany(
             "INSERT INTO quarantine (file, line, source, reason, detail, excerpt) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (file, line) DO UPDATE SET source=excluded.source, reason=excluded.reason, "

@@ -2,6 +2,9 @@
 
 A holder is `host:pid:start-time-of-the-process`. On the holder's own host a dead process is recognised, so that
 a run killed with `kill -9` can be resumed immediately; other hosts wait for `expires`.
+
+A process that is held up for longer (suspended, asleep) loses its lease to whoever asks. Who lost the run's lease
+commits nothing more: each transaction looks first whose it is.
 """
 
 import os
@@ -9,10 +12,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gradsift.datastore.engine import Row
+from gradsift.datastore.engine import Row, Transaction
 from gradsift.datastore.errors import BusyError
 from gradsift.datastore.store import Store
 
@@ -73,6 +76,20 @@ def is_held(store: Store, name: str) -> bool:
     return row is not None and _is_live(row, time.time(), TTL_SECONDS)
 
 
+def _renew(store: Store, name: str, holder: str, ttl: float) -> None:
+    """Put the end of a lease off. One that was lost stays lost, also when it is free again: others worked meanwhile."""
+    with store.catalog.write() as db:
+        db.execute("UPDATE lease SET expires=? WHERE name=? AND holder=?", (time.time() + ttl, name, holder))
+
+
+def _require_own(store: Store, db: Transaction, holder: str) -> None:
+    if db.one("SELECT 1 FROM lease WHERE name=? AND holder=?", (RUN, holder)) is None:
+        raise BusyError(
+            f"another process took over the work on {store.root}, because this one was held up for longer than its "
+            "lease; nothing was committed since. Run this again"
+        )
+
+
 def release(store: Store, name: str, holder: str) -> None:
     """Give a lease back; does nothing if someone else has it."""
     with store.catalog.write() as db:
@@ -81,7 +98,10 @@ def release(store: Store, name: str, holder: str) -> None:
 
 @contextmanager
 def held(store: Store, name: str, ttl: float = TTL_SECONDS, doing: str = "") -> Iterator[bool]:
-    """Hold a lease for a block, renewed by a daemon thread. Yields whether it was free. `doing` is told to others."""
+    """Hold a lease for a block, renewed by a daemon thread. Yields whether it was free. `doing` is told to others.
+
+    Where it is the run's and is lost, whatever this store writes afterwards raises BusyError.
+    """
     holder = f"{holder_name()}:{doing}" if doing else holder_name()
     if not acquire(store, name, holder, ttl):
         yield False
@@ -90,16 +110,21 @@ def held(store: Store, name: str, ttl: float = TTL_SECONDS, doing: str = "") -> 
 
     def renew() -> None:
         while not done.wait(ttl / 4):
-            acquire(store, name, holder, ttl)
+            with suppress(BusyError):
+                _renew(store, name, holder, ttl)
         store.catalog.close()  # this thread's own handle
 
     thread = threading.Thread(target=renew, name=f"lease-{name}", daemon=True)
     thread.start()
+    before = store.catalog.guard
+    if name == RUN:
+        store.catalog.guard = lambda db: _require_own(store, db, holder)
     try:
         yield True
     finally:
         done.set()
         thread.join()
+        store.catalog.guard = before
         release(store, name, holder)
 
 

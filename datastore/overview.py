@@ -14,8 +14,8 @@ GOES_ON = "not finished: `gradsift delete` goes on"
 
 
 def overview(store: Store) -> dict[str, Table]:
-    """Tables of examples, datasets, files, quarantine, coverage, warm-ups, indexes, selections, arms, runs, deletions
-    and live leases."""
+    """Tables of examples, datasets, files, quarantine, coverage, warm-ups, indexes, selections, arms, runs, deletions,
+    deleted examples that are there again, and live leases."""
     catalog = store.catalog
 
     def rows(query: str) -> Table:
@@ -83,6 +83,10 @@ def overview(store: Store) -> dict[str, Table]:
                 "finished_utc": GOES_ON if row["finished"] is None else _utc(row["finished"]),
             }
             for row in rows("SELECT * FROM forgetting ORDER BY forgetting_id")
+        ],
+        "brought_back": [  # by a run of an earlier version that had lost its lease
+            row | {"next": "gradsift delete --id takes it out again"}
+            for row in rows("SELECT example_id AS deleted_example FROM tombstone JOIN example USING (example_id)")
         ],
         "live_work": _live(rows("SELECT name, holder, expires FROM lease ORDER BY name")),
     }

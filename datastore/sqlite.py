@@ -21,6 +21,7 @@ DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 ADVICE = (
     "It cannot be made again from the other files: put a copy of the store back, or run its recipes into a new store."
 )
+LEFT = "something that this was made from has left {} meanwhile: deleted, pruned or compacted; run this again"
 CACHE_KIB = 65_536  # of pages that were used, for each thread; taken as needed
 WAL_PAGES = 8_192  # of 4 KiB, before they are moved into the file
 # A quota or size limit shows as a failed write, a full disk as SQLITE_FULL.
@@ -118,19 +119,25 @@ class SqliteEngine(Engine):
     def write(self) -> Iterator[SqliteTransaction]:
         """One immediate transaction: all of it or nothing. Nothing slow belongs inside.
 
-        Raises StoreFullError when the disk is full.
+        Raises StoreFullError when the disk is full, BusyError when the guard refuses it, and for a row that refers to
+        one which has left.
         """
         connection = self._connection
         with _sound(self.path), disk_errors(self.path):
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                yield SqliteTransaction(connection)
+                transaction = SqliteTransaction(connection)
+                if self.guard is not None:
+                    self.guard(transaction)
+                yield transaction
                 connection.execute("COMMIT")
             except BaseException as error:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 if getattr(error, "sqlite_errorname", "") in CANNOT_WRITE:
                     raise OSError(errno.ENOSPC, f"the catalog cannot be written: {error}") from error
+                if getattr(error, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_FOREIGNKEY":
+                    raise BusyError(LEFT.format(self.path.parent)) from error
                 raise
 
     def rows(self, text: str, parameters: Parameters = ()) -> list[Row]:

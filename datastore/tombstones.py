@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from gradsift.datastore.engine import Transaction, marks
+from gradsift.datastore.engine import Engine, Transaction, marks
 from gradsift.datastore.identity import ID_CHARS, fingerprint
 from gradsift.datastore.store import Store
 
@@ -22,13 +22,18 @@ def of_excerpt(excerpt: str) -> str:
 
 def known(store: Store, digests: Sequence[str]) -> set[str]:
     """Which of the ids and digests have a tombstone."""
-    if store.catalog.one("SELECT 1 FROM tombstone LIMIT 1") is None:
+    return among(store.catalog, digests)
+
+
+def among(db: Engine | Transaction, digests: Sequence[str]) -> set[str]:
+    """`known`, inside a transaction of the caller's: what has none there is not deleted before it ends."""
+    if db.one("SELECT 1 FROM tombstone LIMIT 1") is None:
         return set()
     parts = (digests[i : i + PART] for i in range(0, len(digests), PART))
     return {
         str(row["example_id"])
         for part in parts
-        for row in store.catalog.rows(f"SELECT example_id FROM tombstone WHERE example_id IN ({marks(part)})", part)
+        for row in db.rows(f"SELECT example_id FROM tombstone WHERE example_id IN ({marks(part)})", part)
     }
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from gradsift.datastore import examples, tombstones
+from gradsift.datastore import examples
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Dataset, Example, Provenance
 from gradsift.datastore.runs import DatasetReport
@@ -41,10 +41,10 @@ def ingest(
         if bad := [row for row in batch if isinstance(row, BadRow)]:
             examples.quarantine(store, bad)
         read += len(batch)
-        gone = tombstones.known(store, [example.example_id for example in good])
-        deleted += sum(example.example_id in gone for example in good)
-        good = [example for example in good if example.example_id not in gone]
-        new += examples.add(store, good).new
+        added = examples.add(store, good)
+        new += added.new
+        deleted += sum(example.example_id in added.deleted for example in good)
+        good = [example for example in good if example.example_id not in added.deleted]
         for example in good:
             facts = (example.source, example.licence or "", example.subtask)
             known = members.get(example.example_id)

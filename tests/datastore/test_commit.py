@@ -270,6 +270,42 @@ def test_a_clock_that_jumped_does_not_lock_the_store(store):
     assert leases.acquire(store, "run", leases.holder_name())
 
 
+def test_who_lost_the_lease_of_a_run_commits_nothing(store):
+    """A process that was suspended, while another did its work and ended."""
+    with Store(store.root) as other, leases.held(store, leases.RUN):
+        examples.add(store, some_examples(2))
+        with other.catalog.write() as db:
+            db.execute("UPDATE lease SET expires=0")
+        with leases.alone(other, "delete rows"):
+            examples.add(other, some_examples(3))
+        leases._renew(other, leases.RUN, leases.holder_name(), leases.TTL_SECONDS)
+        for write in (
+            lambda: examples.add(store, some_examples(5)),
+            lambda: examples.define_dataset(store, "pool", "p", {}),
+            lambda: store.commit_file(
+                "scores", ".parquet", 0, lambda handle: handle.write(b"x"), lambda _db, _new: None
+            ),
+        ):
+            with pytest.raises(BusyError, match=r"another process took over the work on .*Run this again"):
+                write()
+    assert len(examples.known_ids(store, [e.example_id for e in some_examples(5)])) == 3
+    assert maintenance.garbage(store, grace=-1) == []
+    assert examples.add(store, some_examples(5)).new == 2, "its lease is over, others go on"
+
+
+def test_a_lease_that_was_lost_is_not_taken_again(store):
+    with leases.held(store, leases.RUN, ttl=0.2), Store(store.root) as other:
+        with other.catalog.write() as db:
+            db.execute("DELETE FROM lease")  # another had it, and gave it back
+        time.sleep(0.2)
+        assert other.catalog.rows("SELECT * FROM lease") == []
+
+
+def test_a_row_of_what_left_meanwhile_is_a_clear_error(store):
+    with pytest.raises(BusyError, match=r"has left .*: deleted, pruned or compacted; run this again"):
+        examples.define_dataset(store, "pool", "p", {"0" * 32: ""})
+
+
 def test_a_newer_catalog_is_refused(store):
     with store.catalog.write() as db:
         db.execute("INSERT INTO schema_migrations VALUES (99, '0099_future.sql', 'x', 0)")

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sqlite3
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +27,7 @@ from gradsift.datastore import (
 )
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError
 from gradsift.datastore.maintenance import verify
+from gradsift.datastore.overview import overview
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
@@ -669,6 +671,54 @@ def test_a_plan_of_an_older_store_goes_on_where_a_number_was_given_again(kept, m
     assert not forget.pending(kept.store)
     assert len(examples.get_messages(kept.store, [id_of(row) for row in chats("b", 0, 6)])) == 6
     assert verify(kept.store) == []
+
+
+def test_promise_8_a_run_that_lost_its_lease_does_not_bring_it_back(kept, monkeypatch):
+    """It looked for tombstones, was suspended for two minutes, and goes on when the deletion has ended."""
+    gone = fill(kept)
+    add = examples.add
+
+    def late(store, batch):
+        monkeypatch.setattr(examples, "add", add)
+        with Store(kept.root) as other:
+            with other.catalog.write() as db:
+                db.execute("UPDATE lease SET expires=0")
+            delete(other, by_ids(*gone), exports=True)
+        return add(store, batch)
+
+    monkeypatch.setattr(examples, "add", late)
+    with pytest.raises(BusyError, match="another process took over the work"):
+        kept.run([PLANTED, *chats("a", 0, 6)], mix={"examples": 5})
+    assert found_in(kept.root, SECRET) == []
+    assert kept.run([PLANTED, *chats("a", 0, 6)], mix={"examples": 5}).ingest.pool.deleted == 1
+    assert found_in(kept.root / "examples", SECRET) == []
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_promise_8_what_is_deleted_while_it_is_read_is_in_no_file(kept, monkeypatch, others):
+    batch = [examples.Example(str(k) * 32, [{"role": "user", "content": f"{SECRET} {k}"}], "s") for k in range(3)]
+    batch = [replace(e, messages=[{"role": "user", "content": "harmless"}]) if k else e for k, e in enumerate(batch)]
+
+    def meanwhile(step):
+        if step == "written":
+            monkeypatch.undo()
+            with Store(kept.root) as other, other.catalog.write() as db:
+                tombstones.put(db, [batch[0].example_id])
+
+    monkeypatch.setattr(files, "failpoint", meanwhile)
+    made = examples.add(kept.store, batch[: 1 + others])
+    assert (made.new, made.known, made.deleted) == (others, 0, {batch[0].example_id})
+    assert found_in(kept.root, SECRET) == []
+
+
+def test_what_an_earlier_version_brought_back_is_listed_and_deleted_again(kept):
+    gone = fill(kept)
+    with kept.store.catalog.write() as db:
+        tombstones.put(db, gone[:1])
+    assert [row["deleted_example"] for row in overview(kept.store)["brought_back"]] == gone[:1]
+    delete(kept.store, by_ids(*gone), exports=True)
+    assert overview(kept.store)["brought_back"] == []
+    assert found_in(kept.root, SECRET) == []
 
 
 LENGTHS = {"what": "turns"}

@@ -27,7 +27,7 @@ from gradsift.datastore import leases
 from gradsift.datastore.engine import Row
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.merge import Group, Small, merge_examples, merge_rows, schema_of
-from gradsift.datastore.store import Store
+from gradsift.datastore.store import Store, doom
 
 TARGET_BYTES = 256 << 20  # of feature rows: a second of reading before the first is used, and of writing for a deletion
 EXAMPLES_SHARE = 8  # texts are compressed, and grow by this as Python objects
@@ -95,8 +95,9 @@ def compact(
 
 
 def rewrite(store: Store) -> None:
-    """Write shards with rows that the catalog does not have anew, without these, and delete the old files at once. The
-    caller holds the store."""
+    """Write shards with rows that the catalog does not have anew, without these, and delete the old files at once, and
+    those of which no example is left. The caller holds the store."""
+    _drop_empty(store)
     examples = [
         Group("examples", "", 0, tuple(shards))
         for shards in _examples(store, TARGET_BYTES, _live(store, "examples")).values()
@@ -111,13 +112,25 @@ def rewrite(store: Store) -> None:
                 _do(store, replace(group, shards=(shard,)), 0.0)
 
 
+def _drop_empty(store: Store) -> None:
+    """Shards of examples of which the catalog has none: whoever commits one has its rows in the same transaction."""
+    with store.catalog.write() as db:
+        for row in db.rows(
+            "SELECT shard_id FROM shard AS s WHERE kind='examples' "
+            "AND NOT EXISTS (SELECT 1 FROM example AS e WHERE e.shard_id = s.shard_id)"
+        ):
+            beside = db.rows("DELETE FROM attribute WHERE of_shard=? RETURNING shard_id", (row["shard_id"],))
+            doom(db, [*(one["shard_id"] for one in beside), row["shard_id"]])
+    store.sweep()
+
+
 def _do(store: Store, group: Group, grace: float) -> int:
     return (merge_examples if group.kind == "examples" else merge_rows)(store, group, grace)
 
 
 def small_shards(store: Store, target: int = TARGET_BYTES) -> int:
     """How many shards the next `compact` would merge in its first round, by the catalog alone."""
-    groups = [*_examples(store, target, {}).values(), *_rows(store, target, {}).values()]
+    groups = [*_examples(store, target, None).values(), *_rows(store, target, None).values()]
     return sum(len(part) for shards in groups for part in choose(shards))
 
 
@@ -168,13 +181,13 @@ def _merge(group: Group, bytes_after: int) -> Merge:
     return Merge(group.kind, group.of[:12], len(group.shards), rows, size, bytes_after)
 
 
-def _small(row: Row, live: dict[int, int], target: int) -> Small:
+def _small(row: Row, live: dict[int, int] | None, target: int) -> Small:
     return Small(
         row["shard_id"],
         row["rows"],
         row["bytes"],
         max(row["bytes"] / target, row["rows"] / MAX_ROWS),
-        dead=bool(live) and live.get(row["shard_id"], 0) < row["rows"],
+        dead=live is not None and live.get(row["shard_id"], 0) < row["rows"],
     )
 
 
@@ -183,8 +196,9 @@ def _live(store: Store, kind: str) -> dict[int, int]:
     return {row["shard_id"]: int(row["live"]) for row in store.catalog.rows(LIVE[kind])}
 
 
-def _examples(store: Store, target: int, live: dict[int, int]) -> dict[tuple[str, ...], list[Small]]:
-    """Shards of examples by what was computed from them: merged ones have the values of all their rows, or none."""
+def _examples(store: Store, target: int, live: dict[int, int] | None) -> dict[tuple[str, ...], list[Small]]:
+    """Shards of examples by what was computed from them: merged ones have the values of all their rows, or none.
+    Without `live` nobody asks which are dead."""
     beside: dict[int, list[str]] = defaultdict(list)
     for row in store.catalog.rows("SELECT of_shard, spec FROM attribute ORDER BY of_shard, spec"):
         beside[row["of_shard"]].append(row["spec"])
@@ -194,7 +208,7 @@ def _examples(store: Store, target: int, live: dict[int, int]) -> dict[tuple[str
     return found
 
 
-def _rows(store: Store, target: int, live: dict[int, int]) -> dict[tuple[int, str], list[Small]]:
+def _rows(store: Store, target: int, live: dict[int, int] | None) -> dict[tuple[int, str], list[Small]]:
     """Shards of feature rows by space."""
     found = defaultdict(list)
     for row in store.catalog.rows(

@@ -770,4 +770,17 @@ def test_promise_8_values_of_more_than_there_is_are_written_anew(kept):
     assert found_in(kept.root / "scores", *gone)
     finish(kept.store)
     assert found_in(kept.root / "scores", *gone) == []
+
+
+def test_promise_8_a_copy_that_lost_a_race_goes_where_all_is_deleted(kept, monkeypatch):
+    """Then the catalog has no example to tell the copy by."""
+    gone = fill(kept)
+    chat = examples.get_messages(kept.store, gone)
+    again = [examples.Example(i, messages, "ann", "again.jsonl", 1) for i, messages in chat.items()]
+    monkeypatch.setattr(examples, "known_ids", lambda _store, _ids: set())
+    examples.add(kept.store, again)
+    monkeypatch.undo()
+    delete(kept.store, lambda store: picks.by_predicate(store, "true"), exports=True)
+    assert found_in(kept.root, SECRET) == []
+    assert kept.store.catalog.rows("SELECT * FROM shard") == []
     assert verify(kept.store) == []

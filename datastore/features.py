@@ -63,6 +63,15 @@ def spaces_at(store: Store, checkpoint: str) -> list[tuple[int, int]]:
     return [(row["space_id"], row["n"]) for row in spaces if json.loads(row["spec"]).get("checkpoint") == checkpoint]
 
 
+def planned_in(store: Store, spec: str) -> bool:
+    """Whether rows are planned in any space whose fingerprint is in this text. Cost: one pass over the rows."""
+    found = store.catalog.rows(
+        "SELECT fingerprint FROM feature_space AS s WHERE EXISTS "
+        "(SELECT 1 FROM feature_row AS r WHERE r.space_id = s.space_id AND r.status = 'planned')"
+    )
+    return any(row["fingerprint"] in spec for row in found)
+
+
 def check_spaces(store: Store, train: int, query: int) -> None:
     """Raise FeatureSpaceMismatch unless rows of the two spaces may be compared."""
     check_comparable(space_spec(store, train), space_spec(store, query))

@@ -6,7 +6,7 @@ refers to it, or nothing. So a kill leaves the damaged file listed as it was, or
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow.parquet as pq
@@ -53,6 +53,14 @@ def origin_files(store: Store, shard: int) -> list[str]:
         (shard,),
     )
     return [str(row["file"]) for row in rows if row["file"]]
+
+
+def read_from(store: Store, shard: int, files: Collection[str]) -> set[str]:
+    """Examples of a shard that were read from any of the files."""
+    rows = store.catalog.rows(
+        "SELECT e.example_id, o.file FROM example AS e JOIN origin AS o USING (example_id) WHERE e.shard_id=?", (shard,)
+    )
+    return {str(row["example_id"]) for row in rows if row["file"] in files}
 
 
 def origin(store: Store, example: str) -> str:

@@ -173,7 +173,10 @@ def verify(
     bad = any(mended.is_damage for mended in done)
     kept = [mended for mended in done if mended.state == "kept"]
     files = "1 damaged file" if len(done) == 1 else f"{len(done):,} damaged files"
-    more = f" ({len(kept)} cannot be made again: --accept-loss removes them with what they take down)" if kept else ""
+    waiting = sum(mended.waits for mended in kept)
+    lost = len(kept) - waiting
+    more = f" ({lost} cannot be made again: --accept-loss removes them with what they take down)" if lost else ""
+    more += f" ({waiting} wait for what is out of reach now, and are never removed)" if waiting else ""
     if bad and plan:
         raise CorruptionError(f"{files}; next: gradsift verify --repair{more}")
     if kept:

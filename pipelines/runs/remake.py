@@ -1,9 +1,11 @@
 """Making parts of a store again from what its runs recorded: their recipes, sources, models, pools and spaces.
 
 Nothing is written here: each function gives what the damaged file held, and `runs/repair.py` puts it in its place. What
-cannot be made again is `Lost`; what could be if something outside were as it was is `Away`.
+cannot be made again is `Lost`; what could be if something outside were as it was is `Away`; what could be when
+something else that is damaged is mended `Waits`.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -55,6 +57,10 @@ class Lost(Exception):
 
 class Away(Exception):
     """Could be made again, if a model that is not there, or is another now, were as it was; says which."""
+
+
+class Waits(Exception):
+    """Is made from something that is damaged and stays so for now; says from what."""
 
 
 class Past:
@@ -121,19 +127,27 @@ class Past:
         return found, why
 
 
-def chats(past: Past, wanted: set[str], files: Sequence[str]) -> tuple[dict[str, Messages], list[str]]:
-    """({id: chat} of examples that are still in their sources, sources that cannot be read now). Sources are those of
-    the recorded recipes that the `files` are in, and files that no recipe names. A row counts by its digest alone,
-    wherever it stands by now; with all of them found, nothing more is read."""
+def chats(past: Past, wanted: set[str], files: Sequence[str]) -> tuple[dict[str, Messages], dict[str, str]]:
+    """({id: chat} of examples that are still in their sources, {file: its source} of files that cannot be read now).
+    Sources are those of the recorded recipes that the `files` are in, and files that no recipe names. A row counts by
+    its digest alone, wherever it stands by now; with all of them found, nothing more is read.
+
+    A file that is not there cannot be read now, also where the rest of its folder can be: it may be on a disk that is
+    not mounted."""
     found: dict[str, Messages] = {}
-    unread: dict[str, None] = {}
-    for source in [*_sources(past.recipes), *(Source(path=file) for file in files)]:
-        if any(_is_in(file, source) for file in files) and len(found) < len(wanted):
-            try:
-                _look(source, wanted, found)
-            except (GradsiftError, OSError):
-                unread[source.path or f"hub:{source.hub}"] = None
-    return found, list(unread)
+    unread: dict[str, str] = {}
+    named = list(_sources(past.recipes))
+    named += [Source(path=file) for file in files if not any(_is_in(file, source) for source in named)]
+    for source in named:
+        inside = [file for file in files if _is_in(file, source)]
+        if not inside or len(found) == len(wanted):
+            continue
+        try:
+            unread |= {file: file for file in inside if not source.hub and not Path(file).exists()}
+            _look(source, wanted, found)
+        except (GradsiftError, OSError):
+            unread |= dict.fromkeys(inside, source.path or f"hub:{source.hub}")
+    return found, unread
 
 
 def _look(source: Source, wanted: set[str], found: dict[str, Messages]) -> None:
@@ -231,7 +245,7 @@ def _later(make: Callable[[], MakeRows]) -> MakeRows:
 
 def checkpoint(past: Past, warmup: str, point: Checkpoint, damaged: set[int]) -> Callable[[], CheckpointState]:
     """A function that trains a checkpoint again, from the last one before it whose shard is not `damaged`. The caller
-    compares what comes out. Raises Lost, also where a text that it was trained on is damaged, and Away."""
+    compares what comes out. Raises Lost, Away, and Waits where a text that it was trained on is damaged."""
     works, why = past.at_work("")
     for work in works:
         settings = work.recipe.warmup
@@ -256,7 +270,7 @@ def _training(
 ) -> Callable[[], CheckpointState]:
     ids = sample(work, settings, pool)
     if damaged & set(examples.shards_of(work.store, ids)):
-        raise Lost("texts that it was trained on are damaged, too")
+        raise Waits("texts that it was trained on are damaged, too")
 
     def train() -> CheckpointState:
         before = [p for p in checkpoints.listed(work.store, warmup) if p.ordinal < point.ordinal]
@@ -278,7 +292,8 @@ def _training(
 
 def picks(past: Past, selection: Selection) -> Callable[[], Picks]:
     """A function that chooses a selection or mixture again, as a run that made it did, and raises Lost where that is
-    not possible any more. Raises Lost where no run made it."""
+    not possible any more, Away where its model or encoder is not what it was, Waits where rows that it is chosen by
+    are planned. Raises Lost where no run made it."""
     made_by = list(runs.makers(past.store, selection))
     if not made_by:
         raise Lost("no finished run made it")
@@ -286,8 +301,9 @@ def picks(past: Past, selection: Selection) -> Callable[[], Picks]:
 
 
 def _choose(past: Past, made_by: Sequence[Run], selection: Selection) -> Picks:
-    wanted = _without_provenance(selections.spec_of(past.store, selection))
-    why = ""
+    spec_then = selections.spec_of(past.store, selection)
+    wanted = _without_provenance(spec_then)
+    why = away = ""
     for run in made_by:
         try:
             for spec, make in _choices(past, run, selection):
@@ -295,7 +311,29 @@ def _choose(past: Past, made_by: Sequence[Run], selection: Selection) -> Picks:
                     return make()
         except (InputError, CorruptionError, FeatureSpaceMismatch) as error:
             why = why or str(error)
+        away = away or _away(past, run, spec_then)
+    if away:
+        raise Away(away)
+    if features.planned_in(past.store, json.dumps(spec_then)):
+        raise Waits("rows that it is chosen by are planned: `gradsift run` computes them")
     raise Lost(why or "what decides it is no longer the same (the model's files, or the version of a method)")
+
+
+def _away(past: Past, run: Run, spec: Spec) -> str:
+    """Which model or encoder that a run's choice was made with is not there or is another now; "" where none is."""
+    recipe = recorded_recipe(run.recipes.resolved, "the recipe of its run")
+    folders = list(dict.fromkeys(_encoders(recipe.model_dump(mode="json"))))
+    try:
+        encoders = {fingerprint(encoder_spec(Path(folder))) for folder in folders}
+        model = None if recipe.lm is None else past.work(recipe).model
+    except (InputError, OSError) as error:
+        return str(error)
+    if spec.get("encoder") and spec["encoder"] not in encoders:
+        return f"the files in {' and '.join(folders)} are of another encoder now"
+    if model is None:
+        return ""
+    then = {features.space_spec(past.store, row.space_id).get("model") for row in run.result.rows}
+    return f"the files in {model.folder} are of another model now" if then - {None, model.model_digest} else ""
 
 
 def _choices(past: Past, run: Run, selection: Selection) -> Iterator[tuple[Spec, Callable[[], Picks]]]:

@@ -5,12 +5,13 @@ them), checkpoints by training, feature rows by a pass, tables of scores by choo
 What comes out takes the damaged file's place only where it is known to be the same: a text by its digest, a checkpoint
 by its tensors', a choice by its digest; a feature row by its space, for other hardware rounds otherwise.
 
-What cannot be made again is listed with what it takes down and stays, until that is accepted. Each thing is one
+What cannot be made again is listed with what it takes down and stays, until that is accepted. What could be, were its
+source or model within reach, stays whatever is accepted, and all that is made from it. Each thing is one
 commit, and what is mended is no longer found: killed anywhere, the next call goes on. Cost: a pass over all bytes, and
 what is damaged costs what it cost when it was made first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -26,7 +27,7 @@ from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.report.report import is_whole, write_report
 from gradsift.pipelines.runs import remake
 from gradsift.pipelines.runs.forget import resume
-from gradsift.pipelines.runs.remake import Away, Lost, Past
+from gradsift.pipelines.runs.remake import Away, Lost, Past, Waits
 
 CANNOT = (Lost, InputError, CorruptionError, FeatureSpaceMismatch)  # and no other error: a full disk loses nothing
 
@@ -36,8 +37,9 @@ State = Literal["mended", "later", "lost", "kept"]
 @dataclass(frozen=True)
 class Mend:
     """A damaged file and what is done about it; in a plan, what would be. `state`: `mended` (made again), `later` (left
-    to who needs it), `lost` (gone, with what it takes down), `kept` (nothing was done: its loss was not accepted).
-    `rows` are made again; `lost` cannot be, and take down what `falls` says."""
+    to who needs it), `lost` (gone, with what it takes down), `kept` (nothing was done: its loss was not accepted; or,
+    where it `waits`, what it is made from is out of reach, or waits itself, and it is no loss). `rows` are made again;
+    `lost` cannot be, and take down what `falls` says."""
 
     file: str
     kind: str
@@ -47,6 +49,7 @@ class Mend:
     rows: int = 0
     lost: int = 0
     falls: tuple[str, ...] = ()
+    waits: bool = False
 
     @property
     def is_damage(self) -> bool:
@@ -77,6 +80,11 @@ class _Job:
             return _told(damage, "lost", f"gone: {why}", lost=lost, falls=tuple(falls))
         self.kept.add(damage.shard_id)
         return _told(damage, "kept", f"kept: {why}", lost=lost, falls=tuple(falls))
+
+    def wait(self, damage: Damage, why: str, lost: int, falls: Sequence[str] = ()) -> Mend:
+        """What can be made again, but not now: kept, whatever is accepted."""
+        self.kept.add(damage.shard_id)
+        return replace(_told(damage, "kept", f"kept: {why}", lost=lost, falls=tuple(falls)), waits=True)
 
 
 def _told(
@@ -126,17 +134,25 @@ def _texts(job: _Job, damaged: Sequence[Damage]) -> list[Mend]:
     return [_shard(job, damage, wanted[damage.shard_id], held[damage.shard_id] | found, unread) for damage in damaged]
 
 
-def _shard(job: _Job, damage: Damage, ids: Sequence[str], chats: dict[str, Messages], unread: Sequence[str]) -> Mend:
+def _shard(
+    job: _Job, damage: Damage, ids: Sequence[str], chats: dict[str, Messages], unread: Mapping[str, str]
+) -> Mend:
     store, shard = job.store, damage.shard_id
     lost = [i for i in ids if i not in chats]
     rows = len(ids) - len(lost)
     if not lost:
         job.do(lambda: repair.restore_examples(store, shard, chats))
         return _told(damage, "mended", "read again, each row by its digest", rows=rows)
-    why = f"{len(lost):,} of {rows + len(lost):,} rows are no longer in their sources ({_place(store, lost[0])})"
-    why += f"; not readable now: {', '.join(unread)}" if unread else ""
-    reason = f"{len(lost):,} examples were lost with a damaged file"
     falls = repair.falls_with_examples(store, lost)
+    away = repair.read_from(store, shard, unread) & set(lost)
+    if away:
+        why = (
+            f"{len(away):,} of {len(ids):,} rows are in sources that cannot be read now ({_place(store, min(away))}): "
+        )
+        why += f"{', '.join(dict.fromkeys(unread.values()))}; repair again when they are back, or `gradsift delete` "
+        return job.wait(damage, f"{why}what will never be", len(lost), falls)
+    why = f"{len(lost):,} of {rows + len(lost):,} rows are no longer in their sources ({_place(store, lost[0])})"
+    reason = f"{len(lost):,} examples were lost with a damaged file"
     made = job.lose(damage, why, len(lost), falls, lambda: repair.restore_examples(store, shard, chats, reason))
     return replace(made, rows=0 if made.state == "kept" else rows)
 
@@ -167,18 +183,20 @@ def _checkpoint(job: _Job, damage: Damage) -> Mend:
         return _told(damage, "lost", "gone with an earlier one of its warm-up", lost=1)
     warmup, point = known
     broken = {other.shard_id for other in _of(job, "checkpoint")} | job.kept
+    falls = repair.falls_with_checkpoint(store, warmup, point.ordinal)
     try:
         train = remake.checkpoint(job.past, warmup, point, broken)
         job.do(lambda: repair.restore_checkpoint(store, shard, train()))
         sure = ", if its tensors come out the same" if job.plan else ": the same tensors"
         return _told(damage, "mended", f"checkpoint {point.ordinal} trained again{sure}", rows=1)
     except Away as error:
-        why = f"repair again when its model is back: {error}"
+        return job.wait(damage, f"repair again when its model is back: {error}", 1, falls)
+    except Waits as error:
+        return job.wait(damage, str(error), 1, falls)
     except Unlike:
         why = "trained again, its tensors are others: other hardware or libraries round otherwise"
     except CANNOT as error:
         why = str(error)
-    falls = repair.falls_with_checkpoint(store, warmup, point.ordinal)
     return job.lose(damage, why, 1, falls, lambda: repair.forget_checkpoints(store, shard))
 
 
@@ -205,12 +223,18 @@ def _rows(job: _Job, damage: Damage) -> Mend:
         job.do(lambda: repair.replan(store, shard))
         why = f"{left:,} rows planned again, for `gradsift run` when the model is back: {error}"
         return _told(damage, "later", why)
+    except Waits as error:
+        return job.wait(damage, str(error), _left(store, shard), _rows_fall(store, shard, units))
     except CANNOT as error:
-        left = _left(store, shard)
-        falls = [f"{left:,} feature rows of space {space}" for space in sorted({unit.space_id for unit in units})]
+        left, falls = _left(store, shard), _rows_fall(store, shard, units)
         return job.lose(damage, str(error), left, falls, lambda: repair.lose_rows(store, shard))
     how = "" if job.plan else ": the same bytes" if same else ": equal up to rounding"
     return _told(damage, "mended", f"computed again{how}", rows=rows)
+
+
+def _rows_fall(store: Store, shard: int, units: Sequence[Unit]) -> list[str]:
+    left = _left(store, shard)
+    return [f"{left:,} feature rows of space {space}" for space in sorted({unit.space_id for unit in units})]
 
 
 def _left(store: Store, shard: int) -> int:
@@ -218,9 +242,9 @@ def _left(store: Store, shard: int) -> int:
 
 
 def _refuse_waiting(job: _Job, unit: Unit) -> None:
-    """Raise Lost where a text, or the checkpoint, that a unit is computed from is damaged and was kept."""
+    """Raise Waits where a text, or the checkpoint, that a unit is computed from is damaged and was kept."""
     if job.kept & {*examples.shards_of(job.store, unit.ids), *repair.checkpoint_shards(job.store, unit.space_id)}:
-        raise Lost("what they are computed from is damaged, too")
+        raise Waits("what they are computed from is damaged, too")
 
 
 def _table(job: _Job, damage: Damage) -> Mend:
@@ -230,16 +254,22 @@ def _table(job: _Job, damage: Damage) -> Mend:
     if selection is None:
         job.do(lambda: repair.drop_unused(store, shard))
         return _told(damage, "mended", "dropped: nothing that holds refers to it")
+    falls = repair.falls_with_table(store, selection)
     try:
         choose = remake.picks(job.past, selection)
         job.do(lambda: repair.restore_table(store, selection, choose()))
         sure = ", if it comes out the same" if job.plan else ": the same choice"
         return _told(damage, "mended", f"{selection.name} chosen again{sure}", rows=1)
+    except Away as error:
+        return job.wait(damage, f"repair again when its model is back: {error}", 1, falls)
+    except Waits as error:
+        return job.wait(damage, str(error), 1, falls)
     except Unlike:
         why = f"{selection.name} chosen again is another choice"
     except CANNOT as error:
         why = str(error)
-    falls = repair.falls_with_table(store, selection)
+        if job.kept - {other.shard_id for other in _of(job, "scores")}:  # what it is chosen from may be among them
+            return job.wait(damage, f"chosen again when the others are mended: {why}", 1, falls)
     reason = "its table with the loss masks was damaged"
     return job.lose(damage, why, 1, falls, lambda: repair.lose_table(store, selection, reason))
 

@@ -18,6 +18,7 @@ from gradsift.datastore.identity import example_id
 from gradsift.datastore.rows import make_block
 from gradsift.datastore.selections import Picks
 from gradsift.datastore.store import Store
+from gradsift.pipelines.runs import forget as forget_run
 from gradsift.pipelines.runs.repair import mend
 
 
@@ -196,6 +197,30 @@ def test_a_damaged_catalog_is_no_traceback(store):
     (store.root / "catalog.sqlite").write_bytes(b"not a database at all, but some text" * 400)
     out = gradsift("verify", "-s", store.root, code=2)
     assert "put a copy of the store back" in " ".join(out.stderr.split())
+
+
+def test_a_text_whose_file_is_not_there_is_never_lost_and_can_be_deleted(store, tmp_path):
+    """Of two files one is not there: the other, which can be read, lacks its text for good."""
+    there = tmp_path / "there.jsonl"
+    there.write_text("")
+    away = tmp_path / "away.jsonl"
+    batch = [Example(e.example_id, e.messages, "made", str((there, away)[n % 2]), n) for n, e in enumerate(some(4))]
+    examples.add(store, batch)
+    shard_path(store)[1].unlink()
+    with Store(store.root) as fresh:
+        (kept,) = mend(fresh, accept_loss=True)
+        assert (kept.state, kept.waits, kept.lost) == ("kept", True, 4)
+        assert (
+            f"2 of 4 rows are in sources that cannot be read now (the first: {min(e.example_id for e in batch[1::2])[:8]}"
+            in kept.done
+        )
+        assert str(there) not in kept.done
+        with pytest.raises(CorruptionError):
+            forget_run.delete(fresh, lambda _store: forget.Picked([e.example_id for e in batch[1::2]]))
+        (gone,) = mend(fresh, accept_loss=True)
+        assert (gone.state, gone.lost) == ("lost", 2)
+        assert maintenance.verify(fresh) == []
+        assert not forget.pending(fresh)
 
 
 def test_shards_whose_examples_were_all_deleted_leave(store):

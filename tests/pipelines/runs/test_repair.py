@@ -17,6 +17,7 @@ from gradsift.datastore import (
     index_build,
     leases,
     maintenance,
+    repair,
     runs,
     selections,
 )
@@ -180,7 +181,7 @@ def unit_counts(store):
 
 def own_sources(copy, tmp_path, keep=lambda number: True):
     """Make the store's runs say that their pool was read from a file of this test, with some of its lines."""
-    (recipe,) = runs.recorded(copy)
+    recipe, *_ = runs.recorded(copy)
     there = Path(recipe["pool"][0]["path"])
     lines = there.read_bytes().splitlines(keepends=True)
     own = tmp_path / "own.jsonl"
@@ -278,10 +279,57 @@ def test_sources_that_cannot_be_read_now_are_named(copy, tmp_path):
     spoil(paths(copy, "examples")[shard], "missing")
     with fresh(copy) as store:
         kept = next(one for one in mend(store) if one.kind == "examples")
-        assert kept.state == "kept"
-        assert kept.done.endswith(f"not readable now: {own}")
+        assert (kept.state, kept.waits) == ("kept", True)
+        assert (
+            f"rows are in sources that cannot be read now (the first: {kept.done.split('first: ')[1][:8]}" in kept.done
+        )
+        assert f"{own}; repair again when they are back, or `gradsift delete`" in kept.done
         (tmp_path / "elsewhere.jsonl").rename(own)
         assert [one.state for one in mend(store)] == ["mended"]
+
+
+def test_what_is_only_out_of_reach_is_never_lost(copy, tmp_path):
+    """A disk that is not mounted: neither texts nor what is made from them leave, though their loss was accepted."""
+    own = own_sources(copy, tmp_path)
+    own.rename(tmp_path / "elsewhere.jsonl")
+    shard, _ = pool_shard(copy)
+    every = [paths(copy, "examples")[shard], *paths(copy, "checkpoint").values(), *paths(copy, "features").values()]
+    every += [path for number, path in paths(copy, "scores").items() if repair.selection_of(copy, number)]
+    for path in every:
+        spoil(path, "missing")
+    tables = ("example", "feature_row", "checkpoint", "selection_item", "selection", "membership")
+    with fresh(copy) as store:
+        before = {table: count(store, table) for table in tables}
+        planned = mend(store, accept_loss=True, dry_run=True)
+        done = mend(store, accept_loss=True)
+        assert [(one.file, one.state, one.waits) for one in done[:3]] == [
+            (one.file, one.state, one.waits) for one in planned[:3]
+        ]
+        assert {one.state for one in done} <= {"kept", "mended"}
+        assert {one.kind for one in done if one.waits} == {"examples", "checkpoint", "features", "scores"}
+        assert before == {table: count(store, table) for table in tables}
+        (tmp_path / "elsewhere.jsonl").rename(own)
+        assert {one.state for one in mend(store)} == {"mended"}
+        assert maintenance.verify(store) == []
+
+
+def test_masks_whose_model_is_away_are_never_lost(copy, tmp_path):
+    """The rows that they were chosen by are damaged too, and planned again: it takes the model, then a run."""
+    chosen = masked(copy)
+    there = without_model(copy, tmp_path)
+    (row,) = copy.catalog.rows("SELECT scores_shard AS n FROM selection WHERE selection_id=?", (chosen.selection_id,))
+    for path in [paths(copy, "scores")[row["n"]], *paths(copy, "features").values()]:
+        spoil(path, "cut")
+    with fresh(copy) as store:
+        *rows, kept = mend(store, accept_loss=True)
+        assert {one.state for one in rows} == {"later"}
+        assert (kept.state, kept.waits, kept.falls) == ("kept", True, ("selection pruned-sql@1",))
+        assert "repair again when its model is back" in kept.done
+        shutil.copytree(there, tmp_path / "away")
+        (kept,) = mend(store, accept_loss=True)
+        assert (kept.state, kept.waits) == ("kept", True)
+        assert "`gradsift run` computes them" in kept.done
+        assert selections.get(store, "pruned-sql") == chosen
 
 
 def count(store, table):
@@ -307,7 +355,7 @@ def test_a_deletion_that_a_damaged_file_stopped_goes_on_and_nothing_of_it_comes_
 
 def without_model(copy, tmp_path):
     """Make the store's runs name a model that is not there."""
-    (recipe,) = runs.recorded(copy)
+    recipe, *_ = runs.recorded(copy)
     there = recipe["model"]["path"]
     with copy.catalog.write() as db:
         db.execute("UPDATE run SET recipe=replace(recipe, ?, ?)", (there, str(tmp_path / "away")))
@@ -334,7 +382,10 @@ def test_a_checkpoint_that_cannot_be_trained_again_waits_for_its_model(finished,
     spoil(list(paths(copy, "checkpoint").values())[1], "flipped")
     with fresh(copy) as store:
         (kept,) = mend(store)
-        assert kept.state == "kept"
+        (again,) = mend(store, accept_loss=True)
+        assert (again.state, again.waits, again.falls) == ("kept", True, kept.falls)
+        assert count(store, "checkpoint") == 2
+        assert (kept.state, kept.waits) == ("kept", True)
         assert "repair again when its model is back: " in kept.done
         assert [fall.split(" (")[0].rstrip("0123456789 ") for fall in kept.falls] == ["checkpoint"] + 3 * [
             "feature space"

@@ -238,6 +238,10 @@ class Evidence:
         rows_of_pool: Rows = self._kept[key]
         return rows_of_pool
 
+    def let_rows_go(self) -> None:
+        """Give back the memory of `rows`, and their scratch files: asked for again, they are read again."""
+        self._kept = {key: value for key, value in self._kept.items() if key[0] not in ("rows", "laid")}
+
     def _laid_out(self, represent: Represent) -> Rows:
         """The pool's rows, decoded and added up over checkpoints when they are read."""
         key = ("laid", represent)

@@ -108,12 +108,15 @@ class PartRanking:
             select = Select(**self.method.model_dump(exclude_unset=True), examples=size)
             return _by_position(*choose(e, select), e, self.pool)
 
-        if amount is None:
-            return take(len(ids))
-        first = self._first_size(among, amount)
-        return sized_for_tokens(
-            take, lambda ranked: self.pool.size(ranked.order), first, len(ids), amount, at_least=True
-        )
+        try:
+            if amount is None:
+                return take(len(ids))
+            first = self._first_size(among, amount)
+            return sized_for_tokens(
+                take, lambda ranked: self.pool.size(ranked.order), first, len(ids), amount, at_least=True
+            )
+        finally:
+            e.let_rows_go()  # each choice may take the whole of `memory`
 
     def _first_size(self, among: I64, amount: int) -> int:
         if self.pool.lengths is None:

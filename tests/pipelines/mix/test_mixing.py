@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from gradsift.datastore import runs, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
+from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.mix import law as mix_law
-from gradsift.pipelines.mix import mixture
+from gradsift.pipelines.mix import mixture, order
 from gradsift.pipelines.pool import ingest
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs import reselect
@@ -248,6 +249,29 @@ def test_parts_of_targets_choose_by_their_methods(copy):
     assert len(set(chosen.example_ids)) == 30
     alone = reselect.reselect(copy, {"method": "less", "examples": 15}, name="alone")
     assert set(chosen.example_ids[:15]) == set(selections.get(copy, alone[0].name).example_ids)
+
+
+def test_parts_take_the_memory_in_turn(copy, monkeypatch):
+    """Each choice may take all of `memory`: the one before, of another part or source, has given its rows back."""
+    made, held = [], []
+    init, choose = Evidence.__init__, order.choose
+
+    def noted(self, *args, **more):
+        init(self, *args, **more)
+        made.append(self)
+
+    def looked(e, select):
+        held.append([key for one in made if one is not e for key in one._kept if key[0] in ("rows", "laid")])
+        return choose(e, select)
+
+    monkeypatch.setattr(Evidence, "__init__", noted)
+    monkeypatch.setattr(order, "choose", looked)
+    reselect.remix(copy, {"examples": 24, "parts": [
+        {"target": "sql", "name": "one", "share": 0.5, "select": {"method": "k_center"}},
+        {"target": "sql", "name": "two", "select": {"method": "tagcos", "options": {"clusters": 3}}},
+    ]})  # fmt: skip
+    assert held == [[], []]
+    assert len(made) >= 2
 
 
 @pytest.mark.parametrize("method", ["less", "tagcos", "facility_location"])

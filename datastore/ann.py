@@ -104,23 +104,30 @@ def write(index: Any, handle: BinaryIO) -> None:
     faiss.write_index(index, faiss.PyCallbackIOWriter(handle.write))
 
 
-def read(content: memoryview, plan: Plan, dims: int, rows: int) -> Any:
-    """The index in these bytes, whose digest the caller has checked: FAISS is no parser for bytes of strangers.
+def read(content: Iterator[bytes], plan: Plan, dims: int, rows: int) -> Any:
+    """The index in these pieces, which the caller has checked: FAISS is no parser for bytes of strangers.
 
-    Raises CorruptionError when they are not an index of this kind, of `rows` rows of `dims` dims.
+    Raises CorruptionError when they are not an index of this kind, of `rows` rows of `dims` dims; and what the
+    pieces raise.
     """
     faiss = _faiss()
-    at = 0
+    rest, refused = memoryview(b""), list[CorruptionError]()
 
     def piece(size: int) -> bytes:
-        nonlocal at
-        part = bytes(content[at : at + size])
-        at += len(part)
+        nonlocal rest
+        if not rest:
+            try:
+                rest = memoryview(next(content, b""))
+            except CorruptionError as error:  # FAISS would hide it: it is given an end of the file
+                refused.append(error)
+        part, rest = bytes(rest[:size]), rest[size:]
         return part
 
     try:
         index = faiss.read_index(faiss.PyCallbackIOReader(piece))
     except RuntimeError as error:
+        if refused:
+            raise refused[0] from None
         raise CorruptionError(f"this faiss ({faiss.__version__}) cannot read it ({str(error)[:200]})") from error
     shape = (type(index).__name__, index.d, index.ntotal)
     if shape != (_CLASSES[plan.kind], dims, rows):

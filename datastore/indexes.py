@@ -15,7 +15,7 @@ Its file is no shard: it is opened only after the digest of the very bytes that 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FOLDER = "indexes"  # of the store: the kind of its files
+PIECE = 4 << 20  # bytes of a file that are read at once
 ADVICE = "`gradsift index refresh` builds it again from the rows; without --index a query searches them exactly."
 State = Literal["fresh", "behind", "stale"]
 
@@ -141,11 +142,11 @@ def placed(store: Store, index: Index) -> tuple[list[int], list[Shard]]:
 def read(store: Store, index: Index, dims: int) -> Any:
     """The FAISS index of a file, its bytes checked first (about 1 GB/s). Raises CorruptionError.
 
-    Cost: the file is mapped, digested and read from that map; what FAISS makes of it stays in memory.
+    Cost: the file is read twice by pieces, and digested each time; what FAISS makes of it stays in memory.
     """
     try:
-        content = _checked(store, index)
-        return ann.read(content, index.plan, dims, index.rows)
+        with _open(store, index) as file:
+            return ann.read(_pieces(file, _check(file, index), index.name), index.plan, dims, index.rows)
     except CorruptionError as error:
         raise CorruptionError(f"the {index.kind} index: {error}. {ADVICE}") from None
 
@@ -153,29 +154,44 @@ def read(store: Store, index: Index, dims: int) -> Any:
 def problem(store: Store, index: Index) -> str:
     """What is wrong with the file of an index, or ''."""
     try:
-        _checked(store, index)
+        with _open(store, index) as file:
+            _check(file, index)
     except CorruptionError as error:
         return str(error)
     return ""
 
 
-def _checked(store: Store, index: Index) -> memoryview:
-    """The bytes of an index's file, mapped; they are what the catalog says."""
+def _check(file: "pa.NativeFile", index: Index) -> list[bytes]:
+    """The digest of all bytes up to the end of each piece of an index's file, which is what the catalog says."""
+    if file.size() != index.bytes:
+        raise CorruptionError(f"{index.name} has {file.size()} bytes, not {index.bytes}")
+    whole, known = hashlib.sha256(), []
+    while piece := file.read(PIECE):
+        whole.update(piece)
+        known.append(whole.digest())
+    if whole.hexdigest() != index.sha256:
+        raise CorruptionError(f"{index.name} does not match its digest (changed bytes)")
+    return known
+
+
+def _pieces(file: "pa.NativeFile", known: Sequence[bytes], name: str) -> Iterator[bytes]:
+    """The pieces of a file that was checked, each checked again: whoever has the file open may write to it meanwhile,
+    and a copy of all would take as much memory as the index."""
+    file.seek(0)
+    whole = hashlib.sha256()
+    for digest in known:
+        piece = file.read(PIECE)
+        whole.update(piece)
+        if whole.digest() != digest:
+            raise CorruptionError(f"{name} was changed while it was read")
+        yield piece
+
+
+def _open(store: Store, index: Index) -> "pa.NativeFile":
     if not index.name.startswith(f"{FOLDER}/"):
         raise CorruptionError(f"{index.name} is no file of an index")
-    buffer = _map(store, index.name)
-    if buffer.size != index.bytes:
-        raise CorruptionError(f"{index.name} has {buffer.size} bytes, not {index.bytes}")
-    content = memoryview(buffer)
-    if hashlib.sha256(content).hexdigest() != index.sha256:
-        raise CorruptionError(f"{index.name} does not match its digest (changed bytes)")
-    return content
-
-
-def _map(store: Store, name: str) -> "pa.Buffer":
     try:
-        with store.backend.map(name) as file:
-            return file.read_buffer()  # a view of the map, which it keeps open
+        return store.backend.open(index.name)
     except CorruptionError as error:
         raise CorruptionError(str(error).partition(". ")[0]) from None  # the advice there is for shards
 

@@ -283,6 +283,25 @@ def test_bytes_that_changed_after_they_were_checked_are_not_read_again(store, mo
     assert near(store, SPACE, questions(1), 3, kind="flat").index == "flat"
 
 
+def test_bytes_that_are_written_into_an_index_while_it_is_read_never_reach_faiss(store, monkeypatch):
+    """Its digest was right, and somebody writes to the very file after that."""
+    built = build(store, SPACE, Wish("ivf_sq8"))
+    monkeypatch.setattr(indexes, "PIECE", 1 << 12)
+    kept, checked = indexes.read(store, built, DIMS), indexes._check
+
+    def written(file, index):
+        known = checked(file, index)
+        with (store.root / built.name).open("r+b") as other:
+            other.seek(built.bytes // 2)
+            other.write(bytes(64))
+        return known
+
+    monkeypatch.setattr(indexes, "_check", written)
+    with pytest.raises(CorruptionError, match=r"was changed while it was read.*gradsift index refresh"):
+        indexes.read(store, built, DIMS)
+    assert kept.ntotal == 600
+
+
 @pytest.mark.parametrize("name", ["../outside", "features/x", "indexes/../catalog.sqlite"])
 def test_a_forged_name_leads_nowhere(store, name):
     built = build(store, SPACE, Wish("flat"))

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from gradsift.datastore import examples, files, maintenance, tombstones
+from gradsift.datastore import examples, files, indexes, maintenance, tombstones
 from gradsift.datastore.compact import rewrite
 from gradsift.datastore.engine import Transaction
 from gradsift.datastore.erase import ERASE, erase, larger_attributes
@@ -176,6 +176,9 @@ def close(store: Store) -> None:
     Raises BusyError while another process reads the catalog: what was deleted may be in a page that it looks at.
     """
     rewrite(store)  # rows of a lost race, or of a pruning that was killed: the plan cannot know of them
+    for index in indexes.all_of(store):
+        if indexes.state(store, index) == "stale":  # it may hold vectors of what a pruning took out
+            indexes.drop(store, [index.space_id], index.kind)
     for shard in larger_attributes(store):
         erase(store, "attribute", shard)
     with store.catalog.write() as db:

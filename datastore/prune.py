@@ -265,7 +265,9 @@ def _warmups(db: Transaction, kept: _Keep) -> list[str]:
 def _drop_examples(db: Transaction, kept: _Keep, tally: _Tally) -> None:
     """Examples that no version, target, test set or selection holds; rows of them, and of checkpoints that are gone.
     What else is in their files is written anew afterwards (`compact.rewrite`)."""
-    for space in _spaces_without_checkpoint(db, kept):
+    without = _spaces_without_checkpoint(db, kept)
+    _drop_indexes(db, without, tally)
+    for space in without:
         tally.counts["feature rows"] += db.execute("DELETE FROM feature_row WHERE space_id=?", (space,))
     for name, table in INDEXED.items():  # of what refers to examples: without them each deletion would be a scan
         db.execute(f"CREATE INDEX {name} ON {table} (example_id)")
@@ -278,6 +280,9 @@ def _drop_examples(db: Transaction, kept: _Keep, tally: _Tally) -> None:
             (kept.since,),
         )
     ]
+    one_of_them = "SELECT 1 FROM feature_row WHERE space_id=? AND example_id=? AND row IS NOT NULL"
+    indexed = [row["space_id"] for row in db.rows("SELECT DISTINCT space_id FROM search_index ORDER BY space_id")]
+    _drop_indexes(db, [space for space in indexed if any(db.one(one_of_them, (space, *name)) for name in gone)], tally)
     before = _count(db, "feature_row")
     db.executemany("DELETE FROM feature_row WHERE example_id=?", gone)
     tally.counts["feature rows"] += before - _count(db, "feature_row")
@@ -300,6 +305,14 @@ def _drop_examples(db: Transaction, kept: _Keep, tally: _Tally) -> None:
     tally.doom(db, "feature rows", [s for s in of_units if not db.one("SELECT 1 FROM unit WHERE shard_id=?", (s,))])
     for space in _spaces_without_checkpoint(db, kept):
         db.execute("DELETE FROM feature_space WHERE space_id=?", (space,))
+
+
+def _drop_indexes(db: Transaction, spaces: Sequence[int], tally: _Tally) -> None:
+    """Search indexes of these spaces: their files have the vectors that go. A trigger dooms them."""
+    for space in spaces:
+        for row in db.rows("DELETE FROM search_index WHERE space_id=? RETURNING bytes", (space,)):
+            tally.counts["search indexes"] += 1
+            tally.bytes["search indexes"] += row["bytes"]
 
 
 def _count(db: Transaction, table: str) -> int:

@@ -15,6 +15,7 @@ from gradsift.datastore import (
     ann,
     examples,
     features,
+    forget,
     free,
     index_build,
     index_search,
@@ -22,6 +23,7 @@ from gradsift.datastore import (
     leases,
     maintenance,
     mapped,
+    prune,
     search,
 )
 from gradsift.datastore.compact import compact
@@ -393,6 +395,33 @@ def test_compaction_that_leaves_rows_out_makes_an_index_stale(store):
     build(store, SPACE, Wish("flat"))
     leave_out(store)
     assert indexes.state(store, indexes.get(store, SPACE, "flat")) == "stale"
+
+
+def test_a_pruning_drops_the_indexes_whose_files_have_vectors_that_go(store):
+    ids = features.ids_with_rows(store, SPACE)
+    other = grow(store, 20, start=700, spec={**SPEC, "model": "other"})
+    gone, kept = build(store, SPACE, Wish("flat")), build(store, other, Wish("flat"))
+    examples.define_dataset(store, "pool", "p0", dict.fromkeys(ids[1:], ""))
+    planned = prune.prune(store, 1, examples=True, dry_run=True)
+    assert ("search indexes", 1, gone.bytes) in [(d.what, d.count, d.bytes) for d in planned.dropped]
+    assert len(indexes.all_of(store)) == 2
+    prune.prune(store, 1, examples=True)
+    assert examples.known_ids(store, ids[:1]) == set()
+    assert [path.name for path in (store.root / "indexes").iterdir()] == [kept.name.rpartition("/")[2]]
+    assert indexes.all_of(store) == [kept]
+
+
+def test_promise_8_a_deletion_drops_stale_indexes(store):
+    """Those of whom an earlier pruning took the rows: they are in no table any more that could say so."""
+    built = build(store, SPACE, Wish("flat"))
+    leave_out(store)
+    (asked,) = chats(1, start=900)
+    examples.add(store, [asked])
+    forget.begin(store, forget.Picked([asked.example_id]))
+    forget.clear(store)
+    forget.close(store)
+    assert not (store.root / built.name).exists()
+    assert indexes.all_of(store) == []
 
 
 @pytest.mark.parametrize("change", [indexes.drop, leave_out])

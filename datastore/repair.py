@@ -352,6 +352,12 @@ def selection_of(store: Store, shard: int) -> Selection | None:
     return None if row is None else selections.by_number(store, row["selection_id"])
 
 
+def selection_numbered(store: Store, number: int) -> Selection | None:
+    """The selection of a number, if it holds."""
+    held = store.catalog.one("SELECT 1 FROM selection WHERE selection_id=? AND void IS NULL", (number,))
+    return None if held is None else selections.by_number(store, number)
+
+
 def restore_table(store: Store, selection: Selection, picks: Picks) -> None:
     """Put a selection's table, made again, in the place of the damaged or missing one. Raises Unlike where what was
     chosen is not the same."""

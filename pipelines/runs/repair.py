@@ -16,7 +16,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from gradsift.datastore import examples, indexes, leases, maintenance, repair, runs, selections
+from gradsift.datastore import examples, indexes, leases, maintenance, repair, runs
 from gradsift.datastore.errors import BusyError, CorruptionError, FeatureSpaceMismatch, InputError
 from gradsift.datastore.examples import Messages
 from gradsift.datastore.index_build import refreshed
@@ -31,6 +31,7 @@ from gradsift.pipelines.runs.remake import Away, Lost, Past, Waits
 
 CANNOT = (Lost, InputError, CorruptionError, FeatureSpaceMismatch)  # and no other error: a full disk loses nothing
 
+BUILD = "`gradsift index build` makes it again"
 State = Literal["mended", "later", "lost", "kept"]
 
 
@@ -162,6 +163,8 @@ def _place(store: Store, example: str) -> str:
 
 
 def _values(job: _Job, damage: Damage) -> Mend:
+    if not repair.is_attribute(job.store, damage.shard_id):
+        return _told(damage, "later", "values of examples: gone with lost texts, computed again when they are needed")
     job.do(lambda: repair.drop_attribute(job.store, damage.shard_id))
     return _told(damage, "later", "values of examples: dropped, and computed again when they are needed")
 
@@ -249,10 +252,11 @@ def _refuse_waiting(job: _Job, unit: Unit) -> None:
 
 def _table(job: _Job, damage: Damage) -> Mend:
     store, shard = job.store, damage.shard_id
-    selection = repair.selection_of(store, shard) if shard else selections.by_number(store, int(damage.name))
+    selection = repair.selection_of(store, shard) if shard else repair.selection_numbered(store, int(damage.name))
     damage = replace(damage, name=damage.name if shard else "")
     if selection is None:
-        job.do(lambda: repair.drop_unused(store, shard))
+        if shard:
+            job.do(lambda: repair.drop_unused(store, shard))
         return _told(damage, "mended", "dropped: nothing that holds refers to it")
     falls = repair.falls_with_table(store, selection)
     try:
@@ -277,7 +281,9 @@ def _table(job: _Job, damage: Damage) -> Mend:
 def _index(job: _Job, damage: Damage) -> Mend:
     """Built from the rows, which are mended by now; dropped where they are not."""
     store = job.store
-    (index,) = (one for one in indexes.all_of(store) if one.index_id == damage.shard_id)
+    index = next((one for one in indexes.all_of(store) if one.index_id == damage.shard_id), None)
+    if index is None:
+        return _told(damage, "later", f"gone with rows of lost texts; {BUILD}")
     try:
         job.do(lambda: refreshed(store, index))
         return _told(damage, "mended", "built again from its rows", rows=index.rows)

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from gradsift.datastore import (
     files,
     forget,
     index_build,
+    indexes,
     leases,
     maintenance,
     repair,
@@ -250,6 +252,53 @@ def test_texts_that_are_gone_are_kept_until_their_loss_is_accepted(finished, cop
         assert all(row.computed == 0 for row in again.rows)
         assert again.selections[0].examples == 12
         assert maintenance.verify(store) == []
+
+
+OF_A_KIND = ("examples", "values", "checkpoint", "features", "table", "masks", "index")
+
+
+def spoil_kinds(store, kinds):
+    """Spoil all files of these kinds but the masks' table, which the catalog lacks then."""
+    chosen, values = selections.get(store, "pruned-sql"), store.catalog.rows("SELECT shard_id FROM attribute")
+    scores = paths(store, "scores")
+    of_kind = {kind: list(paths(store, kind).values()) for kind in ("examples", "checkpoint", "features")}
+    of_kind["values"] = [scores.pop(row["shard_id"]) for row in values]
+    of_kind["table"] = list(scores.values())
+    of_kind["index"] = [store.root / index.name for index in indexes.all_of(store)]
+    for kind in kinds:
+        for path in of_kind.get(kind, ()):
+            spoil(path, "missing")
+    if "masks" in kinds:
+        with store.catalog.write() as db:
+            db.execute("UPDATE selection SET scores_shard=NULL WHERE selection_id=?", (chosen.selection_id,))
+
+
+@pytest.fixture(scope="module")
+def lossy(finished, tmp_path_factory):
+    """A store with every kind of file, whose sources lack some texts now."""
+    folder = tmp_path_factory.mktemp("lossy")
+    shutil.copytree(finished[1], folder / "store")
+    with Store(folder / "store") as store:
+        masked(store)
+        for space in {row.space_id for row in runs.last_run(store).result.pool_rows}:
+            index_build.build(store, space, index_build.Wish("flat"))
+        own_sources(store, folder, keep=lambda number: number > 5)
+    return folder / "store"
+
+
+@pytest.mark.parametrize("pair", list(combinations(OF_A_KIND, 2)), ids="-".join)
+def test_every_two_kinds_of_damage_are_mended_though_one_falls_with_the_other(lossy, tmp_path, pair):
+    shutil.copytree(lossy, tmp_path / "copy")
+    with Store(tmp_path / "copy") as store:
+        spoil_kinds(store, pair)
+    with Store(tmp_path / "copy") as store:
+        damaged = maintenance.verify(store)
+        done = mend(store, accept_loss=True)
+        assert sorted(one.kind for one in done) == sorted(one.kind for one in damaged)
+        assert not [one for one in done if one.state == "kept"]
+        assert maintenance.verify(store) == []
+        assert mend(store) == []
+        assert not maintenance.garbage(store, grace=-1)
 
 
 def test_a_full_disk_loses_nothing(copy):

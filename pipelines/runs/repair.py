@@ -26,7 +26,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.report.report import is_whole, write_report
 from gradsift.pipelines.runs import remake
-from gradsift.pipelines.runs.forget import resume
+from gradsift.pipelines.runs.forget import interrupted, resume
 from gradsift.pipelines.runs.remake import Away, Lost, Past, Waits
 
 CANNOT = (Lost, InputError, CorruptionError, FeatureSpaceMismatch)  # and no other error: a full disk loses nothing
@@ -112,11 +112,11 @@ def mend(store: Store, *, dry_run: bool = False, accept_loss: bool = False, prog
             done.append(_rows(job, damage))
             progress("damaged feature shards", number, len(_of(job, "features")))
         done += [_table(job, damage) for damage in _of(job, "scores") if damage not in values]
-        done += [_index(job, damage) for damage in _of(job, indexes.FOLDER)]
-        done += _reports(job)
         if not dry_run and not job.kept:
             with suppress(BusyError):  # another reads the catalog: the next command that writes goes on
-                resume(store, progress)  # a deletion that a damaged file had stopped
+                resume(store, progress)  # a deletion that a damaged file had stopped; no index is built before
+        done += [_index(job, damage) for damage in _of(job, indexes.FOLDER)]
+        done += _reports(job)
         return done
 
 
@@ -285,11 +285,13 @@ def _index(job: _Job, damage: Damage) -> Mend:
     if index is None:
         return _told(damage, "later", f"gone with rows of lost texts; {BUILD}")
     try:
+        if interrupted(store) and (job.kept or not job.plan):  # else it is finished before
+            raise InputError("a deletion was interrupted, and its rows are still in files")
         job.do(lambda: refreshed(store, index))
         return _told(damage, "mended", "built again from its rows", rows=index.rows)
     except CANNOT as error:
         job.do(lambda: indexes.drop(store, [index.space_id], index.kind))
-        return _told(damage, "later", f"dropped: {error}")
+        return _told(damage, "later", f"dropped: {error}; {BUILD}")
 
 
 def _reports(job: _Job) -> list[Mend]:

@@ -402,6 +402,32 @@ def test_a_deletion_that_a_damaged_file_stopped_goes_on_and_nothing_of_it_comes_
         assert maintenance.verify(store) == []
 
 
+@pytest.mark.parametrize("stays", [False, True], ids=["finished", "stopped"])
+def test_a_damaged_index_does_not_stop_the_end_of_a_deletion(copy, tmp_path, stays):
+    """No index is built while rows of deleted examples are in files: the deletion ends first, or the index goes."""
+    own = own_sources(copy, tmp_path)
+    shard, pool = pool_shard(copy)
+    of_pool = features.ids_with_rows(copy, runs.last_run(copy).result.pool_rows[-1].space_id)
+    space = next(row.space_id for row in runs.last_run(copy).result.rows if row.role == "target")
+    gone = next(name for name in of_pool if name not in features.ids_with_rows(copy, space))
+    index = index_build.build(copy, space, index_build.Wish("flat"))
+    spoil(copy.root / index.name, "flipped")
+    spoil(paths(copy, "examples")[shard], "missing")
+    forget.begin(copy, forget.Picked([gone]))
+    if stays:
+        own.rename(tmp_path / "elsewhere.jsonl")
+    with fresh(copy) as store:
+        planned, done = mend(store, dry_run=True), mend(store)
+        assert [(one.kind, one.state) for one in done] == [(one.kind, one.state) for one in planned]
+        assert [one.state for one in done] == (["kept", "later"] if stays else ["mended", "mended"])
+        assert forget.pending(store) is stays
+        if stays:
+            (tmp_path / "elsewhere.jsonl").rename(own)
+            assert [one.state for one in mend(store)] == ["mended"]
+            assert not forget.pending(store)
+        assert maintenance.verify(store) == []
+
+
 def without_model(copy, tmp_path):
     """Make the store's runs name a model that is not there."""
     recipe, *_ = runs.recorded(copy)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from gradsift.datastore import examples, files, indexes, maintenance, tombstones
+from gradsift.datastore import examples, files, indexes, leases, maintenance, tombstones
 from gradsift.datastore.compact import rewrite
 from gradsift.datastore.engine import Transaction
 from gradsift.datastore.erase import ERASE, erase, larger_attributes
@@ -46,9 +46,10 @@ class Picked:
 
 def begin(store: Store, picked: Picked, *, exports: bool = False) -> None:
     """Take examples and excerpts out of every table and plan what their files need. The caller holds the store's
-    lease."""
+    lease. Raises BusyError while another process writes of the store's examples: it would write these after all."""
     catch_up(store)  # what holds them gets its numbers first
     with store.catalog.write() as db:
+        leases.require_no_other(store, "gradsift delete", db)
         db.execute(
             "INSERT INTO forgetting (examples, exports, started) VALUES (?, ?, ?)",
             (len(picked.ids), exports, time.time()),

@@ -143,9 +143,10 @@ def alone(store: Store, doing: str) -> Iterator[None]:
         yield
 
 
-def require_no_other(store: Store, doing: str) -> None:
-    """Raise BusyError while somebody alive holds any lease but the run's, which the caller has: a worker, an export."""
+def require_no_other(store: Store, doing: str, db: Transaction | None = None) -> None:
+    """Raise BusyError while somebody alive holds any lease but the run's, which the caller has: a worker, an export.
+    In a transaction `db` nobody takes one before it ends."""
     now = time.time()
-    for row in store.catalog.rows("SELECT * FROM lease WHERE name <> ? ORDER BY name", (RUN,)):
+    for row in (db or store.catalog).rows("SELECT * FROM lease WHERE name <> ? ORDER BY name", (RUN,)):
         if _is_live(row, now, TTL_SECONDS):
             raise BusyError(f"{row['name']} is being worked on in {store.root}; {doing} when it has ended")

@@ -1,7 +1,7 @@
 """Where examples have left traces: what a deletion takes out, and what it cannot reach and names."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,28 +151,56 @@ def _runs_at(store: Store, warmup: str) -> list[str]:
 
 def exported_to(store: Store) -> list[str]:
     """Folders that runs exported to, in the order of the runs; where inside a store, inside this one (`_here`)."""
-    named: list[str] = [
-        str(row["folder"])
-        for row in store.catalog.rows("SELECT folder FROM run_version WHERE folder IS NOT NULL ORDER BY run_id")
-    ]
-    for run in _finished(store):
-        named += [str(made["export"]) for part in runs.MADE for made in run.summary.get(part, ()) if made.get("export")]
-    return list(dict.fromkeys(_here(store, folder) for folder in named))
+    named: list[str | None] = []
+    for run, folder in _recorded_exports(store):
+        named.append(_here(store, folder, run))
+    return list(dict.fromkeys(name for name in named if name is not None))
+
+
+def exported_nowhere(store: Store) -> list[str]:
+    """Folders that runs of older versions exported to and recorded as seen from where they were started, which the
+    store does not know."""
+    lost = [folder for run, folder in _recorded_exports(store) if _here(store, folder, run) is None]
+    return list(dict.fromkeys(lost))
 
 
 def reported_to(store: Store) -> dict[str, int]:
     """{page: number of the newest run that wrote its report there}; where inside a store, inside this one (`_here`)."""
-    reported = [run for run in _finished(store) if run.summary.get("report")]
-    return {_here(store, run.summary["report"]): run.run_id for run in reported}
+    found = [(run.run_id, _here(store, run.summary["report"], run)) for run in _finished(store) if _page_of(run)]
+    return {page: run_id for run_id, page in found if page is not None}
 
 
-def _here(store: Store, written: str) -> str:
+def _recorded_exports(store: Store) -> Iterator[tuple[runs.Run, str]]:
+    """(run, folder) of each export of a run, as it was recorded."""
+    for run in _finished(store):
+        rows = store.catalog.rows("SELECT folder FROM run_version WHERE run_id=? AND folder IS NOT NULL", (run.run_id,))
+        yield from ((run, str(row["folder"])) for row in rows)
+        made = (made for part in runs.MADE for made in run.summary.get(part, ()))
+        yield from ((run, str(one["export"])) for one in made if one.get("export"))
+
+
+def _page_of(run: runs.Run) -> str:
+    return str(run.summary.get("report") or "")
+
+
+def _here(store: Store, written: str, run: runs.Run) -> str | None:
     """Where a run wrote a report or an export. Inside a store that is this store, though the path may be of another:
-    this one may be a copy, or may have been moved, and the original's are the original's."""
-    path = Path(written)
-    if path.parent.name in ("reports", "exports") and is_store(path.parent.parent):
-        return str(store.root / path.parent.name / path.name)
-    return written
+    this one may be a copy, or may have been moved, and the original's are the original's. None for a path that was seen
+    from a folder which is not known."""
+    path, page = Path(written), Path(_page_of(run))
+    then = page.parent.parent if page.parent.name == "reports" else None  # the store, as that run named it
+    if then is not None and path.is_relative_to(then):
+        return str(store.root / path.relative_to(then))
+    here = store.root.resolve()
+    if not path.is_absolute():
+        parts = () if then is None or then.is_absolute() or ".." in then.parts else then.parts
+        if not parts or here.parts[-len(parts) :] != parts:
+            return None
+        path = Path(*here.parts[: -len(parts)]) / path
+    inside = next((parent for parent in path.parents if is_store(parent)), None)
+    if inside is not None and inside.resolve() != here:
+        return str(store.root / path.relative_to(inside))
+    return str(path)
 
 
 def _finished(store: Store) -> list[runs.Run]:

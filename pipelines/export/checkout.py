@@ -10,8 +10,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradsift.datastore import runs, selections, versions
-from gradsift.datastore.errors import InputError
+from gradsift.datastore import leases, runs, selections, versions
+from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.identity import digest_file
 from gradsift.datastore.store import Store
 from gradsift.datastore.versions import Version
@@ -34,7 +34,7 @@ def checkout(store: Store, reference: str, folder: Path | None = None, progress:
     """Export a version (`mixture@3`, `NAME@3`) to a folder, by default to `exports/NAME@3` in the store.
 
     Raises InputError for a version that is void or was pruned, for a folder that holds anything but an export, and
-    where the same bytes cannot be made any more, saying why.
+    where the same bytes cannot be made any more, saying why; BusyError while another process does the same.
     """
     version = versions.find(store, reference)
     selection = selections.of_version(store, version)
@@ -46,12 +46,15 @@ def checkout(store: Store, reference: str, folder: Path | None = None, progress:
         made_by = PROGRAMS if noted is None else {**PROGRAMS, **noted[1]}
         staging = folder.parent / f".checkout-{folder.name}"
         recipes = runs.get(store, version.run_id).recipes
-        export(store, selection, recipes, staging, progress=progress, made_by=made_by)
-        if noted is not None and _digest(staging) != noted[0]:
-            shutil.rmtree(staging)
-            raise InputError(_unlike(version, noted[1]))
-        manifest_at(folder)  # refuses what is no export
-        swap(staging, folder)
+        with leases.held(store, f"checkout {version}") as mine:  # also against a deletion, until the end
+            if not mine:
+                raise BusyError(f"another process checks {version} out; wait for it")
+            export(store, selection, recipes, staging, progress=progress, made_by=made_by)
+            if noted is not None and _digest(staging) != noted[0]:
+                shutil.rmtree(staging)
+                raise InputError(_unlike(version, noted[1]))
+            manifest_at(folder)  # refuses what is no export
+            swap(staging, folder)
     return CheckedOut(str(version), str(folder), selection.rows, _digest(folder), noted is not None)
 
 

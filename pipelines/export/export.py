@@ -28,7 +28,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from gradsift.datastore import leases, selections
+from gradsift.datastore import leases, selections, tombstones
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.files import disk_errors, fsync_folder, fsync_path
 from gradsift.datastore.identity import Spec, digest_file, fingerprint
@@ -77,7 +77,7 @@ def export(
 
     `options` default to the recipe's, `made_by`, which the files name, to this program's version and pyarrow's. Raises
     InputError for a folder that is not an export and for rows without the licence that is asked for, BusyError while
-    another process writes the same, StoreFullError when the disk is full.
+    another process writes the same or examples of it were deleted, StoreFullError when the disk is full.
     """
     options = options or Export.model_validate(recipes.resolved.get("export", {}))
     # In the recipe's own order, whether it comes from a file or from the catalog.
@@ -97,10 +97,19 @@ def export(
     with leases.held(store, f"export {job.key[:16]}") as mine, disk_errors(staging / "x"):
         if not mine:
             raise BusyError(f"another process is writing this export to {folder}; wait for it")
+        _refuse_deleted(job, staging)  # a deletion does not begin while the lease is held
         (staging / "data").mkdir(parents=True, exist_ok=True)
         _write(job, staging)
+        _refuse_deleted(job, staging)  # unless it was lost
         swap(staging, folder)
     return folder
+
+
+def _refuse_deleted(job: _Export, staging: Path) -> None:
+    """Raise BusyError where examples of the selection were deleted since it was read; what is written goes."""
+    if tombstones.known(job.store, job.selection.example_ids):
+        shutil.rmtree(staging, ignore_errors=True)
+        raise BusyError(f"examples of {job.selection.name} were deleted while it was exported; run this again")
 
 
 def manifest_at(folder: Path) -> Json | None:

@@ -65,7 +65,8 @@ def curate(
         recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), recipe.written)
         run_id = runs.start(store, recipe.name, recipes, new_warmup)
         work = Work(store, recipe, progress=progress)
-        return _curate(work, run_id, recipes, export_root or store.root / "exports", _Stages(step), spread)
+        root = store.root / "exports" if export_root is None else export_root.absolute()  # as it is recorded
+        return _curate(work, run_id, recipes, root, _Stages(step), spread)
 
 
 @dataclass(frozen=True)

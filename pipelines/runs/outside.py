@@ -19,7 +19,7 @@ from gradsift.datastore import leases, runs, selections
 from gradsift.datastore.errors import GradsiftError, InputError
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
-from gradsift.datastore.traces import exported_to, reported_to
+from gradsift.datastore.traces import exported_nowhere, exported_to, reported_to
 from gradsift.pipelines.export.export import export, manifest_at
 from gradsift.pipelines.progress import Progress
 
@@ -145,7 +145,10 @@ def drop_left_behind(store: Store) -> list[str]:
     known: dict[Path, set[str]] = {(store.root / "exports").resolve(): set()}
     for folder in map(Path, exported_to(store)):
         known.setdefault(folder.parent.resolve(), set()).add(folder.name)
-    said: list[str] = []
+    said = [
+        f"{folder} may hold them: an export of an older version, as seen from where its run was started"
+        for folder in exported_nowhere(store)
+    ]
     for parent, names in known.items():
         for path in sorted(parent.iterdir() if parent.is_dir() else ()):
             if path.is_dir() and not path.is_symlink():

@@ -5,6 +5,7 @@ import re
 import shutil
 import sqlite3
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +30,8 @@ from gradsift.datastore.errors import BusyError, CorruptionError, InputError
 from gradsift.datastore.maintenance import verify
 from gradsift.datastore.overview import overview
 from gradsift.datastore.store import Store
+from gradsift.datastore.traces import exported_to
+from gradsift.pipelines.export import export as exporting
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.forget import delete, finish, revive, rewrite_exports
@@ -529,6 +532,81 @@ def test_an_export_that_cannot_be_read_is_removed_or_named_and_blocks_nothing(ke
     assert states[str(other)].startswith({"data": "rewritten", "both": "may hold them"}.get(broken, "still holds them"))
     assert mine.exists() == (broken in ("data", "no manifest"))
     kept.run(chats("a", 0, 9), export_root=tmp_path / "third")
+
+
+def test_an_export_that_begins_while_a_deletion_is_asked_for_is_waited_for(kept):
+    gone = fill(kept)
+
+    def confirm(_plan):
+        return leases.acquire(kept.store, "export 0123456789abcdef", "elsewhere:1:1:1")
+
+    with pytest.raises(BusyError, match="export 0123456789abcdef is being worked on"):
+        delete(kept.store, by_ids(*gone), confirm=confirm)
+    assert examples.known_ids(kept.store, gone) == set(gone)
+    assert not tombstones.known(kept.store, gone)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_an_export_of_what_was_deleted_leaves_nothing(kept, monkeypatch, when):
+    """Its selection was looked up before the deletion, or its lease was lost while it wrote."""
+    gone = fill(kept)
+    chosen, out = selections.get(kept.store, "mix"), kept.folder / "out"
+    recipes = runs.recipe_of(kept.store, chosen)
+    write = exporting.write_parts
+
+    def slowly(*arguments, **options):
+        with kept.store.catalog.write() as db:
+            tombstones.put(db, gone)
+        return write(*arguments, **options)
+
+    if when == "before":
+        delete(kept.store, by_ids(*gone))
+    else:
+        monkeypatch.setattr(exporting, "write_parts", slowly)
+    with pytest.raises(BusyError, match="examples of mix were deleted while it was exported"):
+        exporting.export(kept.store, chosen, recipes, out / "mix")
+    assert list(out.iterdir()) == []
+
+
+def test_an_export_inside_another_store_is_that_stores(kept):
+    """A copy finds its own beside it, wherever in the store it lies."""
+    kept.run([PLANTED, *chats("a", 0, 6)], mix={"examples": 7}, export_root=kept.root / "sets" / "new")
+    kept.store.close()
+    copied = kept.folder / "copy"
+    shutil.copytree(kept.root, copied)
+    before = {path: path.read_bytes() for path in kept.root.rglob("*") if path.is_file()}
+    with Store(copied) as store:
+        made = delete(store, by_ids(id_of(PLANTED)), exports=True)
+    assert {(one.folder, one.state) for one in made.exports} == {(str(copied / "sets" / "new" / "mix"), "rewritten")}
+    assert found_in(copied, SECRET) == []
+    assert {path: path.read_bytes() for path in kept.root.rglob("*") if path.is_file()} == before
+
+
+def test_an_export_is_found_from_another_folder(kept, monkeypatch):
+    """Also that of an older version, which recorded the path as seen from where its run was started."""
+    monkeypatch.chdir(kept.folder)
+    kept.store.close()
+    with Store("store") as store:
+        kept.store = store
+        kept.run([PLANTED, *chats("a", 0, 6)], mix={"examples": 7}, export_root=Path("out"))
+        assert exported_to(store) == [str(kept.folder / "out" / "mix")]
+        for table, column in (("run", "summary"), ("run_version", "folder")):
+            with store.catalog.write() as db:
+                db.execute(
+                    f"UPDATE {table} SET {column}=replace({column}, ?, 'out/mix')", (str(kept.folder / "out" / "mix"),)
+                )
+    monkeypatch.chdir("/")
+    mine = folder_with(kept.folder / "home" / ".old-thesis", "mine")
+    monkeypatch.chdir(kept.folder / "home")
+    with Store(kept.root) as store:
+        made = delete(store, by_ids(id_of(PLANTED)), exports=True)
+        assert [(one.folder, one.state) for one in made.exports] == [(str(kept.folder / "out" / "mix"), "rewritten")]
+        shutil.copytree(kept.root, kept.folder / "moved")
+    assert (mine / "spill").read_text() == "mine"
+    with Store(kept.folder / "moved") as store:
+        assert exported_to(store) == []
+        (said,) = delete(store, by_ids(id_of(chats("a", 0, 1)[0]))).left
+    assert said.startswith("out/mix may hold them: an export of an older version")
 
 
 def folder_with(path, text):

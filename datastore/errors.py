@@ -35,7 +35,7 @@ class CatalogVersionError(GradsiftError):
 
 
 class BusyError(GradsiftError):
-    """Another live process holds the lease."""
+    """Another process works on the store, or changed it meanwhile; run the command again when that has ended."""
 
     exit_code = 5
 

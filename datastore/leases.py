@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gradsift.datastore.engine import Row, Transaction
+from gradsift.datastore.engine import Engine, Row, Transaction
 from gradsift.datastore.errors import BusyError
 from gradsift.datastore.store import Store
 
@@ -82,7 +82,7 @@ def _renew(store: Store, name: str, holder: str, ttl: float) -> None:
         db.execute("UPDATE lease SET expires=? WHERE name=? AND holder=?", (time.time() + ttl, name, holder))
 
 
-def _require_own(store: Store, db: Transaction, holder: str) -> None:
+def _require_own(store: Store, db: Engine | Transaction, holder: str) -> None:
     if db.one("SELECT 1 FROM lease WHERE name=? AND holder=?", (RUN, holder)) is None:
         raise BusyError(
             f"another process took over the work on {store.root}, because this one was held up for longer than its "
@@ -100,7 +100,8 @@ def release(store: Store, name: str, holder: str) -> None:
 def held(store: Store, name: str, ttl: float = TTL_SECONDS, doing: str = "") -> Iterator[bool]:
     """Hold a lease for a block, renewed by a daemon thread. Yields whether it was free. `doing` is told to others.
 
-    Where it is the run's and is lost, whatever this store writes afterwards raises BusyError.
+    Where it is the run's and is lost, whatever this store writes afterwards raises BusyError, and so does the block
+    that fails of anything else: what it worked on may have gone.
     """
     holder = f"{holder_name()}:{doing}" if doing else holder_name()
     if not acquire(store, name, holder, ttl):
@@ -121,6 +122,10 @@ def held(store: Store, name: str, ttl: float = TTL_SECONDS, doing: str = "") -> 
         store.catalog.guard = lambda db: _require_own(store, db, holder)
     try:
         yield True
+    except Exception:
+        if name == RUN:
+            _require_own(store, store.catalog, holder)
+        raise
     finally:
         done.set()
         thread.join()

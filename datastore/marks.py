@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gradsift.datastore import tombstones
 from gradsift.datastore.identity import Spec, canonical_json
 from gradsift.datastore.store import Store
 
@@ -26,7 +27,8 @@ def find(store: Store, spec: Spec) -> list[Mark] | None:
 
 
 def save(store: Store, spec: Spec, marks: Iterable[Mark]) -> list[Mark]:
-    """Record a screening and its marks in one transaction; the same spec again keeps the first."""
+    """Record a screening and its marks in one transaction; the same spec again keeps the first. Marks
+    that name an example which was deleted meanwhile are left out."""
     text = canonical_json(spec)
     with store.catalog.write() as db:
         inserted = db.one(
@@ -34,10 +36,15 @@ def save(store: Store, spec: Spec, marks: Iterable[Mark]) -> list[Mark]:
             (text, time.time()),
         )
         if inserted:
-            new = inserted["screening_id"]
+            new, marks = inserted["screening_id"], list(marks)
+            gone = tombstones.among(db, [name for mark in marks for name in (mark.example_id, mark.twin)])
             db.executemany(
                 "INSERT INTO mark VALUES (?, ?, ?, ?, ?)",
-                ((new, mark.example_id, mark.reason, mark.twin, mark.similarity) for mark in marks),
+                (
+                    (new, mark.example_id, mark.reason, mark.twin, mark.similarity)
+                    for mark in marks
+                    if not {mark.example_id, mark.twin} & gone
+                ),
             )
         row = inserted or db.rows("SELECT screening_id FROM screening WHERE spec=?", (text,))[0]
     return of_screening(store, row["screening_id"])

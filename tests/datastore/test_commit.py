@@ -301,6 +301,19 @@ def test_a_lease_that_was_lost_is_not_taken_again(store):
         assert other.catalog.rows("SELECT * FROM lease") == []
 
 
+def test_work_that_fails_because_its_lease_was_lost_says_so(store):
+    def work():
+        with leases.held(store, leases.RUN):
+            with store.catalog.write() as db:
+                db.execute("DELETE FROM lease")
+            raise KeyError("what another deleted")
+
+    with pytest.raises(BusyError, match="another process took over the work"):
+        work()
+    with pytest.raises(KeyError, match="of its own"), leases.held(store, leases.RUN):
+        raise KeyError("of its own")
+
+
 def test_a_row_of_what_left_meanwhile_is_a_clear_error(store):
     with pytest.raises(BusyError, match=r"has left .*: deleted, pruned or compacted; run this again"):
         examples.define_dataset(store, "pool", "p", {"0" * 32: ""})

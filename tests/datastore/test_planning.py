@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gradsift.datastore import examples, features, forget
+from gradsift.datastore import examples, features, forget, marks
 from gradsift.datastore.examples import Example
 from gradsift.datastore.forget import Picked
 from gradsift.datastore.identity import example_id
+from gradsift.datastore.marks import Mark
 from gradsift.datastore.rows import make_block, read_blocks
 
 
@@ -109,6 +110,15 @@ def test_promise_8_rows_that_were_read_before_a_deletion_are_committed_without_w
     np.testing.assert_array_equal(read.vectors, block.vectors[[0, 2, 3, 4]])
     assert read.signals["loss"].to_pylist() == [0, 2, 3, 4]
     assert features.statuses(store, space, pool.dataset_id) == {"ok": 4}
+
+
+def test_promise_8_no_mark_names_what_was_deleted_meanwhile(store):
+    batch = some_examples(4)
+    ids = [example.example_id for example in batch]
+    examples.add(store, batch)
+    forget.begin(store, Picked(ids[:1]))
+    found = [Mark(ids[1], "near", ids[0], 1.0), Mark(ids[0], "near", ids[2], 1.0), Mark(ids[2], "near", ids[3], 0.9)]
+    assert marks.save(store, {"what": "near"}, found) == [found[2]]
 
 
 def test_promise_8_nothing_is_committed_of_a_unit_of_which_all_was_deleted(store):

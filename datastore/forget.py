@@ -89,7 +89,7 @@ def _plan(db: Transaction) -> None:
         "features": "SELECT u.shard_id FROM feature_row AS r JOIN unit AS u USING (unit_id) "
         f"WHERE r.row IS NOT NULL AND r.example_id {OF_THESE}",
         "selection": f"SELECT selection_id FROM selection_item WHERE example_id {OF_THESE}",
-        "scores": "SELECT scores_shard FROM selection WHERE void IS NULL AND scores_shard IS NOT NULL",
+        "scores": "SELECT scores_shard FROM selection WHERE scores_shard IS NOT NULL",  # also of void ones
     }
     for kind, numbers in tasks.items():
         db.execute(f"INSERT INTO forgetting_task SELECT DISTINCT '{kind}', * FROM ({numbers}) WHERE true "

@@ -36,6 +36,7 @@ from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.forget import delete, finish, revive, rewrite_exports
 from gradsift.pipelines.runs.last import material_of
+from gradsift.pipelines.runs.repair import mend
 from gradsift.pipelines.runs.reselect import remix
 
 
@@ -311,6 +312,26 @@ def test_promise_8_a_deletion_after_a_compaction_leaves_no_byte(kept):
     delete(kept.store, by_ids(*gone), exports=True)
     assert found_in(kept.root, SECRET) == []
     assert verify(kept.store) == []
+
+
+def test_promise_8_scores_of_a_selection_that_a_repair_made_void_say_nothing_of_it(kept):
+    gone = fill(kept)
+    store, lost = kept.store, id_of(chats("a", 11, 12)[0])  # the second run's pool has it no more
+    ids = sorted(row["example_id"] for row in store.catalog.rows("SELECT example_id FROM example"))
+    table = pa.table({"example_id": ids, "score": [0.5] * len(ids)})
+    made = selections.save(store, "scored", "all", {"method": "m"}, selections.Picks([lost], [1.0], table))
+    (file,) = store.catalog.rows(
+        "SELECT name FROM shard JOIN example USING (shard_id) WHERE example_id=?", (lost,)
+    )  # fmt: skip
+    (kept.root / file["name"]).unlink()
+    mend(store, accept_loss=True)
+    held = "SELECT void, scores_shard FROM selection WHERE selection_id=?"
+    void = store.catalog.one(held, (made.selection_id,))
+    assert void["void"]
+    assert void["scores_shard"] is not None
+    delete(store, by_ids(gone[0]))
+    assert found_in(kept.root / "scores", gone[0]) == []
+    assert verify(store) == []
 
 
 def test_a_compaction_between_brings_nothing_back(kept, monkeypatch):

@@ -155,8 +155,22 @@ def _lose(db: Transaction, shard: int, why: str) -> None:
         db.execute(f"DROP INDEX {name}")
 
 
-def falls_with_examples(store: Store, ids: Sequence[str]) -> list[str]:
-    """What examples take down when they are lost, in words."""
+def falls_with_examples(store: Store, ids: Sequence[str], gone: Collection[str] = ()) -> list[str]:
+    """What examples take down when they are lost, in words; without what those that are `gone` take down anyway."""
+    datasets, chosen, rows = _holders(store, ids)
+    before = _holders(store, list(gone))
+    versions = Counter(name for number, name in datasets.items() if number not in before[0])
+    numbers = sorted(chosen - before[1])
+    return [
+        *(name if n == 1 else f"{name} ({n} versions)" for name, n in versions.items()),
+        *([f"{rows:,} feature rows"] if rows else []),
+        *(_named(store, number) for number in numbers),
+        *(f"export {folder}" for folder in _exports(store, numbers)),
+    ]
+
+
+def _holders(store: Store, ids: Sequence[str]) -> tuple[dict[int, str], set[int], int]:
+    """({number: role and name} of datasets, selections, number of feature rows) that have any of the examples."""
     datasets: dict[int, str] = {}
     chosen: set[int] = set()
     rows = 0
@@ -177,13 +191,13 @@ def falls_with_examples(store: Store, ids: Sequence[str]) -> list[str]:
         chosen |= {row["selection_id"] for row in found}
         counted = store.catalog.one(f"SELECT count(*) AS n FROM feature_row WHERE {inside} AND status='ok'", part)
         rows += counted["n"] if counted else 0
-    versions = Counter(datasets.values())
-    return [
-        *(name if n == 1 else f"{name} ({n} versions)" for name, n in versions.items()),
-        *([f"{rows:,} feature rows"] if rows else []),
-        *(_named(store, number) for number in sorted(chosen)),
-        *(f"export {folder}" for folder in _exports(store, sorted(chosen))),
-    ]
+    return datasets, chosen, rows
+
+
+def have_rows(store: Store, space: int, ids: Collection[str]) -> bool:
+    """Whether any of the examples has a row, or a planned one, in a feature space."""
+    held = store.catalog.rows("SELECT example_id FROM feature_row WHERE space_id=?", (space,)) if ids else []
+    return any(row["example_id"] in ids for row in held)
 
 
 def _named(store: Store, number: int) -> str:
@@ -213,10 +227,10 @@ def units_of(store: Store, shard: int) -> list[Unit]:
     return [Unit(row["unit_id"], row["space_id"], features.unit_ids(store, row["unit_id"])) for row in rows]
 
 
-def rows_of(store: Store, unit: Unit) -> int:
-    """How many rows a unit has."""
-    row = store.catalog.one("SELECT count(*) AS n FROM feature_row WHERE unit_id=? AND status='ok'", (unit.unit_id,))
-    return int(row["n"]) if row else 0
+def rows_of(store: Store, unit: Unit, gone: Collection[str] = ()) -> int:
+    """How many rows a unit has, without those of examples that are `gone`."""
+    rows = store.catalog.rows("SELECT example_id FROM feature_row WHERE unit_id=? AND status='ok'", (unit.unit_id,))
+    return sum(row["example_id"] not in gone for row in rows)
 
 
 def restore_unit(store: Store, shard: int, unit: Unit, block: FeatureBlock, rejected: Mapping[str, str]) -> bool:
@@ -304,17 +318,24 @@ def restore_checkpoint(store: Store, shard: int, state: CheckpointState) -> None
     checkpoints.commit_state(store, state, record, replaces=[shard])
 
 
-def falls_with_checkpoint(store: Store, warmup: str, ordinal: int) -> list[str]:
+def falls_with_checkpoint(store: Store, warmup: str, ordinal: int, gone: Collection[str] = ()) -> list[str]:
     """What a checkpoint takes down, in words: itself and the later ones of its warm-up, whose feature spaces gain no
-    row any more."""
+    row any more. Examples that are `gone` have none."""
     found = []
     for point in checkpoints.listed(store, warmup):
         if point.ordinal < ordinal:
             continue
         found.append(f"checkpoint {point.ordinal}")
         spaces = features.spaces_at(store, point.digest)
-        found += [f"feature space {space} ({rows:,} rows stay, no new ones)" for space, rows in spaces]
+        for space, rows in spaces:
+            stay = rows - _rows_in(store, space, gone)
+            found.append(f"feature space {space} ({stay:,} rows stay, no new ones)")
     return found
+
+
+def _rows_in(store: Store, space: int, ids: Collection[str]) -> int:
+    held = store.catalog.rows("SELECT example_id FROM feature_row WHERE space_id=? AND status='ok'", (space,))
+    return sum(row["example_id"] in ids for row in held) if ids else 0
 
 
 def forget_checkpoints(store: Store, shard: int) -> None:

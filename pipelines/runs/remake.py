@@ -7,6 +7,7 @@ something else that is damaged is mended `Waits`.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ from gradsift.pipelines.training.warmup import (
 
 ROWS_OF = {"lm", "lora", "encoding", "warmup", "features", "seed"}  # what of a recipe decides checkpoints and rows
 KINDS: Sequence[Callable[[GradientJob], GradientJob]] = (lambda job: job, GradientJob.as_query, GradientJob.as_plain)
+NO_CHECKPOINT = "their checkpoint is no longer in the store"
+OTHERWISE = "what decides it is no longer the same (its pool, the model's files, or the version of a method)"
 Rows = tuple[FeatureBlock, dict[str, str]]  # and {id: status} of those without one
 MakeRows = Callable[[Sequence[str]], Rows]
 
@@ -182,7 +185,7 @@ def _gradient_rows(past: Past, spec: Spec) -> MakeRows:
     try:
         point = checkpoints.by_digest(past.store, spec["checkpoint"])
     except InputError:
-        raise Lost("their checkpoint is no longer in the store") from None
+        raise Lost(NO_CHECKPOINT) from None
     works, why = past.at_work(spec["model"])
     adapter = {} if spec["adapter"] is None else {"": np.zeros(0, np.float32)}  # a space knows whether there is one
     for work in works:
@@ -243,9 +246,12 @@ def _later(make: Callable[[], MakeRows]) -> MakeRows:
     return call
 
 
-def checkpoint(past: Past, warmup: str, point: Checkpoint, damaged: set[int]) -> Callable[[], CheckpointState]:
-    """A function that trains a checkpoint again, from the last one before it whose shard is not `damaged`. The caller
-    compares what comes out. Raises Lost, Away, and Waits where a text that it was trained on is damaged."""
+def checkpoint(
+    past: Past, warmup: str, point: Checkpoint, damaged: set[int], gone: AbstractSet[str] = frozenset()
+) -> Callable[[], CheckpointState]:
+    """A function that trains a checkpoint again, from the last one before it whose shard is not `damaged`, with the
+    examples that are `gone` as if they had left the store. The caller compares what comes out. Raises Lost, Away, and
+    Waits where a text that it was trained on is damaged."""
     works, why = past.at_work("")
     for work in works:
         settings = work.recipe.warmup
@@ -257,7 +263,7 @@ def checkpoint(past: Past, warmup: str, point: Checkpoint, damaged: set[int]) ->
         run = next((run for run in runs_of if run.fingerprint == warmup), None)
         if run is not None:
             pool = warmups.whole_pool_of(past.store, run)
-            if pool is None:
+            if pool is None or not gone.isdisjoint(pool.example_ids):
                 raise Lost("examples of the pool that it was trained on have left the store")
             return _training(work, settings, pool, warmup, point, damaged)
     if why:
@@ -290,13 +296,16 @@ def _training(
     return train
 
 
-def picks(past: Past, selection: Selection) -> Callable[[], Picks]:
+def picks(past: Past, selection: Selection, gone: AbstractSet[str] = frozenset()) -> Callable[[], Picks]:
     """A function that chooses a selection or mixture again, as a run that made it did, and raises Lost where that is
     not possible any more, Away where its model or encoder is not what it was, Waits where rows that it is chosen by
-    are planned. Raises Lost where no run made it."""
+    are planned. Raises Lost where no run made it, and where examples that are `gone` were in all that it was chosen
+    from."""
     made_by = list(runs.makers(past.store, selection))
     if not made_by:
         raise Lost("no finished run made it")
+    if gone and not any(_is_whole(past, run, gone) for run in made_by):
+        raise Lost(OTHERWISE)
     return partial(_choose, past, made_by, selection)
 
 
@@ -316,7 +325,13 @@ def _choose(past: Past, made_by: Sequence[Run], selection: Selection) -> Picks:
         raise Away(away)
     if features.planned_in(past.store, json.dumps(spec_then)):
         raise Waits("rows that it is chosen by are planned: `gradsift run` computes them")
-    raise Lost(why or "what decides it is no longer the same (the model's files, or the version of a method)")
+    raise Lost(why or OTHERWISE)
+
+
+def _is_whole(past: Past, run: Run, gone: AbstractSet[str]) -> bool:
+    material = material_of(past.store, run)
+    used = (material.pool, *material.targets.values())
+    return all(gone.isdisjoint(dataset.example_ids) for dataset in used)
 
 
 def _away(past: Past, run: Run, spec: Spec) -> str:

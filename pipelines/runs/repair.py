@@ -16,7 +16,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from gradsift.datastore import examples, indexes, leases, maintenance, repair, runs
+from gradsift.datastore import checkpoints, examples, indexes, leases, maintenance, repair, runs
 from gradsift.datastore.errors import BusyError, CorruptionError, FeatureSpaceMismatch, InputError
 from gradsift.datastore.examples import Messages
 from gradsift.datastore.index_build import refreshed
@@ -60,7 +60,9 @@ class Mend:
 
 @dataclass
 class _Job:
-    """One call: what may be done, what is damaged, and the shards of it that nothing was done about."""
+    """One call: what may be done, what is damaged, and the shards of it that nothing was done about. A plan's losses
+    are still in the catalog, so they are noted: examples that are `gone`, shards of checkpoints and feature rows that
+    are `dropped`."""
 
     store: Store
     past: Past
@@ -68,6 +70,8 @@ class _Job:
     accept_loss: bool
     damaged: Sequence[Damage]
     kept: set[int] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+    dropped: set[int] = field(default_factory=set)
 
     def do(self, act: Callable[[], object]) -> None:
         """Do it, unless this is a plan."""
@@ -144,18 +148,22 @@ def _shard(
     if not lost:
         job.do(lambda: repair.restore_examples(store, shard, chats))
         return _told(damage, "mended", "read again, each row by its digest", rows=rows)
-    falls = repair.falls_with_examples(store, lost)
+    falls = repair.falls_with_examples(store, lost, job.gone)
     away = repair.read_from(store, shard, unread) & set(lost)
     if away:
+        places = dict.fromkeys(unread[file] for file in repair.origin_files(store, shard) if file in unread)
         why = (
             f"{len(away):,} of {len(ids):,} rows are in sources that cannot be read now ({_place(store, min(away))}): "
         )
-        why += f"{', '.join(dict.fromkeys(unread.values()))}; repair again when they are back, or `gradsift delete` "
+        why += f"{', '.join(places)}; repair again when they are back, or `gradsift delete` "
         return job.wait(damage, f"{why}what will never be", len(lost), falls)
     why = f"{len(lost):,} of {rows + len(lost):,} rows are no longer in their sources ({_place(store, lost[0])})"
     reason = f"{len(lost):,} examples were lost with a damaged file"
     made = job.lose(damage, why, len(lost), falls, lambda: repair.restore_examples(store, shard, chats, reason))
-    return replace(made, rows=0 if made.state == "kept" else rows)
+    if made.state == "kept":
+        return made
+    job.gone |= set(lost)
+    return replace(made, rows=rows)
 
 
 def _place(store: Store, example: str) -> str:
@@ -182,13 +190,14 @@ def _by_ordinal(store: Store, damaged: Sequence[Damage]) -> list[Damage]:
 def _checkpoint(job: _Job, damage: Damage) -> Mend:
     store, shard = job.store, damage.shard_id
     known = repair.checkpoint_of(store, shard)
-    if known is None:
+    if known is None or shard in job.dropped:
         return _told(damage, "lost", "gone with an earlier one of its warm-up", lost=1)
     warmup, point = known
     broken = {other.shard_id for other in _of(job, "checkpoint")} | job.kept
-    falls = repair.falls_with_checkpoint(store, warmup, point.ordinal)
+    falls = repair.falls_with_checkpoint(store, warmup, point.ordinal, job.gone)
+    later = {other.shard_id for other in checkpoints.listed(store, warmup) if other.ordinal >= point.ordinal}
     try:
-        train = remake.checkpoint(job.past, warmup, point, broken)
+        train = remake.checkpoint(job.past, warmup, point, broken, job.gone)
         job.do(lambda: repair.restore_checkpoint(store, shard, train()))
         sure = ", if its tensors come out the same" if job.plan else ": the same tensors"
         return _told(damage, "mended", f"checkpoint {point.ordinal} trained again{sure}", rows=1)
@@ -200,13 +209,15 @@ def _checkpoint(job: _Job, damage: Damage) -> Mend:
         why = "trained again, its tensors are others: other hardware or libraries round otherwise"
     except CANNOT as error:
         why = str(error)
-    return job.lose(damage, why, 1, falls, lambda: repair.forget_checkpoints(store, shard))
+    made = job.lose(damage, why, 1, falls, lambda: repair.forget_checkpoints(store, shard))
+    job.dropped |= later if made.state == "lost" else set()
+    return made
 
 
 def _rows(job: _Job, damage: Damage) -> Mend:
     """Feature rows, unit by unit: a kill loses one."""
     store, shard = job.store, damage.shard_id
-    units = repair.units_of(store, shard)
+    units = _units(job, shard)
     if not units:
         job.do(lambda: repair.drop_unused(store, shard))
         return _told(damage, "mended", "dropped: nothing refers to it")
@@ -216,51 +227,65 @@ def _rows(job: _Job, damage: Damage) -> Mend:
             if not unit.ids:  # all were deleted
                 job.do(lambda: repair.drop_unit(store, shard, unit))
                 continue
-            make = job.past.rows(unit.space_id)
-            _refuse_waiting(job, unit)
-            rows += repair.rows_of(store, unit)
+            make = _maker(job, unit)
+            rows += repair.rows_of(store, unit, job.gone)
             if not job.plan:
                 same &= repair.restore_unit(store, shard, unit, *make(unit.ids))
     except Away as error:
-        left = _left(store, shard)
+        left = _left(job, shard)
         job.do(lambda: repair.replan(store, shard))
+        job.dropped.add(shard)
         why = f"{left:,} rows planned again, for `gradsift run` when the model is back: {error}"
         return _told(damage, "later", why)
     except Waits as error:
-        return job.wait(damage, str(error), _left(store, shard), _rows_fall(store, shard, units))
+        return job.wait(damage, str(error), _left(job, shard), _rows_fall(job, shard, units))
     except CANNOT as error:
-        left, falls = _left(store, shard), _rows_fall(store, shard, units)
-        return job.lose(damage, str(error), left, falls, lambda: repair.lose_rows(store, shard))
+        left, falls = _left(job, shard), _rows_fall(job, shard, units)
+        made = job.lose(damage, str(error), left, falls, lambda: repair.lose_rows(store, shard))
+        job.dropped |= {shard} - job.kept
+        return made
     how = "" if job.plan else ": the same bytes" if same else ": equal up to rounding"
     return _told(damage, "mended", f"computed again{how}", rows=rows)
 
 
-def _rows_fall(store: Store, shard: int, units: Sequence[Unit]) -> list[str]:
-    left = _left(store, shard)
+def _units(job: _Job, shard: int) -> list[Unit]:
+    """Units of a shard, without examples that are lost."""
+    units = repair.units_of(job.store, shard)
+    return [replace(unit, ids=[i for i in unit.ids if i not in job.gone]) for unit in units]
+
+
+def _rows_fall(job: _Job, shard: int, units: Sequence[Unit]) -> list[str]:
+    left = _left(job, shard)
     return [f"{left:,} feature rows of space {space}" for space in sorted({unit.space_id for unit in units})]
 
 
-def _left(store: Store, shard: int) -> int:
-    return sum(repair.rows_of(store, unit) for unit in repair.units_of(store, shard))
+def _left(job: _Job, shard: int) -> int:
+    return sum(repair.rows_of(job.store, unit, job.gone) for unit in repair.units_of(job.store, shard))
 
 
-def _refuse_waiting(job: _Job, unit: Unit) -> None:
-    """Raise Waits where a text, or the checkpoint, that a unit is computed from is damaged and was kept."""
-    if job.kept & {*examples.shards_of(job.store, unit.ids), *repair.checkpoint_shards(job.store, unit.space_id)}:
+def _maker(job: _Job, unit: Unit) -> remake.MakeRows:
+    """What computes a unit again. Raises Lost, also where its checkpoint is; Away; Waits where a text, or the
+    checkpoint, that it is computed from is damaged and was kept."""
+    points = set(repair.checkpoint_shards(job.store, unit.space_id))
+    if points & job.dropped:
+        raise Lost(remake.NO_CHECKPOINT)
+    make = job.past.rows(unit.space_id)
+    if job.kept & {*examples.shards_of(job.store, unit.ids), *points}:
         raise Waits("what they are computed from is damaged, too")
+    return make
 
 
 def _table(job: _Job, damage: Damage) -> Mend:
     store, shard = job.store, damage.shard_id
     selection = repair.selection_of(store, shard) if shard else repair.selection_numbered(store, int(damage.name))
     damage = replace(damage, name=damage.name if shard else "")
-    if selection is None:
+    if selection is None or not job.gone.isdisjoint(selection.example_ids):
         if shard:
             job.do(lambda: repair.drop_unused(store, shard))
         return _told(damage, "mended", "dropped: nothing that holds refers to it")
     falls = repair.falls_with_table(store, selection)
     try:
-        choose = remake.picks(job.past, selection)
+        choose = remake.picks(job.past, selection, job.gone)
         job.do(lambda: repair.restore_table(store, selection, choose()))
         sure = ", if it comes out the same" if job.plan else ": the same choice"
         return _told(damage, "mended", f"{selection.name} chosen again{sure}", rows=1)
@@ -282,13 +307,19 @@ def _index(job: _Job, damage: Damage) -> Mend:
     """Built from the rows, which are mended by now; dropped where they are not."""
     store = job.store
     index = next((one for one in indexes.all_of(store) if one.index_id == damage.shard_id), None)
-    if index is None:
+    if index is None or repair.have_rows(store, index.space_id, job.gone):
         return _told(damage, "later", f"gone with rows of lost texts; {BUILD}")
     try:
         if interrupted(store) and (job.kept or not job.plan):  # else it is finished before
             raise InputError("a deletion was interrupted, and its rows are still in files")
+        shards = {shard.shard_id: shard.rows for shard in indexes.shards_of(store.catalog, index.space_id)}
+        if job.kept & set(shards):
+            raise InputError("rows that it is built from are damaged")
+        if not set(shards) - job.dropped:
+            raise InputError("its feature space has no rows any more")
+        rows = sum(rows for shard, rows in shards.items() if shard not in job.dropped)
         job.do(lambda: refreshed(store, index))
-        return _told(damage, "mended", "built again from its rows", rows=index.rows)
+        return _told(damage, "mended", "built again from its rows", rows=rows)
     except CANNOT as error:
         job.do(lambda: indexes.drop(store, [index.space_id], index.kind))
         return _told(damage, "later", f"dropped: {error}; {BUILD}")

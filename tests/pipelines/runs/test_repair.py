@@ -257,14 +257,15 @@ def test_texts_that_are_gone_are_kept_until_their_loss_is_accepted(finished, cop
 OF_A_KIND = ("examples", "values", "checkpoint", "features", "table", "masks", "index")
 
 
-def spoil_kinds(store, kinds):
-    """Spoil all files of these kinds but the masks' table, which the catalog lacks then."""
+def spoil_kinds(store, kinds, *, rows=None):
+    """Spoil all files of these kinds (so many of feature rows) but the masks' table, which the catalog lacks then."""
     chosen, values = selections.get(store, "pruned-sql"), store.catalog.rows("SELECT shard_id FROM attribute")
     scores = paths(store, "scores")
     of_kind = {kind: list(paths(store, kind).values()) for kind in ("examples", "checkpoint", "features")}
     of_kind["values"] = [scores.pop(row["shard_id"]) for row in values]
     of_kind["table"] = list(scores.values())
     of_kind["index"] = [store.root / index.name for index in indexes.all_of(store)]
+    of_kind["features"] = of_kind["features"][:rows]
     for kind in kinds:
         for path in of_kind.get(kind, ()):
             spoil(path, "missing")
@@ -290,15 +291,32 @@ def lossy(finished, tmp_path_factory):
 def test_every_two_kinds_of_damage_are_mended_though_one_falls_with_the_other(lossy, tmp_path, pair):
     shutil.copytree(lossy, tmp_path / "copy")
     with Store(tmp_path / "copy") as store:
-        spoil_kinds(store, pair)
+        spoil_kinds(store, pair, rows=2)
     with Store(tmp_path / "copy") as store:
-        damaged = maintenance.verify(store)
-        done = mend(store, accept_loss=True)
-        assert sorted(one.kind for one in done) == sorted(one.kind for one in damaged)
+        planned, done = mend(store, accept_loss=True, dry_run=True), mend(store, accept_loss=True)
+        assert as_planned(done) == as_planned(planned)
         assert not [one for one in done if one.state == "kept"]
         assert maintenance.verify(store) == []
         assert mend(store) == []
         assert not maintenance.garbage(store, grace=-1)
+
+
+def as_planned(done):
+    return [(one.file, one.kind, one.state, one.rows, one.lost, one.falls) for one in done]
+
+
+def test_the_plan_of_a_loss_says_what_is_lost_with_it(lossy, tmp_path):
+    """All kinds at once: without texts no checkpoint is trained, without checkpoints no row is computed, without rows
+    nothing is chosen, and no index built."""
+    shutil.copytree(lossy, tmp_path / "copy")
+    with Store(tmp_path / "copy") as store:
+        spoil_kinds(store, OF_A_KIND)
+    with Store(tmp_path / "copy") as store:
+        planned, done = mend(store, accept_loss=True, dry_run=True), mend(store, accept_loss=True)
+        assert as_planned(done) == as_planned(planned)
+        assert {one.state for one in done if one.kind == "checkpoint"} == {"lost"}
+        assert {one.state for one in done if one.kind == "features"} == {"lost"}
+        assert maintenance.verify(store) == []
 
 
 def test_a_full_disk_loses_nothing(copy):

@@ -47,7 +47,8 @@ class Drift:
     The warm-up trained on `trained` of `drawn_from` rows. Of the run's `rows`, `came` were not among those, and `left`
     of those are no longer there. `drift` is the largest gap that the rows that came make in the distribution of the
     whole pool's losses or gradient norms at the last checkpoint: `share` of them × their own gap, where that is no
-    chance. Above `max_drift` a new warm-up is `advised`. `shifts` is empty where either side has too few rows.
+    chance. `shifts` is empty where either side has too few rows; then `drift` is None if any row came, and the share,
+    which it cannot exceed, stands for it. Above `max_drift` a new warm-up is `advised`.
     """
 
     warmup: str
@@ -59,7 +60,7 @@ class Drift:
     came: int = 0
     left: int = 0
     share: float = 0.0
-    drift: float = 0.0
+    drift: float | None = 0.0
     max_drift: float = 0.0
     advised: bool = False
     shifts: Sequence[Shifted] = ()

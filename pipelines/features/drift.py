@@ -1,8 +1,9 @@
 """How far a pool has moved away from the warm-up that its rows are taken at.
 
 Compared are losses and gradient norms at the last checkpoint: of the rows that came after the warm-up against those
-that were there, without the ones that it trained on, whose losses it lowered. Cost: reading the pool's rows once, and
-nothing where no row came.
+that it was drawn from, whether they are in the pool now or not, without the ones that it trained on, whose losses it
+lowered. Where that cannot be done (few rows came, or it trained on all that were there) the share of rows that came
+stands for the drift, which is never larger. Cost: reading both pools' rows once, and nothing where no row came.
 """
 
 from collections.abc import Sequence
@@ -23,15 +24,15 @@ CHANCE = 0.01  # a gap with a larger p counts as none
 
 def drift_of(store: Store, run: WarmupRun, pool: Dataset, space: int, *, reused: bool, max_drift: float) -> Drift:
     """The drift of a pool with rows in a space (the last checkpoint's). Of a warm-up whose pool the store has no record
-    of any more, every row counts as one that was there."""
+    of any more, the rows that it trained on alone count as ones that were there."""
     drawn = warmups.pool_of(store, run)
-    before = set(pool.example_ids if drawn is None else drawn.example_ids)
-    came = [name for name in pool.example_ids if name not in before]
     trained = set(warmups.trained(store, run.fingerprint))
-    there = [name for name in pool.example_ids if name in before and name not in trained]
+    before = trained.union(() if drawn is None else drawn.example_ids)
+    came = [name for name in pool.example_ids if name not in before]
+    there = sorted(before - trained)
     shifts = _shifts(store, space, came, there) if min(len(came), len(there)) >= ENOUGH else []
     share = len(came) / len(pool.example_ids)
-    moved = max((share * one.gap for one in shifts if one.p < CHANCE), default=0.0)
+    moved = max((share * one.gap for one in shifts if one.p < CHANCE), default=0.0) if shifts or not came else None
     return Drift(
         warmup=run.fingerprint,
         reused=reused,
@@ -44,7 +45,7 @@ def drift_of(store: Store, run: WarmupRun, pool: Dataset, space: int, *, reused:
         share=share,
         drift=moved,
         max_drift=max_drift,
-        advised=moved > max_drift,
+        advised=(share if moved is None else moved) > max_drift,
         shifts=shifts,
     )
 

@@ -5,9 +5,10 @@ from gradsift.pipelines.report.parts import Part
 
 NAMES = {"loss": "loss", "grad_norm": "gradient norm"}
 NOTE = (
-    "Losses and gradient norms at the last checkpoint, of rows that came after the warm-up against those that were "
-    "there and were not trained on. The gap is the largest one between the two distribution functions; times the "
-    "share of rows that came, it is what they make in the whole pool. A gap with p of 0.01 or more counts as none."
+    "Losses and gradient norms at the last checkpoint, of rows that came after the warm-up against those that it was "
+    "drawn from, in the pool now or not, and was not trained on. The gap is the largest one between the two "
+    "distribution functions; times the share of rows that came, it is what they make in the whole pool. A gap with p "
+    "of 0.01 or more counts as none."
 )
 ADVICE = (
     "The rows are measured at checkpoints of another pool than this has become. A new warm-up, gradsift run RECIPE "
@@ -22,10 +23,10 @@ def drift_words(drift: Drift) -> str:
     words = f"{drift.came:,} of {drift.rows:,} rows ({drift.share:.0%}) came after the warm-up"
     if drift.left:
         words += f", {drift.left:,} of its {drift.drawn_from:,} left since"
-    if drift.shifts:
+    if drift.came and drift.drift is not None:
         words += f"; drift {drift.drift:.3f} of at most {drift.max_drift:g}"
     elif drift.came:
-        words += "; too few to compare"
+        words += f"; too few to compare, so their share stands for the drift, of at most {drift.max_drift:g}"
     return f"{words}. {ADVICE}" if drift.advised else f"{words}."
 
 
@@ -40,7 +41,7 @@ def drift_parts(drift: Drift | None) -> list[Part]:
         "came": drift.came,
         "left": drift.left,
         "share that came": drift.share,
-        "drift": drift.drift if drift.shifts else None,
+        "drift": drift.drift if drift.came else None,
         "at most": drift.max_drift,
     }
     parts = [Part("The warm-up's pool and this one", [facts], note=words)]

@@ -291,6 +291,38 @@ def test_few_rows_or_rows_like_the_others_are_no_reason_for_a_new_warm_up(grown)
     assert not grown.run(warmup=limit).drift.advised
 
 
+def test_a_pool_that_was_replaced_drifts_from_the_one_that_the_warm_up_was_drawn_from(grown):
+    """All of it, or all but a few rows: those that were there are compared although they have left."""
+    lines = grown.pool.read_text().splitlines(keepends=True)
+    for kept in (0, 5):
+        grown.pool.write_text("".join(lines[:kept]))
+        grown.append(chats(60))
+        drift = grown.run().drift
+        assert drift.came == drift.rows - kept
+        assert [one.signal for one in drift.shifts] == ["loss", "grad_norm"]
+        assert drift.drift == pytest.approx(drift.share * max(one.gap for one in drift.shifts))
+        assert drift.drift > 0.5
+        assert drift.advised
+
+
+def test_where_no_row_can_be_compared_the_share_of_those_that_came_stands_for_the_drift(recipe_data, store, tmp_path):
+    """The warm-up trained on all that were there."""
+    pool = tmp_path / "pool.jsonl"
+    data = {k: v for k, v in recipe_data.items() if k != "validate"}
+    data |= {"pool": [{"path": str(pool)}], "warmup": data["warmup"] | {"fraction": 1.0}}
+    for more, advised in ((0, False), (3, False), (60, True)):
+        rows = [*chats(40, "old"), *chats(more)]
+        pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        result = curate(parse_recipe(data), store)
+        drift = result.drift
+        assert (drift.came, drift.shifts, drift.advised) == (more, [], advised)
+        assert drift.drift == (None if more else 0.0)
+        assert ("too few to compare, so their share stands for the drift" in drift_words(drift)) is (more > 0)
+    assert runs.read(json.loads(json.dumps(runs.as_json(result)))).drift == drift
+    (section,) = [s for s in report(store).sections if s.title == "Drift"]
+    assert [part.title for part in section.parts] == ["The warm-up's pool and this one"]
+
+
 def test_rows_of_the_same_kind_do_not_drift(finished, tmp_path):
     """Half of a pool, then all of it, shuffled."""
     lines = Path(finished[0]["pool"][0]["path"]).read_text().splitlines(keepends=True)

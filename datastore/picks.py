@@ -10,7 +10,9 @@ of examples as well.
 
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import accumulate
 from pathlib import Path
 
 from gradsift.datastore import examples, tombstones
@@ -36,8 +38,11 @@ FUNCTIONS = {
 }  # fmt: skip
 BATCH = 5_000
 LEAST = 8  # characters of the start of an id
-GRAM = 8  # words in a row that make an excerpt one of a deleted text
-SHORT = 3  # words of the shortest turn that is looked for
+RUN = 24  # letters in a row that make an excerpt one of a deleted text
+SHORT = 8  # letters of the shortest turn that is looked for
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai to Chinese
+WORD = re.compile(f"[{UNSPACED}]|[^\\W{UNSPACED}]+")  # of scripts that are written without spaces, a letter
+WORD_ALONE, BEYOND_ASCII = re.compile(f"[{UNSPACED}]"), re.compile(r"[^\x00-\x7f]")
 
 
 def by_ids(store: Store, names: Sequence[str]) -> Picked:
@@ -192,14 +197,14 @@ def _with_quarantine(
     refused = store.catalog.rows("SELECT file, line, excerpt FROM quarantine WHERE excerpt <> ''")
     if refused and ordered:
         where = {(row["file"], row["line"]) for row in refused}
-        grams_of = {(row["file"], row["line"]): _words(_unescaped(row["excerpt"])) for row in refused}
+        shown = {(row["file"], row["line"]): _Letters(_unescaped(row["excerpt"])) for row in refused}
         for start in range(0, len(ordered), BATCH):
             part = ordered[start : start + BATCH]
             found |= where & _origins(store, part)
-            wanted: dict[int, set[tuple[str, ...]]] = {}
+            wanted: dict[int, set[str]] = {}
             for chat in examples.get_messages(store, part).values():
-                _add_grams(wanted, chat)
-            found |= {place for place, words in grams_of.items() if _has_any(words, wanted)}
+                _add_runs(wanted, chat)
+            found |= {place for place, letters in shown.items() if letters.have_any(wanted)}
     return Picked(ordered, sorted(found), gone)
 
 
@@ -220,22 +225,34 @@ def _unescaped(excerpt: str) -> str:
     return re.sub(r"\\[nrt]", " ", plain)
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
+class _Letters:
+    """Letters and digits of a text in lower case, and where its words begin.
+
+    Runs of letters are compared and not words: an excerpt ends in the middle of one. A letter beyond ASCII stands here
+    twice, for escapes leave room for few of them, and one that is a syllable or a word three times.
+    """
+
+    def __init__(self, text: str) -> None:
+        words = [
+            word * 3 if WORD_ALONE.fullmatch(word) else BEYOND_ASCII.sub(r"\g<0>\g<0>", word)
+            for word in WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+        ]
+        self.text = "".join(words)
+        self._starts = [0, *accumulate(map(len, words[:-1]))]
+
+    def runs(self, size: int) -> Iterator[str]:
+        """All runs of so many that begin with a word."""
+        return (self.text[k : k + size] for k in self._starts if k + size <= len(self.text))
+
+    def have_any(self, runs: Mapping[int, Set[str]]) -> bool:
+        """Whether one of these {size: runs} is in it, at the beginning of a word."""
+        return any(run in known for size, known in runs.items() for run in self.runs(size))
 
 
-def _add_grams(grams: dict[int, set[tuple[str, ...]]], chat: Messages) -> None:
-    """Add the runs of words of a chat's turns: of `GRAM`, or all words of a shorter turn."""
+def _add_runs(runs: dict[int, set[str]], chat: Messages) -> None:
+    """Add the runs of letters of a chat's turns: of `RUN`, or all of a shorter turn."""
     for turn in chat:
-        words = _words(turn["content"])
-        size = min(GRAM, len(words))
+        letters = _Letters(turn["content"])
+        size = min(RUN, len(letters.text))
         if size >= SHORT:
-            grams.setdefault(size, set()).update(_runs(words, size))
-
-
-def _runs(words: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
-    return (tuple(words[k : k + size]) for k in range(len(words) - size + 1))
-
-
-def _has_any(words: Sequence[str], grams: dict[int, set[tuple[str, ...]]]) -> bool:
-    return any(run in known for size, known in grams.items() for run in _runs(words, size))
+            runs.setdefault(size, set()).update(letters.runs(size))

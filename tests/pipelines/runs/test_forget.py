@@ -303,6 +303,30 @@ def test_a_predicate_picks_examples_and_refused_rows(kept):
             picks.by_predicate(store, wrong)
 
 
+CUT = [  # the prompt of a row, and how another refused row shows it
+    ("我的名字是安妮张我住在北京市朝阳区电话号码是一三八零零零零请写信", "{}"),
+    ("ฉันชื่อแอนนี่อยู่ที่กรุงเทพมหานครกรุณาเขียนจดหมาย", "{}"),
+    ("Меня зовут Анна Петрова, я живу в Самаре", "escaped"),
+    ("key " + "9f3b7c21e8d45a60" * 12, "{}"),
+    ("Ann Zhang", '"{}", thanks'),
+    ("My name is Ann Zhang and I live in Springfield, please answer soon", "{}"),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), CUT, ids=["Chinese", "Thai", "escaped", "long word", "short turn", "words"])
+def test_an_excerpt_that_shows_a_deleted_text_is_emptied_in_any_script(kept, text, shown):
+    """Not at the example's place, and cut: without spaces, with escapes, in the middle of a long word, a short turn."""
+    planted = {"prompt": text, "completion": "ok", "source": "ann"}
+    excerpt = json.dumps(text)[1:-1] if shown == "escaped" else shown.format(text)
+    other = '{"prompt": "Please write a long letter to 安妮李 in Springfield, and say ok", "completion": \n'
+    kept.run([*chats("a", 0, 12), planted], ['{"messages": [{"role": "user", "content": "' + excerpt + "\n", other])
+    before = hidden(kept.store)
+    assert all(before)
+    assert len(before) == 2
+    delete(kept.store, by_ids(id_of(planted)))
+    assert sorted(map(bool, hidden(kept.store))) == [False, True], "and the other one stays"
+
+
 def test_promise_8_a_deletion_after_a_compaction_leaves_no_byte(kept):
     """Neither in the merged files nor in those that wait for readers."""
     gone = fill(kept)

@@ -24,7 +24,7 @@ from gradsift.datastore.store import Store
 
 COLUMNS = {
     "id": "the example's id",
-    "source": "a source that has it",
+    "source": "a source that it was read from",
     "licence": "its licence there, or null",
     "file": "a file that it was read from",
     "line": "the line there",
@@ -173,7 +173,8 @@ def _examples(store: Store, *, texts: bool) -> Iterator[list[tuple[object, ...]]
     """Rows for a predicate, one for each place that an example was read from, a shard of examples at a time."""
     for shard in store.catalog.rows("SELECT shard_id FROM shard WHERE kind='examples' ORDER BY shard_id"):
         rows = store.catalog.rows(
-            "SELECT e.example_id, e.source, e.licence, o.file, o.line, e.chars FROM example AS e "
+            "SELECT e.example_id, iif(o.file IS NULL, e.source, o.source) AS source, "
+            "iif(o.file IS NULL, e.licence, o.licence) AS licence, o.file, o.line, e.chars FROM example AS e "
             "LEFT JOIN origin AS o USING (example_id) WHERE e.shard_id=?",
             (shard["shard_id"],),
         )

@@ -266,6 +266,21 @@ def test_all_of_a_source_is_deleted(kept):
         picks.by_source(kept.store, "none")
 
 
+def test_a_predicate_looks_at_each_place_that_an_example_was_read_from(kept):
+    """Its source and licence there, with its line; those that it counts under are of one of them."""
+    rows = chats("a", 0, 12) + chats("b", 0, 1)
+    kept.run([*rows, rows[0] | {"source": "b", "licence": "mit"}])
+
+    def picked(predicate):
+        return picks.by_predicate(kept.store, predicate).ids
+
+    assert picked("source = 'b'") == picks.by_source(kept.store, "b").ids == sorted(map(id_of, (rows[0], rows[12])))
+    assert picked("source = 'b' and line = 14") == picked("licence = 'mit'") == [id_of(rows[0])]
+    assert picked("source = 'b' and line = 1") == []
+    assert len(picked("source = 'a'")) == 12
+    assert len(picked("licence is null")) == 13
+
+
 def test_everything_can_be_deleted(kept):
     kept.run(chats("a", 0, 12))
     delete(kept.store, lambda store: picks.by_predicate(store, "true"))

@@ -869,7 +869,8 @@ def turns(of):
 @pytest.mark.parametrize("when", ["before it is planned", "before its files are written"])
 def test_promise_8_values_computed_beside_a_deletion_say_nothing_of_it(kept, monkeypatch, when):
     """`gradsift mix` holds no lease: it read the texts before the deletion began."""
-    gone = fill(kept)
+    kept.run([PLANTED, *chats("a", 0, 12)])  # of one file a part goes
+    gone = [id_of(PLANTED)]
     pool = kept.store.catalog.rows("SELECT max(dataset_id) AS n FROM dataset WHERE role='pool'")[0]["n"]
     read = attributes.read_groups
     with Store(kept.root) as other:
@@ -895,7 +896,8 @@ def test_promise_8_values_computed_beside_a_deletion_say_nothing_of_it(kept, mon
 
 def test_promise_8_values_of_more_than_there_is_are_written_anew(kept):
     """As an earlier version left them: committed while a deletion was under way, unknown to its plan."""
-    gone = fill(kept)
+    kept.run([PLANTED, *chats("a", 0, 12)])  # of one file a part goes
+    gone = [id_of(PLANTED)]
     forget.begin(kept.store, picks.by_ids(kept.store, gone))
     tasks = kept.store.catalog.rows("SELECT number FROM forgetting_task WHERE kind='examples'")
     (shard,) = [task["number"] for task in tasks]
@@ -908,6 +910,7 @@ def test_promise_8_values_of_more_than_there_is_are_written_anew(kept):
     assert found_in(kept.root / "scores", *gone)
     finish(kept.store)
     assert found_in(kept.root / "scores", *gone) == []
+    assert verify(kept.store) == []
 
 
 def test_promise_8_a_copy_that_lost_a_race_goes_where_all_is_deleted(kept, monkeypatch):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradsift.datastore import runs
+from gradsift.datastore import outputs, runs
 from gradsift.datastore.engine import marks
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.forget import Picked
@@ -150,10 +150,12 @@ def _runs_at(store: Store, warmup: str) -> list[str]:
 
 
 def exported_to(store: Store) -> list[str]:
-    """Folders that runs exported to, in the order of the runs; where inside a store, inside this one (`_here`)."""
+    """Folders that runs exported to, in the order of the runs, then those of other commands; where inside a store,
+    inside this one (`_here`)."""
     named: list[str | None] = []
     for run, folder in _recorded_exports(store):
         named.append(_here(store, folder, run))
+    named += outputs.noted(store, "export")
     return list(dict.fromkeys(name for name in named if name is not None))
 
 

@@ -49,7 +49,7 @@ def checkout(store: Store, reference: str, folder: Path | None = None, progress:
         with leases.held(store, f"checkout {version}") as mine:  # also against a deletion, until the end
             if not mine:
                 raise BusyError(f"another process checks {version} out; wait for it")
-            export(store, selection, recipes, staging, progress=progress, made_by=made_by)
+            export(store, selection, recipes, staging, progress=progress, made_by=made_by, becomes=folder)
             if noted is not None and _digest(staging) != noted[0]:
                 shutil.rmtree(staging)
                 raise InputError(_unlike(version, noted[1]))

@@ -28,7 +28,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from gradsift.datastore import leases, selections, tombstones
+from gradsift.datastore import leases, outputs, selections, tombstones
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.files import disk_errors, fsync_folder, fsync_path
 from gradsift.datastore.identity import Spec, digest_file, fingerprint
@@ -72,10 +72,12 @@ def export(
     options: Export | None = None,
     progress: Progress = quiet,
     made_by: Mapping[str, str] = PROGRAMS,
+    becomes: Path | None = None,
 ) -> Path:
     """Write the selection to `folder` and return it. Replaces an older export there; refuses anything else.
 
-    `options` default to the recipe's, `made_by`, which the files name, to this program's version and pyarrow's. Raises
+    `options` default to the recipe's, `made_by`, which the files name, to this program's version and pyarrow's.
+    `becomes` is where the caller moves the folder to, which the store notes for deletions, if not `folder`. Raises
     InputError for a folder that is not an export and for rows without the licence that is asked for, BusyError while
     another process writes the same or examples of it were deleted, StoreFullError when the disk is full.
     """
@@ -89,6 +91,7 @@ def export(
     lineage = selections.spec_of(store, selection)
     job = _Export(store, selection, recipes, options, key, progress, made_by, lineage)
     old = manifest_at(folder)
+    outputs.note(store, "export", becomes or folder)
     # The key knows rows alone, and the same may have been chosen from another pool.
     if old is not None and (old.get("key"), old.get("lineage")) == (key, lineage) and not damaged(folder):
         return folder

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from gradsift.datastore import outputs
 from gradsift.datastore.files import disk_errors
 from gradsift.datastore.runs import ArmRow, MixtureReport, Run, RunResult, last_run
 from gradsift.datastore.store import Store
@@ -44,6 +45,7 @@ def report(store: Store, run: Run | None = None) -> Document:
 def write_report(store: Store, path: Path, run: Run | None = None) -> Path:
     """Write the HTML page and, beside it, the same as JSON; returns the page's path."""
     document = report(store, run)
+    outputs.note(store, "report", path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html(document), "utf-8")

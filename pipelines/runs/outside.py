@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 
-from gradsift.datastore import leases, runs, selections
+from gradsift.datastore import leases, outputs, runs, selections
 from gradsift.datastore.errors import GradsiftError, InputError
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
@@ -189,7 +189,8 @@ def write_reports(store: Store) -> list[str]:
             page.unlink(missing_ok=True)
             why = "no run wrote it" if page.name not in of_name else str(error)
             said.append(f"the report {page.name} was removed and not written again: {why}")
-    elsewhere = [page for page in map(Path, pages) if page.exists() and page.parent.resolve() != folder.resolve()]
+    others = {Path(page).resolve() for page in (*pages, *outputs.noted(store, "report"))}
+    elsewhere = sorted(page for page in others if page.exists() and page.parent != folder.resolve())
     return said + [f"{page} may show them: a report outside of the store" for page in elsewhere]
 
 

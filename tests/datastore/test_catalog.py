@@ -23,6 +23,7 @@ RELEASED = {
     "0008_compact.sql": "b369c2fc2993c71617c0ebf706a4c3cb5693deaf4bbd1a7d24190dbc191a5025",
     "0009_index.sql": "c479807db37674f2989b0d449ecb369d02c8c990c5f7f1435abc2e6a28fbf4f2",
     "0010_growth.sql": "69d489f83e0d92077850c93c05409199dc1482206e76e0c9c259e98db93b82e2",
+    "0011_written.sql": "f4f7f1e85bf6484ee94d4605b882d79c008a24a43aa51588cddffb2e9d6d1666",
     "0012_shard_numbers.sql": "90004566e0826468d16e0e7f764497399c1121c98766be97b12272595c16df6a",
 }
 LEASE = "INSERT INTO lease VALUES (?, 'me', 0)"

@@ -32,7 +32,9 @@ from gradsift.datastore.overview import overview
 from gradsift.datastore.store import Store
 from gradsift.datastore.traces import exported_to
 from gradsift.pipelines.export import export as exporting
+from gradsift.pipelines.export.checkout import checkout
 from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.report.report import write_report
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.forget import delete, finish, revive, rewrite_exports
 from gradsift.pipelines.runs.last import material_of
@@ -642,6 +644,12 @@ def test_an_export_inside_another_store_is_that_stores(kept):
     assert {path: path.read_bytes() for path in kept.root.rglob("*") if path.is_file()} == before
 
 
+def forget_notes(store):
+    """As an older version left it."""
+    with store.catalog.write() as db:
+        db.execute("DELETE FROM written")
+
+
 def test_an_export_is_found_from_another_folder(kept, monkeypatch):
     """Also that of an older version, which recorded the path as seen from where its run was started."""
     monkeypatch.chdir(kept.folder)
@@ -650,6 +658,7 @@ def test_an_export_is_found_from_another_folder(kept, monkeypatch):
         kept.store = store
         kept.run([PLANTED, *chats("a", 0, 6)], mix={"examples": 7}, export_root=Path("out"))
         assert exported_to(store) == [str(kept.folder / "out" / "mix")]
+        forget_notes(store)
         for table, column in (("run", "summary"), ("run_version", "folder")):
             with store.catalog.write() as db:
                 db.execute(
@@ -664,9 +673,42 @@ def test_an_export_is_found_from_another_folder(kept, monkeypatch):
         shutil.copytree(kept.root, kept.folder / "moved")
     assert (mine / "spill").read_text() == "mine"
     with Store(kept.folder / "moved") as store:
+        forget_notes(store)
         assert exported_to(store) == []
         (said,) = delete(store, by_ids(id_of(chats("a", 0, 1)[0]))).left
     assert said.startswith("out/mix may hold them: an export of an older version")
+
+
+def test_what_commands_wrote_elsewhere_is_found(kept, monkeypatch):
+    """By `export`, `mix --export-to`, `checkout --out`, `report --out`, from another folder than they were given in."""
+    gone = fill(kept)
+    away = kept.folder / "away"
+    away.mkdir()
+    monkeypatch.chdir(away)
+    chosen = selections.get(kept.store, "mix")
+    exporting.export(kept.store, chosen, runs.recipe_of(kept.store, chosen), Path("mine"))
+    checkout(kept.store, "mix@2", Path("then"))
+    checkout(kept.store, "mix@2", kept.root / "inside" / "then")
+    checkout(kept.store, "mix@2")
+    write_report(kept.store, Path("page.html"))
+    folder_with(away / ".checkout-then", SECRET)
+    monkeypatch.chdir("/")
+    made = delete(kept.store, by_ids(*gone), exports=True)
+    assert {(one.folder, one.state) for one in made.exports} == {
+        (str(kept.root / "exports" / "mix"), "rewritten"),
+        (str(kept.root / "exports" / "mix@2"), "removed"),
+        (str(kept.root / "inside" / "then"), "rewritten"),
+        (str(away / "mine"), "rewritten"),
+        (str(away / "then"), "rewritten"),
+    }
+    assert made.left == [f"{away / 'page.html'} may show them: a report outside of the store"]
+    assert found_in(kept.root, SECRET) == []
+    assert [name for name, _ in found_in(away, SECRET) if not name.startswith("page")] == []
+    assert len(kept.store.catalog.rows("SELECT * FROM written")) == 4
+    shutil.copytree(kept.root, kept.folder / "copy")
+    with Store(kept.folder / "copy") as store:
+        assert str(store.root / "inside" / "then") in exported_to(store)
+        assert str(kept.root / "inside" / "then") not in exported_to(store)
 
 
 def folder_with(path, text):

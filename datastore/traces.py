@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradsift.datastore import outputs, runs
+from gradsift.datastore import outputs, runs, tombstones
 from gradsift.datastore.engine import marks
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.forget import Picked
@@ -114,7 +114,7 @@ def seen_by(store: Store, ids: Sequence[str]) -> list[Seen]:
             part,
         )
         trained.update({row["fingerprint"]: row["n"] for row in rows})
-    pooled = _were_pooled(store, ids)
+    pooled = bool(tombstones.known(store, ids)) or _were_pooled(store, ids)  # of deleted ones nobody knows any more
     found = []
     for point in points:
         warmup = point["warmup"]

@@ -60,14 +60,20 @@ def delete(
     pick = _choice(id, source, where, file)
     with Store(store, create=False) as opened, show.progress() as progress:
         if pick is None and exports and not dry_run:
+            finished = None if json else forget.finish(opened, progress)
+            for line in forget.told(finished):
+                show.line(line)
             rewritten = [asdict(one) for one in forget.rewrite_exports(opened, progress)]
             show.document(rewritten) if json else show.table("Exports that held deleted examples", rewritten)
             return
         if pick is None:
             if dry_run or not forget.interrupted(opened):
                 raise InputError("say what to delete: --id, --source, --where or --file; no deletion was interrupted")
-            forget.finish(opened, progress)
-            show.document({"finished": True}) if json else show.line("The deletion that was interrupted is finished.")
+            finished = forget.finish(opened, progress)
+            if json:
+                show.document({"finished": True, **(asdict(finished) if finished else {})})
+            for line in () if json else forget.told(finished):
+                show.line(line)
             return
         if dry_run:
             plan = forget.planned(opened, pick(opened))
@@ -119,7 +125,10 @@ def _confirm(*, json: bool) -> "Callable[[Deletion], bool]":
 def _show(plan: "Deletion", title: str) -> None:
     from gradsift.cli import show
     from gradsift.datastore import picks
+    from gradsift.pipelines.runs import forget
 
+    for line in forget.told(plan.resumed):
+        show.line(line)
     show.table(title, [asdict(trace) for trace in plan.traces])
     if plan.sources:
         show.table("Examples by source", [{"source": name, "examples": n} for name, n in plan.sources.items()])
@@ -133,12 +142,7 @@ def _show(plan: "Deletion", title: str) -> None:
         if any(one.state == "holds them" for one in plan.exports):
             show.line("--exports writes these anew; copies of them that were made elsewhere are yours to find.")
     for seen in plan.seen:
-        count = "may have seen some of them" if seen.examples is None else f"saw {seen.examples:,} of them"
-        whose = f", recipe {', '.join(seen.runs)}" if seen.runs else ""
-        show.line(
-            f"The warm-up {seen.warmup[:12]} ({seen.checkpoints} checkpoints{whose}) {count}: "
-            f"`{seen.command}` makes another, and `gradsift prune` drops it then"
-        )
+        show.line(forget.learned(seen))
     if plan.indexes:
         show.line(f"Search indexes dropped: {', '.join(plan.indexes)}; `gradsift index build` makes them again")
     if plan.examples and not plan.seen:

@@ -8,7 +8,7 @@ The order, and what a kill leaves: `datastore/forget.py`. Reports and exports: `
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from gradsift.datastore import forget, leases, picks, tombstones
 from gradsift.datastore.errors import InputError
@@ -30,10 +30,20 @@ DOING = "gradsift delete"
 
 
 @dataclass(frozen=True)
+class Finished:
+    """What a deletion of so many examples came to outside of the catalog; the rest as in `Deletion`."""
+
+    examples: int = 0
+    exports: Sequence[Exported] = ()
+    seen: Sequence[Seen] = ()
+    left: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Deletion:
     """What a deletion takes out of the store, or would; `ids` is what `revive` takes; `exports` hold the examples on
     disk; `seen` are warm-ups whose weights learned from them; `left` says what was not reached; `indexes` are search
-    indexes that are dropped, as KIND of SPACE."""
+    indexes that are dropped, as KIND of SPACE; `resumed` is what one came to that was interrupted before."""
 
     examples: int
     sources: dict[str, int]
@@ -45,14 +55,7 @@ class Deletion:
     left: Sequence[str] = ()
     ids: Sequence[str] = ()
     indexes: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class _Done:
-    """What the files outside of the catalog came to."""
-
-    exports: list[Exported] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    resumed: Finished | None = None
 
 
 def planned(store: Store, picked: Picked) -> Deletion:
@@ -63,7 +66,7 @@ def planned(store: Store, picked: Picked) -> Deletion:
         traces(store, picked),
         versions_that_hold(store, picked.ids),
         holding(store, [*picked.ids, *picked.gone]),
-        seen_by(store, picked.ids),
+        seen_by(store, [*picked.ids, *picked.gone]),
         len(picked.gone),
         ids=picked.ids,
         indexes=indexes_with(store, picked.ids),
@@ -86,15 +89,20 @@ def delete(
     """
     with leases.alone(store, DOING):
         leases.require_no_other(store, DOING)
-        resume(store, progress)
-        picked = pick(store)
-        plan = planned(store, picked)
+        earlier = resume(store, progress)
+        try:
+            picked = pick(store)
+        except InputError as error:  # what is asked for may be what that one took out
+            if earlier is None:
+                raise
+            raise InputError("\n".join([str(error), *told(earlier)])) from error
+        plan = replace(planned(store, picked), resumed=earlier)
         if not confirm(plan):
             return None
-        done = _Done()
+        done = Finished()
         if picked.ids or picked.quarantined:
             forget.begin(store, picked, exports=exports)
-            done = resume(store, progress)
+            done = resume(store, progress) or done
         held = holding(store, picked.gone)
         if exports:
             held = [rewritten(store, one, progress) for one in held]
@@ -108,10 +116,10 @@ def rewrite_exports(store: Store, progress: Progress = quiet) -> list[Exported]:
         return [rewritten(store, one, progress) for one in holding(store, tombstones.every(store))]
 
 
-def resume(store: Store, progress: Progress = quiet) -> _Done:
-    """Finish a deletion that was interrupted, if there is one. The caller holds the store's lease."""
+def resume(store: Store, progress: Progress = quiet) -> Finished | None:
+    """Finish a deletion that was interrupted; None where there is none. The caller holds the store's lease."""
     if not forget.pending(store):
-        return _Done()
+        return None
     going = tombstones.going(store)
     forget.clear(store, progress)
     left = drop_left_behind(store)
@@ -119,8 +127,28 @@ def resume(store: Store, progress: Progress = quiet) -> _Done:
     if forget.wants_exports(store):
         held = [rewritten(store, one, progress) for one in held]
     left += write_reports(store)
+    seen = seen_by(store, going)
     forget.close(store)
-    return _Done(held, left)
+    return Finished(len(going), held, seen, left)
+
+
+def told(done: Finished | None) -> list[str]:
+    """What a deletion that was interrupted came to, in lines."""
+    if done is None:
+        return []
+    lines = [f"The deletion that was interrupted is finished. Examples: {done.examples:,}."]
+    lines += [f"The export {one.folder}, of whose rows {one.rows:,} were theirs: {one.state}." for one in done.exports]
+    return [*lines, *map(learned, done.seen), *(f"Note: {line}" for line in done.left)]
+
+
+def learned(seen: Seen) -> str:
+    """That a warm-up saw what is deleted, and what to do about it."""
+    count = "may have seen some of them" if seen.examples is None else f"saw {seen.examples:,} of them"
+    whose = f", recipe {', '.join(seen.runs)}" if seen.runs else ""
+    return (
+        f"The warm-up {seen.warmup[:12]} ({seen.checkpoints} checkpoints{whose}) {count}: "
+        f"`{seen.command}` makes another, and `gradsift prune` drops it then"
+    )
 
 
 def interrupted(store: Store) -> bool:
@@ -128,11 +156,12 @@ def interrupted(store: Store) -> bool:
     return forget.pending(store)
 
 
-def finish(store: Store, progress: Progress = quiet) -> None:
+def finish(store: Store, progress: Progress = quiet) -> Finished | None:
     """`resume` for commands that write without the store's lease. Raises BusyError while another process has it."""
-    if forget.pending(store):
-        with leases.alone(store, DOING):
-            resume(store, progress)
+    if not forget.pending(store):
+        return None
+    with leases.alone(store, DOING):
+        return resume(store, progress)
 
 
 def revive(store: Store, names: Sequence[str]) -> int:

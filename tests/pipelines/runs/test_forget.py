@@ -7,6 +7,7 @@ import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from running import ROOT, gradsift, python
 
 from gradsift.datastore import (
     attributes,
+    checkpoints,
     compact,
     examples,
     files,
@@ -25,7 +27,9 @@ from gradsift.datastore import (
     selections,
     tombstones,
     versions,
+    warmups,
 )
+from gradsift.datastore.checkpoints import CheckpointState
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError
 from gradsift.datastore.maintenance import verify
 from gradsift.datastore.overview import overview
@@ -375,6 +379,48 @@ def test_promise_8_scores_of_a_selection_that_a_repair_made_void_say_nothing_of_
     assert verify(store) == []
 
 
+def killed(kept, monkeypatch, pick):
+    """A deletion that is killed when its first file is written."""
+
+    def stop(step):
+        if step == "erased":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "failpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            delete(kept.store, pick)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_a_killed_deletion_did_not_reach_is_said_when_it_is_finished(kept, monkeypatch, known):
+    """Warm-ups that saw it, also one of an older version, of which nobody knows what it saw; exports; reports."""
+    gone, store = fill(kept), kept.store
+    if known:
+        warmups.begin(store, warmups.WarmupRun("f" * 64, "s" * 64, "p" * 64, 5, 1), gone)
+    checkpoints.commit(store, "f" * 64, 0, 1, 1.0, CheckpointState({"a": np.zeros(1, np.float32)}, {}, {}))
+    saw = [("f" * 64, 2 if known else None)]
+    shutil.copy(kept.root / "reports" / "mix.html", kept.root / "reports" / "other.html")
+    killed(kept, monkeypatch, by_ids(*gone))
+    with pytest.raises(InputError) as refused:
+        delete(store, lambda store: picks.by_source(store, "ann"))
+    for part in (
+        "of source 'ann'",
+        "is finished. Examples: 2.",
+        "/exports/mix, of whose rows 1 were theirs",
+        "warm-up ffffffffffff",
+    ):
+        assert part in str(refused.value)
+    again = delete(store, by_ids(*gone))
+    assert (again.resumed, [(one.warmup, one.examples) for one in again.seen]) == (None, saw)
+    killed(kept, monkeypatch, by_ids(id_of(chats("a", 0, 1)[0])))
+    (other,) = chats("a", 1, 2)
+    made = delete(store, by_ids(id_of(other)))
+    assert made.examples == made.resumed.examples == 1
+    assert [Path(one.folder).name for one in made.resumed.exports] == ["mix"]
+    assert [one.examples for one in made.resumed.seen] == ([] if known else [None])
+
+
 def test_a_compaction_between_brings_nothing_back(kept, monkeypatch):
     """It meets a deletion that was killed when it had a plan: merged files have live rows alone, and it goes on."""
     gone = fill(kept)
@@ -452,7 +498,9 @@ def test_the_command_line_deletes_and_goes_on(kept, monkeypatch):
     monkeypatch.setattr(files, "failpoint", lambda _step: None)
     state = json.loads(gradsift("status", "--json", *at).stdout)["deletions"]
     assert state[0]["finished_utc"].startswith("not finished")
-    assert "is finished" in gradsift("delete", *at).stdout
+    said = " ".join(gradsift("delete", *at).stdout.split())
+    assert "is finished. Examples: 2." in said
+    assert "of whose rows 1 were theirs: holds them" in said
     again = json.loads(gradsift("delete", "--file", ids, "--yes", "--json", *at).stdout)
     assert (again["examples"], again["gone_before"]) == (0, 2)
     assert json.loads(gradsift("revive", "--file", ids, "--json", *at).stdout) == {"revived": 2}

@@ -1,8 +1,8 @@
 """Building search indexes: from the shards of a space, in bounded memory, and measured against exact search.
 
-Memory: the index itself (`ann.bytes_of`) and a block of rows; a sample for the training, of at most SAMPLE_BYTES. The
-same shards, settings and seed make the same index. A caller that holds the store for something else (a repair) calls
-`rebuild`; `build` and `refresh` take it for themselves.
+Memory: the index itself (`ann.bytes_of`) and a block of rows; a sample for the training, of at most SAMPLE_BYTES or a
+row for each list, and the lists' centres. The same shards, settings and seed make the same index. A caller that holds
+the store for something else (a repair) calls `rebuild`; `build` and `refresh` take it for themselves.
 """
 
 import time
@@ -32,6 +32,7 @@ TIMED = 20  # questions that are timed one by one
 BLOCK_ROWS = 4096
 SAMPLE_EACH = 64  # rows of the training sample for each list
 SAMPLE_BYTES = 256 << 20
+CENTRES = 2  # copies of the lists' centres while FAISS trains: its k-means' and the index's
 SAME = 1e-6  # cosines that differ by less are a tie
 Report = Callable[[str, int, int], None]
 
@@ -71,8 +72,9 @@ def rebuild(store: Store, space_id: int, wish: Wish, report: Report = _silent) -
     if not shards:
         raise InputError(f"feature space {space_id} has no rows to index; run the recipe first")
     rows = rows_of(store, space_id, [shard.shard_id for shard in shards])
-    _check_memory(wish.kind, len(rows), rows.dim)
     lists = min(len(rows), wish.lists or max(1, 2 * isqrt(len(rows)))) if wish.kind in ann.IVF else 0
+    sampled = max(SAMPLE_BYTES, 4 * rows.dim * _sample_size(rows, lists))
+    _check_memory(wish.kind, len(rows), rows.dim, sampled + CENTRES * 4 * rows.dim * lists)
     sample = _sample(rows, lists, wish.seed)
     report(f"training {wish.kind}", 0, 1)
     plan = Plan(wish.kind, lists, len(sample), wish.seed, wish.lists, wish.effort)
@@ -104,6 +106,7 @@ def refreshed(store: Store, index: Index, report: Report = _silent) -> Index:
     known = {shard.shard_id: shard for shard in indexes.shards_of(store.catalog, index.space_id)}
     shards = [*(known[number] for number in held), *new]
     rows = rows_of(store, index.space_id, [shard.shard_id for shard in shards])
+    _check_memory(index.kind, len(rows) - index.rows, rows.dim, 0)
     _add(made, index.kind, rows, index.rows, report)
     return _finish(store, index.space_id, made, index.plan, shards, rows)
 
@@ -136,18 +139,26 @@ def _add(made: Any, kind: Kind, rows: Rows, first: int, report: Report) -> None:
 
 def _sample(rows: Rows, lists: int, seed: int) -> F32:
     """[n, D] unit rows drawn from all, as many as `lists` need; none for kinds without lists."""
-    most = max(lists, SAMPLE_BYTES // (4 * rows.dim))
-    size = min(len(rows), SAMPLE_EACH * lists, most)
-    return rows.unit(np.sort(np.random.default_rng(seed).choice(len(rows), size, replace=False)))
+    size = _sample_size(rows, lists)
+    numbers = np.sort(np.random.default_rng(seed).choice(len(rows), size, replace=False))
+    sample = np.empty((size, rows.dim), np.float32)
+    for start in range(0, size, BLOCK_ROWS):  # at once, there would be copies of all
+        sample[start : start + BLOCK_ROWS] = rows.unit(numbers[start : start + BLOCK_ROWS])
+    return sample
 
 
-def _check_memory(kind: Kind, rows: int, dims: int) -> None:
-    """Refuse what the machine, or its container, cannot hold before it begins."""
-    needed, free = ann.bytes_of(kind, rows, dims) + SAMPLE_BYTES, free_bytes()
+def _sample_size(rows: Rows, lists: int) -> int:
+    """SAMPLE_EACH rows for each list, as many of them as SAMPLE_BYTES hold; one for each at least."""
+    return min(len(rows), SAMPLE_EACH * lists, max(lists, SAMPLE_BYTES // (4 * rows.dim)))
+
+
+def _check_memory(kind: Kind, rows: int, dims: int, beside: int) -> None:
+    """Refuse rows in an index, and so many bytes beside it, that the machine or its container cannot hold."""
+    needed, free = ann.bytes_of(kind, rows, dims) + beside, free_bytes()
     if needed > free:
         smaller = "" if kind == "ivf_sq8" else " The kind ivf_sq8 takes about a quarter."
         raise InputError(
-            f"a {kind} index of {rows:,} rows × {dims:,} needs about {needed / 2**30:.1f} GiB of memory; "
+            f"{rows:,} rows × {dims:,} in a {kind} index need about {needed / 2**30:.1f} GiB of memory; "
             f"{free / 2**30:.1f} GiB are free.{smaller} Exact search needs no index."
         )
 

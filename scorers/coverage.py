@@ -59,7 +59,7 @@ def facility_location(similarity: Array | Rows, size: int) -> Order:
 
 
 class _Lately:
-    """Rows of similarities, those that were asked for lately kept."""
+    """Rows of similarities; where they are computed when they are asked for, those of lately are kept."""
 
     def __init__(self, source: Rows) -> None:
         self.source, self.kept = source, dict[int, Array]()
@@ -67,6 +67,8 @@ class _Lately:
 
     def row(self, j: int, heap: list[tuple[float, int, int]]) -> Array:
         """[P] similarities of a candidate. Those at the front of the heap are read with it: most are asked for next."""
+        if self.source.held:
+            return np.asarray(self.source.read(slice(j, j + 1))[0])
         if j not in self.kept:
             if len(self.kept) + TOGETHER > self.most:
                 self.kept = {}

@@ -22,12 +22,13 @@ F32 = np.dtype(np.float32)
 @dataclass(frozen=True)
 class Rows:
     """[N, D] rows: `read` gives those of a slice or of positions, as a new array of `dtype`, or as a view that nobody
-    writes to. `step` rows make a block."""
+    writes to. `step` rows make a block. `held`: they are an array in memory, and reading a slice costs nothing."""
 
     shape: tuple[int, int]
     read: Callable[[Where], Array]
     step: int
     dtype: np.dtype[Any] = F32
+    held: bool = False
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -56,7 +57,9 @@ class Rows:
 
     def within(self, limit: float) -> "Rows":
         """The same rows; in memory, where that takes at most `limit` bytes."""
-        return self if self.nbytes > limit else Rows(self.shape, self.array().__getitem__, self.step, self.dtype)
+        if self.held or self.nbytes > limit:
+            return self
+        return Rows(self.shape, self.array().__getitem__, self.step, self.dtype, held=True)
 
     @property
     def nbytes(self) -> int:
@@ -79,7 +82,7 @@ def rows_of(rows: "Array | Rows") -> Rows:
     """An array as `Rows`."""
     if isinstance(rows, Rows):
         return rows
-    return Rows((len(rows), rows.shape[1]), rows.__getitem__, block_rows(rows.shape[1]), rows.dtype)
+    return Rows((len(rows), rows.shape[1]), rows.__getitem__, block_rows(rows.shape[1]), rows.dtype, held=True)
 
 
 def block_rows(dims: int) -> int:

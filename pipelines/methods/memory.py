@@ -116,7 +116,13 @@ WORDS = Memory(
     "fewer target rows",
 )
 HASHED = Memory(lambda s, _o: numbers(s, 4), "32·N, and the texts themselves, which are not counted")
-ORDER = Memory(lambda s, _o: numbers(s, 8) + 160 * (s.chosen if s.chosen >= s.pool else 0), "64·N of orders")
+ORDER = Memory(
+    lambda s, _o: numbers(s, 8) + 160 * (s.chosen if s.chosen >= s.pool else 0),
+    "64·N of orders, and 160·N where all are ordered",
+    "fewer picks",
+)
+RANKED = Memory(lambda s, _o: numbers(s, 24), "192·N of orders and ids")
+STRATA = Memory(lambda s, _o: numbers(s, 36), "288·N of orders, ids and bins")
 TURNS = Memory(
     lambda s, o: numbers(s, 3) + 16 * s.chosen * _columns(s, o), "24·N, and 16·k·J of orders", "fewer picks or columns"
 )

@@ -45,7 +45,7 @@ def bids(e: Evidence, scores: F64, size: int) -> Choice:
     return Choice(ranking.bids(matrix(scores), e.ids, size))
 
 
-@rule("quota", memory=memory.ORDER)
+@rule("quota", memory=memory.RANKED)
 def quota(
     e: Evidence,
     scores: F64,
@@ -68,19 +68,19 @@ def softmax(e: Evidence, scores: F64, size: int, *, temperature: float = 1.0) ->
     return Choice(ranking.softmax_sample(best(scores), e.ids, size, temperature, e.seed))
 
 
-@rule("window", memory=memory.ORDER)
+@rule("window", memory=memory.RANKED)
 def window(e: Evidence, scores: F64, size: int, *, low: float = 0.5, high: float = 0.5) -> Choice:
     """The ranks nearest the middle of a window of quantiles: 0 and 0 the lowest, 0.5 and 0.5 the median."""
     return Choice(ranking.window(best(scores), e.ids, low, high, size))
 
 
-@rule("stratified", memory=memory.ORDER)
+@rule("stratified", memory=memory.STRATA)
 def stratified(e: Evidence, scores: F64, size: int, *, bins: int = 50, low: float = 5.0, high: float = 95.0) -> Choice:
     """Adapt-∞'s CCS: bins of equal width between two percentiles, from high to low, at random inside."""
     return Choice(strata.descending(best(scores), e.ids, size, e.seed, bins, (low, high)))
 
 
-@rule("ccs", memory=memory.ORDER)
+@rule("ccs", memory=memory.STRATA)
 def ccs(e: Evidence, scores: F64, size: int, *, bins: int = 50, hard: float = 0.3) -> Choice:
     """CCS as released: the share `hard` of the highest scores is cut, then bins of equal width, those with fewest
     members first, at random inside."""

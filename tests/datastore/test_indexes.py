@@ -576,7 +576,7 @@ def test_nothing_to_index_and_nothing_to_hold_it_in(store, monkeypatch):
     with pytest.raises(InputError, match="no rows to index"):
         build(store, empty)
     monkeypatch.setattr(index_build, "free_bytes", lambda: 1 << 20)
-    with pytest.raises(InputError, match=r"needs about 0.3 GiB of memory; 0.0 GiB are free. The kind ivf_sq8"):
+    with pytest.raises(InputError, match=r"need about 0.3 GiB of memory; 0.0 GiB are free. The kind ivf_sq8"):
         build(store, SPACE, Wish("hnsw"))
 
 
@@ -587,10 +587,25 @@ def test_an_index_is_refused_that_its_container_has_no_room_for(store, tmp_path,
     (groups / "memory.max").write_text(str(2 << 30))
     (groups / "memory.current").write_text(str(7 << 28))
     monkeypatch.setattr(free, "GROUPS", groups)
-    with pytest.raises(InputError, match=r"needs about 0.3 GiB of memory; 0.2 GiB are free"):
+    with pytest.raises(InputError, match=r"need about 0.3 GiB of memory; 0.2 GiB are free"):
         build(store, SPACE, Wish("flat"))
     (groups / "memory.current").write_text(str(1 << 30))
     build(store, SPACE, Wish("flat"))
+
+
+def test_lists_and_new_rows_are_counted_before_they_take_memory(store, monkeypatch):
+    """As many lists as rows take a sample of all rows; a refresh adds to an index that is held already."""
+    built = build(store, SPACE, Wish("flat"))
+    monkeypatch.setattr(index_build, "SAMPLE_BYTES", 1 << 10)
+    monkeypatch.setattr(index_build, "free_bytes", lambda: 60_000)
+    build(store, SPACE, Wish("ivf_sq8", lists=4))
+    with pytest.raises(InputError, match="600 rows × 32 in a ivf_sq8 index need about"):
+        build(store, SPACE, Wish("ivf_sq8", lists=500))
+    grow(store, 600, 600)
+    with pytest.raises(InputError, match="600 rows × 32 in a flat index need about"):
+        refresh(store, built)
+    monkeypatch.setattr(index_build, "free_bytes", lambda: 80_000)
+    assert refresh(store, built).rows == 1200
 
 
 CRASH = """

@@ -1,5 +1,7 @@
 """Rows that are not in memory give what rows in memory give: by blocks of any size, and as FAISS does."""
 
+import tracemalloc
+
 import faiss
 import numpy as np
 import pytest
@@ -143,6 +145,18 @@ def test_similarities_that_are_not_held_choose_the_same(monkeypatch):
         found = coverage.similarities(in_blocks(rows, 64), rows[:100])
         assert found.step == 64
         assert coverage.facility_location(found, 80).tolist() == held
+
+
+def test_similarities_that_are_held_are_not_copied():
+    """They may take 1 GiB: another copy was nowhere counted."""
+    rows = np.random.default_rng(0).normal(size=(2000, 16)).astype(np.float32)
+    held = coverage.similarities(rows, rows)
+    tracemalloc.start()
+    coverage.facility_location(held, 60)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held.held
+    assert peak < held.nbytes / 4
 
 
 def test_a_cluster_is_compared_by_blocks(monkeypatch):

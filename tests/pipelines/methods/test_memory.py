@@ -1,5 +1,8 @@
 """What methods look at may lie in memory or on the disk: they choose the same."""
 
+import tracemalloc
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -8,6 +11,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines import memory
 from gradsift.pipelines.features.gather import evidence
+from gradsift.pipelines.methods.memory import Sizes
 from gradsift.pipelines.methods.registry import UNSTATED, methods, rules, scores, split_options
 from gradsift.pipelines.methods.room import make_room_for_semdedup
 from gradsift.pipelines.model.work import Work
@@ -184,6 +188,23 @@ def test_free_memory_is_what_the_container_has_left(grouped, version, path, grou
 def test_without_a_limit_free_memory_is_the_machines(grouped):
     assert grouped(2, "/", {"/": ("max", 14, 0)}) * (1 << 20) == pytest.approx(free.available(), rel=0.2)
     assert memory.in_words(3 << 29) == "1.5 GiB"
+
+
+@pytest.mark.parametrize("share", [0.05, 1.0])
+@pytest.mark.parametrize("rule", ["top_k", "quota", "softmax", "window", "stratified", "ccs", "random"])
+def test_rules_of_scores_take_no_more_than_they_declare(rule, share):
+    """Above the ids that are there. Sorting by ids takes an array of them."""
+    size, rng = 20_000, np.random.default_rng(0)
+    sources = [f"source {k % 9}" for k in range(size)]
+    e = SimpleNamespace(ids=[f"{k:032x}" for k in range(size)], seed=0, sources=lambda: sources)
+    scores, chosen = rng.normal(size=size), int(share * size)
+    options = {"by": "source"} if rule == "quota" else {}
+    declared = rules()[rule].memory.need(Sizes(size, 0, 0, 1, chosen), options)
+    tracemalloc.start()
+    rules()[rule].run(e, scores, chosen, **options)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= declared
 
 
 def test_semantic_duplicates_are_refused_like_a_method(seen):

@@ -15,10 +15,10 @@ def parse_size(given: str | int) -> int:
     match = SIZE.fullmatch(str(given))
     if match is None or match[2].lower() not in UNITS:
         raise ValueError(f"{given!r} is no size; write 4GiB, 500MB or a number of bytes")
-    size = int(float(match[1]) * UNITS[match[2].lower()])
-    if size < 1:
-        raise ValueError("give a size above 0")
-    return size
+    size = float(match[1]) * UNITS[match[2].lower()]
+    if not 1 <= size < float("inf"):
+        raise ValueError("give a size above 0, and below what a machine can have")
+    return int(size)
 
 
 def in_words(size: float) -> str:

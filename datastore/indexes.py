@@ -93,6 +93,11 @@ def shards_of(catalog: Engine | Transaction, space_id: int) -> list[Shard]:
     return [Shard(int(row["shard_id"]), row["sha256"], int(row["rows"])) for row in rows if row["rows"]]
 
 
+def rows_of_shards(store: Store, space_id: int) -> dict[int, int]:
+    """{shard: rows} that an index of a space is built from."""
+    return {shard.shard_id: shard.rows for shard in shards_of(store.catalog, space_id)}
+
+
 def find_space(store: Store, start: str) -> int:
     """The feature space whose fingerprint starts so. Raises InputError for none and for several."""
     rows = store.catalog.rows("SELECT space_id, fingerprint FROM feature_space ORDER BY space_id")

@@ -312,7 +312,7 @@ def _index(job: _Job, damage: Damage) -> Mend:
     try:
         if interrupted(store) and (job.kept or not job.plan):  # else it is finished before
             raise InputError("a deletion was interrupted, and its rows are still in files")
-        shards = {shard.shard_id: shard.rows for shard in indexes.shards_of(store.catalog, index.space_id)}
+        shards = indexes.rows_of_shards(store, index.space_id)
         if job.kept & set(shards):
             raise InputError("rows that it is built from are damaged")
         if not set(shards) - job.dropped:

@@ -209,8 +209,8 @@ def test_the_memory_page_works_as_written(data_dir, tmp_path):
     (tmp_path / "recipe.yaml").write_text(recipe)
     (commands,) = blocks(page, "bash")
     plan, *_, selected = [gradsift(*shlex.split(line)[1:], cwd=tmp_path).stdout for line in commands.splitlines()]
-    assert re.search(r"method 'random' +\d+", plan)
-    assert re.search(rf"allowed +{4 << 30}", plan)
+    assert re.search(r"method 'random' +\d+ KiB", plan)
+    assert re.search(r"allowed +4\.0 GiB", plan)
     assert "random" in selected
     less = shlex.split(commands.splitlines()[-1].replace("500MB", "9KB").replace("20", "21"))[1:]
     refused = gradsift(*less, cwd=tmp_path, code=2)

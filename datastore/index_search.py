@@ -179,8 +179,11 @@ def search(
     wanted: Callable[[str], bool] | None = None,
     factor: int = 1,
 ) -> list[list[Neighbour]]:
-    """At most k neighbours of each question among the candidates of an index, `factor` times as many as usual."""
+    """At most k neighbours of each question among the candidates of an index, `factor` times as many as usual. Raises
+    InputError for questions of another width."""
     rows = opened.rows
+    if questions.ndim != 2 or questions.shape[1] != rows.dim:
+        raise InputError(f"questions of shape {questions.shape} do not fit rows of {rows.dim} numbers")
     if k < 1 or not len(questions):
         return [[] for _ in questions]
     of, numbers = opened.ask(questions, min(len(rows), factor * max(OVERFETCH * k, LEAST)), effort)

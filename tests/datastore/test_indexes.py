@@ -116,6 +116,12 @@ def test_an_index_finds_what_exact_search_finds(store, kind):
     assert np.mean(reached) >= 0.95
 
 
+def test_a_question_of_another_width_is_refused(store):
+    build(store, SPACE, Wish("flat"))
+    with pytest.raises(InputError, match=r"\(5, 31\) do not fit rows of 32"):
+        near(store, SPACE, questions(5)[:, :31], 7, kind="flat")
+
+
 @pytest.mark.parametrize("dtype", ["int4", "f16"])
 def test_rows_of_every_dtype_are_indexed(tmp_path, dtype):
     with Store(tmp_path / "other") as store:

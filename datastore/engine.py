@@ -9,7 +9,7 @@ must differ is a file below `sql/<dialect>/queries` (see `sql.query`). Texts sor
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
 
@@ -131,6 +131,11 @@ class Engine(ABC):
                 "INSERT INTO schema_migrations VALUES (?, ?, ?, ?)",
                 (migration.version, migration.name, digest_text(migration.text), time.time()),
             )
+
+
+def parts(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+    """The values in order, `size` at a time: as many as one `IN (…)` takes."""
+    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 def marks(values: Sequence[object]) -> str:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gradsift.datastore import tombstones
-from gradsift.datastore.engine import Transaction, marks
+from gradsift.datastore.engine import Transaction, marks, parts
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.identity import canonical_json, digest_ids
 from gradsift.datastore.store import Store
@@ -130,7 +130,7 @@ def known_ids(store: Store, ids: Sequence[str]) -> set[str]:
     """Which of the ids the store already has."""
     return {
         str(row["example_id"])
-        for part in _parts(ids)
+        for part in parts(ids)
         for row in store.catalog.rows(f"SELECT example_id FROM example WHERE example_id IN ({marks(part)})", part)
     }
 
@@ -169,7 +169,7 @@ def get_messages(store: Store, ids: Sequence[str]) -> dict[str, Messages]:
     Raises CorruptionError for a damaged shard, and for one that does not hold what the catalog says.
     """
     places: dict[int, list[tuple[int, str]]] = {}
-    for part in _parts(sorted(set(ids))):
+    for part in parts(sorted(set(ids))):
         for row in store.catalog.rows(
             f"SELECT example_id, shard_id, row FROM example WHERE example_id IN ({marks(part)})", part
         ):
@@ -216,7 +216,7 @@ def shards_of(store: Store, ids: Sequence[str]) -> list[int]:
     while True:
         found = {
             int(row["shard_id"])
-            for part in _parts(ids)
+            for part in parts(ids)
             for row in store.catalog.rows(
                 f"SELECT DISTINCT shard_id FROM example WHERE example_id IN ({marks(part)})", part
             )
@@ -230,10 +230,6 @@ def read_shard(store: Store, shard_id: int) -> pa.Table:
     """`example_id` and `messages` of a shard of examples. Raises CorruptionError when it is damaged."""
     with store.open(shard_id) as file:
         return pq.read_table(file, page_checksum_verification=True)
-
-
-def _parts(ids: Sequence[str], size: int = 500) -> Iterable[Sequence[str]]:
-    return (ids[i : i + size] for i in range(0, len(ids), size))
 
 
 @dataclass(frozen=True)
@@ -357,7 +353,7 @@ def assign_sources(store: Store, provenance: Mapping[str, Provenance]) -> None:
     """Make the catalog say this of the examples, where it says otherwise."""
     changed = [
         (*wanted, i)
-        for part in _parts(list(provenance))
+        for part in parts(list(provenance))
         for i, recorded in sources_of(store, part).items()
         if recorded != (wanted := provenance[i])
     ]
@@ -411,7 +407,7 @@ def sources_of(store: Store, ids: Sequence[str]) -> dict[str, Provenance]:
     """Source and licence of the given ids."""
     return {
         row["example_id"]: Provenance(row["source"], row["licence"])
-        for part in _parts(ids)
+        for part in parts(ids)
         for row in store.catalog.rows(
             f"SELECT example_id, source, licence FROM example WHERE example_id IN ({marks(part)})", part
         )

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from gradsift.datastore.engine import Engine, Transaction, marks
+from gradsift.datastore.engine import Engine, Transaction, marks, parts
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.identity import Spec, canonical_json, check_comparable, fingerprint
 from gradsift.datastore.rows import FeatureBlock, join_blocks, read_blocks, write_block
 from gradsift.datastore.store import Store
 
 OTHER_ROWS = "shard {} does not hold the examples that the catalog lists"
-ASKED = 500  # ids of one query
 
 
 def define_space(store: Store, spec: Spec) -> int:
@@ -109,11 +108,10 @@ def _present(db: Engine | Transaction, space_id: int, ids: Sequence[str], which:
     """Those of the ids that have an entry in a space."""
     return {
         str(row["example_id"])
-        for start in range(0, len(ids), ASKED)
+        for part in parts(ids)
         for row in db.rows(
-            f"SELECT example_id FROM feature_row WHERE space_id=? AND example_id IN "
-            f"({marks(ids[start : start + ASKED])}) {which}",
-            (space_id, *ids[start : start + ASKED]),
+            f"SELECT example_id FROM feature_row WHERE space_id=? AND example_id IN ({marks(part)}) {which}",
+            (space_id, *part),
         )
     }
 

@@ -14,14 +14,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gradsift.datastore import features
-from gradsift.datastore.engine import marks
+from gradsift.datastore.engine import marks, parts
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.rows import Array, RowDtype, unpack_int4
 from gradsift.datastore.store import Store
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
-ASKED = 500  # ids of one question to the catalog
 _STORED: dict[str, RowDtype] = {"int8": "int8", "uint8": "int4", "float16": "f16"}
 
 
@@ -205,7 +204,7 @@ class _Unprotected:
 def places(store: Store, space_id: int, ids: Sequence[str] | None = None) -> dict[int, I64]:
     """{shard: sorted rows} of the committed rows of a space, or of those of some examples, as the catalog has them.
 
-    Cost O(rows of the space), or O(ids); a question for each ASKED ids.
+    Cost O(rows of the space), or O(ids); a question for each 500 ids.
     """
     found: dict[int, list[int]] = {}
     for shard_id, row in _places(store, space_id, ids).values():
@@ -222,17 +221,16 @@ def _places(store: Store, space_id: int, ids: Sequence[str] | None) -> Mapping[s
     if ids is None:
         rows = store.catalog.rows(text, (space_id,))
     else:
-        parts = [ids[k : k + ASKED] for k in range(0, len(ids), ASKED)]
         rows = [
             row
-            for part in parts
+            for part in parts(ids)
             for row in store.catalog.rows(f"{text} AND r.example_id IN ({marks(part)})", (space_id, *part))
         ]
     return {str(row["example_id"]): (int(row["shard_id"]), int(row["row"])) for row in rows}
 
 
 def units(store: Store, space_id: int, ids: Sequence[str]) -> dict[str, F32]:
-    """{example: its unit row [D]} of those examples that have one. For few: a question for each ASKED ids."""
+    """{example: its unit row [D]} of those examples that have one. For few: a question for each 500 ids."""
     for _ in range(2):  # shards may be merged between the two looks
         rows = open_rows(store, space_id)
         first_of = {
@@ -243,9 +241,8 @@ def units(store: Store, space_id: int, ids: Sequence[str]) -> dict[str, F32]:
             break
     if not known:
         return {}
-    vectors, scale = rows.gather(np.array([first_of[shard] + row for shard, row in known.values()]))
-    integers = unpack_int4(vectors) if vectors.dtype == np.uint8 else vectors
-    return dict(zip(known, integers.astype(np.float32) * scale[:, None], strict=True))
+    unit = rows.unit(np.array([first_of[shard] + row for shard, row in known.values()]))
+    return dict(zip(known, unit, strict=True))
 
 
 def listed(store: Store, space_id: int, rows: Rows, numbers: I64) -> NDArray[np.bool_]:

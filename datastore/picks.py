@@ -16,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from gradsift.datastore import examples, tombstones
-from gradsift.datastore.engine import Row, marks
+from gradsift.datastore.engine import Row, marks, parts
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Messages
 from gradsift.datastore.forget import Picked
@@ -199,8 +199,7 @@ def _with_quarantine(
     if refused and ordered:
         where = {(row["file"], row["line"]) for row in refused}
         shown = {(row["file"], row["line"]): _Letters(_unescaped(row["excerpt"])) for row in refused}
-        for start in range(0, len(ordered), BATCH):
-            part = ordered[start : start + BATCH]
+        for part in parts(ordered, BATCH):
             found |= where & _origins(store, part)
             wanted: dict[int, set[str]] = {}
             for chat in examples.get_messages(store, part).values():
@@ -212,11 +211,8 @@ def _with_quarantine(
 def _origins(store: Store, ids: Sequence[str]) -> set[tuple[str, int]]:
     return {
         (row["file"], row["line"])
-        for start in range(0, len(ids), 500)
-        for row in store.catalog.rows(
-            f"SELECT file, line FROM origin WHERE example_id IN ({marks(ids[start : start + 500])})",
-            ids[start : start + 500],
-        )
+        for part in parts(ids)
+        for row in store.catalog.rows(f"SELECT file, line FROM origin WHERE example_id IN ({marks(part)})", part)
     }
 
 

@@ -13,15 +13,13 @@ import pyarrow.parquet as pq
 
 from gradsift.datastore import checkpoints, examples, features, selections
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
-from gradsift.datastore.engine import Transaction, marks
+from gradsift.datastore.engine import Transaction, marks, parts
 from gradsift.datastore.examples import Messages
 from gradsift.datastore.identity import example_id
 from gradsift.datastore.prune import INDEXED
 from gradsift.datastore.rows import FeatureBlock
 from gradsift.datastore.selections import Picks, Selection
 from gradsift.datastore.store import Store, doom
-
-PART = 500  # ids of one query
 
 
 @dataclass(frozen=True)
@@ -174,8 +172,7 @@ def _holders(store: Store, ids: Sequence[str]) -> tuple[dict[int, str], set[int]
     datasets: dict[int, str] = {}
     chosen: set[int] = set()
     rows = 0
-    for start in range(0, len(ids), PART):
-        part = ids[start : start + PART]
+    for part in parts(ids):
         inside = f"example_id IN ({marks(part)})"
         found = store.catalog.rows(
             "SELECT DISTINCT d.dataset_id, d.role, d.name FROM dataset_member AS m "

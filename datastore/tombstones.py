@@ -8,11 +8,9 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from gradsift.datastore.engine import Engine, Transaction, marks
+from gradsift.datastore.engine import Engine, Transaction, marks, parts
 from gradsift.datastore.identity import ID_CHARS, fingerprint
 from gradsift.datastore.store import Store
-
-PART = 500
 
 
 def of_excerpt(excerpt: str) -> str:
@@ -29,10 +27,9 @@ def among(db: Engine | Transaction, digests: Sequence[str]) -> set[str]:
     """`known`, inside a transaction of the caller's: what has none there is not deleted before it ends."""
     if db.one("SELECT 1 FROM tombstone LIMIT 1") is None:
         return set()
-    parts = (digests[i : i + PART] for i in range(0, len(digests), PART))
     return {
         str(row["example_id"])
-        for part in parts
+        for part in parts(digests)
         for row in db.rows(f"SELECT example_id FROM tombstone WHERE example_id IN ({marks(part)})", part)
     }
 

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradsift.datastore import outputs, runs, tombstones
-from gradsift.datastore.engine import marks
+from gradsift.datastore.engine import marks, parts
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.forget import Picked
 from gradsift.datastore.store import Store, is_store
-
-PART = 500
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,7 @@ def traces(store: Store, picked: Picked) -> list[Trace]:
 def by_source(store: Store, ids: Sequence[str]) -> dict[str, int]:
     """{source: examples}, the largest first; an example counts under the source that the catalog says."""
     counts: Counter[str] = Counter()
-    for start in range(0, len(ids), PART):
-        part = ids[start : start + PART]
+    for part in parts(ids):
         rows = store.catalog.rows(f"SELECT source FROM example WHERE example_id IN ({marks(part)})", part)
         counts.update(str(row["source"]) for row in rows)
     return dict(counts.most_common())
@@ -63,8 +60,7 @@ def by_source(store: Store, ids: Sequence[str]) -> dict[str, int]:
 
 def _count(store: Store, table: str, ids: Sequence[str], column: str = "example_id") -> int:
     total = 0
-    for start in range(0, len(ids), 10_000):
-        part = ids[start : start + 10_000]
+    for part in parts(ids, 10_000):
         row = store.catalog.one(f"SELECT count(*) AS n FROM {table} WHERE {column} IN ({marks(part)})", part)
         total += int(row["n"]) if row else 0
     return total
@@ -73,8 +69,7 @@ def _count(store: Store, table: str, ids: Sequence[str], column: str = "example_
 def versions_that_hold(store: Store, ids: Sequence[str]) -> list[str]:
     """NAME@NUMBER of numbered versions that become void."""
     found: set[tuple[str, str, int]] = set()
-    for start in range(0, len(ids), 10_000):
-        part = ids[start : start + 10_000]
+    for part in parts(ids, 10_000):
         texts = (
             "SELECT DISTINCT v.kind, v.name, v.number FROM membership AS m JOIN dataset AS d ON d.chain = m.chain "
             "AND m.since <= d.dataset_id AND m.until > d.dataset_id JOIN version AS v ON v.dataset_id = d.dataset_id "
@@ -91,8 +86,7 @@ def versions_that_hold(store: Store, ids: Sequence[str]) -> list[str]:
 def indexes_with(store: Store, ids: Sequence[str]) -> list[str]:
     """KIND of SPACE of the search indexes that a deletion drops: of spaces that have rows of the examples."""
     found: set[str] = set()
-    for start in range(0, len(ids), 10_000):
-        part = ids[start : start + 10_000]
+    for part in parts(ids, 10_000):
         rows = store.catalog.rows(
             "SELECT i.kind, f.fingerprint FROM search_index AS i JOIN feature_space AS f USING (space_id) "
             f"WHERE i.space_id IN (SELECT space_id FROM feature_row WHERE example_id IN ({marks(part)}))",
@@ -107,8 +101,7 @@ def seen_by(store: Store, ids: Sequence[str]) -> list[Seen]:
     points = store.catalog.rows("SELECT warmup, count(*) AS n FROM checkpoint GROUP BY warmup ORDER BY warmup")
     noted = {row["fingerprint"] for row in store.catalog.rows("SELECT DISTINCT fingerprint FROM warmup_example")}
     trained: Counter[str] = Counter()
-    for start in range(0, len(ids), PART):
-        part = ids[start : start + PART]
+    for part in parts(ids):
         rows = store.catalog.rows(
             f"SELECT fingerprint, count(*) AS n FROM warmup_example WHERE example_id IN ({marks(part)}) GROUP BY 1",
             part,
@@ -132,7 +125,7 @@ def _were_pooled(store: Store, ids: Sequence[str]) -> bool:
             f"WHERE d.role = 'pool' AND m.example_id IN ({marks(part)}) LIMIT 1",
             part,
         )
-        for part in (ids[start : start + PART] for start in range(0, len(ids), PART))
+        for part in parts(ids)
     )
 
 

@@ -1,0 +1,1 @@
+"""Pools to try gradsift on: `gradsift init --example` copies one out."""

@@ -15,7 +15,8 @@ from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.identity import digest_file
 from gradsift.datastore.store import Store
 from gradsift.datastore.versions import Version
-from gradsift.pipelines.export.export import PROGRAMS, damaged, export, manifest_at, swap
+from gradsift.pipelines.export.export import PROGRAMS, damaged, export, manifest_at
+from gradsift.pipelines.export.place import settle, swap
 from gradsift.pipelines.progress import Progress, quiet
 
 
@@ -41,6 +42,7 @@ def checkout(store: Store, reference: str, folder: Path | None = None, progress:
     if folder is None and Path(str(version)).name != str(version):
         raise InputError(f"{str(version)!r} is no name of a folder; give one with --out")
     folder = folder or store.root / "exports" / str(version)
+    settle(store, folder)
     noted = versions.manifest_of(store, version)
     if noted is None or manifest_at(folder) is None or _digest(folder) != noted[0] or damaged(folder):
         made_by = PROGRAMS if noted is None else {**PROGRAMS, **noted[1]}
@@ -54,7 +56,7 @@ def checkout(store: Store, reference: str, folder: Path | None = None, progress:
                 shutil.rmtree(staging)
                 raise InputError(_unlike(version, noted[1]))
             manifest_at(folder)  # refuses what is no export
-            swap(staging, folder)
+            swap(store, staging, folder)
     return CheckedOut(str(version), str(folder), selection.rows, _digest(folder), noted is not None)
 
 

@@ -11,13 +11,13 @@
     <name>/recipe.yaml             the recipe, with paths as its author wrote them
 
 The folder appears by one rename: a reader sees all of it or nothing. What a killed export has finished stays beside it
-in `.partial-…` and is used by the next call. Exporting the same again leaves it as it is. No time, path or machine
+in `.partial-…` and is used by the next call. Exporting the same again leaves it as it is. What others wrote into the
+folder, a trainer's output say, stays there when it is exported anew (`export/place.py`). No time, path or machine
 enters a file: the same mixture gives the same bytes (with the same versions of pyarrow and gradsift, which the
 manifest names).
 """
 
 import json
-import secrets
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -36,6 +36,7 @@ from gradsift.datastore.runs import Json, Recipes, plan_as_json
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export import card
+from gradsift.pipelines.export.place import settle, swap
 from gradsift.pipelines.export.rows import SPILL, Layout, labels_for, layout, spill, write_parts
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Export, recorded_recipe
@@ -90,6 +91,7 @@ def export(
     key = fingerprint([EXPORT_VERSION, made_by["gradsift"], *deciding])
     lineage = selections.spec_of(store, selection)
     job = _Export(store, selection, recipes, options, key, progress, made_by, lineage)
+    settle(store, folder)
     old = manifest_at(folder)
     outputs.note(store, "export", becomes or folder)
     # The key knows rows alone, and the same may have been chosen from another pool.
@@ -104,7 +106,7 @@ def export(
         (staging / "data").mkdir(parents=True, exist_ok=True)
         _write(job, staging)
         _refuse_deleted(job, staging)  # unless it was lost
-        swap(staging, folder)
+        swap(store, staging, folder)
     return folder
 
 
@@ -274,18 +276,3 @@ def _card(job: _Export, plan: Layout, digest: str, *, labelled: bool) -> card.Ca
         version=job.made_by["gradsift"],
         hub_sources=[source["hub"] for source in job.recipes.written.get("pool", []) if source.get("hub")],
     )
-
-
-def swap(staging: Path, folder: Path) -> None:
-    """Put a finished export into its place."""
-    old = folder.parent / f".old-{secrets.token_hex(8)}"
-    if folder.exists():
-        folder.rename(old)
-    try:
-        staging.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    fsync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -21,10 +21,11 @@ from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.datastore.traces import exported_nowhere, exported_to, reported_to
 from gradsift.pipelines.export.export import export, manifest_at
+from gradsift.pipelines.export.place import OLD, others, remove, settle
 from gradsift.pipelines.progress import Progress
 
 STAGING = re.compile(r"\.partial-(?:\.checkout-)?(?P<name>.+)-(?P<key>[0-9a-f]{16})")  # of an export that is written
-REPLACED = re.compile(r"\.old-[0-9a-f]{16}")  # an export that another took the place of
+REPLACED = re.compile(r"\.old-[0-9a-f]{16}")  # an export that another took the place of, in older versions
 CHECKOUT = ".checkout-"  # and the name of the folder that it becomes
 DATA = {"parquet": "*.parquet", "json": "*.jsonl"}
 
@@ -32,7 +33,8 @@ DATA = {"parquet": "*.parquet", "json": "*.jsonl"}
 @dataclass(frozen=True)
 class Exported:
     """An export on disk that holds deleted examples. `state`: `holds them`, `rewritten`, `removed` (in the store, where
-    nothing stands for what it was), or why it still holds them; `rows` is 0 where they cannot be read."""
+    nothing stands for what it was), both with what is left there of others, or why it still holds them; `rows` is 0
+    where they cannot be read."""
 
     folder: str
     rows: int
@@ -58,7 +60,7 @@ def _inside(store: Store) -> list[Path]:
 
 
 def _is_left_behind(name: str) -> bool:
-    return bool(STAGING.fullmatch(name) or REPLACED.fullmatch(name)) or name.startswith(CHECKOUT)
+    return bool(STAGING.fullmatch(name) or REPLACED.fullmatch(name)) or name.startswith((CHECKOUT, OLD))
 
 
 def _held(folder: Path, wanted: set[str]) -> Exported | None:
@@ -101,14 +103,20 @@ def rewritten(store: Store, held: Exported, progress: Progress) -> Exported:
         chosen = _left_of(store, folder)
     except InputError as error:
         if _is_mine(store, folder) and _was_export(folder):
-            shutil.rmtree(folder)
-            return replace(held, state="removed")
+            return replace(held, state="removed" if remove(folder) else f"removed{_left_there(folder)}")
         return replace(held, state=f"still holds them, remove it: {error}" if held.rows else held.state)
     try:
         export(store, chosen, runs.recipe_of(store, chosen), folder, progress=progress)
     except (GradsiftError, OSError, ValueError) as error:
         return replace(held, state=f"still holds them: {error}; then `gradsift delete --exports`")
-    return replace(held, state="rewritten")
+    return replace(held, state=f"rewritten{_left_there(folder)}")
+
+
+def _left_there(folder: Path) -> str:
+    """What is to be said of files in an export's folder that others wrote: a trainer's output may show what it saw."""
+    names = others(folder)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f", but for what is not the export's: {', '.join(names[:3])}{more}" if names else ""
 
 
 def _left_of(store: Store, folder: Path) -> Selection:
@@ -151,9 +159,23 @@ def drop_left_behind(store: Store) -> list[str]:
     ]
     for parent, names in known.items():
         for path in sorted(parent.iterdir() if parent.is_dir() else ()):
-            if path.is_dir() and not path.is_symlink():
+            of = path.name.removeprefix(OLD) if path.name.startswith(OLD) else ""
+            if of and (_is_mine(store, path) or of.removeprefix(CHECKOUT) in names):
+                said += _settled(store, parent / of, path)
+            elif path.is_dir() and not path.is_symlink():
                 said += _drop_if_left_behind(store, path, names, inside=_is_mine(store, path))
     return said
+
+
+def _settled(store: Store, folder: Path, old: Path) -> list[str]:
+    """Finish a swap that was killed, so that the folder is looked at as any other. What cannot be put back is named."""
+    try:
+        settle(store, folder)
+    except GradsiftError as error:
+        return [f"{old} may hold them: {error}"]
+    if old.exists() and remove(old) is False:
+        return [f"{old} holds files of others that were in the export {folder.name}; see what they are"]
+    return []
 
 
 def _drop_if_left_behind(store: Store, path: Path, names: set[str], *, inside: bool) -> list[str]:

@@ -614,6 +614,23 @@ def test_an_export_that_cannot_be_written_now_stays_and_says_so(kept, monkeypatc
     assert found_in(kept.root, SECRET) == []
 
 
+def test_what_a_trainer_wrote_into_an_export_stays_and_is_named(kept, tmp_path):
+    """In an export that is written anew, in one that is removed, and where a swap was killed in the middle."""
+    kept.run([PLANTED, *chats("a", 0, 6)], mix={"examples": 7}, export_root=tmp_path / "out")
+    checkout(kept.store, "mix@1")
+    ours, void = tmp_path / "out" / "mix", kept.root / "exports" / "mix@1"
+    for folder in (ours, void):
+        folder_with(folder / "OUT", "weights")
+    ours.rename(tmp_path / "out" / ".gradsift-old-mix")
+    made = delete(kept.store, by_ids(id_of(PLANTED)), exports=True)
+    assert {one.folder: one.state for one in made.exports} == {
+        str(ours): "rewritten, but for what is not the export's: OUT",
+        str(void): "removed, but for what is not the export's: OUT",
+    }
+    assert [(folder / "OUT" / "spill").read_text() for folder in (ours, void)] == ["weights"] * 2
+    assert found_in(tmp_path / "out", SECRET) + found_in(kept.root, SECRET) == []
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-40])
 

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gradsift.datastore.chats import Messages, of_table
 from gradsift.datastore.engine import Engine, Transaction
 from gradsift.datastore.errors import CorruptionError
-from gradsift.datastore.examples import Messages, read_groups
+from gradsift.datastore.examples import read_groups
 from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.datastore.store import Store
 
@@ -108,7 +109,7 @@ def _make(store: Store, spec_digest: str, source_shard: int, compute: Compute) -
     """Compute and commit the values of the rows that the catalog has of a shard; None when these changed meanwhile, or
     somebody else was faster."""
     parts = [
-        pa.table({"example_id": chats["example_id"], **compute(chats["messages"].to_pylist())})
+        pa.table({"example_id": chats["example_id"], **compute(of_table(chats))})
         for chats in read_groups(store, source_shard)
     ]
     table = pa.concat_tables(parts, promote_options="default")

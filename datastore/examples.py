@@ -10,16 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gradsift.datastore import tombstones
+from gradsift.datastore import chats, tombstones
+from gradsift.datastore.chats import Messages
 from gradsift.datastore.engine import Transaction, marks, parts
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.identity import canonical_json, digest_ids
 from gradsift.datastore.store import Store
 
-Messages = list[dict[str, str]]
 HIDDEN = "its text was deleted"  # of a quarantined row
 GROUP_ROWS = 4096  # of a shard: what is read for one example, at most
-MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
 @dataclass(frozen=True)
@@ -102,19 +101,16 @@ def _commit(store: Store, fresh: Sequence[Example], batch: Sequence[Example]) ->
     return late
 
 
-def write_chats(ids: Sequence[str], chats: Sequence[Messages], handle: BinaryIO) -> None:
+def write_chats(ids: Sequence[str], of_ids: Sequence[Messages], handle: BinaryIO) -> None:
     """Write a shard of examples."""
-    table = pa.table({"example_id": pa.array(ids, pa.string()), "messages": pa.array(chats, MESSAGES_TYPE)})
+    table = pa.table({"example_id": pa.array(ids, pa.string()), **chats.as_columns(of_ids)})
     pq.write_table(table, handle, compression="zstd", write_page_checksum=True, row_group_size=GROUP_ROWS)
 
 
 def _record(db: Transaction, shard: int | None, fresh: Sequence[Example], batch: Sequence[Example]) -> None:
     db.executemany(
         "INSERT INTO example VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        (
-            (e.example_id, e.source, e.licence, shard, row, sum(len(turn["content"]) for turn in e.messages))
-            for row, e in enumerate(fresh)
-        ),
+        ((e.example_id, e.source, e.licence, shard, row, chats.chars(e.messages)) for row, e in enumerate(fresh)),
     )
     _record_origins(db, batch)
 
@@ -181,11 +177,11 @@ def get_messages(store: Store, ids: Sequence[str]) -> dict[str, Messages]:
         done = 0
         for first, table in _groups(store, shard, rows):
             end = int(np.searchsorted(rows, first + table.num_rows))
-            chats = table.take(pa.array(rows[done:end] - first))
+            found = table.take(pa.array(rows[done:end] - first))
             names = [name for _, name in wanted[done:end]]
-            if chats["example_id"].to_pylist() != names:
+            if found["example_id"].to_pylist() != names:
                 break
-            messages.update(zip(names, chats["messages"].to_pylist(), strict=True))
+            messages.update(zip(names, chats.of_table(found), strict=True))
             done = end
         if done < len(wanted):
             raise CorruptionError(
@@ -206,7 +202,7 @@ def _groups(store: Store, shard_id: int, rows: NDArray[np.int64] | None = None) 
 
 
 def read_groups(store: Store, shard_id: int) -> Iterator[pa.Table]:
-    """`example_id` and `messages` of a shard of examples, a row group at a time: a few thousand rows, and at most about
+    """The columns of a shard of examples (`chats`), a row group at a time: a few thousand rows, and at most about
     16 MiB of them in a merged shard. Raises CorruptionError when it is damaged."""
     return (table for _, table in _groups(store, shard_id))
 
@@ -227,7 +223,7 @@ def shards_of(store: Store, ids: Sequence[str]) -> list[int]:
 
 
 def read_shard(store: Store, shard_id: int) -> pa.Table:
-    """`example_id` and `messages` of a shard of examples. Raises CorruptionError when it is damaged."""
+    """The columns of a shard of examples (`chats`). Raises CorruptionError when it is damaged."""
     with store.open(shard_id) as file:
         return pq.read_table(file, page_checksum_verification=True)
 

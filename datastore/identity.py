@@ -53,9 +53,9 @@ def digest_ids(ids: Iterable[str]) -> str:
     return digest_text("\n".join(ids))
 
 
-def example_id(messages: Sequence[Mapping[str, str]]) -> str:
-    """Id of an example: digest of its canonical messages (role and content only)."""
-    return fingerprint([{"role": turn["role"], "content": turn["content"]} for turn in messages])[:ID_CHARS]
+def example_id(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Id of an example: digest of its canonical messages, with all that their turns hold."""
+    return fingerprint(list(messages))[:ID_CHARS]
 
 
 def differing_fields(one: Spec, other: Spec, prefix: str = "") -> list[str]:

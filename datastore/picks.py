@@ -16,9 +16,9 @@ from itertools import accumulate
 from pathlib import Path
 
 from gradsift.datastore import examples, tombstones
+from gradsift.datastore.chats import Messages, of_table, text, turn_text
 from gradsift.datastore.engine import Row, marks, parts
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.examples import Messages
 from gradsift.datastore.forget import Picked
 from gradsift.datastore.store import Store
 
@@ -181,8 +181,8 @@ def _examples(store: Store, *, texts: bool) -> Iterator[list[tuple[object, ...]]
         text_of: dict[str, str] = {}
         if texts:
             table = examples.read_shard(store, shard["shard_id"])
-            chats = zip(table["example_id"].to_pylist(), table["messages"].to_pylist(), strict=True)
-            text_of = {name: "\n".join(turn["content"] for turn in chat) for name, chat in chats}
+            names = table["example_id"].to_pylist()
+            text_of = {name: text(chat) for name, chat in zip(names, of_table(table), strict=True)}
         yield [
             (row["example_id"], row["example_id"], row["source"], row["licence"], row["file"], row["line"],
              row["chars"], text_of.get(row["example_id"]))
@@ -249,7 +249,7 @@ class _Letters:
 def _add_runs(runs: dict[int, set[str]], chat: Messages) -> None:
     """Add the runs of letters of a chat's turns: of `RUN`, or all of a shorter turn."""
     for turn in chat:
-        letters = _Letters(turn["content"])
+        letters = _Letters(turn_text(turn))
         size = min(RUN, len(letters.text))
         if size >= SHORT:
             runs.setdefault(size, set()).update(letters.runs(size))

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from gradsift.datastore import checkpoints, examples, features, selections
+from gradsift.datastore import chats, checkpoints, examples, features, selections
+from gradsift.datastore.chats import Messages
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.engine import Transaction, marks, parts
-from gradsift.datastore.examples import Messages
 from gradsift.datastore.identity import example_id
 from gradsift.datastore.prune import INDEXED
 from gradsift.datastore.rows import FeatureBlock
@@ -83,21 +83,21 @@ def readable(store: Store, shard: int) -> dict[str, Messages]:
 
 def _whole_rows(parquet: pq.ParquetFile, group: int) -> dict[str, Messages]:
     try:
-        chats = parquet.read_row_group(group, columns=["messages"])["messages"].to_pylist()
+        found = chats.of_table(parquet.read_row_group(group))
     except Exception:  # noqa: BLE001 - see `readable`
         return {}
-    return {example_id(chat): chat for chat in chats if chat}
+    return {example_id(chat): chat for chat in found if chat}
 
 
-def restore_examples(store: Store, shard: int, chats: Mapping[str, Messages], why: str = "") -> int:
-    """Put the chats in the place of a shard of examples, whose others are lost: they leave the store with all that
+def restore_examples(store: Store, shard: int, texts: Mapping[str, Messages], why: str = "") -> int:
+    """Put the texts in the place of a shard of examples, whose others are lost: they leave the store with all that
     refers to them, and versions of datasets and selections that had them are void, because of `why`. Returns how many
     are lost.
 
     Memory: the shard's texts. Cost: one file; with losses, a pass over feature rows, marks and selected rows.
     """
     ids = example_ids(store, shard)
-    kept = [i for i in ids if i in chats]
+    kept = [i for i in ids if i in texts]
     lost = len(ids) - len(kept)
     if lost and not why:
         raise ValueError("examples may be lost only for a reason")
@@ -111,7 +111,7 @@ def restore_examples(store: Store, shard: int, chats: Mapping[str, Messages], wh
         "examples",
         ".parquet",
         len(kept),
-        lambda handle: examples.write_chats(kept, [chats[i] for i in kept], handle),
+        lambda handle: examples.write_chats(kept, [texts[i] for i in kept], handle),
         lambda db, new: _move_examples(db, shard, new, kept, why),
         replaces=[shard],
     )

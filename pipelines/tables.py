@@ -7,6 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gradsift.datastore.chats import Messages, turn_text
+
 Row = Mapping[str, Any]  # of a table, by column
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -16,9 +18,9 @@ def shortened(text: str, size: int) -> str:
     return text if len(text) <= size else f"{text[: size - 1]}…"
 
 
-def first_turn(chat: Sequence[Mapping[str, str]], role: str, size: int) -> str:
+def first_turn(chat: Messages, role: str, size: int) -> str:
     """The first turn of a role in a chat, shortened; empty where there is none."""
-    return shortened(next((turn["content"] for turn in chat if turn["role"] == role), ""), size)
+    return shortened(next((turn_text(turn) for turn in chat if turn["role"] == role), ""), size)
 
 
 def printable(text: str) -> str:

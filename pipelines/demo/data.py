@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gradsift.datastore.examples import Messages
+from gradsift.datastore.chats import Messages
 
 Pair = tuple[str, str]
 TARGET = "sql"

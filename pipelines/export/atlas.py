@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gradsift.datastore import examples, features, selections
+from gradsift.datastore.chats import Messages, turn_text
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.examples import Messages
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.space import plain_space
@@ -67,7 +67,7 @@ def _rows(store: Store, train: int, ids: list[str]) -> F32:
 
 
 def _text(chat: Messages) -> str:
-    return "\n\n".join(turn["content"] for turn in chat)[:TEXT_CHARS]
+    return "\n\n".join(map(turn_text, chat))[:TEXT_CHARS]
 
 
 def _space(store: Store, selection: Selection) -> int:

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.dataset as ds
 
 from gradsift.datastore import examples, selections, versions
+from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.examples import Messages
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.rows import layout

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gradsift.datastore import examples, selections
+from gradsift.datastore.chats import MESSAGES_TYPE
 from gradsift.datastore.errors import CorruptionError
-from gradsift.datastore.examples import MESSAGES_TYPE
 from gradsift.datastore.files import fsync_folder, fsync_path
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradsift.datastore import blocks, examples, features
+from gradsift.datastore.chats import text
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.rows import FeatureBlock
@@ -369,10 +370,10 @@ class Evidence:
 
 def texts_of(store: Store, ids: Sequence[str]) -> list[str]:
     """All turns of each chat, joined by newlines. Raises BusyError when one was deleted meanwhile."""
-    chats = examples.get_messages(store, ids)
-    if len(chats) < len(set(ids)):
+    of_ids = examples.get_messages(store, ids)
+    if len(of_ids) < len(set(ids)):
         raise BusyError(f"examples were deleted from {store.root} meanwhile; run this again")
-    return ["\n".join(turn["content"] for turn in chats[i]) for i in ids]
+    return [text(of_ids[i]) for i in ids]
 
 
 KEPT_BY = {

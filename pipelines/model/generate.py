@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gradsift.datastore.examples import Messages
+from gradsift.datastore.chats import Messages
 from gradsift.pipelines.model.batches import by_length, pad_id
 from gradsift.pipelines.model.encode import chat_template
 from gradsift.pipelines.model.load import best_device

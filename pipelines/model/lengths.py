@@ -7,7 +7,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gradsift.datastore.attributes import attribute
-from gradsift.datastore.examples import Dataset, Messages
+from gradsift.datastore.chats import Messages
+from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import Spec
 from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION, encode
 from gradsift.pipelines.model.work import Work

@@ -7,7 +7,7 @@ as it is, byte for byte, since the id is its digest.
 from collections.abc import Mapping
 from typing import Any
 
-from gradsift.datastore.examples import Messages
+from gradsift.datastore.chats import Messages
 
 RawRow = Mapping[str, Any]  # by field
 MAX_FIELD_CHARS = 1_000_000

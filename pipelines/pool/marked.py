@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradsift.datastore import examples, marks
+from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.examples import Messages
 from gradsift.datastore.runs import LeftOut, last_run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.pool.screen import left_out, text_of

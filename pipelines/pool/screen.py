@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 
 from gradsift.datastore import examples, marks
 from gradsift.datastore.attributes import attribute
+from gradsift.datastore.chats import Messages, text
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.examples import Dataset, Messages
+from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.datastore.marks import Mark
 from gradsift.datastore.runs import Json, LeftOut
@@ -55,7 +56,7 @@ class Screened:
 
 def text_of(messages: Messages) -> str:
     """What duplicates and leaks are looked for in: all turns but the system's, one a line."""
-    return "\n".join(turn["content"] for turn in messages if turn["role"] != "system")
+    return text(turn for turn in messages if turn["role"] != "system")
 
 
 def screen(work: Work, pool: Dataset, references: Sequence[Dataset]) -> Screened:
@@ -230,7 +231,7 @@ def _covered(
     work: Work, settings: Decontaminate, pool: Dataset, chats: Mapping[str, Messages]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """([N] number of the turn that a row covers most, [N] share of it)."""
-    turns = [text for i in sorted(chats) for text in _questions(chats[i])]
+    turns = [asked for i in sorted(chats) for asked in _questions(chats[i])]
     known = contamination.index([word_hashes(text) for text in turns], settings.ngram)
     spec = {"kind": "leaks", "version": VERSION, "ngram": settings.ngram, "turns": fingerprint(turns)}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gradsift.datastore.chats import chars
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.pipelines.features.capture import backward, watched_layers
@@ -69,7 +70,7 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Pla
     it."""
     good, bad = _read(recipe)
     free = shutil.disk_usage(_existing(store)).free
-    text = TEXT_COPIES * sum(len(turn["content"]) for example in good for turn in example.messages)
+    text = TEXT_COPIES * sum(chars(example.messages) for example in good)
     wanted = {
         name: [row for row in read_source(target.val, recipe.seed) if isinstance(row, Example)]
         for name, target in recipe.targets.items()

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradsift.datastore import checkpoints, examples, features, index_search, indexes, mapped
+from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.examples import Messages
 from gradsift.datastore.identity import check_comparable, example_id
 from gradsift.datastore.index_search import Found
 from gradsift.datastore.runs import last_run

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from gradsift.datastore import checkpoints, examples, features, runs, selections, warmups
+from gradsift.datastore.chats import Messages
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.errors import CorruptionError, FeatureSpaceMismatch, GradsiftError, InputError
-from gradsift.datastore.examples import Dataset, Example, Messages
+from gradsift.datastore.examples import Dataset, Example
 from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.datastore.rows import FeatureBlock
 from gradsift.datastore.runs import Run

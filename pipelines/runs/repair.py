@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gradsift.datastore import checkpoints, examples, indexes, leases, maintenance, repair, runs
+from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import BusyError, CorruptionError, FeatureSpaceMismatch, InputError
-from gradsift.datastore.examples import Messages
 from gradsift.datastore.index_build import refreshed
 from gradsift.datastore.maintenance import Damage
 from gradsift.datastore.repair import Unit, Unlike

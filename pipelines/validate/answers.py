@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradsift.datastore.examples import Messages
+from gradsift.datastore.chats import Messages
 from gradsift.pipelines.model.generate import greedy
 from gradsift.scorers.checkers import CHECKERS
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from gradsift.datastore import arms
 from gradsift.datastore.arms import ArmResult, Measured, TrainLog
-from gradsift.datastore.examples import Messages
+from gradsift.datastore.chats import Messages
 from gradsift.datastore.identity import Spec, digest_ids, fingerprint
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.chats import Chats

@@ -11,9 +11,10 @@ from running import gradsift
 
 from gradsift.datastore import checkpoints, examples, features, forget, identity, local, maintenance, repair, selections
 from gradsift.datastore.attributes import attribute
+from gradsift.datastore.chats import MESSAGES_TYPE
 from gradsift.datastore.checkpoints import CheckpointState
 from gradsift.datastore.errors import CorruptionError, InputError
-from gradsift.datastore.examples import MESSAGES_TYPE, Example
+from gradsift.datastore.examples import Example
 from gradsift.datastore.identity import example_id
 from gradsift.datastore.rows import make_block
 from gradsift.datastore.selections import Picks

@@ -1,0 +1,77 @@
+"""A chat as the store holds it: a list of turns.
+
+Every turn has a `role` and its text, `content`. Where the row that it was read from has them, a turn has what `MORE`
+names beside these: a speaker's name, tool calls, the call that an answer belongs to, reasoning. The tools that a chat
+offers stand in its first turn, under `tools`.
+
+A shard of examples has the columns `example_id` and `messages` (role and content), and, where any of its chats holds
+more, `more`: text, JSON of {number of the turn: what it holds beyond role and content}; null for a plain chat.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from gradsift.datastore.identity import canonical_json
+
+Turn = dict[str, Any]
+Messages = list[Turn]
+PLAIN = ("role", "content")
+MORE = ("name", "tool_calls", "tool_call_id", "reasoning_content", "thinking", "tools")
+MESSAGES_TYPE = pa.list_(pa.struct([(name, pa.string()) for name in PLAIN]))
+
+
+def is_plain(chat: Messages) -> bool:
+    """Whether a chat is roles and texts alone."""
+    return all(len(turn) == len(PLAIN) for turn in chat)
+
+
+def more_of(chat: Messages) -> str | None:
+    """What a chat's turns hold beyond role and content, as JSON; None for a plain one."""
+    if is_plain(chat):
+        return None
+    found = {str(k): {name: turn[name] for name in turn if name not in PLAIN} for k, turn in enumerate(chat)}
+    return canonical_json({number: more for number, more in found.items() if more})
+
+
+def whole(turns: Sequence[Turn], more: str | None) -> Messages:
+    """A chat from its two columns."""
+    chat = [dict(turn) for turn in turns]
+    for number, fields in (json.loads(more) if more else {}).items():
+        chat[int(number)].update(fields)
+    return chat
+
+
+def as_columns(chats: Sequence[Messages]) -> dict[str, pa.Array]:
+    """[N] `messages`, and `more` where any chat holds more."""
+    more = [more_of(chat) for chat in chats]
+    columns = {"messages": pa.array(chats, MESSAGES_TYPE)}
+    return columns if not any(more) else columns | {"more": pa.array(more, pa.string())}
+
+
+def of_table(table: pa.Table) -> list[Messages]:
+    """[N] chats of a table that has the columns of a shard."""
+    turns = table["messages"].to_pylist()
+    if "more" not in table.column_names:
+        return turns  # type: ignore[no-any-return]
+    more = table["more"].to_pylist()
+    return [whole(*pair) if pair[1] else pair[0] for pair in zip(turns, more, strict=True)]
+
+
+def turn_text(turn: Turn) -> str:
+    """What a turn says: its text, and each call of a tool on a line of its own."""
+    calls = (call["function"] for call in turn.get("tool_calls", ()))
+    lines = [turn["content"], *(f"{call['name']} {canonical_json(call['arguments'])}" for call in calls)]
+    return "\n".join(line for line in lines if line)
+
+
+def text(chat: Iterable[Turn]) -> str:
+    """What all turns of a chat say, one after the other."""
+    return "\n".join(turn_text(turn) for turn in chat)
+
+
+def chars(chat: Iterable[Turn]) -> int:
+    """Characters that a chat says."""
+    return sum(len(turn_text(turn)) for turn in chat)

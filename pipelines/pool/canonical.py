@@ -1,16 +1,26 @@
 """From a raw row in any of the shapes people have to the canonical chat, or to the reason why not.
 
-Canonical: a list of {role, content} with roles system (first only), user, assistant and tool; text is kept
-as it is, byte for byte, since the id is its digest.
+Canonical: a list of turns (`datastore.chats`) with roles system and developer (first only), user, assistant and tool;
+text is kept as it is, byte for byte, since the id is its digest. What a turn holds beyond its text is kept where chat
+templates ask for it: a name, tool calls, the id of the call that a tool answers, reasoning. Content that is a list of
+parts of text is their text, one after the other. Anything else in a turn is left out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from gradsift.datastore.chats import Messages
+from gradsift.datastore.chats import Messages, Turn
+from gradsift.pipelines.pool.row_error import RowError, checked_text
+from gradsift.pipelines.pool.tools import calls_in, calls_of, parsed, tools_of
 
 RawRow = Mapping[str, Any]  # by field
-MAX_FIELD_CHARS = 1_000_000
+USED = {  # fields that become the chat, by shape
+    "messages": ("messages", "tools", "functions"),
+    "conversations": ("conversations", "system", "tools", "functions", "chosen"),
+    "preference": ("prompt", "chosen", "system", "tools", "functions"),
+    "prompt_completion": ("prompt", "completion", "tools", "functions"),
+    "alpaca": ("instruction", "input", "output", "system"),
+}
 MAX_TURNS = 1_000
 SHARE_GPT_ROLES = {
     "human": "user",
@@ -20,126 +30,178 @@ SHARE_GPT_ROLES = {
     "chatgpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
+    "function_call": "assistant",
     "system": "system",
     "tool": "tool",
     "observation": "tool",
     "function_response": "tool",
 }
 NEXT_ROLES = {
-    None: ("system", "user"),
-    "system": ("user",),
+    None: ("system", "developer", "user"),
+    "system": ("developer", "user"),
+    "developer": ("user",),
     "user": ("assistant",),
     "assistant": ("user", "tool"),
     "tool": ("assistant", "tool"),
 }
-
-
-class RowError(Exception):
-    """Why a row cannot be used: a short `reason` code and a detail."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
+TEXT_PARTS = ("text", "input_text", "output_text")
+MEDIA = ("images", "videos", "audios")  # columns of what is not text
+KEPT = ("name", "tool_call_id", "reasoning_content", "thinking")  # of a turn, where they are text
 
 
 def canonical_messages(row: Any, shape: str = "auto", mapping: Mapping[str, str] | None = None) -> Messages:
     """Canonical messages of a raw row. Raises RowError."""
-    if not isinstance(row, Mapping):
-        raise RowError("not_an_object", f"a row must be a JSON object, not {type(row).__name__}")
-    fields = dict(row) | {ours: row.get(theirs) for ours, theirs in (mapping or {}).items()}
+    fields = _fields(row, mapping)
+    for name in MEDIA:
+        if fields.get(name):
+            raise RowError("multimodal", f"the row has {name}; gradsift reads text alone")
     messages = _SHAPES[_guess(fields) if shape == "auto" else shape](fields)
+    if tools := tools_of(fields):
+        messages[:1] = [{**turn, "tools": tools} for turn in messages[:1]]
     _check(messages)
     return messages
+
+
+def used_fields(row: RawRow, shape: str = "auto", mapping: Mapping[str, str] | None = None) -> set[str]:
+    """Which of a good row's own fields became its chat."""
+    mapping = mapping or {}
+    fields = _fields(row, mapping)
+    return {mapping.get(name, name) for name in USED[_guess(fields) if shape == "auto" else shape]}
+
+
+def _fields(row: Any, mapping: Mapping[str, str] | None) -> RawRow:
+    if not isinstance(row, Mapping):
+        raise RowError("not_an_object", f"a row must be a JSON object, not {type(row).__name__}")
+    return dict(row) | {ours: row.get(theirs) for ours, theirs in (mapping or {}).items()}
 
 
 def _guess(fields: RawRow) -> str:
     for key, shape in (
         ("messages", "messages"),
         ("conversations", "conversations"),
+        ("chosen", "preference"),
         ("completion", "prompt_completion"),
         ("instruction", "alpaca"),
     ):
         if fields.get(key) is not None:
             return shape
     keys = ", ".join(sorted(str(k) for k in fields)[:8]) or "none"
-    raise RowError("unknown_shape", f"no messages, conversations, completion or instruction (keys: {keys})")
+    raise RowError("unknown_shape", f"no messages, conversations, chosen, completion or instruction (keys: {keys})")
 
 
-def _turns(value: Any, role_key: str, text_key: str, roles: Mapping[str, str] | None) -> Messages:
+def _turns(value: Any, read: Callable[[RawRow, int], Turn]) -> Messages:
+    """The turns of a list, or of one as JSON text, as cells of tables hold it."""
+    if isinstance(value, str):
+        value = parsed(value, "bad_field", "the turns")
     if not isinstance(value, list):
         raise RowError("bad_field", f"turns must be a list, not {type(value).__name__}")
     turns: Messages = []
     for number, turn in enumerate(value):
         if not isinstance(turn, Mapping):
             raise RowError("bad_field", f"turn {number} must be an object, not {type(turn).__name__}")
-        role = _text(turn.get(role_key), f"role of turn {number}")
-        turns.append(
-            {
-                "role": (roles or {}).get(role, role),
-                "content": _text(turn.get(text_key), f"turn {number}"),
-            }
-        )
+        turns.append(read(turn, number))
     return turns
+
+
+def _openai_turn(turn: RawRow, number: int) -> Turn:
+    """A turn with `role` and `content`."""
+    role = checked_text(turn.get("role"), f"role of turn {number}")
+    calls = calls_of(turn, number) if role == "assistant" else []
+    content = turn.get("content")
+    made: Turn = {
+        "role": "tool" if role == "function" else role,
+        "content": "" if content is None and calls else _content(content, number),
+    }
+    for name in KEPT:
+        if turn.get(name):
+            made[name] = checked_text(turn[name], f"{name} of turn {number}")
+    return {**made, "tool_calls": calls} if calls else made
+
+
+def _sharegpt_turn(turn: RawRow, number: int) -> Turn:
+    """A turn with `from` and `value`; one with `role` and `content` is read as it is."""
+    if turn.get("from") is None and turn.get("role") is not None:
+        return _openai_turn(turn, number)
+    sender = checked_text(turn.get("from"), f"role of turn {number}")
+    role = SHARE_GPT_ROLES.get(sender, sender)
+    if sender == "function_call":
+        return {"role": role, "content": "", "tool_calls": calls_in(turn.get("value"), number)}
+    return {"role": role, "content": _content(turn.get("value"), number)}
+
+
+def _content(value: Any, number: int) -> str:
+    """Content that is text, or a list of parts of text."""
+    if not isinstance(value, list):
+        return checked_text(value, f"turn {number}")
+    return "".join(_part(part, number) for part in value)
+
+
+def _part(part: Any, number: int) -> str:
+    if isinstance(part, str):
+        return checked_text(part, f"a part of turn {number}")
+    if not isinstance(part, Mapping):
+        raise RowError("bad_field", f"a part of turn {number} must be an object, not {type(part).__name__}")
+    kind = part.get("type", "text")
+    if kind not in TEXT_PARTS:
+        raise RowError("multimodal", f"turn {number} has a part of type {str(kind)[:40]!r}; gradsift reads text alone")
+    return checked_text(part.get("text"), f"a part of turn {number}")
 
 
 def _from_messages(fields: RawRow) -> Messages:
-    return _turns(fields.get("messages"), "role", "content", None)
+    return _turns(fields.get("messages"), _openai_turn)
 
 
 def _from_conversations(fields: RawRow) -> Messages:
-    turns = _turns(fields.get("conversations"), "from", "value", SHARE_GPT_ROLES)
-    if fields.get("system"):
-        turns.insert(0, {"role": "system", "content": _text(fields["system"], "system")})
-    return turns
+    """ShareGPT's turns; a `chosen` beside them is the answer that was preferred, as LLaMA-Factory has it."""
+    turns = _with_system(fields, _turns(fields.get("conversations"), _sharegpt_turn))
+    chosen = fields.get("chosen")
+    return [*turns, _sharegpt_turn(chosen, len(turns))] if isinstance(chosen, Mapping) else turns
+
+
+def _from_preference(fields: RawRow) -> Messages:
+    """The side that was chosen: a whole chat, or an answer to a `prompt`."""
+    chosen, prompt = fields.get("chosen"), fields.get("prompt")
+    after = [_answer(chosen, "chosen")] if isinstance(chosen, str) else _turns(chosen, _sharegpt_turn)
+    if after and after[0]["role"] == "assistant":
+        return _with_system(fields, [*_asked(prompt), *after])
+    return _with_system(fields, after)
 
 
 def _from_prompt(fields: RawRow) -> Messages:
-    prompt, completion = fields.get("prompt"), fields.get("completion")
-    before = (
-        _turns(prompt, "role", "content", None)
-        if isinstance(prompt, list)
-        else [{"role": "user", "content": _text(prompt, "prompt")}]
-    )
-    after = (
-        _turns(completion, "role", "content", None)
-        if isinstance(completion, list)
-        else [{"role": "assistant", "content": _text(completion, "completion")}]
-    )
-    return before + after
+    completion = fields.get("completion")
+    after = _turns(completion, _openai_turn) if isinstance(completion, list) else [_answer(completion, "completion")]
+    return [*_asked(fields.get("prompt")), *after]
+
+
+def _asked(prompt: Any) -> Messages:
+    if isinstance(prompt, list):
+        return _turns(prompt, _openai_turn)
+    return [{"role": "user", "content": checked_text(prompt, "prompt")}]
+
+
+def _answer(value: Any, what: str) -> Turn:
+    return {"role": "assistant", "content": checked_text(value, what)}
 
 
 def _from_alpaca(fields: RawRow) -> Messages:
-    instruction = _text(fields.get("instruction"), "instruction")
+    instruction = checked_text(fields.get("instruction"), "instruction")
     extra = fields.get("input")
-    user = f"{instruction}\n\n{_text(extra, 'input')}" if extra else instruction
-    answer = {"role": "assistant", "content": _text(fields.get("output"), "output")}
+    user = f"{instruction}\n\n{checked_text(extra, 'input')}" if extra else instruction
+    return _with_system(fields, [{"role": "user", "content": user}, _answer(fields.get("output"), "output")])
+
+
+def _with_system(fields: RawRow, turns: Messages) -> Messages:
     system = fields.get("system")
-    first = [{"role": "system", "content": _text(system, "system")}] if system else []
-    return [*first, {"role": "user", "content": user}, answer]
+    return [{"role": "system", "content": checked_text(system, "system")}, *turns] if system else turns
 
 
 _SHAPES = {
     "messages": _from_messages,
     "conversations": _from_conversations,
+    "preference": _from_preference,
     "prompt_completion": _from_prompt,
     "alpaca": _from_alpaca,
 }
-
-
-def _text(value: Any, what: str) -> str:
-    if value is None:
-        raise RowError("missing_field", f"{what} is missing")
-    if not isinstance(value, str):
-        raise RowError("bad_field", f"{what} must be text, not {type(value).__name__}")
-    if len(value) > MAX_FIELD_CHARS:
-        raise RowError("too_long", f"{what} has {len(value):,} characters (limit {MAX_FIELD_CHARS:,})")
-    if "\x00" in value:
-        raise RowError("nul", f"{what} contains a NUL character")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RowError("surrogate", f"{what} contains a lone surrogate") from None
-    return value
 
 
 def _check(messages: Messages) -> None:
@@ -151,7 +213,7 @@ def _check(messages: Messages) -> None:
         if role not in NEXT_ROLES[previous]:
             expected = " or ".join(NEXT_ROLES[previous])
             raise RowError("role_order", f"turn {number} is {role[:20]!r}; expected {expected}")
-        if role == "assistant" and not message["content"].strip():
+        if role == "assistant" and not message["content"].strip() and "tool_calls" not in message:
             raise RowError("empty_assistant", f"assistant turn {number} is empty")
         previous = role
     if not any(message["role"] == "assistant" for message in messages):

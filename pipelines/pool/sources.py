@@ -21,7 +21,8 @@ import zstandard
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.datastore.identity import digest_text, example_id
-from gradsift.pipelines.pool.canonical import RowError, canonical_messages
+from gradsift.pipelines.pool.canonical import canonical_messages
+from gradsift.pipelines.pool.row_error import RowError
 from gradsift.pipelines.recipe import Source
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")

@@ -26,7 +26,7 @@ class Source(Section):
     """Row field that holds the source name."""
     licence: str | None = None
     """Licence of its rows; default: the `licence` or `license` field of each row."""
-    shape: Literal["auto", "messages", "conversations", "prompt_completion", "alpaca"] = "auto"
+    shape: Literal["auto", "messages", "conversations", "preference", "prompt_completion", "alpaca"] = "auto"
     """How a row holds its chat; `auto` looks at the keys."""
     mapping: dict[str, str] = Field(default_factory=dict)
     """Rename row fields first: {our field: their field}, e.g. {instruction: question, output: answer}."""

@@ -15,8 +15,9 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Example
 from gradsift.datastore.identity import example_id
 from gradsift.pipelines.demo.data import write_demo_data
-from gradsift.pipelines.pool.canonical import RowError, canonical_messages
+from gradsift.pipelines.pool.canonical import canonical_messages
 from gradsift.pipelines.pool.ingest import ingest
+from gradsift.pipelines.pool.row_error import RowError
 from gradsift.pipelines.pool.sources import read_source
 from gradsift.pipelines.recipe import Source
 

@@ -16,7 +16,10 @@ from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe
 
 TEMPLATE = (
-    "{% for m in messages %}{{ '<|start|>' + m['role'] + '\\n' + m['content'] + '<|end|>' + '\\n' }}{% endfor %}"
+    "{% if tools %}{{ '<|start|>tools\\n' + (tools | tojson) + '<|end|>' + '\\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|start|>' + m['role'] + '\\n' + m['content'] }}"
+    "{% for call in m['tool_calls'] %}{{ '\\ncall ' + (call['function'] | tojson) }}{% endfor %}"
+    "{{ '<|end|>' + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start|>assistant\\n' }}{% endif %}"
 )
 STEPS, BATCH, LR, VOCABULARY = 350, 32, 3e-3, 640

@@ -25,6 +25,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.rows import FeatureBlock, make_block
 from gradsift.pipelines.features.capture import backward, contract, watched_layers
@@ -80,7 +81,7 @@ class Extractor:
         state, step = self.job.state, self.job.checkpoint.step
         return make_transform(kind, state.exp_avg, state.exp_avg_sq, step, self.device)
 
-    def encode(self, messages: Sequence[dict[str, str]]) -> Encoded:
+    def encode(self, messages: Messages) -> Encoded:
         """Encode one chat as this job does."""
         return encode(self.job.loaded.tokenizer, messages, self.job.encoding.max_length)
 

@@ -16,8 +16,10 @@ from typing import Any, Literal
 
 import jinja2
 
+from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import fingerprint
+from gradsift.pipelines.model.render import drops, render
 
 LABEL_POLICY = "assistant+eot/1"
 TRUNCATION = "keep-first"
@@ -113,14 +115,16 @@ def tokenizer_digest(tokenizer: Any) -> str:
     )
 
 
-def encode(tokenizer: Any, messages: Sequence[dict[str, str]], max_length: int) -> Encoded:
+def encode(tokenizer: Any, messages: Messages, max_length: int) -> Encoded:
     """Encode one chat. Status: `truncated` when cut but usable, `no_labels` when no label token is left,
-    `unrenderable` when the template refuses the chat or does not render it turn by turn.
+    `unrenderable` when the template refuses the chat, does not render it turn by turn, or leaves tools or calls out.
 
-    Cost: one render and tokenisation, plus two renders for each assistant turn without marks.
+    Cost: one render and tokenisation, plus two renders for each assistant turn without marks; four for tools.
     """
     template = chat_template(tokenizer)
     try:
+        if drops(tokenizer, template, messages):
+            return Encoded((), (), "unrenderable")
         if _GENERATION.search(template):
             ids, labelled = _marked(tokenizer, messages, template)
         else:
@@ -139,34 +143,27 @@ class _NotTurnByTurn(Exception):
     """The rendering of the first turns is not a prefix of the whole, or an answer is not in its own turn."""
 
 
-def _marked(tokenizer: Any, messages: Sequence[dict[str, str]], template: str) -> tuple[list[int], list[bool]]:
-    encoded = tokenizer.apply_chat_template(
-        list(messages),
-        chat_template=template,
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-    )
+def _marked(tokenizer: Any, messages: Messages, template: str) -> tuple[list[int], list[bool]]:
+    encoded = render(tokenizer, template, messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     return list(encoded["input_ids"]), [bool(label) for label in encoded["assistant_masks"]]
 
 
-def _by_turns(tokenizer: Any, messages: Sequence[dict[str, str]], template: str) -> tuple[list[int], list[bool]]:
-    def render(count: int, prompt: bool = False) -> str:
-        text: str = tokenizer.apply_chat_template(
-            list(messages[:count]), chat_template=template, tokenize=False, add_generation_prompt=prompt
-        )
+def _by_turns(tokenizer: Any, messages: Messages, template: str) -> tuple[list[int], list[bool]]:
+    def first(count: int, prompt: bool = False) -> str:
+        text: str = render(tokenizer, template, messages[:count], tokenize=False, add_generation_prompt=prompt)
         return text
 
-    text = render(len(messages))
+    text = first(len(messages))
     spans = []
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before, after = render(number, prompt=True), render(number + 1)
+        before, after = first(number, prompt=True), first(number + 1)
         if not (text.startswith(after) and after.startswith(before)):
             raise _NotTurnByTurn
         answer = message["content"].strip()
-        start_of_answer = after.rfind(answer, len(before))
+        # A turn of calls alone begins where the prompt ends.
+        start_of_answer = after.rfind(answer, len(before)) if answer else len(before)
         if start_of_answer < 0:
             raise _NotTurnByTurn
         has_end_token = bool(after[start_of_answer + len(answer) :].strip())

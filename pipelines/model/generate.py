@@ -10,6 +10,7 @@ from gradsift.datastore.chats import Messages
 from gradsift.pipelines.model.batches import by_length, pad_id
 from gradsift.pipelines.model.encode import chat_template
 from gradsift.pipelines.model.load import best_device
+from gradsift.pipelines.model.render import render
 
 
 @torch.no_grad()
@@ -29,9 +30,9 @@ def greedy(
     """
     template, pad, ends = chat_template(tokenizer), pad_id(tokenizer), list(stops) or [tokenizer.eos_token_id]
     encoded = [
-        tokenizer.apply_chat_template(
-            list(chat), chat_template=template, tokenize=True, add_generation_prompt=True, return_dict=True
-        )["input_ids"][-max_length:]
+        render(tokenizer, template, chat, tokenize=True, add_generation_prompt=True, return_dict=True)["input_ids"][
+            -max_length:
+        ]
         for chat in prompts
     ]
     answers: list[list[int]] = [[] for _ in prompts]

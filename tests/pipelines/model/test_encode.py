@@ -128,5 +128,5 @@ def test_any_answer_is_labelled_to_its_end(model_dir, user, answer):
 
 def test_a_template_that_changes_the_answer_is_flagged(tokenizer):
     """Labels must not be guessed where the answer is not rendered as it is."""
-    tokenizer.chat_template = tokenizer.chat_template.replace("m['content'] +", "(m['content'] | upper) +")
+    tokenizer.chat_template = tokenizer.chat_template.replace("m['content'] }}", "(m['content'] | upper) }}")
     assert encode(tokenizer, CHAT, 512).status == "unrenderable"

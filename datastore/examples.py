@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -17,7 +17,6 @@ from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.identity import canonical_json, digest_ids
 from gradsift.datastore.store import Store
 
-HIDDEN = "its text was deleted"  # of a quarantined row
 GROUP_ROWS = 4096  # of a shard: what is read for one example, at most
 
 
@@ -139,24 +138,6 @@ def find_prefix(store: Store, start: str) -> str:
     if len(rows) != 1:
         raise InputError(f"{'no' if not rows else 'more than one'} example has an id starting with {start!r}")
     return str(rows[0]["example_id"])
-
-
-def quarantine(store: Store, rows: Sequence[BadRow]) -> None:
-    """Record refused rows; the same file and line again replaces the older entry. An excerpt that was deleted stays
-    out."""
-    digests = [tombstones.of_excerpt(row.excerpt) for row in rows]
-    with store.catalog.write() as db:
-        deleted = tombstones.among(db, digests)
-        rows = [
-            replace(row, excerpt="", detail=HIDDEN) if digest in deleted else row
-            for row, digest in zip(rows, digests, strict=True)
-        ]
-        db.executemany(
-            "INSERT INTO quarantine (file, line, source, reason, detail, excerpt) VALUES (?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (file, line) DO UPDATE SET source=excluded.source, reason=excluded.reason, "
-            "detail=excluded.detail, excerpt=excluded.excerpt",
-            ((row.file, row.line, row.source, row.reason, row.detail, row.excerpt) for row in rows),
-        )
 
 
 def get_messages(store: Store, ids: Sequence[str]) -> dict[str, Messages]:

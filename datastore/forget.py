@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from gradsift.datastore import examples, files, indexes, leases, maintenance, tombstones
+from gradsift.datastore import examples, files, indexes, leases, maintenance, quarantine, tombstones
 from gradsift.datastore.compact import rewrite
 from gradsift.datastore.engine import Transaction
 from gradsift.datastore.erase import ERASE, erase, larger_attributes
@@ -122,11 +122,11 @@ def _indexed(db: Transaction, *, many: bool) -> Iterator[None]:
 
 
 def _hide(db: Transaction, place: tuple[str, int]) -> None:
-    """Empty what a quarantined row shows, and note its digest: it stays listed with its reason."""
-    row = db.one("SELECT excerpt FROM quarantine WHERE file=? AND line=?", place)
-    if row is not None and row["excerpt"]:
-        tombstones.put(db, [tombstones.of_excerpt(row["excerpt"])])
-        db.execute("UPDATE quarantine SET excerpt='', detail=? WHERE file=? AND line=?", (examples.HIDDEN, *place))
+    """Empty what the entries of a quarantined row show, and note their digests: they stay listed with their reason."""
+    shown = db.rows("SELECT DISTINCT excerpt FROM quarantine WHERE file=? AND line=? AND excerpt <> ''", place)
+    tombstones.put(db, [tombstones.of_excerpt(row["excerpt"]) for row in shown])
+    if shown:
+        db.execute("UPDATE quarantine SET excerpt='', detail=? WHERE file=? AND line=?", (quarantine.HIDDEN, *place))
 
 
 def pending(store: Store) -> bool:

@@ -198,13 +198,13 @@ def _with_quarantine(
     refused = store.catalog.rows("SELECT file, line, excerpt FROM quarantine WHERE excerpt <> ''")
     if refused and ordered:
         where = {(row["file"], row["line"]) for row in refused}
-        shown = {(row["file"], row["line"]): _Letters(_unescaped(row["excerpt"])) for row in refused}
+        shown = [((row["file"], row["line"]), _Letters(_unescaped(row["excerpt"]))) for row in refused]
         for part in parts(ordered, BATCH):
             found |= where & _origins(store, part)
             wanted: dict[int, set[str]] = {}
             for chat in examples.get_messages(store, part).values():
                 _add_runs(wanted, chat)
-            found |= {place for place, letters in shown.items() if letters.have_any(wanted)}
+            found |= {place for place, letters in shown if letters.have_any(wanted)}
     return Picked(ordered, sorted(found), gone)
 
 

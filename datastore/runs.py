@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import canonical_json
+from gradsift.datastore.readings import SourceReport
 from gradsift.datastore.store import Store
 from gradsift.datastore.warmups import Drift
 
@@ -35,8 +36,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What reading a dataset gave. `rows_read` is good rows and quarantined ones; `duplicates` are good rows that
-    repeat another's chat."""
+    """What reading a dataset gave. `rows_read` is all rows that its sources have; `duplicates` are good rows that
+    repeat another's chat. `went` says by source where rows of each outcome were, {outcome: {source: rows}}: all that
+    were `read`, and of these those that are no example of it."""
 
     examples: int
     digest: str
@@ -46,6 +48,10 @@ class DatasetReport:
     quarantined: Counts = field(default_factory=dict)  # by reason
     by_source: Counts = field(default_factory=dict)
     deleted: int = 0  # good rows of examples that were deleted before: they stay out
+    not_drawn: int = 0  # good rows beyond the sample that a source's `rows` asks for
+    filtered: int = 0  # rows that a source's `where` leaves out
+    went: Mapping[str, Counts] = field(default_factory=dict)  # empty in summaries of older versions
+    sources: Sequence[SourceReport] = ()  # as the recipe names them
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class PoolReport(DatasetReport):
     """The pool's, with what screening left of it: `used` examples, which are the dataset `used_dataset_id`."""
 
     left_out_test_rows: int = 0
+    test_rows_by_source: Counts = field(default_factory=dict)
     left_out: Sequence[LeftOut] = ()
     screenings: Sequence[int] = ()  # their numbers in the catalog
     used: int | None = None  # None in summaries of older versions
@@ -279,6 +286,7 @@ class RunResult:
     report: str = ""
     notes: Sequence[str] = ()  # of what the rows have of the model's weights
     drift: Drift | None = None  # of the pool from its warm-up; None without one, and in summaries of older versions
+    unusable: Sequence[LeftOut] | None = None  # of what screening left, by status; None in older summaries
     versions: Sequence[VersionReport] = ()  # of a run that has just ended; `versions.of_run` knows those of any
 
     @property

@@ -69,7 +69,9 @@ def run(
         call = Call(loaded, store, export_to, progress, new_warmup)
         result = _directly(call) if no_prefect else _under_prefect(call, processes)
     if json:
-        show.document(as_json(result))
+        from gradsift.pipelines.report.funnel import document
+
+        show.document({**as_json(result), **document(result)})
         return
     tables.show_result(result)
     tables.show_upkeep(store)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from gradsift.cli import show
 from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, SpaceRows, VersionReport, Versus
 from gradsift.pipelines.memory import in_words
+from gradsift.pipelines.pool.warnings import warnings
 from gradsift.pipelines.report.drift import drift_words
+from gradsift.pipelines.report.funnel import as_rows, by_source, funnel
 from gradsift.pipelines.tables import Row
 
 if TYPE_CHECKING:
@@ -105,6 +107,7 @@ def show_result(result: RunResult) -> None:
         )
         show.line(f"{words} out; `gradsift revive` lets what was deleted in again")
     show.table("Quarantined rows", [{"reason": reason, "rows": n} for reason, n in pool.quarantined.items()])
+    show_funnel(result)
     if result.selections:
         show.table("Selections", [asdict(made) for made in result.selections], (*SELECTION, "export"))
     for made in result.mixtures:
@@ -120,6 +123,16 @@ def show_result(result: RunResult) -> None:
     if result.versions:
         show.line(f"Versions: {', '.join(map(version_words, result.versions))}")
     show.line(f"Report: {result.report}")
+
+
+def show_funnel(result: RunResult) -> None:
+    """Where each row of the pool went, in all and by source, and what to look at."""
+    counted = funnel(result)
+    show.table("Where the rows went", as_rows(counted))
+    if sum(line.rows for line in counted.out) and len(counted.read_by_source) > 1:
+        show.table("By source", by_source(counted))
+    for text in warnings(result.ingest):
+        show.line(f"Warning: {text}")
 
 
 def rows_words(rows: Sequence[SpaceRows]) -> str:

@@ -1,10 +1,14 @@
 """The one place that assembles what methods look at, from what a run has read and computed."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
+from gradsift.datastore.runs import LeftOut
+from gradsift.datastore.store import Store
+from gradsift.datastore.unusable import unusable
 from gradsift.pipelines.features.encoder import encoder_pair
 from gradsift.pipelines.methods.evidence import Evidence, Measures, SpacePair
 from gradsift.pipelines.model.lengths import lengths
@@ -38,6 +42,14 @@ def evidence(work: Work, material: Material, target: str, encoder: str | None = 
 def pool_rows(work: Work, pool: Dataset, *pairs: SpacePair) -> Evidence:
     """What is known of a pool alone, by its rows in these spaces."""
     return Evidence(work.store, pool, pool, pairs, work.recipe.seed, memory=work.recipe.memory)
+
+
+def unusable_of(store: Store, pool: Dataset, spaces: Sequence[int]) -> list[LeftOut]:
+    """Members of a pool that have no row in one of the spaces, by status and source."""
+    found: dict[str, Counter[str]] = {}
+    for one in unusable(store, pool.dataset_id, spaces):
+        found.setdefault(one.status, Counter())[one.source] += 1
+    return [LeftOut(status, n.total(), dict(n.most_common())) for status, n in sorted(found.items())]
 
 
 def _measures(work: Work, target: Dataset) -> Measures | None:

@@ -1,26 +1,32 @@
 """Stage: sources → examples in the store, bad rows in quarantine, and a version of each dataset."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
-from gradsift.datastore import examples
+from gradsift.datastore import examples, quarantine
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Dataset, Example, Provenance
 from gradsift.datastore.runs import DatasetReport
 from gradsift.datastore.store import Store
 from gradsift.pipelines.pool.sources import read_source
+from gradsift.pipelines.pool.tally import GOOD, Tally, went
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Source
 
 BATCH_ROWS = 5_000
-GOOD = ""
 
 
 def ingest(
-    store: Store, role: str, name: str, sources: Iterable[Source], seed: int = 0, progress: Progress = quiet
+    store: Store,
+    role: str,
+    name: str,
+    sources: Iterable[Source],
+    seed: int = 0,
+    progress: Progress = quiet,
+    recipe: str = "",
 ) -> tuple[Dataset, DatasetReport]:
-    """Read all sources into the store and define the dataset of their distinct examples.
+    """Read all sources into the store and define the dataset of their distinct examples; `recipe` names whose it is.
 
     Re-reading the same sources adds nothing. A chat that several sources have belongs to the one whose name comes first
     in the alphabet (with its licence), and likewise for subtasks, in whatever order they are read.
@@ -29,21 +35,20 @@ def ingest(
     """
     members: dict[str, tuple[str, str, str]] = {}  # source, licence, subtask
     sources = list(sources)
-    counts: list[Counter[str]] = [Counter() for _ in sources]
-    read = new = duplicates = deleted = 0
-    stream = (
-        row
-        for source, outcomes in zip(sources, counts, strict=True)
-        for row in _counted(read_source(source, seed), outcomes)
-    )
+    tallies = [Tally() for _ in sources]
+    read = new = duplicates = 0
+    kept, gone = Counter[str](), Counter[str]()  # good rows by source, and those of them that were deleted before
+    reading = quarantine.begin(store, recipe, role, name)
+    stream = (row for source, tally in zip(sources, tallies, strict=True) for row in read_source(source, seed, tally))
     for batch in _batches(stream, BATCH_ROWS):
         good = [row for row in batch if isinstance(row, Example)]
         if bad := [row for row in batch if isinstance(row, BadRow)]:
-            examples.quarantine(store, bad)
+            quarantine.put(store, reading, bad)
         read += len(batch)
         added = examples.add(store, good)
         new += added.new
-        deleted += sum(example.example_id in added.deleted for example in good)
+        kept.update(example.source for example in good)
+        gone.update(example.source for example in good if example.example_id in added.deleted)
         good = [example for example in good if example.example_id not in added.deleted]
         for example in good:
             facts = (example.source, example.licence or "", example.subtask)
@@ -51,11 +56,12 @@ def ingest(
             duplicates += known is not None
             members[example.example_id] = facts if known is None else min(known, facts)
         progress(f"read {role} {name}", read, None)
-    for source, outcomes in zip(sources, counts, strict=True):
-        _refuse_empty(source, outcomes, f"{role} {name!r}")
+    quarantine.end(store, reading, {file for tally in tallies for file in tally.files})
+    for source, tally in zip(sources, tallies, strict=True):
+        _refuse_empty(source, tally.reasons, f"{role} {name!r}")
     if not members:
         raise InputError(
-            f"every row of {role} {name!r} was deleted before ({deleted:,} rows): name other sources, or take "
+            f"every row of {role} {name!r} was deleted before ({gone.total():,} rows): name other sources, or take "
             "tombstones away with `gradsift revive`"
         )
     if role == "pool":
@@ -63,25 +69,33 @@ def ingest(
         examples.assign_sources(store, of_members)
     dataset = examples.define_dataset(store, role, name, {i: subtask for i, (_, _, subtask) in members.items()})
     by_source = Counter(source for source, _, _ in members.values())
-    refused = sum(counts, Counter())
+    every = _outcomes(went(tallies), kept, gone, by_source)
+    refused = sum((tally.reasons for tally in tallies), Counter())
     del refused[GOOD]
     return dataset, DatasetReport(
         examples=len(members),
         digest=dataset.digest,
-        rows_read=read,
+        rows_read=every["read"].total(),
         new=new,
         duplicates=duplicates,
         quarantined=dict(refused.most_common()),
         by_source=dict(by_source.most_common()),
-        deleted=deleted,
+        deleted=gone.total(),
+        not_drawn=every["not drawn"].total(),
+        filtered=every["filtered"].total(),
+        went={outcome: dict(counts.most_common()) for outcome, counts in every.items()},
+        sources=[tally.report(source.path or source.hub or "") for source, tally in zip(sources, tallies, strict=True)],
     )
 
 
-def _counted(rows: Iterator[Example | BadRow], outcomes: Counter[str]) -> Iterator[Example | BadRow]:
-    """The rows, counting good ones under `GOOD` and bad ones by their reason."""
-    for row in rows:
-        outcomes[row.reason if isinstance(row, BadRow) else GOOD] += 1
-        yield row
+def _outcomes(
+    counted: Mapping[str, Counter[str]], kept: Counter[str], gone: Counter[str], members: Counter[str]
+) -> dict[str, Counter[str]]:
+    """{outcome: rows by source} of all rows. An example counts once, for the source that it belongs to: each other row
+    that has it is a duplicate."""
+    every = {name: counted.get(name, Counter()) for name in ("read", "quarantined", "filtered")}
+    good = every["read"] - every["quarantined"] - every["filtered"]
+    return {**every, "not drawn": good - kept, "deleted": gone, "duplicates": kept - gone - members}
 
 
 def _refuse_empty(source: Source, outcomes: Counter[str], dataset: str) -> None:
@@ -89,7 +103,7 @@ def _refuse_empty(source: Source, outcomes: Counter[str], dataset: str) -> None:
         reasons = ", ".join(f"{n} {reason}" for reason, n in outcomes.most_common() if reason) or "no rows at all"
         raise InputError(
             f"{source.path or source.hub} gives no usable example to {dataset} ({reasons}). Correct it (`gradsift "
-            "status` lists quarantined rows) or take it out of the recipe."
+            "quarantine` lists its rows) or take it out of the recipe."
         )
 
 

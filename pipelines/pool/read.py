@@ -1,9 +1,10 @@
 """Stage: all datasets of a recipe, read and screened: the pool, the targets, their tests."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 
-from gradsift.datastore import examples
+from gradsift.datastore import examples, quarantine
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.runs import DatasetReport, Ingested, PoolReport
@@ -33,9 +34,11 @@ def read_datasets(work: Work) -> tuple[Material, Ingested]:
     refuse_leaks(targets, tests)
     held_out = {i for test in tests.values() for i in test.example_ids}
     left = _without(work, pool, held_out)
-    pool_report = PoolReport(**asdict(report), left_out_test_rows=len(pool.example_ids) - len(left.example_ids))
+    pool_report = _without_tests(work, report, pool, left)
     sets = recipe.decontaminate.sets if recipe.decontaminate else {}
     extra = [_read(work, "test", name, [source])[0] for name, source in sets.items()]
+    datasets = {(one.role, one.name) for one in (pool, *targets.values(), *tests.values(), *extra)}
+    quarantine.keep(work.store, recipe.name, datasets)
     first = screen(work, left, [*targets.values(), *tests.values(), *extra])
     second = semantic.by_encoder(work, first.pool)
     pool_report = with_screening(work, with_screening(work, pool_report, first), second)
@@ -55,7 +58,15 @@ def with_screening(work: Work, report: PoolReport, screened: Screened) -> PoolRe
 
 
 def _read(work: Work, role: str, name: str, sources: list[Source]) -> tuple[Dataset, DatasetReport]:
-    return ingest(work.store, role, name, sources, work.recipe.seed, work.progress)
+    return ingest(work.store, role, name, sources, work.recipe.seed, work.progress, work.recipe.name)
+
+
+def _without_tests(work: Work, report: DatasetReport, pool: Dataset, left: Dataset) -> PoolReport:
+    """The pool's report with the rows of test sets that are no part of it."""
+    before, after = (Counter(examples.source_counts(work.store, one)) for one in (pool, left))
+    out = before - after
+    values = {one.name: getattr(report, one.name) for one in fields(report)}
+    return PoolReport(**values, left_out_test_rows=out.total(), test_rows_by_source=dict(out.most_common()))
 
 
 def _without(work: Work, pool: Dataset, held_out: set[str]) -> Dataset:

@@ -9,6 +9,7 @@ import heapq
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,10 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.datastore.identity import digest_text, example_id
 from gradsift.pipelines.pool.canonical import canonical_messages
+from gradsift.pipelines.pool.folder import walk
 from gradsift.pipelines.pool.row_error import RowError
+from gradsift.pipelines.pool.tally import Tally
+from gradsift.pipelines.pool.warnings import unread_words
 from gradsift.pipelines.recipe import Source
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
@@ -32,16 +36,24 @@ EXCERPT_CHARS = 120
 Raw = tuple[str, int, Any]  # file, line or row number from 1, row or RowError
 
 
-def read_source(source: Source, seed: int = 0) -> Iterator[Example | BadRow]:
-    """All rows of a source, good and bad, in order; with `rows`, a seeded sample of the good ones.
+def read_source(source: Source, seed: int = 0, tally: Tally | None = None) -> Iterator[Example | BadRow]:
+    """All rows of a source, good and bad, in order; with `rows`, a seeded sample of the good ones. `tally` counts all
+    that were read, and gets the files that were not.
 
     Raises InputError when the source itself is missing or of an unknown kind.
     """
-    stream = (_examine(raw, source) for raw in _raw_rows(source))
+    tally = Tally() if tally is None else tally
+    stream = _seen((_examine(raw, source) for raw in _raw_rows(source, tally)), tally)
     if source.rows is None:
         yield from stream
         return
     yield from _sample(stream, source.rows, seed)
+
+
+def _seen(stream: Iterator[Example | BadRow], tally: Tally) -> Iterator[Example | BadRow]:
+    for row in stream:
+        tally.see(row)
+        yield row
 
 
 def _sample(stream: Iterator[Example | BadRow], rows: int, seed: int) -> Iterator[Example | BadRow]:
@@ -111,7 +123,7 @@ def _file_name(file: str) -> str:
     return name
 
 
-def _raw_rows(source: Source) -> Iterator[Raw]:
+def _raw_rows(source: Source, tally: Tally) -> Iterator[Raw]:
     if source.hub:
         yield from _hub_rows(source)
         return
@@ -119,22 +131,24 @@ def _raw_rows(source: Source) -> Iterator[Raw]:
     if path.is_file():
         yield from _file_rows(path)
     elif path.is_dir():
-        yield from _folder_rows(path, source)
+        yield from _folder_rows(path, source, tally)
     else:
         raise InputError(f"there is no file or folder {path}; check the recipe's paths")
 
 
-def _folder_rows(path: Path, source: Source) -> Iterator[Raw]:
+def _folder_rows(path: Path, source: Source, tally: Tally) -> Iterator[Raw]:
     if (path / "dataset_info.json").exists() and (path / "state.json").exists():
         yield from _saved_rows(path)
         return
     if (path / "dataset_dict.json").exists():
         yield from _saved_rows(path / source.split)
         return
-    files = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p))
+    files, tally.unread = walk(path, _kind)
     if not files:
-        raise InputError(f"{path} holds no {', '.join(SUFFIXES)} files (also .gz, .zst)")
+        found = "; ".join(map(unread_words, tally.unread))
+        raise InputError(f"{path} holds no {', '.join(SUFFIXES)} files (also .gz, .zst){f': {found}' if found else ''}")
     for file in files:
+        tally.files.setdefault(_clean(str(file)), Counter())
         yield from _file_rows(file)
 
 

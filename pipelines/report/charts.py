@@ -362,6 +362,25 @@ def shares(title: str, rows: Sequence[tuple[str, Mapping[str, int]]]) -> str:
     return _svg(height, title, body)
 
 
+def funnel(title: str, steps: Sequence[tuple[str, int, int]]) -> str:
+    """Bars that narrow, one line for each (name, rows left, rows that went here): those left dark, those that went at
+    their end."""
+    left = 250
+    whole = max(1, max(rows + went for _, rows, went in steps))
+    scale = (WIDTH - RIGHT - 60 - left) / whole
+    body = []
+    for k, (name, rows, went) in enumerate(steps):
+        y, end = 8 + 24 * k, left + scale * rows
+        body.append(_text(left - 8, y + 13, _cut(name, 38), "end", "" if went else 'class="ours"'))
+        body.append(f'<rect class="c0" x="{left}" y="{y}" width="{scale * rows:.1f}" height="18"/>')
+        if went:
+            width = max(1.0, scale * went)
+            body.append(f'<rect class="c1" x="{end:.1f}" y="{y}" width="{width:.1f}" height="18"/>')
+            end += width
+        body.append(_text(end + 6, y + 13, f"−{went:,}" if went else f"{rows:,}"))
+    return _svg(24 * len(steps) + 16, title, body)
+
+
 def heat(title: str, names: Sequence[str], values: Sequence[Sequence[float | None]]) -> str:
     """A square of values from 0 to 1, each written in its cell."""
     size = min(46, (WIDTH - 220) // max(1, len(names)))

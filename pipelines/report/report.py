@@ -14,6 +14,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import Recipe, recorded_recipe
 from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.report.arms import BETTER
+from gradsift.pipelines.report.funnel import funnel
 from gradsift.pipelines.report.page import html
 from gradsift.pipelines.report.parts import Card, Document
 from gradsift.pipelines.report.sections import sections
@@ -93,7 +94,7 @@ def _card(arm: ArmRow) -> Card:
 
 def _what(recipe: Recipe, result: RunResult) -> str:
     pool = result.ingest.pool
-    used = pool.left
+    used = funnel(result).used
     words = [f"{used:,} of {pool.rows_read:,} pool rows used"]
     if recipe.lm is not None:
         words.append(f"model {recipe.lm.hub or Path(recipe.lm.path or '').name}")

@@ -12,6 +12,7 @@ from gradsift.pipelines.report.arms import arm_sections
 from gradsift.pipelines.report.chosen import chosen_of, chosen_parts, sample_parts
 from gradsift.pipelines.report.cost import Cost, costs
 from gradsift.pipelines.report.drift import drift_parts
+from gradsift.pipelines.report.funnel import funnel_parts
 from gradsift.pipelines.report.parts import Part, Section
 from gradsift.pipelines.report.versions import version_parts
 
@@ -25,7 +26,7 @@ def sections(store: Store, recipe: Recipe, run: Run) -> list[Section]:
     every = [
         *arm_sections(result.arms, recipe.validate_.lrs if recipe.validate_ else []),
         Section("What was chosen", chosen_parts(store, result, chosen)),
-        Section("What stayed out", [*_left_out(result.ingest.pool), *_of_the_model(result)]),
+        Section("What stayed out", [*funnel_parts(result), *_left_out(result.ingest.pool), *_of_the_model(result)]),
         Section("Rows in and out", [part for one in chosen.all for part in sample_parts(store, result, one)]),
         Section("Since the last version", version_parts(store, run)),
         Section("Drift", drift_parts(result.drift)),
@@ -55,10 +56,8 @@ def _left_out(pool: PoolReport) -> list[Part]:
         parts.append(Part("Near-duplicates and leaks", rows, note=note))
     if pool.quarantined:
         rows = [{"reason": reason, "rows": count} for reason, count in pool.quarantined.items()]
-        parts.append(Part("Rows that could not be used", rows))
-    if pool.deleted:
-        rows = [{"rows": pool.deleted, "why": "deleted before; gradsift revive lets them in again"}]
-        parts.append(Part("Rows that were deleted before", rows))
+        note = "The command gradsift quarantine shows each with its file and line."
+        parts.append(Part("Rows that could not be used", rows, note=note))
     return parts
 
 

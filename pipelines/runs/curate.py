@@ -23,7 +23,7 @@ from gradsift.pipelines.export.export import export
 from gradsift.pipelines.features.capture import watched_layers
 from gradsift.pipelines.features.drift import drift_of
 from gradsift.pipelines.features.fit import look
-from gradsift.pipelines.features.gather import Material, evidence
+from gradsift.pipelines.features.gather import Material, evidence, unusable_of
 from gradsift.pipelines.features.gradients import checkpoint_rows
 from gradsift.pipelines.mix.mixture import describe_mixture, make_mixture
 from gradsift.pipelines.model.encode import template_notes
@@ -106,7 +106,14 @@ def _curate(
     notes = made_of.notes
     if work.loaded is not None:
         notes = list(dict.fromkeys([*template_notes(work.loaded.tokenizer), *notes]))
-    result = RunResult(recipe.name, ingested, rows=made_of.rows, notes=notes, drift=made_of.drift)
+    result = RunResult(
+        recipe.name,
+        ingested,
+        rows=made_of.rows,
+        notes=notes,
+        drift=made_of.drift,
+        unusable=unusable_of(store, material.pool, [pair.train for pair in material.pairs]),
+    )
     made = Made()
     if recipe.selecting is not None:
         chosen = stage("select", lambda: _select(work, material))

@@ -7,11 +7,12 @@ import threading
 import pytest
 
 from gradsift import sql
-from gradsift.datastore import arms, examples, features, runs, selections
+from gradsift.datastore import arms, examples, features, quarantine, runs, selections
 from gradsift.datastore.arms import ArmResult, Measured
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.datastore.overview import committed_bytes, overview
+from gradsift.datastore.quarantine import Asked
 
 RELEASED = {
     "0001_init.sql": "62fb465a487f5249b635744d19282123551aa598afce94352e789e3f64046fb0",
@@ -25,6 +26,7 @@ RELEASED = {
     "0010_growth.sql": "69d489f83e0d92077850c93c05409199dc1482206e76e0c9c259e98db93b82e2",
     "0011_written.sql": "f4f7f1e85bf6484ee94d4605b882d79c008a24a43aa51588cddffb2e9d6d1666",
     "0012_shard_numbers.sql": "90004566e0826468d16e0e7f764497399c1121c98766be97b12272595c16df6a",
+    "0014_quarantine.sql": "093e54b9ddc388da4c1f3c510bc02869d9797696524b7014660deea23e58eb8a",
 }
 LEASE = "INSERT INTO lease VALUES (?, 'me', 0)"
 
@@ -96,11 +98,53 @@ def test_a_dialect_has_its_own_query_or_the_shared_one():
         sql.query("no_such_query")
 
 
+def refused(store):
+    return [(row.dataset, row.file, row.line, row.source, row.detail) for row in quarantine.entries(store)]
+
+
 def test_a_refused_row_again_replaces_the_older_entry(store):
-    examples.quarantine(store, [BadRow("f", 1, "s", "empty", "first", ""), BadRow("f", 2, "s", "empty", "", "")])
-    examples.quarantine(store, [BadRow("f", 1, "t", "long", "second", "x")])
-    rows = [tuple(dict(row).values()) for row in store.catalog.rows("SELECT * FROM quarantine ORDER BY line")]
-    assert rows == [("f", 1, "t", "long", "second", "x"), ("f", 2, "s", "empty", "", "")]
+    reading = quarantine.begin(store, "r", "pool", "r")
+    quarantine.put(store, reading, [BadRow("f", 1, "s", "empty", "first", ""), BadRow("f", 2, "s", "empty", "", "")])
+    quarantine.put(store, reading, [BadRow("f", 1, "t", "long", "second", "x")])
+    assert refused(store) == [("r", "f", 1, "t", "second"), ("r", "f", 2, "s", "")]
+
+
+def test_a_reading_that_ended_takes_out_what_it_did_not_note_of_its_own_dataset(store):
+    rows = [BadRow("f", line, "s", "empty", "", "") for line in range(5)]
+    for recipe, dataset in (("r", "r"), ("r", "other"), ("another", "r")):
+        reading = quarantine.begin(store, recipe, "pool", dataset)
+        quarantine.put(store, reading, rows)
+        quarantine.end(store, reading, {"f"})
+    assert len(refused(store)) == 10  # recipes that share a dataset and say the same are shown once
+    reading = quarantine.begin(store, "r", "pool", "r")
+    quarantine.put(store, reading, rows[:1])
+    assert len(refused(store)) == 10  # not yet
+    quarantine.end(store, reading, {"f"})
+    counts = [store.catalog.one("SELECT count(*) AS n FROM quarantine WHERE recipe=? AND dataset=?", of)["n"]
+              for of in (("r", "r"), ("r", "other"), ("another", "r"))]  # fmt: skip
+    assert counts == [1, 5, 5]
+    quarantine.keep(store, "r", [("pool", "r")])
+    assert store.catalog.one("SELECT count(*) AS n FROM quarantine WHERE dataset='other'")["n"] == 0
+
+
+def test_entries_are_read_by_pages_each_once(store, monkeypatch):
+    monkeypatch.setattr(quarantine, "PAGE", 7)
+    reading = quarantine.begin(store, "r", "pool", "r")
+    quarantine.put(store, reading, [BadRow(f"/d/f{k % 3}", k, "s", "empty", "", "") for k in range(50)])
+    assert sorted(row.line for row in quarantine.entries(store)) == list(range(50))
+    assert [row.line for row in quarantine.entries(store, limit=3)] == [0, 3, 6]
+    assert {row.file for row in quarantine.entries(store, Asked(file="f1"))} == {"/d/f1"}
+    assert list(quarantine.entries(store, Asked(file="1"))) == []
+    (kind,) = quarantine.summary(store, Asked(file="/d/f2"))
+    assert (kind["rows"], kind["first"]) == (16, "/d/f2:2")
+
+
+def test_promise_10_entries_of_which_the_dataset_is_not_known_go_when_their_file_is_read(store):
+    with store.catalog.write() as db:
+        for file in ("f", "g"):
+            db.execute("INSERT INTO quarantine VALUES ('', '', '', ?, 1, 's', 'empty', '', '', 0)", (file,))
+    quarantine.end(store, quarantine.begin(store, "r", "pool", "r"), {"f"})
+    assert [row.file for row in quarantine.entries(store)] == ["g"]
 
 
 def add(store, *names):

@@ -1,0 +1,29 @@
+"""What reading a source of a recipe gave, as values: they are part of a run's summary."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Files of a folder that were not read for one reason, of one suffix; `first` are some of their names below it."""
+
+    folder: str
+    why: str
+    suffix: str
+    files: int
+    first: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What reading one source of a recipe gave: rows, refused ones by reason and where the first of each is, files that
+    gave no usable row (their number, and some of them), and those that were not read."""
+
+    place: str
+    rows: int
+    refused: Mapping[str, int] = field(default_factory=dict)
+    first: Mapping[str, str] = field(default_factory=dict)
+    barren: int = 0
+    barren_files: Sequence[str] = ()
+    unread: Sequence[Unread] = ()

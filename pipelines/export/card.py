@@ -176,11 +176,16 @@ def dataset_info(name: str) -> str:
     return json.dumps({name: entry}, indent=2) + "\n"
 
 
-def trl_yaml(labelled: bool) -> str:
+def trl_yaml(labelled: bool, keeps_answers: bool = False) -> str:
     """The `datasets` block of `trl sft --config`; run from inside the export's folder, or set the path."""
     columns = ["input_ids", "labels"] if labelled else ["messages"]
     block = {"datasets": [{"path": "data", "split": "train", "columns": columns}]}
     loss = "" if labelled else "assistant_only_loss: true  # needs a chat template with {% generation %} marks\n"
+    if keeps_answers and not labelled:
+        loss += (
+            "# The rows were chosen under truncation keep_answer: TRL cuts long chats at their end, and loses their\n"
+            "# answers. Export with `export: {labels: true}`, or set max_length to that of the longest chat.\n"
+        )
     return (
         "# trl sft --config trl.yaml --model_name_or_path MODEL --output_dir OUT   (from inside this folder)\n"
         + yaml.safe_dump(block, sort_keys=False)

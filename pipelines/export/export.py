@@ -39,11 +39,20 @@ from gradsift.pipelines.export import card
 from gradsift.pipelines.export.place import settle, swap
 from gradsift.pipelines.export.rows import SPILL, Layout, labels_for, layout, spill, write_parts
 from gradsift.pipelines.progress import Progress, quiet
-from gradsift.pipelines.recipe import Export, recorded_recipe
+from gradsift.pipelines.recipe import Encoding, Export, recorded_recipe
 from gradsift.pipelines.tables import Row, as_csv
 from gradsift.pipelines.version import VERSION
 
 EXPORT_VERSION = 2
+KEEPS_ANSWERS = (
+    "The rows were chosen under `encoding.truncation: keep_answer`: of a chat that is too long, the middle of its "
+    "prompt went. A trainer that reads `messages` cuts the end of such a chat instead, answer and all. Export with "
+    "`export: {labels: true}` to train on what was chosen."
+)
+KEEPS_ANSWERS_LABELLED = (
+    "Of a chat that is too long, `input_ids` lack the middle of the prompt (`encoding.truncation: keep_answer`); "
+    "`messages` are whole."
+)
 PROGRAMS = {"gradsift": VERSION, "pyarrow": pa.__version__}  # that decide the bytes
 
 
@@ -196,11 +205,15 @@ def _facts(job: _Export, plan: Layout, digest: str) -> Json:
     }
 
 
-def _tokenizer(recipes: Recipes) -> tuple[Any, int]:
+def _tokenizer(recipes: Recipes) -> tuple[Any, Encoding]:
     settings = recorded_recipe(recipes.resolved, "the recipe of this selection")
     from gradsift.pipelines.model.load import open_model  # loads torch, which takes seconds that a deletion saves
 
-    return open_model(settings.model).tokenizer, settings.encoding.max_length
+    return open_model(settings.model).tokenizer, settings.encoding
+
+
+def _keeps_answers(recipes: Recipes) -> bool:
+    return bool(recipes.resolved.get("encoding", {}).get("truncation") == "keep_answer")
 
 
 def _licences(plan: Layout) -> Counter[str | None]:
@@ -230,7 +243,7 @@ def _write_texts(job: _Export, plan: Layout, digest: str, folder: Path, *, label
     texts = {
         "README.md": card.card(described),
         "dataset_info.json": card.dataset_info(job.selection.name),
-        "trl.yaml": card.trl_yaml(labelled),
+        "trl.yaml": card.trl_yaml(labelled, _keeps_answers(job.recipes)),
         "axolotl.yaml": card.axolotl_yaml(job.options.format, labelled),
         "composition.csv": as_csv(described.composition),
         "recipe.yaml": yaml.safe_dump(job.recipes.written, sort_keys=False, allow_unicode=True),
@@ -256,6 +269,8 @@ def _card(job: _Export, plan: Layout, digest: str, *, labelled: bool) -> card.Ca
             "`input_ids` and `labels` are those of the recipe's tokenizer; −100 has no loss. LLaMA-Factory reads "
             "`messages` and does not use them."
         )
+    if _keeps_answers(job.recipes):
+        notes.append(KEEPS_ANSWERS_LABELLED if labelled else KEEPS_ANSWERS)
     return card.Card(
         name=selection.name,
         what=what,

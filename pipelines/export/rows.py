@@ -29,6 +29,7 @@ from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.progress import Progress
+from gradsift.pipelines.recipe import Encoding
 from gradsift.scorers.ngrams import mix as mix_bits
 
 PART_CHARS = 128 << 20  # text of a part: what the second pass holds, twice
@@ -193,7 +194,7 @@ class Labels:
     """Tokens as the recipe's tokenizer makes them; `masks` say which label tokens of an example keep their loss."""
 
     tokenizer: Any
-    max_length: int
+    encoding: Encoding
     masks: Mapping[str, list[bool]]
 
     def add(self, table: pa.Table) -> pa.Table:
@@ -201,7 +202,7 @@ class Labels:
         token has no loss)."""
         ids, labels = [], []
         for name, chat in zip(table["example_id"].to_pylist(), table["messages"].to_pylist(), strict=True):
-            row = encode(self.tokenizer, chat, self.max_length)
+            row = encode(self.tokenizer, chat, self.encoding.max_length, self.encoding.truncation)
             row = row if name not in self.masks else row.masked(self.masks[name])
             ids.append(row.input_ids)
             labels.append([t if on else IGNORED for t, on in zip(row.input_ids, row.labelled, strict=True)])
@@ -212,11 +213,11 @@ class Labels:
 
 
 def labels_for(
-    store: Store, selection: Selection, wanted: bool, open_tokenizer: Callable[[], tuple[Any, int]]
+    store: Store, selection: Selection, wanted: bool, open_tokenizer: Callable[[], tuple[Any, Encoding]]
 ) -> Labels | None:
     """How to label a selection's rows, or None where it needs none."""
     pruned = selections.is_masked(selection)
     if not (wanted or pruned):
         return None
-    tokenizer, max_length = open_tokenizer()
-    return Labels(tokenizer, max_length, selections.masks(store, selection))
+    tokenizer, encoding = open_tokenizer()
+    return Labels(tokenizer, encoding, selections.masks(store, selection))

@@ -83,7 +83,8 @@ class Extractor:
 
     def encode(self, messages: Messages) -> Encoded:
         """Encode one chat as this job does."""
-        return encode(self.job.loaded.tokenizer, messages, self.job.encoding.max_length)
+        encoding = self.job.encoding
+        return encode(self.job.loaded.tokenizer, messages, encoding.max_length, encoding.truncation)
 
     def rows(
         self, ids: Sequence[str], chats: Sequence[Encoded], as_query: bool = False

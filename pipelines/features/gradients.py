@@ -89,7 +89,7 @@ def plan_rows(store: Store, job: GradientJob, dataset: Dataset) -> tuple[int, in
     lengths: dict[str, int] = {}
     for start in range(0, len(todo), 5_000):
         for name, messages in examples.get_messages(store, todo[start : start + 5_000]).items():
-            chat = encode(job.loaded.tokenizer, messages, job.encoding.max_length)
+            chat = encode(job.loaded.tokenizer, messages, job.encoding.max_length, job.encoding.truncation)
             lengths[name] = len(chat.input_ids)
             if not chat.usable:
                 flagged[name] = chat.status

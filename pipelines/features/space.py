@@ -8,8 +8,9 @@ from gradsift.datastore.errors import FeatureSpaceMismatch
 from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.projectors import projector_spec
-from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION
+from gradsift.pipelines.model.encode import LABEL_POLICY
 from gradsift.pipelines.model.load import Loaded, best_device
+from gradsift.pipelines.model.truncate import stored_name
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model
 
@@ -55,7 +56,7 @@ class GradientJob:
             "loss": f"{self.loss}-mean-over-label-tokens",
             "labels": LABEL_POLICY,
             "max_length": self.encoding.max_length,
-            "truncation": TRUNCATION,
+            "truncation": stored_name(self.encoding.truncation),
             "parameters": {"kind": f.parameters, "layers": f.layers, "factor_dim": f.factor_dim},
             "transform": self.transform,
             "projector": projector_spec(p.family, p.dim, p.seed, best_device().type, p.per_module),

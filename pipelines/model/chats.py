@@ -10,7 +10,8 @@ from gradsift.pipelines.model.work import Work
 def usable_chats(work: Work, ids: Sequence[str]) -> tuple[list[str], list[Encoded]]:
     """Ids and encodings of the examples that have a label, in the given order."""
     messages = examples.get_messages(work.store, ids)
-    chats = [encode(work.model.tokenizer, messages[i], work.recipe.encoding.max_length) for i in ids]
+    tokenizer, encoding = work.model.tokenizer, work.recipe.encoding
+    chats = [encode(tokenizer, messages[i], encoding.max_length, encoding.truncation) for i in ids]
     kept = [(i, c) for i, c in zip(ids, chats, strict=True) if c.usable]
     return [i for i, _ in kept], [c for _, c in kept]
 

@@ -4,7 +4,7 @@ Loss is on the assistant's tokens, the end-of-turn token included. Where the tok
 with `{% generation %}`, the marks decide (transformers' `return_assistant_tokens_mask`, which is what TRL's
 assistant-only loss uses). Otherwise an assistant turn runs from the end of the generation prompt to the end of
 its end-of-turn token; white space that the template puts after that token is not labelled. A tokenizer
-without a template gets `PLAIN_TEMPLATE`. Truncation keeps the first `max_length` tokens.
+without a template gets `PLAIN_TEMPLATE`. What stays of a long chat, `truncate.py` says.
 """
 
 import json
@@ -20,9 +20,9 @@ from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import fingerprint
 from gradsift.pipelines.model.render import drops, render
+from gradsift.pipelines.model.truncate import Truncation, kept
 
 LABEL_POLICY = "assistant+eot/1"
-TRUNCATION = "keep-first"
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ '### ' + m['role'] + '\\n' }}"
     "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + eos_token }}{% endgeneration %}"
@@ -115,7 +115,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
     )
 
 
-def encode(tokenizer: Any, messages: Messages, max_length: int) -> Encoded:
+def encode(tokenizer: Any, messages: Messages, max_length: int, truncation: Truncation = "keep_first") -> Encoded:
     """Encode one chat. Status: `truncated` when cut but usable, `no_labels` when no label token is left,
     `unrenderable` when the template refuses the chat, does not render it turn by turn, or leaves tools or calls out.
 
@@ -131,8 +131,9 @@ def encode(tokenizer: Any, messages: Messages, max_length: int) -> Encoded:
             ids, labelled = _by_turns(tokenizer, messages, template)
     except (jinja2.TemplateError, _NotTurnByTurn):
         return Encoded((), (), "unrenderable")
-    cut = len(ids) > max_length
-    ids, labelled = ids[:max_length], labelled[:max_length]
+    places = kept(labelled, max_length, truncation)
+    cut = len(places) < len(ids)
+    ids, labelled = [ids[t] for t in places], [labelled[t] for t in places]
     if labelled:
         labelled[0] = False  # nothing predicts the first token
     status: Status = "no_labels" if not any(labelled) else "truncated" if cut else "ok"

@@ -10,7 +10,8 @@ from gradsift.datastore.attributes import attribute
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import Spec
-from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION, encode
+from gradsift.pipelines.model.encode import LABEL_POLICY, encode
+from gradsift.pipelines.model.truncate import stored_name
 from gradsift.pipelines.model.work import Work
 
 I64 = NDArray[np.int64]
@@ -22,7 +23,7 @@ def lengths_spec(work: Work) -> Spec:
         "kind": "lengths",
         "tokenizer": work.model.tokenizer_digest,
         "labels": LABEL_POLICY,
-        "truncation": TRUNCATION,
+        "truncation": stored_name(work.recipe.encoding.truncation),
         "max_length": work.recipe.encoding.max_length,
     }
 
@@ -30,10 +31,10 @@ def lengths_spec(work: Work) -> Spec:
 def lengths(work: Work, dataset: Dataset) -> Mapping[str, I64]:
     """[N] `n_tokens` and `n_label_tokens` of a dataset's members in the order of their ids; both 0 of an example
     without a label token. Counted once and kept. Cost: one render and tokenisation each (0.3 ms for 200 words)."""
-    tokenizer, max_length = work.model.tokenizer, work.recipe.encoding.max_length
+    tokenizer, encoding = work.model.tokenizer, work.recipe.encoding
 
     def compute(chats: Sequence[Messages]) -> Mapping[str, pa.Array]:
-        encoded = [encode(tokenizer, chat, max_length) for chat in chats]
+        encoded = [encode(tokenizer, chat, encoding.max_length, encoding.truncation) for chat in chats]
         return {
             "n_tokens": pa.array([len(one.input_ids) if one.usable else 0 for one in encoded], pa.int32()),
             "n_label_tokens": pa.array([one.n_label_tokens if one.usable else 0 for one in encoded], pa.int32()),

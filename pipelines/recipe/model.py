@@ -38,8 +38,12 @@ class Encoding(Section):
     """How a chat becomes tokens and labels."""
 
     max_length: Annotated[int, Field(ge=8)] = 1024
-    """Tokens kept of each row, from the start, at most as many as the model has positions; a row that keeps no label
-    token is flagged, not used."""
+    """Tokens kept of each row, at most as many as the model has positions; a row that keeps no label token is flagged,
+    not used."""
+    truncation: Literal["keep_first", "keep_answer"] = "keep_first"
+    """What stays of a longer row. `keep_first`: its start, as TRL and LESS do. `keep_answer`: the last answer, whole if
+    it fits; the prompt before it loses its middle and keeps its first and last tokens, an eighth of `max_length` at
+    least. Trainers that cut rows themselves have no such option: give them `export.labels`."""
 
 
 class Lora(Section):

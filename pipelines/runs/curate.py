@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gradsift.datastore import leases, runs, versions
+from gradsift.datastore import examples, leases, runs, versions
 from gradsift.datastore.errors import BusyError
 from gradsift.datastore.numbering import catch_up
 from gradsift.datastore.runs import Ingested, Recipes, RunResult, SelectionReport, SpaceRows, Stage
@@ -27,6 +27,7 @@ from gradsift.pipelines.features.gather import Material, evidence, unusable_of
 from gradsift.pipelines.features.gradients import checkpoint_rows
 from gradsift.pipelines.mix.mixture import describe_mixture, make_mixture
 from gradsift.pipelines.model.encode import template_notes
+from gradsift.pipelines.model.labels import check_labels, measured_sets
 from gradsift.pipelines.model.positions import check_length
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.pool import semantic
@@ -99,13 +100,14 @@ def _curate(
     material, ingested = stage("ingest", lambda: read_datasets(work))
     targets = {name: (len(one.example_ids), len(set(one.subtasks))) for name, one in material.targets.items()}
     need.check(recipe, len(material.pool.example_ids), targets)
+    lost = _check_labels(work, material)
     made_of = _Rows()
     if recipe.needs_rows:
         material, made_of = _gradients(work, material, stage)
         material, ingested = _without_semantic(work, material, ingested, stage)
     notes = made_of.notes
     if work.loaded is not None:
-        notes = list(dict.fromkeys([*template_notes(work.loaded.tokenizer), *notes]))
+        notes = list(dict.fromkeys([*template_notes(work.loaded.tokenizer), *lost, *notes]))
     result = RunResult(
         recipe.name,
         ingested,
@@ -132,6 +134,19 @@ def _curate(
     catch_up(store)
     stage("report", lambda: write_report(store, path))
     return replace(result, stages=tuple(stage.done), versions=versions.of_run(store, run_id))
+
+
+def _check_labels(work: Work, material: Material) -> list[str]:
+    """What there is to say of targets that lose their labels; raises InputError where that is most of one."""
+    by_role = {"val": material.targets, "test": material.tests}
+    sets = {
+        f"targets.{name}.{which}": examples.get_messages(work.store, by_role[which][name].example_ids).values()
+        for name, which in measured_sets(work.recipe)
+    }
+    notes = check_labels(work.model.tokenizer, work.recipe.encoding, sets) if sets else []
+    for number, note in enumerate(notes, 1):
+        work.progress(note, number, len(notes))
+    return notes
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from gradsift.pipelines.features.fit import fit
 from gradsift.pipelines.memory import default_budget
 from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.encode import encode, template_notes
+from gradsift.pipelines.model.labels import check_labels, measured_sets
 from gradsift.pipelines.model.load import Loaded, best_device, load_base, load_lora, open_model
 from gradsift.pipelines.model.positions import check_length
 from gradsift.pipelines.pool.sources import read_source
@@ -55,6 +56,16 @@ class Plan:
     memory: dict[str, int] = field(default_factory=dict)  # bytes that each method will hold, and what it may
 
 
+def _label_notes(recipe: Recipe, loaded: Loaded, vals: Mapping[str, Sequence[Example]]) -> list[str]:
+    """What a run would say of targets that lose their labels; raises InputError where it would refuse them."""
+    sets = {}
+    for name, which in measured_sets(recipe):
+        test = recipe.targets[name].test
+        rows = vals[name] if which == "val" or test is None else read_source(test, recipe.seed)
+        sets[f"targets.{name}.{which}"] = [row.messages for row in rows if isinstance(row, Example)]
+    return check_labels(loaded.tokenizer, recipe.encoding, sets)
+
+
 @dataclass(frozen=True)
 class Probe:
     """What one real batch tells: real tokens per second, captured layers, hidden size."""
@@ -81,8 +92,12 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Pla
         return Plan(len(good), len(bad), 1.0, 0.0, 0, 0, text, free, 0.0, {}, notes, memory=memory)
     loaded = open_model(recipe.model)
     check_length(recipe, loaded)
+    lost = _label_notes(recipe, loaded, wanted)
     step = max(1, len(good) // SAMPLE)
-    chats = [encode(loaded.tokenizer, one.messages, recipe.encoding.max_length) for one in good[::step]]
+    chats = [
+        encode(loaded.tokenizer, one.messages, recipe.encoding.max_length, recipe.encoding.truncation)
+        for one in good[::step]
+    ]
     if recipe.needs_rows and chats and not any(chat.usable for chat in chats):
         counts = ", ".join(f"{n} {status}" for status, n in Counter(chat.status for chat in chats).items())
         raise InputError(
@@ -130,7 +145,7 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Pla
         free,
         speed,
         minutes,
-        [*template_notes(loaded.tokenizer), *probe.notes, *refusals],
+        [*template_notes(loaded.tokenizer), *lost, *probe.notes, *refusals],
         held.checkpoints,
         computed,
         held.pool_rows + held.target_rows,

@@ -22,8 +22,9 @@ from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.datastore.warmups import WarmupRun
 from gradsift.pipelines.model.chats import usable_chats
-from gradsift.pipelines.model.encode import LABEL_POLICY, TRUNCATION
+from gradsift.pipelines.model.encode import LABEL_POLICY
 from gradsift.pipelines.model.load import adapter_arrays, load_base, load_lora, lora_parameters, set_adapter
+from gradsift.pipelines.model.truncate import stored_name
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Warmup
 from gradsift.pipelines.training.loop import EpochEnd, Report, Start, epochs, make_optimizer
@@ -41,7 +42,7 @@ def training_spec(work: Work) -> Spec:
         "adapter": work.recipe.lora.model_dump(),
         "labels": LABEL_POLICY,
         "max_length": work.recipe.encoding.max_length,
-        "truncation": TRUNCATION,
+        "truncation": stored_name(work.recipe.encoding.truncation),
         "trainer": TRAINER_VERSION,
     }
 

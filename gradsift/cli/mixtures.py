@@ -57,7 +57,7 @@ def export(
     *,
     target: str | None = None,
     format: Annotated[Literal["parquet", "jsonl"] | None, Parameter(name="--format")] = None,  # noqa: A002
-    labels: Flag = False,
+    labels: bool | None = None,
     atlas: Flag = False,
     require_licence: Flag = False,
     store: StorePath = DEFAULT_STORE,
@@ -77,7 +77,8 @@ def export(
     format
         Format of the data files; default: the recipe's.
     labels
-        Add `input_ids` and `labels` (always there where a method prunes tokens).
+        Add `input_ids` and `labels`, or with --no-labels do not; default: the recipe's. Always there where a method
+        prunes tokens.
     atlas
         Add atlas.parquet: x, y and neighbours for embedding-atlas.
     require_licence
@@ -89,7 +90,7 @@ def export(
     from gradsift.pipelines.export.export import export as write
     from gradsift.pipelines.recipe import Export
 
-    given = {"format": format, "labels": labels or None, "atlas": atlas or None,
+    given = {"format": format, "labels": labels, "atlas": atlas or None,
              "require_licence": require_licence or None}  # fmt: skip
     with Store(store, create=False) as opened, show.progress() as progress:
         chosen = selections.get(opened, name, target)

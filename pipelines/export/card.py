@@ -1,13 +1,10 @@
-"""What comes with the rows of an export: the dataset card, and ready configs for trainers."""
+"""The dataset card of an export."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import yaml
 from huggingface_hub import DatasetCardData
 
-from gradsift.datastore.runs import Json
 from gradsift.pipelines.tables import Row, markdown
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -155,58 +152,3 @@ def _shown(composition: Sequence[Row]) -> list[Row]:
         names["examples"] = "examples"
     names |= {n: n for n in ("tokens", "note") if any(row[n] for row in composition)}
     return [{shown: row[name] for name, shown in names.items()} for row in composition]
-
-
-def dataset_info(name: str) -> str:
-    """LLaMA-Factory's dataset_info.json: `dataset_dir` is the export's folder, `dataset` its name."""
-    entry = {
-        "file_name": "data",
-        "formatting": "sharegpt",
-        "columns": {"messages": "messages"},
-        "tags": {
-            "role_tag": "role",
-            "content_tag": "content",
-            "user_tag": "user",
-            "assistant_tag": "assistant",
-            "observation_tag": "tool",
-            "function_tag": "function_call",
-            "system_tag": "system",
-        },
-    }
-    return json.dumps({name: entry}, indent=2) + "\n"
-
-
-def trl_yaml(labelled: bool, keeps_answers: bool = False) -> str:
-    """The `datasets` block of `trl sft --config`; run from inside the export's folder, or set the path."""
-    columns = ["input_ids", "labels"] if labelled else ["messages"]
-    block = {"datasets": [{"path": "data", "split": "train", "columns": columns}]}
-    loss = "" if labelled else "assistant_only_loss: true  # needs a chat template with {% generation %} marks\n"
-    if keeps_answers and not labelled:
-        loss += (
-            "# The rows were chosen under truncation keep_answer: TRL cuts long chats at their end, and loses their\n"
-            "# answers. Export with `export: {labels: true}`, or set max_length to that of the longest chat.\n"
-        )
-    return (
-        "# trl sft --config trl.yaml --model_name_or_path MODEL --output_dir OUT   (from inside this folder)\n"
-        + yaml.safe_dump(block, sort_keys=False)
-        + loss
-    )
-
-
-def axolotl_yaml(suffix: str, labelled: bool) -> str:
-    """Axolotl's `datasets` block; run from inside the export's folder, or set the path."""
-    kind = "parquet" if suffix == "parquet" else "json"
-    entry: Json = {"path": "data", "ds_type": kind, "split": "train"}
-    if labelled:
-        entry["type"] = None  # rows hold input_ids and labels already
-    else:
-        entry |= {
-            "type": "chat_template",
-            "field_messages": "messages",
-            "message_property_mappings": {"role": "role", "content": "content"},
-            "roles_to_train": ["assistant"],
-            "train_on_eos": "turn",
-        }
-    return "# Put this block into an axolotl config; the path is taken from where axolotl runs.\n" + yaml.safe_dump(
-        {"datasets": [entry]}, sort_keys=False
-    )

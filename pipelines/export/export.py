@@ -4,7 +4,8 @@
     <name>/data/train-*            messages, example_id, source, licence, rank, score, copy, weight; of mixtures
                                    `part`, of cluster methods `cluster`; with labels `input_ids`, `attention_mask`,
                                    `labels`
-    <name>/dataset_info.json       for LLaMA-Factory; trl.yaml and axolotl.yaml likewise
+    <name>/dataset_info.json       for LLaMA-Factory; trl.yaml and axolotl.yaml likewise; with labels
+                                   trl-messages.yaml, for other models
     <name>/composition.csv         what it consists of; of a mixture, requested against realised
     <name>/atlas.parquet           on request: x, y and neighbours for embedding-atlas
     <name>/manifest.json           digests, lineage, counts, seed, versions, sha256 of every file
@@ -22,6 +23,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,8 @@ from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export import card
 from gradsift.pipelines.export.place import settle, swap
-from gradsift.pipelines.export.rows import SPILL, Layout, labels_for, layout, spill, write_parts
+from gradsift.pipelines.export.rows import SPILL, Labels, Layout, labels_for, layout, spill, write_parts
+from gradsift.pipelines.export.trainers import Tokens, configs, wants_labels
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Encoding, Export, recorded_recipe
 from gradsift.pipelines.tables import Row, as_csv
@@ -155,11 +158,13 @@ def _write(job: _Export, folder: Path) -> None:
     licences = _licences(plan)
     if job.options.require_licence and None in licences:
         raise InputError(_unlicensed(plan, licences[None]))
-    labels = labels_for(store, selection, job.options.labels, lambda: _tokenizer(job.recipes))
+    opened = cache(lambda: _tokenizer(job.recipes))
+    wanted = wants_labels(job.options, job.recipes, lambda: opened()[0])
+    labels = labels_for(store, selection, wanted, opened)
     spill(store, plan, folder, job.progress)
     data = write_parts(plan, folder, job.options.format, labels, job.progress)
     digest = fingerprint([selection.digest, {name: digest_file(folder / name) for name in data}])
-    names = [*data, *_write_texts(job, plan, digest, folder, labelled=labels is not None)]
+    names = [*data, *_write_texts(job, plan, digest, folder, _tokens(job, labels))]
     if job.options.atlas:
         from gradsift.pipelines.export.atlas import write_atlas  # loads torch, as `open_model` does
 
@@ -216,6 +221,18 @@ def _keeps_answers(recipes: Recipes) -> bool:
     return bool(recipes.resolved.get("encoding", {}).get("truncation") == "keep_answer")
 
 
+def _tokens(job: _Export, labels: Labels | None) -> Tokens:
+    resolved = job.recipes.resolved
+    model = resolved.get("model") or {}
+    return Tokens(
+        labelled=labels is not None,
+        pruned=selections.is_masked(job.selection),
+        max_length=Encoding.model_validate(resolved.get("encoding") or {}).max_length if model else None,
+        model=model.get("hub"),
+        keeps_answers=_keeps_answers(job.recipes),
+    )
+
+
 def _licences(plan: Layout) -> Counter[str | None]:
     """{licence or None: rows}, the most frequent first."""
     names = plan.facts["licence"].to_pylist()
@@ -237,14 +254,12 @@ def _unlicensed(plan: Layout, rows: int) -> str:
     )
 
 
-def _write_texts(job: _Export, plan: Layout, digest: str, folder: Path, *, labelled: bool) -> list[str]:
+def _write_texts(job: _Export, plan: Layout, digest: str, folder: Path, tokens: Tokens) -> list[str]:
     """Write the small files; returns their names."""
-    described = _card(job, plan, digest, labelled=labelled)
+    described = _card(job, plan, digest, labelled=tokens.labelled)
     texts = {
         "README.md": card.card(described),
-        "dataset_info.json": card.dataset_info(job.selection.name),
-        "trl.yaml": card.trl_yaml(labelled, _keeps_answers(job.recipes)),
-        "axolotl.yaml": card.axolotl_yaml(job.options.format, labelled),
+        **configs(job.selection.name, job.options.format, tokens),
         "composition.csv": as_csv(described.composition),
         "recipe.yaml": yaml.safe_dump(job.recipes.written, sort_keys=False, allow_unicode=True),
     }

@@ -76,6 +76,14 @@ def chat_template(tokenizer: Any) -> str:
     return PLAIN_TEMPLATE
 
 
+def has_marks(tokenizer: Any) -> bool:
+    """Whether the tokenizer's own template marks the assistant's tokens."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    return bool(template and _GENERATION.search(template))
+
+
 def template_notes(tokenizer: Any) -> list[str]:
     """What there is to say of a tokenizer's template: that there is none, and a plain one is used."""
     if tokenizer.chat_template:

@@ -118,7 +118,7 @@ class Recipe(Section):
             "`weights: scaling_law`": any(part.weights == "scaling_law" for part in mix),
             "`validate`": self.validate_ is not None,
             "`dedup.semantic`": self._semantic_rows(),
-            OF_TOKENIZER[1]: self.export.labels,
+            OF_TOKENIZER[1]: self.export.labels is True,
         }
 
     def _counts_tokens(self) -> bool:

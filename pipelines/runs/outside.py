@@ -23,6 +23,7 @@ from gradsift.datastore.traces import exported_nowhere, exported_to, reported_to
 from gradsift.pipelines.export.export import export, manifest_at
 from gradsift.pipelines.export.place import OLD, others, remove, settle
 from gradsift.pipelines.progress import Progress
+from gradsift.pipelines.recipe import Export
 
 STAGING = re.compile(r"\.partial-(?:\.checkout-)?(?P<name>.+)-(?P<key>[0-9a-f]{16})")  # of an export that is written
 REPLACED = re.compile(r"\.old-[0-9a-f]{16}")  # an export that another took the place of, in older versions
@@ -106,10 +107,22 @@ def rewritten(store: Store, held: Exported, progress: Progress) -> Exported:
             return replace(held, state="removed" if remove(folder) else f"removed{_left_there(folder)}")
         return replace(held, state=f"still holds them, remove it: {error}" if held.rows else held.state)
     try:
-        export(store, chosen, runs.recipe_of(store, chosen), folder, progress=progress)
+        _export(store, chosen, folder, progress)
     except (GradsiftError, OSError, ValueError) as error:
         return replace(held, state=f"still holds them: {error}; then `gradsift delete --exports`")
     return replace(held, state=f"rewritten{_left_there(folder)}")
+
+
+def _export(store: Store, chosen: Selection, folder: Path, progress: Progress) -> None:
+    """By the recipe; where labels are the tool's own choice and the model is out of reach, without them."""
+    recipes = runs.recipe_of(store, chosen)
+    options = Export.model_validate(recipes.resolved.get("export", {}))
+    try:
+        export(store, chosen, recipes, folder, options, progress)
+    except InputError:
+        if options.labels != "auto":
+            raise
+        export(store, chosen, recipes, folder, options.model_copy(update={"labels": False}), progress)
 
 
 def _left_there(folder: Path) -> str:

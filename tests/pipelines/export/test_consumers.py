@@ -44,7 +44,8 @@ MARKED = (
 
 @pytest.fixture(scope="module")
 def exports(finished, tmp_path_factory):
-    """{kind: folder}: a selection, a mixture that repeats, and one whose tokens are pruned, of a finished run."""
+    """{kind: folder}: a selection, a mixture that repeats, and one whose tokens are pruned, of a finished run whose model's
+    template has no marks: with labels. `jsonl` is without."""
     import shutil
 
     root = tmp_path_factory.mktemp("exports")
@@ -57,7 +58,9 @@ def exports(finished, tmp_path_factory):
             chosen = selections.get(store, name)
             out[kind] = export(store, chosen, runs.recipe_of(store, chosen), root / kind)
         chosen = selections.get(store, "small-sql")
-        out["jsonl"] = export(store, chosen, runs.recipe_of(store, chosen), root / "jsonl", Export(format="jsonl"))
+        out["jsonl"] = export(
+            store, chosen, runs.recipe_of(store, chosen), root / "jsonl", Export(format="jsonl", labels=False)
+        )
     return out
 
 
@@ -77,7 +80,7 @@ def test_trl_trains_two_steps_from_the_shipped_config(exports, kind, model_dir, 
          "--bf16", "false", "--logging_steps", "1", "--use_cpu", "true"]
     )  # fmt: skip
     rows = get_dataset(mixture)["train"]
-    assert set(rows.column_names) == ({"input_ids", "labels"} if kind == "pruned" else {"messages"})
+    assert set(rows.column_names) == ({"messages"} if kind == "jsonl" else {"input_ids", "labels"})
     manifest = json.loads(Path("manifest.json").read_text("utf-8"))
     assert len(rows) == manifest["selection"]["rows"]
     tokenizer = AutoTokenizer.from_pretrained(model.model_name_or_path)
@@ -132,7 +135,8 @@ def test_axolotl_finds_and_reads_it(exports, kind, monkeypatch):
     (entry,) = yaml.safe_load((folder / "axolotl.yaml").read_text("utf-8"))["datasets"]
     assert set(entry) <= AXOLOTL_KEYS
     rows = load_dataset(entry["path"], split=entry["split"])
-    if kind == "pruned":
+    if kind != "jsonl":
+        assert entry["type"] is None
         assert {"input_ids", "attention_mask", "labels"} <= set(rows.column_names)
         return
     assert entry["type"] == "chat_template"

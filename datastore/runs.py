@@ -288,6 +288,9 @@ class RunResult:
     drift: Drift | None = None  # of the pool from its warm-up; None without one, and in summaries of older versions
     unusable: Sequence[LeftOut] | None = None  # of what screening left, by status; None in older summaries
     versions: Sequence[VersionReport] = ()  # of a run that has just ended; `versions.of_run` knows those of any
+    made_with: Mapping[str, str] = field(
+        default_factory=dict
+    )  # {package: version}; none in summaries of older versions
 
     @property
     def pool_rows(self) -> list[SpaceRows]:
@@ -310,13 +313,14 @@ class Recipes:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its recipe, what it made, and the seconds it took."""
+    """A finished run: its recipe, what it made, the seconds it took, and when it ended (UTC, seconds since 1970)."""
 
     name: str
     recipes: Recipes
     summary: Json
     seconds: float
     run_id: int = 0
+    finished: float = 0.0
 
     @cached_property
     def result(self) -> RunResult:
@@ -466,10 +470,13 @@ def _finished(store: Store) -> Iterator[Run]:
 
 
 def get(store: Store, run_id: int) -> Run:
-    """A finished run by its number."""
-    (row,) = store.catalog.rows("SELECT * FROM run WHERE run_id=?", (run_id,))
+    """A finished run by its number. Raises InputError where there is none."""
+    row = store.catalog.one("SELECT * FROM run WHERE run_id=? AND finished IS NOT NULL", (run_id,))
+    if row is None:
+        raise InputError(f"there is no finished run {run_id} in {store.root}; `gradsift report --list` lists them")
     recipes = Recipes(json.loads(row["recipe"]), json.loads(row["written"] or row["recipe"]))
-    return Run(row["name"], recipes, json.loads(row["summary"]), row["finished"] - row["started"], row["run_id"])
+    seconds = row["finished"] - row["started"]
+    return Run(row["name"], recipes, json.loads(row["summary"]), seconds, row["run_id"], row["finished"])
 
 
 def recorded(store: Store) -> list[Json]:
@@ -481,6 +488,11 @@ def recorded(store: Store) -> list[Json]:
 def makers(store: Store, chosen: Named) -> Iterator[Run]:
     """Finished runs that made a selection or mixture, the newest first."""
     return (run for run in _finished(store) if (chosen.name, chosen.digest) in run.digests)
+
+
+def finished(store: Store) -> Iterator[Run]:
+    """Finished runs, the newest first, each read when it is asked for."""
+    return _finished(store)
 
 
 def newest_of_each(store: Store) -> list[Run]:

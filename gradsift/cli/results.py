@@ -2,6 +2,9 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from gradsift.cli.shared import (
     DEFAULT_STORE,
@@ -17,26 +20,47 @@ from gradsift.cli.shared import (
 
 
 @app.command
-def report(*, out: Path | None = None, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
-    """Write the report of the store's last run: one HTML page that opens from disk, and the same as JSON.
+def report(
+    *,
+    run: int | None = None,
+    all_runs: Annotated[bool, Parameter(name="--list", negative=())] = False,
+    out: Path | None = None,
+    store: StorePath = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Write the report of a run: one HTML page that opens from disk, and the same as JSON. Each run keeps its own.
 
     Parameters
     ----------
+    run
+        Number of the run; default: the store's last one.
+    all_runs
+        List the runs instead: number, date, name, what was found, and where the report is.
     out
         Where to write the page; default: reports/ in the store.
     """
     from gradsift.cli import show
-    from gradsift.datastore.runs import last_run
+    from gradsift.datastore.errors import InputError
+    from gradsift.datastore.runs import get, last_run
     from gradsift.datastore.store import Store
+    from gradsift.pipelines.report.kept import keep_report, listed
     from gradsift.pipelines.report.report import report as document
-    from gradsift.pipelines.report.report import write_report
 
+    if all_runs and (run is not None or out is not None):
+        raise InputError("--list writes no report; leave out --run and --out")
     with Store(store, create=False) as opened:
-        run = last_run(opened)
-        if json:
-            show.document(asdict(document(opened, run)))
+        if all_runs:
+            kept = [asdict(one) for one in listed(opened)]
+            if json:
+                show.document(kept)
+            else:
+                show.table("Runs and their reports", kept)
             return
-        path = write_report(opened, out or opened.root / "reports" / f"{run.name}.html", run)
+        wanted = last_run(opened) if run is None else get(opened, run)
+        if json:
+            show.document(asdict(document(opened, wanted)))
+            return
+        path = keep_report(opened, wanted, out)
     show.line(f"{path}; as data: {path.with_suffix('.json')}")
 
 

@@ -161,14 +161,14 @@ def _curves(target: str, arms: Sequence[ArmRow]) -> list[Part]:
         return []
     drawn = {name: _by_share(curves[name]) for name in list(curves)[:DRAWN]}
     note = (
-        "Mean of the seeds and the range between them; smoothed. Losses of different data are not comparable: only the "
-        "shape is." + (" The table has all arms." if len(curves) > DRAWN else "")
+        "Each arm on an axis of its own, for losses of different data are not comparable: only the shape is. Mean of the "
+        "seeds and the range between them; smoothed." + (" The table has all arms." if len(curves) > DRAWN else "")
     )
     return [
         Part(
             "Training loss",
             [{"arm": name, **charts.milestones(runs)} for name, runs in curves.items()],
-            charts.curves(f"{target}: training loss", drawn, "share of the steps, %", "loss of a batch"),
+            charts.panels(f"{target}: training loss", drawn, "share of the steps, %", "loss of a batch"),
             note,
         )
     ]

@@ -51,6 +51,7 @@ svg .zero { stroke: var(--fg); stroke-width: 1.2; stroke-dasharray: 4 3; }
 svg .bar { stroke-width: 2.5; } svg .line { fill: none; stroke-width: 2; }
 svg .band { fill-opacity: .18; } svg .dot { fill-opacity: .65; }
 """  # fmt: skip
+ON_PAPER = _variables(LIGHT)  # whatever the screen's scheme
 STYLE = f"{_variables(LIGHT)}\n@media (prefers-color-scheme: dark) {{ {_variables(DARK)} }}\n{RULES}"
 
 
@@ -118,12 +119,14 @@ def _x_axis(axis: _Axis, bottom: float, top: float, label: str) -> list[str]:
     return body
 
 
-def _y_axis(axis: _Axis, left: float, right: float, label: str) -> list[str]:
+def _y_axis(axis: _Axis, left: float, right: float, label: str, count: int = 5) -> list[str]:
     body = []
-    for value, shown in axis.ticks():
+    for value, shown in axis.ticks(count):
         y = axis(value)
         body.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         body.append(_text(left - 6, y + 4, shown, "end"))
+    if not label:
+        return body
     middle = (axis.start + axis.stop) / 2
     turned = f'transform="rotate(-90 14 {middle:.1f})" class="label"'
     body.append(_text(14, middle, label, "middle", turned))
@@ -289,24 +292,45 @@ def _marked(marks: Sequence[tuple[float, float, str]], x: _Axis, y: _Axis) -> li
     return body
 
 
-def curves(title: str, series: Mapping[str, Sequence[Curve]], x_label: str, y_label: str) -> str:
-    """Means of several runs of each name, with a band from the lowest to the highest run."""
+def panels(title: str, series: Mapping[str, Sequence[Curve]], x_label: str, y_label: str) -> str:
+    """A little picture for each name, with an axis of its own: the mean of its runs, with a band from the lowest to the
+    highest. Heights are not to be compared between them."""
     drawn = {name: _band(runs) for name, runs in series.items()}
     drawn = {name: band for name, band in drawn.items() if len(band[0])}
-    values = np.concatenate([np.concatenate([b[1], b[3]]) for b in drawn.values()])
-    height = 320 + 16 * (len(drawn) // 4)
-    x = _Axis(0, float(max(b[0].max() for b in drawn.values())), INSIDE, WIDTH - RIGHT)
-    y = _Axis(float(values.min()), float(values.max()), height - BOTTOM, TOP + 20 + 16 * (len(drawn) // 4))
-    body = [*_x_axis(x, height - BOTTOM, TOP + 20, x_label), *_y_axis(y, INSIDE, WIDTH - RIGHT, y_label)]
-    for k, (steps, low, mean, high) in enumerate(drawn.values()):
-        upper = [f"{x(s):.1f},{y(v):.1f}" for s, v in zip(steps, high, strict=True)]
-        lower = [f"{x(s):.1f},{y(v):.1f}" for s, v in zip(steps, low, strict=True)]
-        line = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in zip(steps, mean, strict=True))
-        body.append(f'<polygon class="c{k % SERIES} band" points="{" ".join([*upper, *lower[::-1]])}"/>')
-        dash = ' stroke-dasharray="6 4"' if k >= SERIES else ""
-        body.append(f'<polyline class="c{k % SERIES} line" points="{line}"{dash}/>')
-    body += _legend(list(drawn), 14, 76)
-    return _svg(height, title, body)
+    columns = 2
+    across, down = WIDTH // columns, 190
+    body: list[str] = []
+    for k, (name, band) in enumerate(drawn.items()):
+        left, top = across * (k % columns), down * (k // columns)
+        body += _panel(name, band, (left + INSIDE, left + across - 14), (top + 24, top + down - BOTTOM), x_label)
+    if drawn:
+        lines = -(-len(drawn) // columns)
+        body.append(
+            _text(
+                14,
+                down * lines / 2,
+                y_label,
+                "middle",
+                f'transform="rotate(-90 14 {down * lines / 2:.1f})" class="label"',
+            )
+        )
+    return _svg(down * max(1, -(-len(drawn) // columns)), title, body)
+
+
+def _panel(
+    name: str, band: tuple[F64, F64, F64, F64], across: tuple[int, int], down: tuple[int, int], x_label: str
+) -> list[str]:
+    steps, low, mean, high = band
+    x = _Axis(0, float(steps.max()), *across)
+    y = _Axis(float(low.min()), float(high.max()), down[1], down[0])
+    body = [*_x_axis(x, down[1], down[0], x_label), *_y_axis(y, across[0], across[1], "", 4)]
+    body.append(_text(across[0], down[0] - 8, _cut(name, 34), "start", 'class="corner"'))
+    upper, lower, line = (
+        [f"{x(s):.1f},{y(v):.1f}" for s, v in zip(steps, values, strict=True)] for values in (high, low, mean)
+    )
+    body.append(f'<polygon class="c0 band" points="{" ".join([*upper, *lower[::-1]])}"/>')
+    body.append(f'<polyline class="c0 line" points="{" ".join(line)}"/>')
+    return body
 
 
 def _band(runs: Sequence[Curve]) -> tuple[F64, F64, F64, F64]:

@@ -45,11 +45,17 @@ class Chosen:
 
 
 def chosen_of(store: Store, result: RunResult) -> Chosen:
-    """What a run chose."""
+    """What a run chose, or what is left of it where examples were deleted since; a later run of the name may have chosen
+    otherwise. Raises InputError where it was pruned."""
     return Chosen(
-        [selections.get(store, made.name, made.target) for made in result.selections],
-        [selections.get(store, made.name) for made in result.mixtures],
+        [_as_then(store, made.name, made.target, made.digest) for made in result.selections],
+        [_as_then(store, made.name, selections.MIXTURE, made.digest) for made in result.mixtures],
     )
+
+
+def _as_then(store: Store, name: str, target: str, digest: str) -> Selection:
+    then = selections.standing_for(store, name, target, digest)
+    return then or selections.get(store, f"{name}@{digest}", target)
 
 
 def chosen_parts(store: Store, result: RunResult, chosen: Chosen) -> list[Part]:

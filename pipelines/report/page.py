@@ -4,14 +4,16 @@ Text of data sets is escaped by the template (and by `charts`); the page loads n
 policy forbids both.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
-from gradsift.pipelines.report.charts import STYLE
-from gradsift.pipelines.report.parts import Document
+from gradsift.pipelines.report.charts import ON_PAPER, STYLE
+from gradsift.pipelines.report.parts import Answer, Document, Matrix
 from gradsift.pipelines.tables import Row, cell
 
 MARKDOWN_ROWS = 40  # of a table, at most
@@ -22,20 +24,46 @@ def html(document: Document) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["figure"] = figure
-    return environment.get_template("report.html.j2").render(**vars(document), chart_style=STYLE)
+    environment.filters |= {"figure": figure, "sentence": _sentence, "commands": _commands}
+    return environment.get_template("report.html.j2").render(**vars(document), chart_style=STYLE, print_style=ON_PAPER)
+
+
+def _sentence(answer: Answer) -> Markup:
+    """An answer's sentence with the target's name, which stands between asterisks, in italics; escaped."""
+    target = escape(answer.target)
+    return Markup(str(_commands(answer.text)).replace(f"*{target}*", f"<em>{target}</em>"))  # noqa: S704 - both escaped
+
+
+def _commands(text: str) -> Markup:
+    """Text in which what stands between backticks is code; escaped. A backtick without its twin stays one."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
 
 
 def markdown(document: Document) -> str:
-    """Cards and tables as Markdown, for places that show no HTML (Prefect's artifacts)."""
-    lines = [f"# {cell(document.name)}", "", cell(document.what), ""]
-    lines += [f"- **{cell(card.headline)}**: {cell(card.text)}" for card in document.cards]
+    """Answers, the matrix, next steps, cards and tables as Markdown, for places that show no HTML (Prefect's
+    artifacts)."""
+    lines = [f"# {cell(document.name)}", "", cell(" · ".join(filter(None, [document.date, document.what]))), ""]
+    if document.matrix is not None:
+        lines += [*_matrix(document.matrix), "", cell(document.matrix.note), ""]
+    lines += [f"- **{cell(answer.headline)}**: {cell(answer.text)}" for answer in document.answers]
+    lines += ["", *(f"- **{cell(card.headline)}**: {cell(card.text)}" for card in document.cards)]
+    if document.next:
+        lines += ["", "## What to do next", "", *(f"- {cell(step)}" for step in document.next)]
     for section in document.sections:
         lines += ["", f"## {cell(section.title)}", ""]
         for part in section.parts:
             if part.table:
                 lines += [f"### {cell(part.title)}", "", *_table(part.table[:MARKDOWN_ROWS]), ""]
+    lines += ["", "## How it was made", "", *(f"- {fact['what']}: {cell(fact['value'])}" for fact in document.facts)]
     return "\n".join(lines) + "\n"
+
+
+def _matrix(matrix: Matrix) -> list[str]:
+    lines = [["arm", *map(cell, matrix.targets)]]
+    for line in matrix.lines:
+        lines.append([cell(line.arm), *(f"**{one.words}**" if one.best else one.words for one in line.cells)])
+    head, *body = ["| " + " | ".join(row) + " |" for row in lines]
+    return [head, "|---|" + "---:|" * len(matrix.targets), *body]
 
 
 def _table(rows: Sequence[Row]) -> list[str]:

@@ -13,23 +13,17 @@ from gradsift.datastore.runs import ArmRow, MixtureReport, Run, RunResult, last_
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import Recipe, recorded_recipe
 from gradsift.pipelines.recipe.validate import OURS
+from gradsift.pipelines.report.advice import advice
+from gradsift.pipelines.report.answers import HEADLINES, answers
 from gradsift.pipelines.report.arms import BETTER
+from gradsift.pipelines.report.facts import date_of, facts, recipe_text, words
 from gradsift.pipelines.report.funnel import funnel
+from gradsift.pipelines.report.matrix import matrix
 from gradsift.pipelines.report.page import html
 from gradsift.pipelines.report.parts import Card, Document
 from gradsift.pipelines.report.sections import sections
 from gradsift.pipelines.version import VERSION
 
-HEADLINES = {
-    "better": "Better than random",
-    "worse": "Worse than random",
-    "this set better": "This set: better than random",
-    "this set worse": "This set: worse than random",
-    "no evidence": "No evidence",
-    "one seed": "One seed: no verdict",
-    "too few rows": "Too few test rows: no verdict",
-    "diverged": "Diverged: no verdict",
-}
 CLAIMS = {
     "method": " About the method, if its sets vary no more than random ones.",
     "this set": " About this very set of rows; another draw may differ.",
@@ -40,7 +34,22 @@ def report(store: Store, run: Run | None = None) -> Document:
     """The report of a run, the store's last one by default."""
     run = run or last_run(store)
     recipe = recorded_recipe(run.recipes.resolved, "the recipe of the store's last run")
-    return Document(run.name, _what(recipe, run.result), cards(run.result), sections(store, recipe, run), VERSION)
+    result = run.result
+    return Document(
+        run.name,
+        _what(recipe, result),
+        cards(result),
+        sections(store, recipe, run),
+        VERSION,
+        run=run.run_id,
+        date=date_of(run),
+        answers=answers(result),
+        matrix=matrix(result.arms),
+        next=advice(result),
+        words=words(result),
+        facts=facts(store, recipe, run),
+        recipe=recipe_text(run),
+    )
 
 
 def write_report(store: Store, path: Path, run: Run | None = None) -> Path:
@@ -69,7 +78,7 @@ def p_value(p: float) -> str:
 
 
 def cards(result: RunResult) -> list[Card]:
-    """One card for each target: is what was chosen better than random, in words."""
+    """One card for each target: is what was chosen better than random, in the figures behind its answer."""
     validated = [_card(arm) for arm in result.arms if arm.arm in OURS and "random" in arm.versus]
     if validated:
         return validated

@@ -34,12 +34,13 @@ from gradsift.pipelines.pool import semantic
 from gradsift.pipelines.pool.read import read_datasets, with_screening
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe
-from gradsift.pipelines.report.report import write_report
+from gradsift.pipelines.report.kept import keep_report, newest_page
 from gradsift.pipelines.runs import forget
 from gradsift.pipelines.select import need
 from gradsift.pipelines.select.select import describe, select_for
 from gradsift.pipelines.training.warmup import warm_up
 from gradsift.pipelines.validate.validate import Made, Spread, validate
+from gradsift.pipelines.version import made_with
 
 T = TypeVar("T")
 
@@ -128,11 +129,11 @@ def _curate(
     if recipe.validate_ is not None:
         with stage.timed("validate"):  # not a step: its runs are
             result = replace(result, arms=validate(work, material, made, stage.step, spread))
-    path = store.root / "reports" / f"{recipe.name}.html"
-    result = replace(result, stages=tuple(stage.done), report=str(path))
+    path = newest_page(store, recipe.name)
+    result = replace(result, stages=tuple(stage.done), report=str(path), made_with=made_with())
     runs.finish(store, run_id, result)
     catch_up(store)
-    stage("report", lambda: write_report(store, path))
+    stage("report", lambda: keep_report(store, runs.get(store, run_id)))
     return replace(result, stages=tuple(stage.done), versions=versions.of_run(store, run_id))
 
 

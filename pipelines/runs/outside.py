@@ -208,14 +208,16 @@ def _drop_if_left_behind(store: Store, path: Path, names: set[str], *, inside: b
 
 
 def write_reports(store: Store) -> list[str]:
-    """Write the store's reports again, each that of the newest run that wrote one of its name, or remove them: pages
-    and the JSON beside them; what else lies there is not the tool's. Returns what is to be said: what was removed, and
-    reports elsewhere that may show what was deleted."""
-    from gradsift.pipelines.report.report import write_report  # loads torch: seconds, before any error is said
+    """Write the store's reports again, each that of its run or of the newest that wrote one of its name, or remove
+    them: pages and the JSON beside them; what else lies there is not the tool's. Returns what is to be said: what was
+    removed, and reports elsewhere that may show what was deleted."""
+    from gradsift.pipelines.report.kept import kept_pages  # loads torch: seconds, before any error is said
+    from gradsift.pipelines.report.report import write_report
 
     pages, said = reported_to(store), []
     folder = store.root / "reports"
     of_name = {Path(page).name: run_id for page, run_id in pages.items()}
+    of_name |= {page.name: run.run_id for page, run in kept_pages(store)}
     for page in _pages(folder, set(of_name)):
         try:
             write_report(store, page, runs.get(store, of_name[page.name]))

@@ -24,6 +24,7 @@ from gradsift.datastore.maintenance import Damage
 from gradsift.datastore.repair import Unit, Unlike
 from gradsift.datastore.store import Store
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.report.kept import kept_pages, newest_page
 from gradsift.pipelines.report.report import is_whole, write_report
 from gradsift.pipelines.runs import remake
 from gradsift.pipelines.runs.forget import interrupted, resume
@@ -326,11 +327,13 @@ def _index(job: _Job, damage: Damage) -> Mend:
 
 
 def _reports(job: _Job) -> list[Mend]:
-    """Pages of the newest run of each name, where missing or cut. They have no digest: changed bytes are not seen."""
+    """Pages of the newest run of each name, where missing or cut, and kept ones that are cut or there in part: one that
+    is gone was dropped by its owner. They have no digest: changed bytes are not seen."""
     done = []
-    for run in runs.newest_of_each(job.store):
-        page = job.store.root / "reports" / f"{run.name}.html"
-        if not run.summary.get("report") or is_whole(page):
+    newest = [run for run in runs.newest_of_each(job.store) if run.summary.get("report")]
+    pages = [(newest_page(job.store, run.name), run) for run in newest]
+    for page, run in [*pages, *kept_pages(job.store)]:
+        if is_whole(page):
             continue
         missing = [path.name for path in (page, page.with_suffix(".json")) if not path.is_file()]
         problem = f"missing: {', '.join(missing)}" if missing else "cut"

@@ -25,6 +25,7 @@ from gradsift.pipelines.recipe import Fields, Recipe
 from gradsift.pipelines.runs import forget
 from gradsift.pipelines.runs.last import changed, material_of, name_after, work_on
 from gradsift.pipelines.select.select import describe, refusals_of, scored, select_for
+from gradsift.pipelines.version import made_with
 
 
 def reselect(
@@ -122,7 +123,7 @@ def _allowing(memory: str | None) -> Fields:
 def _started(store: Store, recipe: Recipe, last: Run) -> Iterator[tuple[int, RunResult]]:
     """(number, result so far) of a run that uses what another computed."""
     recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), recipe.written)
-    begun = RunResult(recipe.name, last.result.ingest, base=last.name, rows=last.result.rows)
+    begun = RunResult(recipe.name, last.result.ingest, base=last.name, rows=last.result.rows, made_with=made_with())
     with runs.started(store, recipe.name, recipes) as run_id:
         yield run_id, begun
 

@@ -14,10 +14,11 @@ from gradsift.pipelines.pool.ingest import ingest
 from gradsift.pipelines.pool.read import refuse_leaks
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Fields, recorded_recipe
-from gradsift.pipelines.report.report import write_report
+from gradsift.pipelines.report.kept import keep_report, newest_page
 from gradsift.pipelines.runs import forget
 from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.validate.validate import Made, Spread, validate
+from gradsift.pipelines.version import made_with
 
 
 def revalidate(
@@ -56,10 +57,10 @@ def revalidate(
     recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), last.recipes.written)
     run_id = runs.start(store, recipe.name, recipes)
     rows = validate(work, material, made, step, spread)
-    path = out or store.root / "reports" / f"{recipe.name}.html"
-    result = replace(last.result, base=last.name, arms=rows, report=str(path))
+    path = out or newest_page(store, recipe.name)
+    result = replace(last.result, base=last.name, arms=rows, report=str(path), made_with=made_with())
     runs.finish(store, run_id, result)
-    write_report(store, path)
+    keep_report(store, runs.get(store, run_id), out)
     return result
 
 

@@ -554,7 +554,7 @@ def test_pictures_of_odd_data():
         charts.intervals("t", [("a", 1.0, None, None, True)], "x"),
         charts.histogram("t", [1.0, 1.0, 1.0], [1.0], "x", 1.0),
         charts.scatter("t", charts.two_clouds([(0.0, 0.0), (0.0, 0.0)], 1), "x", "y"),
-        charts.curves("t", {f"arm {k}" * 9: [[[1, 2.0], [2, None], [3, 1.0]]] for k in range(12)}, "x", "y"),
+        charts.panels("t", {f"arm {k}" * 9: [[[1, 2.0], [2, None], [3, 1.0]]] for k in range(12)}, "x", "y"),
         charts.shares("t", [("a" * 90, {f"s{k}": k for k in range(20)}), ("b", {})]),
         charts.heat("t", ["a"], [[None]]),
     ):

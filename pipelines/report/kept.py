@@ -1,0 +1,87 @@
+"""Reports on disk: `reports/NAME.html` is that of the newest run of a name, `reports/NAME.runN.html` that of run N.
+
+Both are written when a run ends, each with its JSON; older ones stay as they were. Names of recipes have no full stop,
+so no name is taken for another's.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradsift.datastore import runs
+from gradsift.datastore.errors import GradsiftError
+from gradsift.datastore.runs import Run
+from gradsift.datastore.store import Store
+from gradsift.pipelines.report.answers import answers
+from gradsift.pipelines.report.facts import date_of
+from gradsift.pipelines.report.report import write_report
+
+KEPT = re.compile(r"(?P<name>[^.]+)\.run(?P<run>\d+)\.html")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A finished run and its report. `path` is '' where the page is not there (`gradsift report --run` makes it)."""
+
+    run: int
+    date: str
+    name: str
+    headline: str
+    path: str
+
+
+def newest_page(store: Store, name: str) -> Path:
+    """Where the report of the newest run of a name is."""
+    return store.root / "reports" / f"{name}.html"
+
+
+def page_of(store: Store, run: Run) -> Path:
+    """Where the report of a run is kept."""
+    return store.root / "reports" / f"{run.name}.run{run.run_id}.html"
+
+
+def keep_report(store: Store, run: Run, out: Path | None = None) -> Path:
+    """Write a run's report to `out`, else to where it is kept, and to its name's page if no later run has the name.
+    Returns `out`, or the page."""
+    newest = next((one.run_id for one in runs.newest_of_each(store) if one.name == run.name), run.run_id)
+    kept = page_of(store, run)
+    write_report(store, kept, run)
+    page = kept
+    if newest == run.run_id:
+        page = write_report(store, newest_page(store, run.name), run)
+    return page if out is None else write_report(store, out, run)
+
+
+def kept_pages(store: Store) -> Iterator[tuple[Path, Run]]:
+    """Kept pages of which something is there, and their runs, in the order of their names."""
+    folder = store.root / "reports"
+    found = folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ()
+    pages = {path.with_suffix(".html") for path in found if path.suffix in (".html", ".json") and path.is_file()}
+    of_number = {run.run_id: run for run in runs.finished(store)}
+    for page in sorted(pages):
+        match = KEPT.fullmatch(page.name)
+        run = of_number.get(int(match["run"])) if match else None
+        if match and run is not None and run.name == match["name"]:
+            yield page, run
+
+
+def listed(store: Store) -> list[Kept]:
+    """Finished runs with what they found, the newest first."""
+    return [_entry(store, run) for run in runs.finished(store)]
+
+
+def _entry(store: Store, run: Run) -> Kept:
+    own, newest = page_of(store, run), newest_page(store, run.name)
+    is_newest = all(one.run_id == run.run_id for one in runs.newest_of_each(store) if one.name == run.name)
+    path = own if own.is_file() else newest if is_newest and newest.is_file() else None
+    return Kept(run.run_id, date_of(run), run.name, _headline(run), "" if path is None else str(path))
+
+
+def _headline(run: Run) -> str:
+    try:
+        found = answers(run.result)
+    except GradsiftError:
+        return "of an older version"
+    said = [f"{one.target or one.arm}: {one.headline}" + (f" ({one.effect})" if one.effect else "") for one in found]
+    return "; ".join(said) or "nothing chosen"

@@ -2,7 +2,8 @@
 
 from gradsift.datastore.runs import ArmRow, RunResult
 from gradsift.pipelines.recipe.validate import OURS
-from gradsift.pipelines.report.answers import BETTER, WORSE, cheaper_unbeaten
+from gradsift.pipelines.report.answers import WORSE, cheaper_unbeaten, unexplained
+from gradsift.pipelines.report.arms import BETTER
 from gradsift.pipelines.report.drift import ADVICE
 
 SEEDS = 5  # what docs/validation.md asks for
@@ -28,14 +29,21 @@ def _of_arm(arm: ArmRow, result: RunResult) -> list[str]:
     if versus is None:
         lost = "Lower `validate.lr`, and validate again: every training of an arm diverged."
         return [lost] if arm.diverged else ["Compare with random rows: `arms: [random, random_tokens]` of `validate`."]
-    cheaper = cheaper_unbeaten(arm, result)
-    if cheaper:
-        names = ", ".join(cheaper)
-        return [f"Use {names} for {arm.target}: not shown to be worse than what was chosen, and cheaper."]
     if versus.verdict in BETTER:
-        steps = [
-            f"Train on what was chosen: `gradsift export {name} FOLDER` writes it." for name in _names(arm, result)
-        ]
+        cheaper = cheaper_unbeaten(arm, result)
+        good = [name for name in cheaper if _beats_random(name, arm.target, result)]
+        if good:
+            return [
+                f"Use {' or '.join(good)} for {arm.target}: better than random, too, cheaper, and not shown to be "
+                "worse than what was chosen."
+            ]
+        names = _names(arm, result)
+        steps = [f"Train on what was chosen: `gradsift export {name} FOLDER` writes it." for name in names]
+        if unsettled := [*cheaper, *unexplained(arm)]:
+            steps.append(
+                f"To learn whether it is better than {', '.join(unsettled)}: validate with more seeds "
+                f"({max(SEEDS, 2 * versus.seeds)} instead of {versus.seeds})."
+            )
         if versus.claim == "this set":
             steps.append(
                 "To learn whether the method would do so again: add the arm `redrawn`, and seeds up to five or more."
@@ -43,8 +51,8 @@ def _of_arm(arm: ArmRow, result: RunResult) -> list[str]:
         return steps
     if versus.verdict in WORSE:
         return [
-            f"Do not train on what was chosen for {arm.target}. See whether its `val` rows are like its `test` rows, and "
-            "try another method (`gradsift methods` lists them) or a larger budget."
+            f"Do not train on what was chosen for {arm.target}. See whether its `val` rows are like its `test` rows, "
+            "and try another method (`gradsift methods` lists them) or a larger budget."
         ]
     if versus.verdict == "diverged":
         return ["Lower `validate.lr`, and validate again: an arm that diverged is never called better."]
@@ -53,6 +61,11 @@ def _of_arm(arm: ArmRow, result: RunResult) -> list[str]:
             f"Give {arm.target} more `test` rows (48 or more see much more than 10), or raise `validate.test_rows`."
         ]
     return _more(arm, versus.seeds, versus.verdict)
+
+
+def _beats_random(name: str, target: str, result: RunResult) -> bool:
+    versus = [arm.versus.get("random") for arm in result.arms if (arm.arm, arm.target) == (name, target)]
+    return any(one is not None and one.verdict in BETTER for one in versus)
 
 
 def _more(arm: ArmRow, seeds: int, verdict: str) -> list[str]:
@@ -77,5 +90,6 @@ def _unusable(result: RunResult) -> list[str]:
     if not rows or without / rows < UNUSABLE:
         return []
     return [
-        f"Raise `encoding.max_length`: {without:,} of {rows:,} rows of the pool have no label within it, and cannot be chosen."
+        f"Raise `encoding.max_length`: {without:,} of {rows:,} rows of the pool have no label within it, and cannot be "
+        "chosen."
     ]

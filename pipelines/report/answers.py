@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, SelectionReport, Versus
-from gradsift.pipelines.methods.registry import ROWS, methods
+from gradsift.pipelines.methods.registry import Needs, methods
 from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.report.arms import BETTER
 from gradsift.pipelines.report.effects import Gain, gain, loss_words, percent_words
@@ -12,7 +12,13 @@ from gradsift.scorers.verdicts import MIN_ROWS
 
 LEAST_ROWS = f"at least {MIN_ROWS} are needed"
 WORSE = ("worse", "this set worse")
-RULES_OF_LENGTH = ("random_tokens", "random_lengths", "random_balanced", "human")  # cost nothing, as random does
+GRADIENTS: Needs = frozenset({"gradients", "plain", "signals"})  # what only a pass with gradients gives
+ALIKE = {  # random rows that share something with those chosen: what may explain the gain as well
+    "random_tokens": "the number of tokens",
+    "random_lengths": "the length of the rows",
+    "random_balanced": "equal shares of sources",
+    "human": "hand-made shares of sources",
+}
 HEADLINES = {
     "better": "Better than random",
     "worse": "Worse than random",
@@ -37,20 +43,31 @@ def answers(result: RunResult) -> list[Answer]:
 
 
 def cheaper_unbeaten(arm: ArmRow, result: RunResult) -> list[str]:
-    """Arms that need no gradients, or nothing at all, and than which this one, better than random, is not better."""
-    if "random" not in arm.versus or arm.versus["random"].verdict not in BETTER or not _costs_rows(arm, result):
+    """Methods that need no gradients, and than which this arm, which is better than random, is not shown to be."""
+    if not _costs_rows(arm, result):
         return []
-    return [name for name, other in arm.versus.items() if other.verdict not in BETTER and _is_cheap(name)]
+    return [
+        name
+        for name in _unbeaten(arm)
+        if name in methods() and name not in ALIKE and not methods()[name].needs & GRADIENTS
+    ]
 
 
-def _is_cheap(name: str) -> bool:
-    return name in RULES_OF_LENGTH or (name in methods() and not methods()[name].needs & ROWS)
+def unexplained(arm: ArmRow) -> list[str]:
+    """Arms of random rows like those chosen, than which this arm, which is better than random, is not shown to be."""
+    return [name for name in _unbeaten(arm) if name in ALIKE]
+
+
+def _unbeaten(arm: ArmRow) -> list[str]:
+    if "random" not in arm.versus or arm.versus["random"].verdict not in BETTER:
+        return []
+    return [name for name, other in arm.versus.items() if name != "random" and other.verdict not in BETTER]
 
 
 def _costs_rows(arm: ArmRow, result: RunResult) -> bool:
     """Whether the set was chosen by a method that looks at gradient rows; so, too, where that is not known."""
     mine = [made for made in result.selections if arm.arm == "mixture" or made.target == arm.target]
-    return not mine or any(made.method not in methods() or methods()[made.method].needs & ROWS for made in mine)
+    return not mine or any(made.method not in methods() or methods()[made.method].needs & GRADIENTS for made in mine)
 
 
 def _not_validated(made: SelectionReport | MixtureReport) -> Answer:
@@ -71,11 +88,22 @@ def _answer(arm: ArmRow, arms: Mapping[str, ArmRow], result: RunResult) -> Answe
         text += f" {answered}"
     cheaper = cheaper_unbeaten(arm, result)
     if cheaper:
-        text += f" It is not shown to be better than {_joined(cheaper)}, which {_need(cheaper)} no gradients."
+        text += f" It is not shown to be better than {_losses_of(cheaper, arms)}, which {_need(cheaper)} no gradients."
+    if alike := unexplained(arm):
+        what = _joined([f"{ALIKE[name]} ({name}{_loss_of(arms.get(name))})" for name in alike])
+        text += f" Whether it is more than {what} is not shown."
     effect = found.word if found and versus.verdict in (*BETTER, *WORSE) else ""
     kind = versus.verdict.replace(" ", "-")
     percent = None if found is None else (found.percent, found.low, found.high)
     return Answer(arm.target, arm.arm, HEADLINES[versus.verdict], text, kind, effect, percent)
+
+
+def _losses_of(names: Sequence[str], arms: Mapping[str, ArmRow]) -> str:
+    return _joined([f"{name} ({loss[2:]})" if (loss := _loss_of(arms.get(name))) else name for name in names])
+
+
+def _loss_of(arm: ArmRow | None) -> str:
+    return "" if arm is None or arm.test_loss_mean is None else f", loss {arm.test_loss_mean:.2f}"
 
 
 def _need(names: Sequence[str]) -> str:

@@ -161,8 +161,8 @@ def _curves(target: str, arms: Sequence[ArmRow]) -> list[Part]:
         return []
     drawn = {name: _by_share(curves[name]) for name in list(curves)[:DRAWN]}
     note = (
-        "Each arm on an axis of its own, for losses of different data are not comparable: only the shape is. Mean of the "
-        "seeds and the range between them; smoothed." + (" The table has all arms." if len(curves) > DRAWN else "")
+        "Each arm on an axis of its own, for losses of different data are not comparable: only the shape is. Mean of "
+        "the seeds and the range between them; smoothed." + (" The table has all arms." if len(curves) > DRAWN else "")
     )
     return [
         Part(

@@ -45,8 +45,8 @@ class Chosen:
 
 
 def chosen_of(store: Store, result: RunResult) -> Chosen:
-    """What a run chose, or what is left of it where examples were deleted since; a later run of the name may have chosen
-    otherwise. Raises InputError where it was pruned."""
+    """What a run chose, or what is left of it where examples were deleted since; a later run of its name may have
+    chosen otherwise. Raises InputError where it was pruned."""
     return Chosen(
         [_as_then(store, made.name, made.target, made.digest) for made in result.selections],
         [_as_then(store, made.name, selections.MIXTURE, made.digest) for made in result.mixtures],

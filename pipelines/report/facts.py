@@ -15,7 +15,7 @@ from gradsift.pipelines.report.effects import RULE
 from gradsift.pipelines.tables import Row
 
 WORDS = {
-    "target": "what the model should become good at: examples of it (`val`) steer the choice, others (`test`) measure it.",
+    "target": "what the model should become good at: examples of it (`val`) steer the choice, others (`test`) measure.",
     "arm": "one way of choosing rows to train on; all arms start from the same model and are trained alike.",
     "base": "the model before any of this training.",
     "random": "as many rows of the pool, drawn by chance: what choosing must beat.",
@@ -44,7 +44,7 @@ def facts(store: Store, recipe: Recipe, run: Run) -> list[Row]:
         "run": f"{run.run_id} of this store, {run.name}",
         "finished": date_of(run),
         "model": _model(store, recipe, run.result),
-        "method": _method(recipe, run.result),
+        "method": _method(run.result),
         "trained": _trained(recipe) if run.result.arms else "",
         "versions": ", ".join(f"{name} {version}" for name, version in run.result.made_with.items()),
     }
@@ -64,7 +64,7 @@ def _model(store: Store, recipe: Recipe, result: RunResult) -> str:
         return name
 
 
-def _method(recipe: Recipe, result: RunResult) -> str:
+def _method(result: RunResult) -> str:
     chosen = [f"{made.method}: {made.examples:,} rows for {made.target}" for made in result.selections]
     chosen += [f"mixture of {made.rows:,} rows" for made in result.mixtures]
     pool = result.ingest.pool

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from gradsift.datastore.runs import ArmRow
-from gradsift.pipelines.report.answers import BETTER, WORSE
+from gradsift.pipelines.report.answers import WORSE
+from gradsift.pipelines.report.arms import BETTER
 from gradsift.pipelines.report.effects import gain
 from gradsift.pipelines.report.parts import Gained, Line, Matrix
 

@@ -60,8 +60,10 @@ def markdown(document: Document) -> str:
 
 def _matrix(matrix: Matrix) -> list[str]:
     lines = [["arm", *map(cell, matrix.targets)]]
-    for line in matrix.lines:
-        lines.append([cell(line.arm), *(f"**{one.words}**" if one.best else one.words for one in line.cells)])
+    lines += [
+        [cell(line.arm), *(f"**{one.words}**" if one.best else one.words for one in line.cells)]
+        for line in matrix.lines
+    ]
     head, *body = ["| " + " | ".join(row) + " |" for row in lines]
     return [head, "|---|" + "---:|" * len(matrix.targets), *body]
 

@@ -46,7 +46,7 @@ class Gained:
         """The cell as text: in brackets where it is not told apart from random."""
         if self.percent is None:
             return "–"
-        shown = f"{self.percent:+.1f} %" if abs(self.percent) < 10 else f"{self.percent:+.0f} %"
+        shown = f"{round(self.percent, 1) + 0.0:+.1f} %" if abs(self.percent) < 10 else f"{self.percent:+.0f} %"
         shown = shown.replace("-", "−")
         return shown if self.told else f"({shown})"
 

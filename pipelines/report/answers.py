@@ -12,7 +12,7 @@ from gradsift.scorers.verdicts import MIN_ROWS
 
 LEAST_ROWS = f"at least {MIN_ROWS} are needed"
 WORSE = ("worse", "this set worse")
-GRADIENTS: Needs = frozenset({"gradients", "plain", "signals"})  # what only a pass with gradients gives
+GRADIENTS: Needs = frozenset({"gradients", "plain"})  # rows that only a pass with gradients gives
 ALIKE = {  # random rows that share something with those chosen: what may explain the gain as well
     "random_tokens": "the number of tokens",
     "random_lengths": "the length of the rows",
@@ -88,10 +88,12 @@ def _answer(arm: ArmRow, arms: Mapping[str, ArmRow], result: RunResult) -> Answe
         text += f" {answered}"
     cheaper = cheaper_unbeaten(arm, result)
     if cheaper:
-        text += f" It is not shown to be better than {_losses_of(cheaper, arms)}, which {_need(cheaper)} no gradients."
+        text += (
+            f" It is not shown to be better than {_losses_of(cheaper, arms)}, which {_need(cheaper)} no gradient rows."
+        )
     if alike := unexplained(arm):
         what = _joined([f"{ALIKE[name]} ({name}{_loss_of(arms.get(name))})" for name in alike])
-        text += f" Whether it is more than {what} is not shown."
+        text += f" Whether more than {what} makes the difference is not shown."
     effect = found.word if found and versus.verdict in (*BETTER, *WORSE) else ""
     kind = versus.verdict.replace(" ", "-")
     percent = None if found is None else (found.percent, found.low, found.high)

@@ -131,13 +131,13 @@ SENTENCES = {
         of("better", others={"bm25": versus("no evidence"), "length": versus("worse"), "full": versus("worse")}.items()),
         "Training on the 120 chosen rows makes the model 23 % better at *sql* than 120 random rows would (loss 0.70 "
         "instead of 0.91; between 19 and 29 %; 3 seeds). It is not shown to be better than bm25 and length, which need no "
-        "gradients.",
+        "gradient rows.",
     ),
     "not better than its lengths": (
         of("better", others={"random_lengths": versus("no evidence")}.items()),
         "Training on the 120 chosen rows makes the model 23 % better at *sql* than 120 random rows would (loss 0.70 "
-        "instead of 0.91; between 19 and 29 %; 3 seeds). Whether it is more than the length of the rows (random_lengths) "
-        "is not shown.",
+        "instead of 0.91; between 19 and 29 %; 3 seeds). Whether more than the length of the rows (random_lengths) "
+        "makes the difference is not shown.",
     ),
 }  # fmt: skip
 
@@ -236,7 +236,7 @@ def test_a_cheaper_method_is_advised_only_where_it_is_better_than_random():
     assert advice(better) == [
         "Use bm25 for sql: better than random, too, cheaper, and not shown to be worse than what was chosen."
     ]
-    assert "(loss 0.70), which needs no gradients." in text(better)
+    assert "(loss 0.70), which needs no gradient rows." in text(better)
     own = replace(better, selections=[replace(better.selections[0], method="dsir")])
     assert "Use bm25" not in " ".join(advice(own)), "what was chosen needs no gradients either"
     assert "gradients" not in text(own)

@@ -244,6 +244,25 @@ def test_the_validation_page_works_as_written(finished, tmp_path):
     python("more.py", cwd=tmp_path)
 
 
+@pytest.mark.slow
+def test_the_page_on_the_report_works_as_written(finished, tmp_path):
+    """Its commands on a store that holds a run; the sizes and sentences that it names are those of the report."""
+    from gradsift.pipelines.report.effects import WORDS
+
+    page = ROOT / "docs" / "reading-the-report.md"
+    shutil.copytree(finished[1], tmp_path / "store")
+    (commands,) = blocks(page, "bash")
+    listed, written, document = [
+        gradsift(*shlex.split(line)[1:], cwd=tmp_path).stdout for line in commands.splitlines()
+    ]
+    assert "Runs and their reports" in listed
+    assert "small.run1.html" in "".join(written.split())
+    assert json.loads(document)["run"] == 1
+    text = " ".join(page.read_text("utf-8").split())
+    assert "under 1 % is negligible, under 5 % small, under 15 % moderate, above that large" in text
+    assert [limit for limit, _ in WORDS] == [1, 5, 15]
+
+
 def test_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     for page in PAGES:
@@ -260,7 +279,7 @@ def test_no_other_code_block_goes_untested():
     allowed = {"README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"}, "architecture.md": {"mermaid"},
                "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"},
                "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"},
-               "search.md": {"bash", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"}}  # fmt: skip
+               "search.md": {"bash", "python"}, "indexes.md": {"bash"}, "reading-the-report.md": {"bash"}, "memory.md": {"yaml", "bash"}}  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())
 

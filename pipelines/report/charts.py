@@ -18,6 +18,7 @@ from gradsift.pipelines.tables import printable, shortened
 WIDTH = 720
 LEFT, RIGHT, TOP, BOTTOM = 150, 20, 14, 40
 INSIDE = 70  # the left end of pictures with figures on their y axis
+NUMBERED = 16  # pixels of a share from which its number is written into it
 SERIES = 8  # colour classes c0 to c7
 Point = tuple[float, float]
 Curve = Sequence[Sequence[float | None]]  # [step, value] of one run
@@ -381,8 +382,11 @@ def shares(title: str, rows: Sequence[tuple[str, Mapping[str, int]]]) -> str:
                     f'<rect class="c{j % SERIES}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="20">'
                     f"<title>{escape(_cut(source, 60))}: {n} of {whole} ({n / whole:.1%})</title></rect>"
                 )
+                if width > NUMBERED:  # a number, for paper without colours
+                    body.append(_text(x + width / 2, y + 14, str(j + 1), "middle", 'class="corner"'))
             x += width
-    body += _legend([*shown, *(["others"] if rest else [])], 26 * len(rows) + 34, 20)
+    legend = [f"{j} {source}" for j, source in enumerate([*shown, *(["others"] if rest else [])], 1)]
+    body += _legend(legend, 26 * len(rows) + 34, 20)
     return _svg(height, title, body)
 
 

@@ -389,7 +389,7 @@ def start(store: Store, name: str, recipes: Recipes, new_warmup: bool | None = N
 def wants_new_warmup(store: Store, name: str) -> bool:
     """Whether the newest run of that name, or one that was interrupted before it, asked for a new warm-up: that stands
     until a run has finished with it, or one asks for the finished one."""
-    done = next((run.run_id for run in _finished(store) if run.name == name and not run.summary.get("base")), 0)
+    done = next((run.run_id for run in finished(store) if run.name == name and not run.summary.get("base")), 0)
     asked = store.catalog.one(
         "SELECT new_warmup FROM run WHERE name=? AND run_id > ? AND new_warmup IS NOT NULL ORDER BY run_id DESC",
         (name, done),
@@ -423,7 +423,7 @@ def last_run(store: Store, computed: bool = False) -> Run:
 
     Raises InputError when there is none.
     """
-    run = next((run for run in _finished(store) if not (computed and run.summary.get("base"))), None)
+    run = next((run for run in finished(store) if not (computed and run.summary.get("base"))), None)
     if run is None:
         raise InputError(f"no run has finished in {store.root}; start one with `gradsift run RECIPE`")
     return run
@@ -431,7 +431,7 @@ def last_run(store: Store, computed: bool = False) -> Run:
 
 def last_notes(store: Store, name: str, warmup: str = "") -> Sequence[str]:
     """Notes of the newest finished run of that name or with that warm-up; none where there is none."""
-    for run in _finished(store):
+    for run in finished(store):
         if run.name == name or (run.summary.get("drift") or {}).get("warmup") == warmup:
             return tuple(run.summary.get("notes", ()))
     return ()
@@ -452,7 +452,7 @@ class Named(Protocol):
 def recipe_of(store: Store, chosen: Named) -> Recipes:
     """Recipes of the newest finished run that made a selection or mixture; raises InputError when there is none."""
     namesake = None
-    for run in _finished(store):
+    for run in finished(store):
         if (chosen.name, chosen.digest) in run.digests:
             return run.recipes
         if namesake is None and chosen.name in {name for name, _ in run.digests}:
@@ -463,7 +463,7 @@ def recipe_of(store: Store, chosen: Named) -> Recipes:
     raise InputError(f"no finished run made {chosen.name!r}; run its recipe again to its end")
 
 
-def _finished(store: Store) -> Iterator[Run]:
+def finished(store: Store) -> Iterator[Run]:
     """Finished runs, the newest first, each read when it is asked for."""
     numbers = store.catalog.rows("SELECT run_id FROM run WHERE finished IS NOT NULL ORDER BY run_id DESC")
     return (get(store, number["run_id"]) for number in numbers)
@@ -487,12 +487,7 @@ def recorded(store: Store) -> list[Json]:
 
 def makers(store: Store, chosen: Named) -> Iterator[Run]:
     """Finished runs that made a selection or mixture, the newest first."""
-    return (run for run in _finished(store) if (chosen.name, chosen.digest) in run.digests)
-
-
-def finished(store: Store) -> Iterator[Run]:
-    """Finished runs, the newest first, each read when it is asked for."""
-    return _finished(store)
+    return (run for run in finished(store) if (chosen.name, chosen.digest) in run.digests)
 
 
 def newest_of_each(store: Store) -> list[Run]:

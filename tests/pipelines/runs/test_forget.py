@@ -828,7 +828,8 @@ def test_what_is_not_the_tools_stays_beside_reports(kept):
     assert left == ["the report old.html was removed and not written again: no run wrote it"]
     assert [path.read_text() for path in mine] == ["mine"] * 3
     assert sorted(path.name for path in reports.iterdir()) == [
-        "mix.html", "mix.json", "my-figures.json", "my-notes.md", "notes.html"
+        "mix.html", "mix.json", "mix.run1.html", "mix.run1.json", "mix.run2.html", "mix.run2.json", "my-figures.json",
+        "my-notes.md", "notes.html"
     ]  # fmt: skip
     assert found_in(reports, SECRET) == []
 

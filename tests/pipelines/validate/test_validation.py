@@ -587,6 +587,7 @@ def test_a_report_without_validation_or_gradients(tmp_path, write_jsonl):
     assert document.cards[0].headline == "Chosen"
     assert [s.title for s in document.sections] == [
         "What was chosen",
+        "What stayed out",
         "Rows in and out",
         "Since the last version",
         "Cost",

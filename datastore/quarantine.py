@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import islice
 
 from gradsift.datastore import files, tombstones
-from gradsift.datastore.engine import Parameters
+from gradsift.datastore.engine import Parameters, Record
 from gradsift.datastore.examples import BadRow
 from gradsift.datastore.store import Store
 
@@ -133,7 +133,7 @@ def _entries(store: Store, asked: Asked) -> Iterator[Entry]:
         last = [rows[-1][name] for name in key.split(", ")]
 
 
-def summary(store: Store, asked: Asked = ANY) -> list[dict[str, str | int]]:
+def summary(store: Store, asked: Asked = ANY) -> list[Record]:
     """[{role, dataset, source, reason, rows, first}]: how many entries there are of each kind, the most first, and
     where the first is."""
     where, values = _where(asked)

@@ -28,6 +28,7 @@ COMMANDS = (
     "revive",
     "compact",
     "marks",
+    "quarantine",
     "validate",
     "report",
     "query",

@@ -279,7 +279,8 @@ def test_no_other_code_block_goes_untested():
     allowed = {"README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"}, "architecture.md": {"mermaid"},
                "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"},
                "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"},
-               "search.md": {"bash", "python"}, "indexes.md": {"bash"}, "reading-the-report.md": {"bash"}, "memory.md": {"yaml", "bash"}}  # fmt: skip
+               "search.md": {"bash", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"},
+               "reading-the-report.md": {"bash"}, "where-did-it-go.md": {"yaml", "bash"}}  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())
 
@@ -315,3 +316,26 @@ def test_examples_are_valid_recipes(path):
 
     assert load_recipe(path).name
     assert yaml.safe_load(path.read_text("utf-8"))
+
+
+@pytest.mark.slow
+def test_the_page_on_where_rows_went_works_as_written(tmp_path):
+    """Its recipe and commands on a folder with a file of broken rows, one that is no data, and good rows."""
+    page = ROOT / "docs" / "where-did-it-go.md"
+    (tmp_path / "pool").mkdir()
+    good = [{"prompt": f"Ask {k} of many other things", "completion": f"say {k}"} for k in range(30)]
+    (tmp_path / "pool" / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*good, good[0]]))
+    (tmp_path / "pool" / "bad.jsonl").write_text('{"prompt": \n[]\n')
+    (tmp_path / "pool" / "README.md").write_text("about it")
+    (recipe,) = blocks(page, "yaml")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    (commands,) = blocks(page, "bash")
+    said = [
+        " ".join(gradsift(*shlex.split(line)[1:], cwd=tmp_path, columns=200).stdout.split())
+        for line in commands.splitlines()
+    ]
+    assert "README.md" in said[0]
+    assert re.search(r"read 33 33 .*refused 2 31 .*repeat another row's chat 1 30 .*used 30 30", said[0])
+    assert "bad.jsonl:1 broken_json" in said[1]
+    assert "not_an_object" not in said[2]
+    assert said[3].startswith("role,dataset,file,line,source,reason,detail,excerpt,example_id pool,nightly,")

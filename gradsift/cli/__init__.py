@@ -6,6 +6,7 @@ from gradsift.cli import (  # noqa: F401 - they register their commands
     indexes,
     methods,
     mixtures,
+    quarantine,
     results,
     run,
     store,

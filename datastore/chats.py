@@ -67,6 +67,11 @@ def turn_text(turn: Turn) -> str:
     return "\n".join(line for line in lines if line)
 
 
+def all_text(turn: Turn) -> str:
+    """The same with what a turn thinks: all that a person may have written."""
+    return "\n".join([turn_text(turn), *(turn[name] for name in ("reasoning_content", "thinking") if name in turn)])
+
+
 def text(chat: Iterable[Turn]) -> str:
     """What all turns of a chat say, one after the other."""
     return "\n".join(turn_text(turn) for turn in chat)

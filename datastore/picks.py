@@ -16,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from gradsift.datastore import examples, tombstones
-from gradsift.datastore.chats import Messages, of_table, text, turn_text
+from gradsift.datastore.chats import Messages, all_text, of_table, text
 from gradsift.datastore.engine import Row, marks, parts
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.forget import Picked
@@ -249,7 +249,7 @@ class _Letters:
 def _add_runs(runs: dict[int, set[str]], chat: Messages) -> None:
     """Add the runs of letters of a chat's turns: of `RUN`, or all of a shorter turn."""
     for turn in chat:
-        letters = _Letters(turn_text(turn))
+        letters = _Letters(all_text(turn))
         size = min(RUN, len(letters.text))
         if size >= SHORT:
             runs.setdefault(size, set()).update(letters.runs(size))

@@ -127,7 +127,7 @@ def encode(tokenizer: Any, messages: Messages, max_length: int, truncation: Trun
     """Encode one chat. Status: `truncated` when cut but usable, `no_labels` when no label token is left,
     `unrenderable` when the template refuses the chat, does not render it turn by turn, or leaves tools or calls out.
 
-    Cost: one render and tokenisation, plus two renders for each assistant turn without marks; four for tools.
+    Cost: one render and tokenisation, plus two renders for each assistant turn without marks; five for tools.
     """
     template = chat_template(tokenizer)
     try:

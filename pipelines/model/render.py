@@ -21,7 +21,7 @@ def drops(tokenizer: Any, template: str, chat: Messages) -> bool:
     """Whether a template leaves out, without a word, tools, calls, or turns of tools and developers: the rendering is
     the same where these say something else. (Names and reasoning may be left out: many templates do.)
 
-    Cost: nothing for a chat of system, user and assistant alone; else a rendering, and one for each of the three.
+    Cost: nothing for a chat of system, user and assistant alone; else a rendering, and one for each of the four.
     """
     if is_plain(chat) and all(turn["role"] in ("system", "user", "assistant") for turn in chat):
         return False
@@ -52,8 +52,19 @@ def _other_text(turn: Turn) -> Turn:
     return turn if turn["role"] not in ("tool", "developer") else turn | {"content": turn["content"] + MARK}
 
 
+def _other_arguments(turn: Turn) -> Turn:
+    if "tool_calls" not in turn:
+        return turn
+    return turn | {
+        "tool_calls": [
+            call | {"function": call["function"] | {"arguments": call["function"]["arguments"] | {MARK: MARK}}}
+            for call in turn["tool_calls"]
+        ]
+    }
+
+
 def _renamed(one: dict[str, Any]) -> dict[str, Any]:
     return one | {"function": one["function"] | {"name": one["function"]["name"] + MARK}}
 
 
-_CHANGES: tuple[Callable[[Turn], Turn], ...] = (_other_tools, _other_calls, _other_text)
+_CHANGES: tuple[Callable[[Turn], Turn], ...] = (_other_tools, _other_calls, _other_arguments, _other_text)

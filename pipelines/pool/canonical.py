@@ -11,7 +11,7 @@ from typing import Any
 
 from gradsift.datastore.chats import Messages, Turn
 from gradsift.pipelines.pool.row_error import RowError, checked_text
-from gradsift.pipelines.pool.tools import calls_in, calls_of, parsed, tools_of
+from gradsift.pipelines.pool.tools import as_json, calls_in, calls_of, parsed, tools_of
 
 RawRow = Mapping[str, Any]  # by field
 USED = {  # fields that become the chat, by shape
@@ -130,7 +130,9 @@ def _sharegpt_turn(turn: RawRow, number: int) -> Turn:
 
 
 def _content(value: Any, number: int) -> str:
-    """Content that is text, or a list of parts of text."""
+    """Content that is text, a list of parts of text, or what a tool gave as an object, which becomes JSON text."""
+    if isinstance(value, Mapping):
+        return as_json(value, "bad_field", f"turn {number}")
     if not isinstance(value, list):
         return checked_text(value, f"turn {number}")
     return "".join(_part(part, number) for part in value)

@@ -4,36 +4,24 @@ Memory is one batch; a broken row costs that row only. A file is read as bytes l
 line number of a bad row is right whatever is in it.
 """
 
-import gzip
 import heapq
-import io
-import json
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-import zstandard
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.datastore.identity import digest_text, example_id
 from gradsift.pipelines.pool.canonical import canonical_messages
+from gradsift.pipelines.pool.files import KINDS, Raw, bare_name, kind_of, rows_of
 from gradsift.pipelines.pool.folder import walk
 from gradsift.pipelines.pool.row_error import RowError
 from gradsift.pipelines.pool.tally import Tally
 from gradsift.pipelines.pool.warnings import unread_words
 from gradsift.pipelines.recipe import Source
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
-PACKED = (".gz", ".zst")
-MAX_LINE_BYTES = 64 << 20
 EXCERPT_CHARS = 120
-Raw = tuple[str, int, Any]  # file, line or row number from 1, row or RowError
 
 
 def read_source(source: Source, seed: int = 0, tally: Tally | None = None) -> Iterator[Example | BadRow]:
@@ -117,10 +105,7 @@ def _clean(text: str) -> str:
 @lru_cache(maxsize=64)
 def _file_name(file: str) -> str:
     """The name of a file without its kind: asked for every row."""
-    name = Path(file).name
-    for suffix in (*PACKED, *SUFFIXES):
-        name = name.removesuffix(suffix)
-    return name
+    return bare_name(Path(file))
 
 
 def _raw_rows(source: Source, tally: Tally) -> Iterator[Raw]:
@@ -129,7 +114,7 @@ def _raw_rows(source: Source, tally: Tally) -> Iterator[Raw]:
         return
     path = Path(source.path or "")
     if path.is_file():
-        yield from _file_rows(path)
+        yield from rows_of(path)
     elif path.is_dir():
         yield from _folder_rows(path, source, tally)
     else:
@@ -143,125 +128,13 @@ def _folder_rows(path: Path, source: Source, tally: Tally) -> Iterator[Raw]:
     if (path / "dataset_dict.json").exists():
         yield from _saved_rows(path / source.split)
         return
-    files, tally.unread = walk(path, _kind)
+    files, tally.unread = walk(path, kind_of)
     if not files:
         found = "; ".join(map(unread_words, tally.unread))
-        raise InputError(f"{path} holds no {', '.join(SUFFIXES)} files (also .gz, .zst){f': {found}' if found else ''}")
+        raise InputError(f"{path} holds no {', '.join(KINDS)} files (also .gz, .zst){f': {found}' if found else ''}")
     for file in files:
         tally.files.setdefault(_clean(str(file)), Counter())
-        yield from _file_rows(file)
-
-
-def _kind(path: Path) -> str:
-    name = path.name
-    for suffix in PACKED:
-        name = name.removesuffix(suffix)
-    return next((s for s in SUFFIXES if name.endswith(s)), "")
-
-
-def _file_rows(path: Path) -> Iterator[Raw]:
-    kind = _kind(path)
-    if not kind:
-        raise InputError(f"{path} is of no known kind ({', '.join(SUFFIXES)}, also .gz and .zst)")
-    try:
-        if kind == ".parquet":
-            yield from _parquet_rows(path)
-            return
-        with _open(path) as handle:
-            yield from (_json_rows if kind == ".json" else _jsonl_rows)(path, handle)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-
-
-def _open(path: Path) -> Any:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix == ".zst":
-        return io.BufferedReader(_ZstdFile(path.open("rb")))
-    return path.open("rb")
-
-
-class _ZstdFile(io.RawIOBase):
-    """A zstd file of one or more frames; unlike zstandard's reader, a cut file is an EOFError."""
-
-    def __init__(self, raw: Any) -> None:
-        self._raw, self._left, self._ready = raw, b"", b""
-        self._frame: Any = None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        while not self._ready:
-            data = self._left or self._raw.read(1 << 17)
-            self._left = b""
-            if not data:
-                if self._frame is not None:
-                    raise EOFError("the compressed data is cut short")
-                return 0
-            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
-            self._ready = self._frame.decompress(data)
-            if self._frame.eof:
-                self._left, self._frame = self._frame.unused_data, None
-        size = min(len(target), len(self._ready))
-        target[:size], self._ready = self._ready[:size], self._ready[size:]
-        return size
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-def _jsonl_rows(path: Path, handle: Any) -> Iterator[Raw]:
-    number = 0
-    while line := handle.readline(MAX_LINE_BYTES):
-        number += 1
-        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-            while (rest := handle.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                pass
-            yield str(path), number, _refused("too_long", f"a line over {MAX_LINE_BYTES >> 20} MiB", line[:200])
-        elif line.strip():
-            yield str(path), number, _parse(line)
-
-
-def _json_rows(path: Path, handle: Any) -> Iterator[Raw]:
-    rows = _parse(handle.read())
-    if isinstance(rows, RowError):
-        raise InputError(f"{path} is not valid JSON: {rows.detail}")
-    if not isinstance(rows, list):
-        raise InputError(f"{path} must hold a list of rows; use .jsonl for one row a line")
-    yield from ((str(path), number, row) for number, row in enumerate(rows, 1))
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        text = line.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        return _refused("invalid_utf8", f"invalid UTF-8 at byte {error.start}", line)
-    try:
-        return json.loads(text)
-    except RecursionError:
-        return _refused("broken_json", "nested too deeply", line)
-    except ValueError as error:
-        return _refused("broken_json", str(error), line)
-
-
-def _refused(reason: str, detail: str, line: bytes) -> RowError:
-    error = RowError(reason, detail)
-    error.args = (detail, line[:400].decode("utf-8", "replace").strip())
-    return error
-
-
-def _parquet_rows(path: Path) -> Iterator[Raw]:
-    number = 0
-    for batch in pq.ParquetFile(path).iter_batches(1024):
-        for position in range(batch.num_rows):
-            number += 1
-            try:
-                row = batch.slice(position, 1).to_pylist()[0]
-            except UnicodeDecodeError as error:
-                row = _refused("invalid_utf8", str(error), b"")
-            yield str(path), number, row
+        yield from rows_of(file)
 
 
 def _saved_rows(path: Path) -> Iterator[Raw]:

@@ -70,12 +70,14 @@ def _call(call: Any, what: str) -> Json:
     if not isinstance(name, str) or not name:
         raise RowError("bad_tool_call", f"{what} names no function")
     arguments = function.get("arguments", function.get("parameters"))
-    if isinstance(arguments, str):
+    if isinstance(arguments, str):  # what is null in a text was written so
         arguments = parsed(arguments, "bad_tool_call", f"the arguments of {what}") if arguments.strip() else {}
+    elif isinstance(arguments, Mapping):
+        arguments = _without_null(arguments)
     if not isinstance(arguments, Mapping | None):
         raise RowError("bad_tool_call", f"the arguments of {what} must be an object, not {type(arguments).__name__}")
     identity = {"id": checked_text(call["id"], f"the id of {what}")} if call.get("id") else {}
-    made = {**identity, "type": "function", "function": {"name": name, "arguments": _without_null(arguments or {})}}
+    made = {**identity, "type": "function", "function": {"name": name, "arguments": arguments or {}}}
     return _storable(made, "bad_tool_call", what)
 
 
@@ -95,10 +97,15 @@ def _without_null(value: Any) -> Any:
 
 
 def _storable(value: Json, reason: str, what: str) -> Json:
-    """The value, if it can be stored and comes back the same. Raises RowError."""
+    """The value, if it can be stored. Raises RowError."""
+    as_json(value, reason, what)
+    return value
+
+
+def as_json(value: Any, reason: str, what: str) -> str:
+    """The value as JSON text. Raises RowError."""
     try:
         text = canonical_json(value)
     except (ValueError, TypeError, RecursionError) as error:
         raise RowError(reason, f"{what} cannot be written as JSON: {error}") from None
-    checked_text(text, what)
-    return value
+    return checked_text(text, what)

@@ -184,7 +184,7 @@ def test_a_sample_is_of_the_same_chats_whatever_the_order_and_names_of_files(tmp
     ("path", "content", "words"),
     [
         ("missing.jsonl", None, "there is no file"),
-        ("rows.csv", b"a,b", "no known kind"),
+        ("rows.xlsx", b"a,b", "no known kind"),
         ("rows.jsonl.gz", b"not gzip", "cannot read"),
         ("rows.jsonl.zst", b"not zstd", "cannot read"),
         ("rows.parquet", b"not parquet", "cannot read"),

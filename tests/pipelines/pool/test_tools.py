@@ -134,6 +134,18 @@ def test_what_cannot_be_used_has_a_reason(reason, row):
     assert caught.value.reason == reason
 
 
+def test_what_is_null_in_a_text_stays_and_in_an_object_does_not():
+    """Arrow files fill objects with null; nobody fills a text."""
+    text = {"name": "weather", "arguments": '{"city": null}'}
+    row = {"messages": [USER, {"role": "assistant", "tool_calls": [{"function": text}]}]}
+    assert canonical_messages(row)[1]["tool_calls"][0]["function"]["arguments"] == {"city": None}
+
+
+def test_an_object_that_a_tool_gave_is_json_text():
+    chat = canonical_messages({"messages": [*TURNS[:2], {"role": "tool", "content": {"degrees": 4}}, END]})
+    assert chat[2] == {"role": "tool", "content": '{"degrees":4}'}
+
+
 def test_a_call_is_part_of_what_an_example_is():
     other = json.loads(json.dumps(WANTED).replace('"Oslo"', '"Lima"'))
     assert example_id(other) != example_id(WANTED)

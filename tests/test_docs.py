@@ -256,7 +256,8 @@ def test_the_page_on_the_report_works_as_written(finished, tmp_path):
         gradsift(*shlex.split(line)[1:], cwd=tmp_path).stdout for line in commands.splitlines()
     ]
     assert "Runs and their reports" in listed
-    assert "small.run1.html" in "".join(written.split())
+    assert "reports/small.html" in "".join(written.split()), "its name has no later run"
+    assert (tmp_path / "store" / "reports" / "small.run1.html").exists()
     assert json.loads(document)["run"] == 1
     text = " ".join(page.read_text("utf-8").split())
     assert "under 1 % is negligible, under 5 % small, under 15 % moderate, above that large" in text

@@ -1,20 +1,21 @@
 """Examples in the store: canonical chats in Parquet shards, identity and provenance in the catalog."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gradsift.datastore import chats, tombstones
+from gradsift.datastore import chats, origins, tombstones
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.engine import Transaction, marks, parts
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.identity import canonical_json, digest_ids
+from gradsift.datastore.origins import Origin
 from gradsift.datastore.store import Store
 
 GROUP_ROWS = 4096  # of a shard: what is read for one example, at most
@@ -22,7 +23,8 @@ GROUP_ROWS = 4096  # of a shard: what is read for one example, at most
 
 @dataclass(frozen=True)
 class Example:
-    """One chat record in canonical form, with the place it was read from."""
+    """One chat record in canonical form, with the place it was read from; `extra` is what else stood in its row, as
+    plain JSON values."""
 
     example_id: str
     messages: Messages
@@ -31,6 +33,7 @@ class Example:
     line: int = 0
     licence: str | None = None
     subtask: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class AddReport:
 
 
 def add(store: Store, batch: Sequence[Example]) -> AddReport:
-    """Add examples; ones whose id is known gain an origin only, and ones that were deleted stay out. Idempotent.
+    """Add examples; ones whose id is known gain an origin only, or what it has by now, and ones that were deleted stay
+    out. Idempotent.
 
     Cost: one Parquet shard for the new ones of the batch and one transaction.
     """
@@ -111,14 +115,8 @@ def _record(db: Transaction, shard: int | None, fresh: Sequence[Example], batch:
         "INSERT INTO example VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         ((e.example_id, e.source, e.licence, shard, row, chats.chars(e.messages)) for row, e in enumerate(fresh)),
     )
-    _record_origins(db, batch)
-
-
-def _record_origins(db: Transaction, batch: Iterable[Example]) -> None:
-    db.executemany(
-        "INSERT INTO origin VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        ((e.example_id, e.file, e.line, e.source, e.licence) for e in batch),
-    )
+    places = ((e, origins.extra_text(e.extra)) for e in batch)
+    origins.record(db, ((e.example_id, Origin(e.file, e.line, e.source, e.licence, extra)) for e, extra in places))
 
 
 def known_ids(store: Store, ids: Sequence[str]) -> set[str]:

@@ -99,6 +99,8 @@ def _plan(db: Transaction) -> None:
 def _take_out(db: Transaction, *, many: bool) -> None:
     """Delete all rows of them, indexes that hold theirs, and units of work that have no other."""
     spaces = f"SELECT space_id FROM feature_row WHERE example_id {OF_THESE}"
+    chosen = f"SELECT selection_id FROM selection_item WHERE example_id {OF_THESE}"
+    db.execute(f"DELETE FROM exported WHERE selection_id IN ({chosen})")  # void ones: nothing checks them out
     db.execute(f"DELETE FROM search_index WHERE space_id IN ({spaces})")  # a trigger dooms the files
     with _indexed(db, many=many):
         db.execute(f"DELETE FROM mark WHERE example_id {OF_THESE} OR twin {OF_THESE}")

@@ -143,6 +143,8 @@ def _lose(db: Transaction, shard: int, why: str) -> None:
             f"(SELECT {table}_id FROM {held} WHERE {gone})",
             (why, shard),
         )
+    chosen = f"SELECT selection_id FROM selection_item WHERE {gone}"
+    db.execute(f"DELETE FROM exported WHERE selection_id IN ({chosen})", (shard,))
     spaces = f"SELECT space_id FROM feature_row WHERE {gone}"
     db.execute(f"DELETE FROM search_index WHERE space_id IN ({spaces})", (shard,))  # a trigger dooms the files
     db.execute(f"DELETE FROM mark WHERE twin {gone.removeprefix('example_id ')}", (shard,))

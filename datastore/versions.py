@@ -135,6 +135,15 @@ def manifest_of(store: Store, version: Version) -> tuple[str, Json] | None:
     return (row["manifest"], json.loads(row["made_by"])) if row else None
 
 
+def was_exported(store: Store, version: Version) -> bool:
+    """Whether the version's first run exported it."""
+    row = store.catalog.one(
+        "SELECT 1 FROM run_version WHERE run_id=? AND kind=? AND name=? AND number=? AND folder IS NOT NULL",
+        (version.run_id, version.kind, version.name, version.number),
+    )
+    return row is not None
+
+
 def of_run(store: Store, run_id: int) -> list[VersionReport]:
     """The versions that a finished run has: its pool's, then those of selections and mixtures."""
     rows = store.catalog.rows(

@@ -20,7 +20,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.export.checkout import checkout
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.model.load import open_model
-from gradsift.pipelines.recipe import load_recipe, parse_recipe
+from gradsift.pipelines.recipe import Export, load_recipe, parse_recipe
 from gradsift.pipelines.report.report import write_report
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.forget import delete
@@ -31,6 +31,7 @@ FIXTURES = ROOT / "tests" / "fixtures"
 VERSIONS = ("0.1", "0.2")
 SAID = {version: json.loads((FIXTURES / f"store-{version}.json").read_text()) for version in VERSIONS}
 THEN = SAID["0.1"]
+AS_BEFORE = Export(places=False, extra="none")  # exports of those versions did not say where rows came from
 NEED_PLAIN = ("trak", "datainf", "gist", "tive", "grand")  # version 0.1 fed them Adam's rows and norms
 
 
@@ -156,7 +157,7 @@ def test_promise_10_exports_of_an_old_store_are_what_they_were(any_old, tmp_path
     reselect(store, {"method": "random", "examples": 12})
     for name, digest in then["exports"].items():
         chosen = selections.get(store, name)
-        folder = export(store, chosen, runs.recipe_of(store, chosen), tmp_path / name)
+        folder = export(store, chosen, runs.recipe_of(store, chosen), tmp_path / name, AS_BEFORE)
         assert json.loads((folder / "manifest.json").read_text())["digest"] == digest
         files = {file.name: file for file in folder.rglob("*.parquet")}
         rows = {file: content for file, content in then.get("files", {}).get(name, {}).items() if file in files}
@@ -180,7 +181,7 @@ def test_an_old_store_is_compacted_and_exports_what_it_did(any_old, tmp_path):
     reselect(store, {"method": "random", "examples": 12})
     for name, digest in then["exports"].items():
         chosen = selections.get(store, name)
-        folder = export(store, chosen, runs.recipe_of(store, chosen), tmp_path / name)
+        folder = export(store, chosen, runs.recipe_of(store, chosen), tmp_path / name, AS_BEFORE)
         assert json.loads((folder / "manifest.json").read_text())["digest"] == digest
     assert verify(store) == []
 
@@ -212,7 +213,10 @@ def test_its_recipe_run_anew_gives_the_same(data_dir, model_dir, tmp_path, monke
     target = {"val": {"path": "data/val.jsonl"}, "test": {"path": "data/test.jsonl"}}
     target["own_sources"] = ["sql", "sql-near-duplicate"]
     words = {"pool": [{"path": "data/small.jsonl"}], "targets": {"sql": target}}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(THEN["recipe"] | words | {"model": {"path": "model"}}))
+    asked = AS_BEFORE.model_dump(exclude_defaults=True)
+    (tmp_path / "recipe.yaml").write_text(
+        yaml.safe_dump(THEN["recipe"] | words | {"model": {"path": "model"}, "export": asked})
+    )
     recipe = load_recipe(Path("recipe.yaml"))
     same_arithmetic = open_model(recipe.model).model_digest == THEN["model"]
     with Store("store") as store:
@@ -226,6 +230,7 @@ def test_its_recipe_run_anew_gives_the_same(data_dir, model_dir, tmp_path, monke
         pytest.skip("this machine's arithmetic gives the model other weights; the rest cannot be compared")
     assert {made.name: made.digest for made in result.made} == THEN["run"]
     assert {arm.arm: arm.test_loss_mean for arm in result.arms} == THEN["arms"]
+    assert recipe.export == AS_BEFORE
     for name in THEN["run"]:
         manifest = json.loads((tmp_path / "store" / "exports" / name / "manifest.json").read_text())
         assert manifest["digest"] == THEN["exports"][name]

@@ -1,21 +1,22 @@
 """An old version as its run exported it, byte for byte.
 
 A version is exported again from what the store recorded when it was made: the selection with the sources and licences
-of that time, its table of scores, and the recipe of the run that made it first. Later runs change none of these. The
-digest of the manifest, which names the digest of every file, is compared with the one that the run noted, before the
-folder appears under its name.
+of that time, its table of scores, the recipe of the run that made it first, and the places and other columns of its
+rows as its first export had them. Later runs change none of these. The digest of the manifest, which names the digest
+of every file, is compared with the one that the run noted, before the folder appears under its name.
 """
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradsift.datastore import leases, runs, selections, versions
+from gradsift.datastore import leases, origins, runs, selections, versions
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.identity import digest_file
+from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.datastore.versions import Version
-from gradsift.pipelines.export.export import PROGRAMS, damaged, export, manifest_at
+from gradsift.pipelines.export.export import EXPORT_VERSION, PLACELESS, PROGRAMS, damaged, export, manifest_at
 from gradsift.pipelines.export.place import settle, swap
 from gradsift.pipelines.progress import Progress, quiet
 
@@ -51,13 +52,23 @@ def checkout(store: Store, reference: str, folder: Path | None = None, progress:
         with leases.held(store, f"checkout {version}") as mine:  # also against a deletion, until the end
             if not mine:
                 raise BusyError(f"another process checks {version} out; wait for it")
-            export(store, selection, recipes, staging, progress=progress, made_by=made_by, becomes=folder)
-            if noted is not None and _digest(staging) != noted[0]:
+            for layout in _layouts(store, version, selection, noted=noted is not None):
+                export(store, selection, recipes, staging, None, progress, made_by, folder, as_then=True, layout=layout)
+                if noted is None or _digest(staging) == noted[0]:
+                    break
                 shutil.rmtree(staging)
-                raise InputError(_unlike(version, noted[1]))
+            else:
+                raise InputError(_unlike(version, noted[1] if noted else {}))
             manifest_at(folder)  # refuses what is no export
             swap(store, staging, folder)
     return CheckedOut(str(version), str(folder), selection.rows, _digest(folder), noted is not None)
+
+
+def _layouts(store: Store, version: Version, selection: Selection, *, noted: bool) -> tuple[int, ...]:
+    """Layouts that its run may have exported it in, the likely one first."""
+    if versions.was_exported(store, version) and origins.exported(store, selection.selection_id) is None:
+        return (PLACELESS,)
+    return (EXPORT_VERSION, PLACELESS) if noted else (EXPORT_VERSION,)
 
 
 def _digest(folder: Path) -> str:

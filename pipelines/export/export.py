@@ -1,9 +1,9 @@
 """Stage: write a selection or mixture as a folder that `datasets`, TRL, axolotl and LLaMA-Factory read as it is.
 
     <name>/README.md               dataset card (its YAML tells `load_dataset` where the data is)
-    <name>/data/train-*            messages, example_id, source, licence, rank, score, copy, weight; of mixtures
-                                   `part`, of cluster methods `cluster`; with labels `input_ids`, `attention_mask`,
-                                   `labels`
+    <name>/data/train-*            messages, example_id, source, licence, rank, score, file, line, extra, copy,
+                                   weight; of mixtures `part`, of cluster methods `cluster`; with labels `input_ids`,
+                                   `attention_mask`, `labels`
     <name>/dataset_info.json       for LLaMA-Factory; trl.yaml and axolotl.yaml likewise; with labels
                                    trl-messages.yaml, for other models
     <name>/composition.csv         what it consists of; of a mixture, requested against realised
@@ -22,7 +22,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,15 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from gradsift.datastore import leases, outputs, selections, tombstones
+from gradsift.datastore import leases, origins, outputs, selections, tombstones
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.files import disk_errors, fsync_folder, fsync_path
 from gradsift.datastore.identity import Spec, digest_file, fingerprint
+from gradsift.datastore.origins import Place
 from gradsift.datastore.runs import Json, Recipes, plan_as_json
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.export import card
+from gradsift.pipelines.export import card, wayback
 from gradsift.pipelines.export.place import settle, swap
 from gradsift.pipelines.export.rows import SPILL, Labels, Layout, labels_for, layout, spill, write_parts
 from gradsift.pipelines.export.trainers import Tokens, configs, wants_labels
@@ -46,7 +47,9 @@ from gradsift.pipelines.recipe import Encoding, Export, recorded_recipe
 from gradsift.pipelines.tables import Row, as_csv
 from gradsift.pipelines.version import VERSION
 
-EXPORT_VERSION = 2
+EXPORT_VERSION = 3  # the layout of what is written
+PLACELESS = 2  # the one before: without `file`, `line` and `extra`
+OF_PLACELESS = {"format", "labels", "atlas", "require_licence"}  # options that it knew
 KEEPS_ANSWERS = (
     "The rows were chosen under `encoding.truncation: keep_answer`: of a chat that is too long, the middle of its "
     "prompt went. A trainer that reads `messages` cuts the end of such a chat instead, answer and all. Export with "
@@ -71,6 +74,8 @@ class _Export:
     progress: Progress
     made_by: Mapping[str, str]
     lineage: Spec
+    places: list[Place]  # in rank order
+    layout: int
 
     @property
     def seed(self) -> int:
@@ -86,8 +91,14 @@ def export(
     progress: Progress = quiet,
     made_by: Mapping[str, str] = PROGRAMS,
     becomes: Path | None = None,
+    *,
+    as_then: bool = False,
+    layout: int = EXPORT_VERSION,
 ) -> Path:
     """Write the selection to `folder` and return it. Replaces an older export there; refuses anything else.
+
+    Places and other columns of the rows are those of now, or, `as_then`, of its first export; the layout `PLACELESS`
+    has none of them.
 
     `options` default to the recipe's, `made_by`, which the files name, to this program's version and pyarrow's.
     `becomes` is where the caller moves the folder to, which the store notes for deletions, if not `folder`. Raises
@@ -99,10 +110,18 @@ def export(
     recipes = Recipes(recipes.resolved, recorded_recipe(recipes.written, "the recipe of this selection").written)
     known = selections.facts(store, selection)
     provenance = fingerprint([known.sources, known.licences])
-    deciding = [selection.name, selection.digest, provenance, options.model_dump(), recipes.written, made_by["pyarrow"]]
-    key = fingerprint([EXPORT_VERSION, made_by["gradsift"], *deciding])
+    found: list[Place] = []
+    if layout != PLACELESS:
+        then = origins.exported(store, selection.selection_id) if as_then else None
+        found = then or wayback.places(store, selection, recipes.resolved)
+    else:
+        options = options.model_copy(update={"labels": options.labels is True})  # there was no `auto`
+    asked = options.model_dump(include=None if layout != PLACELESS else OF_PLACELESS)
+    deciding = [selection.name, selection.digest, provenance, asked, recipes.written, made_by["pyarrow"]]
+    deciding += [wayback.shown(found, options)] if layout != PLACELESS else []
+    key = fingerprint([layout, made_by["gradsift"], *deciding])
     lineage = selections.spec_of(store, selection)
-    job = _Export(store, selection, recipes, options, key, progress, made_by, lineage)
+    job = _Export(store, selection, recipes, options, key, progress, made_by, lineage, found, layout)
     settle(store, folder)
     old = manifest_at(folder)
     outputs.note(store, "export", becomes or folder)
@@ -118,6 +137,8 @@ def export(
         (staging / "data").mkdir(parents=True, exist_ok=True)
         _write(job, staging)
         _refuse_deleted(job, staging)  # unless it was lost
+        if layout != PLACELESS:
+            origins.note_exported(store, selection.selection_id, found)
         swap(store, staging, folder)
     return folder
 
@@ -135,7 +156,7 @@ def manifest_at(folder: Path) -> Json | None:
         return None
     try:
         manifest: Json = json.loads((folder / "manifest.json").read_text("utf-8"))
-        if manifest["gradsift_export"] in (1, EXPORT_VERSION):
+        if manifest["gradsift_export"] in (1, PLACELESS, EXPORT_VERSION):
             return manifest
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not an export of gradsift
@@ -155,6 +176,9 @@ def damaged(folder: Path) -> list[str]:
 def _write(job: _Export, folder: Path) -> None:
     store, selection = job.store, job.selection
     plan = layout(store, selection, job.seed)
+    if job.layout != PLACELESS:
+        for name, column in wayback.columns(job.places, job.options).items():
+            plan = replace(plan, facts=plan.facts.append_column(name, column))
     licences = _licences(plan)
     if job.options.require_licence and None in licences:
         raise InputError(_unlicensed(plan, licences[None]))
@@ -191,7 +215,7 @@ def _facts(job: _Export, plan: Layout, digest: str) -> Json:
     """What the manifest says of the rows."""
     selection = job.selection
     return {
-        "gradsift_export": EXPORT_VERSION,
+        "gradsift_export": job.layout,
         "key": job.key,
         "digest": digest,
         "name": selection.name,

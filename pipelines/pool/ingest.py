@@ -7,8 +7,10 @@ from itertools import islice
 from gradsift.datastore import examples, quarantine
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Dataset, Example, Provenance
+from gradsift.datastore.origins import Read, drop_stale
 from gradsift.datastore.runs import DatasetReport
 from gradsift.datastore.store import Store
+from gradsift.pipelines.pool.places import namer
 from gradsift.pipelines.pool.sources import read_source
 from gradsift.pipelines.pool.tally import GOOD, Tally, went
 from gradsift.pipelines.progress import Progress, quiet
@@ -35,7 +37,8 @@ def ingest(
     """
     members: dict[str, tuple[str, str, str]] = {}  # source, licence, subtask
     sources = list(sources)
-    tallies = [Tally() for _ in sources]
+    places = Read()
+    tallies = [Tally(places=places) for _ in sources]
     read = new = duplicates = 0
     kept, gone = Counter[str](), Counter[str]()  # good rows by source, and those of them that were deleted before
     reading = quarantine.begin(store, recipe, role, name)
@@ -59,6 +62,8 @@ def ingest(
     quarantine.end(store, reading, {file for tally in tallies for file in tally.files})
     for source, tally in zip(sources, tallies, strict=True):
         _refuse_empty(source, tally.reasons, f"{role} {name!r}")
+    covered = namer((source.path, source.hub) for source in sources)
+    drop_stale(store, places, lambda file: covered(file) is not None)
     if not members:
         raise InputError(
             f"every row of {role} {name!r} was deleted before ({gone.total():,} rows): name other sources, or take "

@@ -13,7 +13,8 @@ from pathlib import Path
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.datastore.identity import digest_text, example_id
-from gradsift.pipelines.pool.canonical import canonical_messages
+from gradsift.pipelines.pool.canonical import canonical_messages, used_fields
+from gradsift.pipelines.pool.extra import other_columns
 from gradsift.pipelines.pool.files import KINDS, Raw, bare_name, kind_of, rows_of
 from gradsift.pipelines.pool.folder import walk
 from gradsift.pipelines.pool.row_error import RowError
@@ -22,6 +23,7 @@ from gradsift.pipelines.pool.warnings import unread_words
 from gradsift.pipelines.recipe import Source
 
 EXCERPT_CHARS = 120
+LICENCE_FIELDS = ("licence", "license")
 
 
 def read_source(source: Source, seed: int = 0, tally: Tally | None = None) -> Iterator[Example | BadRow]:
@@ -79,13 +81,17 @@ def _examine(raw: Raw, source: Source) -> Example | BadRow:
     try:
         if isinstance(row, RowError):
             raise row
-        if isinstance(row, dict) and source.name is None and source.source_field:
-            name = str(row.get(source.source_field) or name)
+        named = row.get(source.source_field) if isinstance(row, dict) and source.name is None else None
+        name = str(named or name)
         messages = canonical_messages(row, source.shape, source.mapping)
+        licence_field = None if source.licence else next((f for f in LICENCE_FIELDS if row.get(f)), None)
+        used = used_fields(row, source.shape, source.mapping)
+        used |= {field for field in (source.source_field if named else None, licence_field) if field}
+        extra = other_columns(row, used, source)
     except RowError as error:
         excerpt = error.args[1] if len(error.args) > 1 else repr(row)
         return BadRow(file, line, _clean(name), error.reason, _clean(error.detail), _clean(excerpt)[:EXCERPT_CHARS])
-    licence = source.licence or row.get("licence") or row.get("license")
+    licence = source.licence or (row[licence_field] if licence_field else None)
     subtask = row.get(source.subtask_field) if source.subtask_field else None
     return Example(
         example_id(messages),
@@ -95,6 +101,7 @@ def _examine(raw: Raw, source: Source) -> Example | BadRow:
         line,
         _clean(str(licence)) if licence else None,
         _clean(str(subtask or "")),
+        extra,
     )
 
 

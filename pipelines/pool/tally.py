@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from gradsift.datastore.examples import BadRow, Example
+from gradsift.datastore.origins import Read
 from gradsift.datastore.readings import SourceReport, Unread
 
 GOOD = ""
@@ -19,6 +20,7 @@ class Tally:
     files: dict[str, Counter[str]] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
     unread: list[Unread] = field(default_factory=list)
+    places: Read = field(default_factory=Read)  # of all usable rows
 
     def add(self, outcome: str, source: str) -> None:
         """Count a row of that outcome."""
@@ -29,6 +31,8 @@ class Tally:
         reason = row.reason if isinstance(row, BadRow) else GOOD
         self.files.setdefault(row.file, Counter())[reason] += 1
         self.add("read", row.source)
+        if isinstance(row, Example):
+            self.places.add(row.example_id, row.file, row.line)
         if reason:
             self.add("quarantined", row.source)
             self.first.setdefault(reason, f"{row.file}:{row.line}")

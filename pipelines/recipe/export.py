@@ -15,5 +15,9 @@ class Export(Section):
     tokens they are always there."""
     atlas: bool = False
     """Add `x`, `y` and `neighbors` for embedding-atlas, from plain rows of the last checkpoint."""
+    places: bool = True
+    """Say of each row where it was read: `file`, below the source's path, and `line`."""
+    extra: Literal["json", "columns", "none"] = "json"
+    """Other columns of the rows: one column `extra` of JSON text, each as a typed column, or none of them."""
     require_licence: bool = False
     """Refuse an export with rows of unknown licence."""

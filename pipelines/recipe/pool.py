@@ -35,6 +35,9 @@ class Source(Section):
     rows: Annotated[int, Field(gt=0)] | None = None
     """Read at most this many distinct chats, a seeded random sample: the same for any order and names of the files."""
 
+    keep: bool | list[str] = True
+    """Which other columns of a row the store keeps, to filter on and to come out in exports: all, none, or these."""
+
     @model_validator(mode="after")
     def _one_place(self) -> "Source":
         exactly_one(self, "path", "hub")

@@ -26,6 +26,7 @@ RELEASED = {
     "0010_growth.sql": "69d489f83e0d92077850c93c05409199dc1482206e76e0c9c259e98db93b82e2",
     "0011_written.sql": "f4f7f1e85bf6484ee94d4605b882d79c008a24a43aa51588cddffb2e9d6d1666",
     "0012_shard_numbers.sql": "90004566e0826468d16e0e7f764497399c1121c98766be97b12272595c16df6a",
+    "0013_extra.sql": "358db1f2c57bde275b81ff034f29332515483ae1ea88ed03eb518fd087cdb427",
     "0014_quarantine.sql": "093e54b9ddc388da4c1f3c510bc02869d9797696524b7014660deea23e58eb8a",
 }
 LEASE = "INSERT INTO lease VALUES (?, 'me', 0)"

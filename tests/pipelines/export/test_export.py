@@ -59,6 +59,10 @@ def mixture(tmp_path, write_jsonl):
     return make
 
 
+def content_of(folder):
+    return {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def again(store, folder, **options):
     chosen = selections.get(store, "mixed")
     return export(store, chosen, runs.recipe_of(store, chosen), folder, Export(**options))
@@ -69,7 +73,7 @@ def test_datasets_reads_the_mixture(mixture):
     found = load_dataset(str(folder), split="train")
     assert len(found) == 70
     assert found.column_names == [
-        "messages", "example_id", "source", "licence", "rank", "score", "part", "copy", "weight",
+        "messages", "example_id", "source", "licence", "rank", "score", "part", "file", "line", "extra", "copy", "weight",
     ]  # fmt: skip
     counts = {}
     for row in found:
@@ -101,17 +105,20 @@ def test_a_new_export_into_the_same_folder_is_not_served_from_an_old_cache(mixtu
 
 
 def test_promise_5_two_machines_write_the_same_bytes(mixture, monkeypatch):
-    """Other folders, other order of rows, other batches, other parts of the first pass: the same digests."""
+    """Other folders, other order of rows, other batches, other parts of the first pass: the same digests. (With places,
+    rows in another order are other lines.)"""
     mix = {"examples": 60, "repeat": 2, "weights": "uniform"}
     content = [*rows(), *rows(20, "beta")]
-    _, one = mixture(content, mix, "one")
     monkeypatch.setattr(ingest, "BATCH_ROWS", 7)
-    _, two = mixture(content[::-1], mix, "two")
+    _, placed = mixture(content, mix, "placed")
+    monkeypatch.undo()
+    assert content_of(placed) == content_of(mixture(content, mix, "elsewhere")[1])
+    _, one = mixture(content, mix, "one", export={"places": False})
+    monkeypatch.setattr(ingest, "BATCH_ROWS", 7)
+    _, two = mixture(content[::-1], mix, "two", export={"places": False})
     first, second = (json.loads((f / "manifest.json").read_text("utf-8")) for f in (one, two))
     assert first == second
-    assert {p.name: p.read_bytes() for p in one.rglob("*") if p.is_file()} == {
-        p.name: p.read_bytes() for p in two.rglob("*") if p.is_file()
-    }
+    assert content_of(one) == content_of(two)
 
 
 def test_the_recipe_of_an_export_makes_it_again(mixture, tmp_path):
@@ -316,7 +323,8 @@ def test_pages_have_checksums(mixture):
     _, folder = mixture()
     path = next((folder / "data").iterdir())
     data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 1
+    texts = pq.ParquetFile(path).metadata.row_group(0).column(1)  # contents of the turns
+    data[texts.dictionary_page_offset + texts.total_compressed_size // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(OSError, match=r"[Cc]hecksum|CRC|corrupt|invalid|Unexpected|decompress"):
         pq.read_table(path, page_checksum_verification=True)

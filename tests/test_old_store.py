@@ -31,7 +31,7 @@ FIXTURES = ROOT / "tests" / "fixtures"
 VERSIONS = ("0.1", "0.2")
 SAID = {version: json.loads((FIXTURES / f"store-{version}.json").read_text()) for version in VERSIONS}
 THEN = SAID["0.1"]
-AS_BEFORE = Export(places=False, extra="none")  # exports of those versions did not say where rows came from
+AS_BEFORE = Export(labels=False, places=False, extra="none")  # exports did not say where rows came from
 NEED_PLAIN = ("trak", "datainf", "gist", "tive", "grand")  # version 0.1 fed them Adam's rows and norms
 
 

@@ -76,6 +76,11 @@ def find(store: Store, key: str, kind: type[Result]) -> Result | None:
     return result
 
 
+def any_of(store: Store) -> bool:
+    """Whether a training has been recorded."""
+    return store.catalog.one("SELECT 1 FROM arm LIMIT 1") is not None
+
+
 def save(store: Store, key: str, name: str, target: str, seed: int, spec: Spec, result: ArmResult | LawRun) -> None:
     """Record the result of a training once. `spec` is all that decides it, `key` its fingerprint."""
     with store.catalog.write() as db:

@@ -12,6 +12,8 @@ from gradsift.pipelines.model.encode import chat_template
 from gradsift.pipelines.model.load import best_device
 from gradsift.pipelines.model.render import render
 
+BATCH_TOKENS = 8192
+
 
 @torch.no_grad()
 def greedy(
@@ -20,7 +22,7 @@ def greedy(
     prompts: Sequence[Messages],
     max_new_tokens: int,
     max_length: int,
-    batch_tokens: int = 8192,
+    batch_tokens: int = BATCH_TOKENS,
     stops: Collection[int] = (),
 ) -> list[list[int]]:
     """The next assistant turn of each chat as tokens, up to one of `stops` (none given: the tokenizer's end token).

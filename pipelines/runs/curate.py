@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gradsift.datastore import examples, leases, runs, versions
+from gradsift.datastore import leases, runs, versions
 from gradsift.datastore.errors import BusyError
 from gradsift.datastore.numbering import catch_up
 from gradsift.datastore.runs import Ingested, Recipes, RunResult, SelectionReport, SpaceRows, Stage
@@ -27,7 +27,6 @@ from gradsift.pipelines.features.gather import Material, evidence, unusable_of
 from gradsift.pipelines.features.gradients import checkpoint_rows
 from gradsift.pipelines.mix.mixture import describe_mixture, make_mixture
 from gradsift.pipelines.model.encode import template_notes
-from gradsift.pipelines.model.labels import check_labels, measured_sets
 from gradsift.pipelines.model.positions import check_length
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.pool import semantic
@@ -36,6 +35,7 @@ from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe
 from gradsift.pipelines.report.kept import keep_report, newest_page
 from gradsift.pipelines.runs import forget
+from gradsift.pipelines.runs.look import lost_labels
 from gradsift.pipelines.select import need
 from gradsift.pipelines.select.select import describe, select_for
 from gradsift.pipelines.training.warmup import warm_up
@@ -139,12 +139,7 @@ def _curate(
 
 def _check_labels(work: Work, material: Material) -> list[str]:
     """What there is to say of targets that lose their labels; raises InputError where that is most of one."""
-    by_role = {"val": material.targets, "test": material.tests}
-    sets = {
-        f"targets.{name}.{which}": examples.get_messages(work.store, by_role[which][name].example_ids).values()
-        for name, which in measured_sets(work.recipe)
-    }
-    notes = check_labels(work.model.tokenizer, work.recipe.encoding, sets) if sets else []
+    notes = lost_labels(work, material)
     for number, note in enumerate(notes, 1):
         work.progress(note, number, len(notes))
     return notes

@@ -1,156 +1,164 @@
-"""What a run would do: rows, bytes and minutes, from reading the sources and timing one real batch."""
+"""What a run would do: rows, bytes and minutes, by reading the sources as it does, looking at what the store has
+already, and timing a few real batches."""
 
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import torch
-
+from gradsift.datastore import examples
 from gradsift.datastore.chats import chars
-from gradsift.datastore.errors import InputError
-from gradsift.datastore.examples import BadRow, Example
-from gradsift.pipelines.features.capture import backward, watched_layers
-from gradsift.pipelines.features.fit import fit
+from gradsift.datastore.store import Store
+from gradsift.pipelines.features.gather import Material
 from gradsift.pipelines.memory import default_budget
-from gradsift.pipelines.model.batches import collate, pad_id
-from gradsift.pipelines.model.encode import encode, template_notes
-from gradsift.pipelines.model.labels import check_labels, measured_sets
-from gradsift.pipelines.model.load import Loaded, best_device, load_base, load_lora, open_model
+from gradsift.pipelines.model.encode import Encoded, template_notes
+from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.model.positions import check_length
-from gradsift.pipelines.pool.sources import read_source
-from gradsift.pipelines.recipe import Features, Recipe
-from gradsift.pipelines.runs.held import Held, held_by
+from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.recipe import Features, Recipe, packages
+from gradsift.pipelines.runs.data import Data, opened, read_aside
+from gradsift.pipelines.runs.look import Looked, answers_of, due_of, look, lost_labels
+from gradsift.pipelines.runs.minutes import Due, minutes
+from gradsift.pipelines.runs.probe import Seen, Speeds, probe
+from gradsift.pipelines.runs.trainings import Pool, trainings
 from gradsift.pipelines.select.need import planned, refused
 
-SAMPLE = 256
-PROBE_ROWS = 8
 TEXT_COPIES = 3  # in the store, in exports, and while one is written
 ROW_OVERHEAD_BYTES = 64
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimates, before screening. Checkpoints that the store keeps and rows at them are not computed again; other work
-    that it holds (plain rows alone, arms) is counted as if it did not. Without gradients there are no checkpoints, and
-    the bytes are those of text; without a model there are no minutes either."""
+    """What a run would do. Rows of the pool are those that are left of `left_out`, all counted as the run counts them;
+    what is left out by gradients or embeddings (`dedup.semantic`) nobody knows before. Of a pool of more than a
+    thousand rows the share with a label is estimated, and what follows from it. Without a model there are no tokens."""
 
     pool_rows: int
     pool_quarantined: int
     usable_share: float
     mean_tokens: float
     checkpoints: int
-    arms: int
+    arms: int  # validation runs, recorded ones included
     bytes_needed: int
     bytes_free: int
-    tokens_per_second: float
-    minutes: dict[str, float]
+    tokens_per_second: float  # of a gradient pass; 0 where none is needed
+    minutes: dict[str, float]  # by stage
     notes: list[str] = field(default_factory=list)  # of the model's weights in the rows, of methods that do not fit
     checkpoints_kept: int = 0
     rows_to_compute: int = 0  # of pool and targets, at all checkpoints
     rows_kept: int = 0  # of pool and targets, at all checkpoints, that the store has
     memory: dict[str, int] = field(default_factory=dict)  # bytes that each method will hold, and what it may
+    left_out: dict[str, int] = field(default_factory=dict)  # rows that were read and are no part of the pool, by reason
+    arms_kept: int = 0  # validation runs that the store has
 
 
-def _label_notes(recipe: Recipe, loaded: Loaded, vals: Mapping[str, Sequence[Example]]) -> list[str]:
-    """What a run would say of targets that lose their labels; raises InputError where it would refuse them."""
-    sets = {}
-    for name, which in measured_sets(recipe):
-        test = recipe.targets[name].test
-        rows = vals[name] if which == "val" or test is None else read_source(test, recipe.seed)
-        sets[f"targets.{name}.{which}"] = [row.messages for row in rows if isinstance(row, Example)]
-    return check_labels(loaded.tokenizer, recipe.encoding, sets)
+def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None, started: float = 0.0) -> Plan:
+    """Read the sources into a store that is thrown away, encode a sample and time a few batches. Writes nothing into
+    the store. `new_warmup` as `curate` has it; `started` is the seconds that a run takes before its first stage.
+
+    Raises InputError as the run would: for sources without a usable row, for a pool or target without a label.
+    """
+    packages.check(recipe)
+    start = time.perf_counter()
+    loaded = open_model(recipe.model) if recipe.lm is not None else None
+    if loaded is not None:
+        check_length(recipe, loaded)
+    started += time.perf_counter() - start
+    with opened(store) as known, read_aside(recipe, known) as data:
+        work = Work(data.scratch, recipe, loaded)
+        plan = _of_data(recipe, data, known, store)
+        if loaded is None:
+            return replace(plan, minutes=minutes(Due(started, data.seconds), Speeds()))
+        lost = lost_labels(work, data.material)
+        plan = replace(plan, notes=[*lost, *plan.notes])
+        looked = look(work, data.material, known, new_warmup)
+        chats = looked.pool.chats
+        runs = trainings(recipe, Pool(looked.usable, _mean(looked.pool.lengths), _labels(chats)))
+        trains = len(runs) > looked.arms_kept
+        speeds, seen = Speeds(), Seen()
+        if (recipe.needs_rows or trains) and chats:
+            answers = answers_of(work, data.material) if trains else []
+            speeds, seen = probe(work, chats, looked.tests.chats, answers, trains=trains)
+        due = due_of(work, data, looked, started, runs)
+        return _with_model(plan, work, data, looked, (speeds, seen), minutes(due, speeds), len(runs))
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What one real batch tells: real tokens per second, captured layers, hidden size."""
-
-    tokens_per_second: float
-    layers: int
-    hidden: int
-    notes: tuple[str, ...] = ()
-
-
-def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None) -> Plan:
-    """Read the sources, encode a sample and time one forward and backward. Writes nothing. `new_warmup` as `curate` has
-    it."""
-    good, bad = _read(recipe)
-    free = shutil.disk_usage(_existing(store)).free
-    text = TEXT_COPIES * sum(chars(example.messages) for example in good)
-    wanted = {
-        name: [row for row in read_source(target.val, recipe.seed) if isinstance(row, Example)]
-        for name, target in recipe.targets.items()
-    }
-    targets = {name: (len(rows), len({row.subtask for row in rows})) for name, rows in wanted.items()}
-    if recipe.lm is None:
-        memory, notes = _memory(recipe, len(good), targets)
-        return Plan(len(good), len(bad), 1.0, 0.0, 0, 0, text, free, 0.0, {}, notes, memory=memory)
-    loaded = open_model(recipe.model)
-    check_length(recipe, loaded)
-    lost = _label_notes(recipe, loaded, wanted)
-    step = max(1, len(good) // SAMPLE)
-    chats = [
-        encode(loaded.tokenizer, one.messages, recipe.encoding.max_length, recipe.encoding.truncation)
-        for one in good[::step]
-    ]
-    if recipe.needs_rows and chats and not any(chat.usable for chat in chats):
-        counts = ", ".join(f"{n} {status}" for status, n in Counter(chat.status for chat in chats).items())
-        raise InputError(
-            f"none of {len(chats)} rows of the pool has a label ({counts}): raise encoding.max_length, or look at the "
-            "chat template in the model's folder"
-        )
-    usable = [chat for chat in chats if chat.usable] or chats
-    share, tokens = len(usable) / max(1, len(chats)), _mean([len(chat.input_ids) for chat in usable])
-    probe = (
-        _probe(recipe, loaded, usable[:PROBE_ROWS]) if any(chat.usable for chat in chats) else Probe(float("nan"), 0, 0)
-    )
-    speed = probe.tokens_per_second
-    val = {row.example_id for rows in wanted.values() for row in rows}
-    rows = len(good) * share
-    checkpoints, minutes = int(recipe.needs_rows), {}
-    held = Held()
-    if recipe.needs_rows and recipe.warmup is not None:
-        checkpoints = recipe.warmup.epochs
-        held = held_by(store, recipe, loaded, good, sorted(val), new_warmup)
-    if recipe.needs_rows and recipe.warmup is not None and held.checkpoints < checkpoints:
-        warmup_rows = min(len(good), max(recipe.warmup.fraction * len(good), recipe.warmup.min_examples))
-        minutes["warmup"] = warmup_rows * (checkpoints - held.checkpoints) * tokens / speed / 60
-    of_pool, of_targets = len(good) * checkpoints - held.pool_rows, len(val) * checkpoints - held.target_rows
-    computed = round(of_pool * share) + of_targets
-    if recipe.needs_rows:
-        minutes["gradients"] = computed * tokens / speed / 60
-    arms = 0
-    if recipe.validate_ is not None and recipe.selecting is not None:
-        chosen = recipe.select.examples or (recipe.select.fraction or 0) * rows
-        arms = len(recipe.validate_.seeds) * (1 + len(recipe.validate_.arms)) * len(recipe.targets)
-        minutes["validate"] = arms * chosen * recipe.validate_.epochs * tokens / speed / 60
-    plain = recipe.needs_plain and recipe.features.transform != "sgd"
-    label_tokens = _mean([chat.n_label_tokens for chat in usable])
-    width = row_bytes(recipe.features, probe, label_tokens, plain)
-    needed = int(computed * width) if recipe.needs_rows else text
-    memory, refusals = _memory(recipe, int(rows), targets, label_tokens, probe.layers)
+def _of_data(recipe: Recipe, data: Data, known: Store | None, root: Path) -> Plan:
+    """What is known of a run without its model."""
+    pool = data.material.pool
+    memory, notes = _memory(recipe, len(pool.example_ids), _targets(data.material))
+    if recipe.dedup is not None and recipe.dedup.semantic is not None:
+        notes.append("What `dedup.semantic` leaves out is not known before the run: rows are counted without it.")
     return Plan(
-        len(good),
-        len(bad),
-        share,
-        tokens,
-        checkpoints,
-        arms,
-        needed,
-        free,
-        speed,
-        minutes,
-        [*template_notes(loaded.tokenizer), *lost, *probe.notes, *refusals],
-        held.checkpoints,
-        computed,
-        held.pool_rows + held.target_rows,
-        memory,
+        pool_rows=len(pool.example_ids),
+        pool_quarantined=sum(data.ingested.pool.quarantined.values()),
+        usable_share=1.0,
+        mean_tokens=0.0,
+        checkpoints=0,
+        arms=0,
+        bytes_needed=TEXT_COPIES * _characters(data, known),
+        bytes_free=shutil.disk_usage(_existing(root)).free,
+        tokens_per_second=0.0,
+        minutes={},
+        notes=notes,
+        memory=memory,
+        left_out=data.left_out,
     )
+
+
+def _with_model(
+    plan: Plan,
+    work: Work,
+    data: Data,
+    looked: Looked,
+    probed: tuple[Speeds, Seen],
+    spent: dict[str, float],
+    runs: int,
+) -> Plan:
+    """The plan with what the model and the store say of it."""
+    recipe, (speeds, seen) = work.recipe, probed
+    mean, labels = _mean(looked.pool.lengths), _labels(looked.pool.chats)
+    computed = sum(one.rows for one in looked.missing)
+    plain = recipe.needs_plain and recipe.features.transform != "sgd"
+    targets = {i for one in data.material.targets.values() for i in one.example_ids}
+    in_all = (looked.usable + len(targets)) * len(looked.missing)
+    memory, refusals = _memory(recipe, looked.usable, _targets(data.material), labels, seen.layers)
+    row = speeds.gradient.mean(looked.pool.lengths)
+    notes = [*template_notes(work.model.tokenizer), *seen.notes, *refusals]
+    if recipe.validate_ is not None and recipe.validation.lm_eval is not None:
+        notes.append("The tasks of `validate.lm_eval` are not in the minutes.")
+    width = row_bytes(recipe.features, seen, labels, plain)
+    return replace(
+        plan,
+        usable_share=looked.pool.share,
+        mean_tokens=mean,
+        checkpoints=len(looked.missing),
+        arms=runs,
+        bytes_needed=int(computed * width) if recipe.needs_rows else plan.bytes_needed,
+        tokens_per_second=mean / row if row else 0.0,
+        minutes=spent,
+        notes=[*dict.fromkeys([*notes, *(note for note in plan.notes if "would be refused" not in note)])],
+        checkpoints_kept=looked.checkpoints_kept,
+        rows_to_compute=computed,
+        rows_kept=max(0, in_all - computed),
+        memory=memory,
+        arms_kept=looked.arms_kept,
+    )
+
+
+def _characters(data: Data, known: Store | None) -> int:
+    """Characters of the pool's chats that the store does not have."""
+    ids = data.material.pool.example_ids
+    there = examples.known_ids(known, ids) if known is not None else set()
+    new = [i for i in ids if i not in there]
+    chats = examples.get_messages(data.scratch, new)
+    return sum(map(chars, chats.values()))
+
+
+def _targets(material: Material) -> dict[str, tuple[int, int]]:
+    return {name: (len(one.example_ids), len(set(one.subtasks))) for name, one in material.targets.items()}
 
 
 def _memory(
@@ -162,14 +170,12 @@ def _memory(
     return {**needs, "allowed": allowed}, [f"{what} would be refused: {why}" for what, why in refused(plan, allowed)]
 
 
-def _read(recipe: Recipe) -> tuple[list[Example], list[BadRow]]:
-    rows = [row for source in recipe.pool for row in read_source(source, recipe.seed)]
-    good = list({row.example_id: row for row in rows if isinstance(row, Example)}.values())
-    return good, [row for row in rows if isinstance(row, BadRow)]
-
-
-def _mean(values: list[int]) -> float:
+def _mean(values: Sequence[int]) -> float:
     return sum(values) / max(1, len(values))
+
+
+def _labels(chats: Sequence[Encoded]) -> float:
+    return _mean([chat.n_label_tokens for chat in chats])
 
 
 def _existing(path: Path) -> Path:
@@ -179,33 +185,13 @@ def _existing(path: Path) -> Path:
     return Path(tempfile.gettempdir())
 
 
-def row_bytes(features: Features, probe: Probe, label_tokens: float, plain: bool = False) -> float:
+def row_bytes(features: Features, seen: Seen, label_tokens: float, plain: bool = False) -> float:
     """Mean bytes of a stored row with its signals, and of the plain row beside it."""
-    dims = features.projector.dim * (probe.layers if features.projector.per_module else 1)
+    dims = features.projector.dim * (seen.layers if features.projector.per_module else 1)
     vector = ROW_OVERHEAD_BYTES + dims * {"int4": 0.5, "int8": 1, "f16": 2}[features.row_dtype]
     return (
         vector * (2 if plain else 1)
         + 4 * label_tokens * features.signals.tokens
-        + 2 * probe.hidden * features.signals.embedding
-        + 4 * probe.layers * features.signals.module_norms
+        + 2 * seen.hidden * features.signals.embedding
+        + 4 * seen.layers * features.signals.module_norms
     )
-
-
-def _probe(recipe: Recipe, loaded: Loaded, chats: list[Any]) -> Probe:
-    """Speed of one forward and backward, the second time (the first warms up)."""
-    features = recipe.features
-    if recipe.warmup is None and features.parameters == "linear":
-        model = load_base(loaded, recipe.model)
-    else:
-        model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
-    layers = watched_layers(model, features.parameters, features.layers)
-    found = fit(model, layers)
-    batch = collate(chats if found.together else chats[:1], pad_id(loaded.tokenizer)).to(best_device())
-    seconds = 1.0
-    for _ in range(2):
-        start = time.perf_counter()
-        losses, _ = backward(model, batch, layers, lambda _name, _delta, _x: None, by_autograd=found.by_autograd)
-        torch.isfinite(losses).all().item()  # waits for the device
-        seconds = time.perf_counter() - start
-    tokens, hidden = float(batch.attention_mask.sum()), int(model.config.get_text_config().hidden_size)
-    return Probe(tokens / seconds, len(layers), hidden, tuple(found.notes()))

@@ -44,11 +44,8 @@ def validate(
 
     `spread`, if given, gets the runs that are not recorded yet.
     """
-    settings, chats = work.recipe.validation, Chats(work)
-    benches = _benches(work, material)
-    drawn = draw_arms(work, material, chats, made.chosen, made.mixture)
-    arms = [Arm(BASE, settings.seeds[0], (), tuple(material.tests)), *drawn]
-    jobs = _jobs(work, arms, benches)
+    chats = Chats(work)
+    jobs = planned_jobs(work, material, made, chats)
     if spread is not None:
         distinct = {key_of(work, job): job for job in jobs}  # arms of the same rows train once
         spread([job for job in distinct.values() if recorded(work, job) is None])
@@ -57,9 +54,17 @@ def validate(
         result = step(job.name, lambda: run(work, job, chats))
         runs.append(ArmRun(job.arm, job.lr, result))
         work.progress("validation runs", number, len(jobs))
-    known = examples.sources_of(work.store, sorted({i for arm in arms for i in arm.example_ids}))
+    known = examples.sources_of(work.store, sorted({i for job in jobs for i in job.arm.example_ids}))
     sources = {i: provenance.source for i, provenance in known.items()}
-    return table(work.recipe, runs, {t: bench.metric for t, bench in benches.tests.items()}, sources)
+    return table(work.recipe, runs, {name: work.recipe.targets[name].metric for name in material.tests}, sources)
+
+
+def planned_jobs(work: Work, material: Material, made: Made, chats: Chats) -> list[Job]:
+    """All runs of a validation, recorded or not, in the order of the table."""
+    benches = _benches(work, material)
+    drawn = draw_arms(work, material, chats, made.chosen, made.mixture)
+    arms = [Arm(BASE, work.recipe.validation.seeds[0], (), tuple(material.tests)), *drawn]
+    return _jobs(work, arms, benches)
 
 
 def _benches(work: Work, material: Material) -> Benches:

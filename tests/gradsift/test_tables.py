@@ -19,25 +19,56 @@ def _narrow(monkeypatch):
 
 def test_a_plan_has_words_and_units(capsys):
     plan = Plan(
-        1_234_567, 3, 0.973, 81.26, 2, 9, 3 << 30, 700 << 20, 1234.5, {"gradients": 61.25}, ["look out"], 1, 2_000, 8_000,
-        {"method 'less'": 5 << 20, "allowed": 2 << 30},
+        1_234_567, 3, 0.973, 81.26, 2, 9, 3 << 30, 700 << 20, 1234.5, {"warmup": 0.5, "gradients": 61.25}, ["look out"],
+        1, 2_000, 8_000, {"method 'less'": 5 << 20, "allowed": 2 << 30}, {"duplicates": 1_020, "leak_ngrams": 7}, 4,
     )  # fmt: skip
     tables.show_plan(plan)
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    shown = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
     for wanted in (
         "rows of the pool 1,234,567",
+        "left out: duplicates 1,020",
+        "left out: leak ngrams 7",
         "rows with a label 97.3%",
-        "tokens of a row, mean 81.3",
+        "tokens of a row, mean 81",
+        "checkpoints 2, 1 of them kept",
         "gradient rows to compute 2,000",
         "gradient rows kept 8,000",
+        "validation runs 9, 4 of them kept",
         "disk needed 3.0 GiB",
         "disk free 700.0 MiB",
-        "gradients 61.2",
+        "warmup 30 s",
+        "gradients 61 min",
+        "in all about 62 min",
         "method 'less' 5.0 MiB",
         "allowed 2.0 GiB",
         "Note: look out",
     ):
         assert wanted in lines
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_plan_without_a_model_shows_no_figure_that_it_has_not(capsys):
+    tables.show_plan(Plan(10, 0, 1.0, 0.0, 0, 0, 1 << 20, 1 << 30, 0.0, {}))
+    shown = capsys.readouterr().out
+    assert "nan" not in shown
+    assert not [word for word in ("token", "checkpoint", "validation", "label") if word in shown]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "done", "left", "words"),
+    [
+        (10, 100, 50, ", 10.0/s, 5 s left"),
+        (60, 5, 10, ", 12 s each, 2 min left"),
+        (7, 2, 1, ", 3.5 s each, 4 s left"),
+        (3_600, 1, 4, ", 3600 s each, 4.0 h left"),
+        (10, 100, 0, ", 10.0/s"),
+        (0.0, 0, 5, ""),
+        (5, 0, 5, ""),
+    ],
+)
+def test_a_pace_never_reads_as_nothing_a_second(seconds, done, left, words):
+    assert show.pace(seconds, done, left) == words
 
 
 def test_what_was_computed_and_kept_is_counted():

@@ -146,14 +146,14 @@ def test_later_selections_take_what_the_run_could_use(rowless, store):
 
 def test_a_dry_run_plans_no_rows(plain, tmp_path):
     plan = plan_run(parse_recipe(plain | {"select": {"method": "random", "examples": 9}}), tmp_path / "store")
-    assert (plan.minutes, plan.checkpoints) == ({}, 0)
+    assert (set(plan.minutes), plan.checkpoints) == ({"start", "read and screen", "choose and export"}, 0)
     assert plan.pool_rows > 100
     assert not (tmp_path / "store").exists()
 
 
 def test_a_dry_run_of_random_rows_plans_the_arms_alone(rowless, tmp_path):
     plan = plan_run(parse_recipe(rowless | {"select": {"method": "random", "examples": 9}}), tmp_path / "store")
-    assert set(plan.minutes) == {"validate"}
+    assert set(plan.minutes) == {"start", "read and screen", "choose and export", "validate"}
     assert plan.bytes_needed > 1000, "the text"
 
 

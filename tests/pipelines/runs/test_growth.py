@@ -352,17 +352,16 @@ def test_a_dry_run_says_what_is_kept_and_costs_new_rows_alone(grown, finished):
         made = plan_run(parse_recipe(grown.data | {"pool": [{"path": str(grown.pool)}]}), grown.store.root, new_warmup)
         return made.checkpoints_kept, made.rows_to_compute, "warmup" in made.minutes
 
-    screened = finished[2].ingest.pool.examples - finished[2].ingest.pool.used  # of these nobody knows before a run
-    assert plan() == (2, 2 * screened, False)
+    assert plan() == (2, 0, False)
     grown.append(chats(5))
     before = grown.store.catalog.rows("SELECT * FROM run")
-    assert plan() == (2, 2 * (screened + 5), False)
+    assert plan() == (2, 2 * 5, False)
     assert grown.store.catalog.rows("SELECT * FROM run") == before
-    everything = 2 * (finished[2].ingest.pool.examples + 5 + 24)
+    everything = 2 * (finished[2].ingest.pool.used + 5 + 24)
     assert plan(new_warmup=True) == (0, everything, True)
     kill_after(grown, 1, new_warmup=True)
     assert plan() == (1, everything, True), "as the run that was interrupted asked, from where it was"
-    assert plan(new_warmup=False) == (2, 2 * (screened + 5), False)
+    assert plan(new_warmup=False) == (2, 2 * 5, False)
 
 
 @pytest.mark.parametrize("never", [False, True])
@@ -385,11 +384,10 @@ def test_a_dry_run_after_an_interrupted_new_warm_up_counts_what_the_next_run_com
     assert grown.store.catalog.rows("SELECT * FROM checkpoint") == made
     assert not grown.points(result) & grown.points(finished[2])
     computed = sum(row.computed for row in result.rows)
-    screened = result.ingest.pool.examples - result.ingest.pool.used
     pool = result.ingest.pool.used
     assert computed == pool - 32
     assert (plan.checkpoints_kept, "warmup" in plan.minutes) == (2, False)
-    assert (plan.rows_to_compute, plan.rows_kept) == (computed + 2 * screened, pool + 32 + 2 * 24)
+    assert (plan.rows_to_compute, plan.rows_kept) == (computed, pool + 32 + 2 * 24)
 
 
 def test_a_deleted_example_leaves_the_checkpoints_that_saw_it_and_no_others_can_be_trained_like_them(grown, finished):

@@ -1,5 +1,6 @@
 """Commands that run everything: a recipe, or the demo."""
 
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from gradsift.datastore.runs import RunResult
     from gradsift.pipelines.progress import Progress
     from gradsift.pipelines.recipe import Recipe
+    from gradsift.pipelines.runs.dryrun import Plan
+
+START = 0.5  # seconds of the interpreter and of reading the recipe
+PREFECT = 2.0  # what Prefect and its temporary server take to start, against this package's own imports
 
 
 @app.command
@@ -57,14 +62,12 @@ def run(
     from gradsift.pipelines.recipe import load_recipe
 
     loaded = load_recipe(recipe)
-    quiet_libraries()
+    check_processes(no_prefect, processes)
     if dry_run:
-        from gradsift.pipelines.runs.dryrun import plan_run
-
-        plan = plan_run(loaded, store, new_warmup)
+        plan = planned(loaded, store, new_warmup, prefect=not no_prefect)
         show.document(asdict(plan)) if json else tables.show_plan(plan)
         return
-    check_processes(no_prefect, processes)
+    quiet_libraries()
     with show.progress() as progress:
         call = Call(loaded, store, export_to, progress, new_warmup)
         result = _directly(call) if no_prefect else _under_prefect(call, processes)
@@ -75,6 +78,16 @@ def run(
         return
     tables.show_result(result)
     tables.show_upkeep(store)
+
+
+def planned(recipe: "Recipe", store: Path, new_warmup: bool | None = None, *, prefect: bool = True) -> "Plan":
+    """What a run would do; what it takes to start is judged by the start of this process."""
+    began = time.perf_counter()
+    quiet_libraries()
+    from gradsift.pipelines.runs.dryrun import plan_run
+
+    started = time.perf_counter() - began
+    return plan_run(recipe, store, new_warmup, START + started * (1 + (PREFECT if prefect else 0)))
 
 
 @app.command

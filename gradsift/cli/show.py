@@ -117,6 +117,22 @@ def progress() -> Iterator[Progress]:
         yield _lines()
 
 
+def pace(seconds: float, done: int, left: int) -> str:
+    """How fast something goes and what is left of it, as the end of a line; nothing as long as that is not known."""
+    if seconds <= 0 or done <= 0 or left < 0:
+        return ""
+    each = seconds / done
+    rate = f"{1 / each:.1f}/s" if each <= 1 else f"{each:.1f} s each" if each < 10 else f"{each:.0f} s each"
+    return f", {rate}, {duration(left * each)} left" if left else f", {rate}"
+
+
+def duration(seconds: float) -> str:
+    """A time as a person reads it: 40 s, 4 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def _bars() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -143,8 +159,7 @@ def _lines() -> Progress:
         if now - last.get(stage, float("-inf")) < LINE_SECONDS and done != total:
             return
         last[stage] = now
-        rate = (done - first) / (now - start) if now > start else 0.0
-        left = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if rate and total else ""
+        left = pace(now - start, done - first, (total or 0) - done)
         sys.stderr.write(f"{stage}: {done}{f' of {total}' if total else ''}{left}\n")
         sys.stderr.flush()
 

@@ -31,26 +31,39 @@ SELECTION = ("name", "examples", "source_precision", "source_share_of_pool", "by
 
 def show_plan(plan: "Plan") -> None:
     """What a run would do."""
+    left_out = [(f"left out: {why.replace('_', ' ')}", f"{count:,}") for why, count in plan.left_out.items()]
     facts = [
         ("rows of the pool", f"{plan.pool_rows:,}"),
+        *left_out,
         ("rows that are quarantined", f"{plan.pool_quarantined:,}"),
-        ("rows with a label", f"{plan.usable_share:.1%}"),
-        ("tokens of a row, mean", f"{plan.mean_tokens:,.1f}"),
-        ("tokens per second", f"{plan.tokens_per_second:,.0f}"),
-        ("checkpoints", f"{plan.checkpoints:,}"),
-        ("checkpoints kept", f"{plan.checkpoints_kept:,}"),
-        ("gradient rows to compute", f"{plan.rows_to_compute:,}"),
-        ("gradient rows kept", f"{plan.rows_kept:,}"),
-        ("validation runs", f"{plan.arms:,}"),
-        ("disk needed", in_words(plan.bytes_needed)),
-        ("disk free", in_words(plan.bytes_free)),
     ]
-    show.table("Would run (estimates, before screening)", [{"what": what, "estimate": value} for what, value in facts])
-    if plan.minutes:
-        show.table("Minutes", [{"stage": k, "minutes": f"{v:,.1f}"} for k, v in plan.minutes.items()])
+    if plan.mean_tokens:
+        facts += [
+            ("rows with a label", f"{plan.usable_share:.1%}"),
+            ("tokens of a row, mean", f"{plan.mean_tokens:,.0f}"),
+        ]
+    if plan.tokens_per_second:
+        facts += [("tokens per second", f"{plan.tokens_per_second:,.0f}")]
+    if plan.checkpoints:
+        facts += [
+            ("checkpoints", _of_which_kept(plan.checkpoints, plan.checkpoints_kept)),
+            ("gradient rows to compute", f"{plan.rows_to_compute:,}"),
+            ("gradient rows kept", f"{plan.rows_kept:,}"),
+        ]
+    if plan.arms:
+        facts += [("validation runs", _of_which_kept(plan.arms, plan.arms_kept))]
+    facts += [("disk needed", in_words(plan.bytes_needed)), ("disk free", in_words(plan.bytes_free))]
+    show.table("Would run", [{"what": what, "estimate": value} for what, value in facts])
+    times = [(stage, show.duration(60 * minutes)) for stage, minutes in plan.minutes.items()]
+    times += [("in all", f"about {show.duration(60 * sum(plan.minutes.values()))}")] if plan.minutes else []
+    show.table("Time", [{"stage": stage, "takes": takes} for stage, takes in times])
     show.table("Memory", [{"of": k, "holds": in_words(v)} for k, v in plan.memory.items()])
     for note in plan.notes:
         show.line(f"Note: {note}")
+
+
+def _of_which_kept(count: int, kept: int) -> str:
+    return f"{count:,}, {kept:,} of them kept" if kept else f"{count:,}"
 
 
 def show_mended(done: "Sequence[Mend]", *, plan: bool) -> None:

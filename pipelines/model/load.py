@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from gradsift.datastore.errors import InputError
 from gradsift.pipelines.model.causal import check_causal
 from gradsift.pipelines.model.encode import pin_date, tokenizer_digest
-from gradsift.pipelines.model.weights import model_digest
+from gradsift.pipelines.model.weights import model_digest, refuse_adapter
 from gradsift.pipelines.recipe import Lora, Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")  # whose kernels take out_proj's weight itself
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 # transformers and peft build models under process-wide state (default device, skipped initialisation, warning
 # filters, the random generator): two threads at once end in silently re-initialised weights.
 _BUILDING = threading.Lock()
@@ -40,17 +41,32 @@ class Loaded:
 def open_model(model: Model) -> Loaded:
     """Find a model, load its tokenizer and digest its weights. Raises InputError when it is not a model."""
     folder = _hub_folder(model) if model.hub else Path(model.path or "")
+    if not folder.is_dir():
+        raise InputError(f"there is no model folder {folder}; check `model.path`, or name a `hub` model")
     if not (folder / "config.json").is_file() and not model.gguf_file:
+        refuse_adapter(folder)
         raise InputError(
             f"{folder} is not a model: it has no config.json. Give a folder as `save_pretrained` writes it, "
             "or a `gguf_file` in it."
         )
     digest = model_digest(folder, model.gguf_file)
-    tokenizer = _from_pretrained("AutoTokenizer", folder, model)
+    tokenizer = _tokenizer(folder, model)
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"the tokenizer in {folder} has no fast form (tokenizer.json), which labels need")
     pin_date(tokenizer, model.date)
     return Loaded(folder, tokenizer, resolved_dtype(model), digest, tokenizer_digest(tokenizer))
+
+
+def _tokenizer(folder: Path, model: Model) -> Any:
+    try:
+        return _from_pretrained("AutoTokenizer", folder, model)
+    except InputError as error:
+        if model.gguf_file or any((folder / name).is_file() for name in TOKENIZERS):
+            raise
+        raise InputError(
+            f"{folder} has no tokenizer (none of {', '.join(TOKENIZERS)}). Put the files of the model's tokenizer "
+            "beside its weights: `AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)` writes them."
+        ) from error
 
 
 def resolved_dtype(model: Model) -> str:

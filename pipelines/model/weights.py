@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import digest_file, fingerprint
 
@@ -26,26 +28,56 @@ def weight_files(folder: Path, gguf_file: str | None = None) -> list[Path]:
         if not (folder / gguf_file).is_file():
             raise InputError(f"{folder} has no {gguf_file}")
         return [folder / gguf_file]
-    if (folder / "adapter_config.json").is_file():
-        raise InputError(
-            f"{folder} holds an adapter (adapter_config.json), whose base model lies elsewhere. Merge it "
-            "(`merge_and_unload`, `save_pretrained`) and give that folder."
-        )
+    refuse_adapter(folder)
     named = _read(folder / "config.json").get("transformers_weights") if (folder / "config.json").is_file() else None
     if not named:
         named = ONE_FILE if (folder / ONE_FILE).is_file() else INDEX
     first = folder / str(named)
     if not first.is_file() or ".safetensors" not in first.name:
+        pickled = any(folder.glob("*.bin"))
         raise InputError(
-            f"{folder} has no {ONE_FILE} nor {INDEX}. Pickled weights (.bin) are never loaded; convert them with "
-            "`save_pretrained(..., safe_serialization=True)`."
+            f"{folder} has no {ONE_FILE} nor {INDEX}. "
+            + (
+                "Pickled weights (.bin) are never loaded; convert them with "
+                "`save_pretrained(..., safe_serialization=True)`."
+                if pickled
+                else "Download the model's weights, too, or give the folder that holds them."
+            )
         )
     if not first.name.endswith(".index.json"):
+        _check_header(first)
         return [first]
     weight_map = _read(first).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(n, str) for n in weight_map.values()):
         raise InputError(f"{first} has no `weight_map`, which says what is in which file")
-    return [first, *_existing(folder, [folder / str(name) for name in sorted(set(weight_map.values()))], first.name)]
+    parts = _existing(folder, [folder / str(name) for name in sorted(set(weight_map.values()))], first.name)
+    for part in parts:
+        _check_header(part)
+    return [first, *parts]
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise InputError for the folder of an adapter."""
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{folder} holds an adapter (adapter_config.json), whose base model lies elsewhere. Merge it "
+            "(`merge_and_unload`, `save_pretrained`) and give that folder."
+        )
+
+
+def _check_header(file: Path) -> None:
+    """Raise InputError for a file that is no safetensors file, or not all of one. Cost: its header is read."""
+    try:
+        with safe_open(str(file), framework="numpy"):
+            pass
+    except (OSError, SafetensorError) as error:
+        what = "is a pointer of Git LFS, not the weights" if _is_pointer(file) else f"cannot be read ({error})"
+        raise InputError(f"{file} {what}; download it again (`git lfs pull`, or `hf download NAME`)") from error
+
+
+def _is_pointer(file: Path) -> bool:
+    with file.open("rb") as handle:
+        return handle.read(40).startswith(b"version https://git-lfs")
 
 
 def model_digest(folder: Path, gguf_file: str | None = None) -> str:

@@ -32,7 +32,7 @@ from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.pool import semantic
 from gradsift.pipelines.pool.read import read_datasets, with_screening
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
-from gradsift.pipelines.recipe import Recipe
+from gradsift.pipelines.recipe import Recipe, packages
 from gradsift.pipelines.report.kept import keep_report, newest_page
 from gradsift.pipelines.runs import forget
 from gradsift.pipelines.runs.look import lost_labels
@@ -60,6 +60,7 @@ def curate(
 
     Raises BusyError when another live process runs on this store; other GradsiftErrors as stages name them.
     """
+    packages.check(recipe)
     with leases.held(store, leases.RUN) as mine:
         if not mine:
             raise BusyError(f"another run is working on {store.root}; wait for it, or see who with `gradsift status`")

@@ -88,6 +88,9 @@ def test_a_file_of_the_configurations_choice_is_the_one_that_counts(model_dir, t
     assert digest(tmp_path / "m") != before
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -96,7 +99,13 @@ def test_a_file_of_the_configurations_choice_is_the_one_that_counts(model_dir, t
         (lambda folder: (folder / INDEX).write_text('{"metadata": {}}'), "no `weight_map`"),
         (lambda folder: (folder / INDEX).write_text('{"weight_map": {"a": null, "b": ["x"]}}'), "no `weight_map`"),
         (lambda folder: (folder / INDEX).write_text('{"weight_map": {"a": "/nowhere/x"}}'), "nowhere/x, which is not"),
-        (lambda folder: (folder / INDEX).unlink(), "Pickled weights"),
+        (lambda folder: (folder / INDEX).unlink(), "Download the model's weights"),
+        (lambda folder: ((folder / INDEX).unlink(), (folder / "pytorch_model.bin").touch()), "Pickled weights"),
+        (lambda folder: (folder / "config.json").unlink(), "is not a model: it has no config.json"),
+        (lambda folder: shutil.rmtree(folder), "there is no model folder"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer .none of tokenizer.json"),
+        (lambda folder: next((folder / "parts").iterdir()).write_bytes(b"cut"), "cannot be read .* download it again"),
+        (lambda folder: next((folder / "parts").iterdir()).write_bytes(LFS), "is a pointer of Git LFS"),
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter"),
     ],
 )

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.chats import Messages
+from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.pipelines.features.extract import Extractor
 from gradsift.pipelines.features.space import make_job
 from gradsift.pipelines.model.encode import Encoded

@@ -5,9 +5,12 @@ import re
 import pytest
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.recipe import packages, parse_recipe
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.dryrun import plan_run
+from gradsift.pipelines.runs.minutes import Due, Rows, minutes
+from gradsift.pipelines.runs.probe import Curve, Pace, Speeds
+from gradsift.pipelines.runs.trainings import Pool, trainings
 
 
 def test_a_method_that_the_run_would_refuse_is_named(recipe_data, store, tmp_path):
@@ -22,3 +25,79 @@ def test_a_method_that_the_run_would_refuse_is_named(recipe_data, store, tmp_pat
     same = [re.sub(r"[\d,]+ (KiB|examples)", "", words) for words in (str(refused.value), note)]  # before screening
     assert same[0] == same[1].replace(" would be refused", "")
     assert plan_run(parse_recipe(data | {"memory": "500MB"}), tmp_path / "none").notes == []
+
+
+def test_a_dry_run_after_a_finished_run_counts_all_of_it_as_kept(copy, finished):
+    """Rows and arms; and it leaves the store as it is."""
+
+    def content():
+        tables = [row["name"] for row in copy.catalog.rows("SELECT name FROM sqlite_master WHERE type='table'")]
+        return {name: copy.catalog.rows(f"SELECT * FROM {name}") for name in tables}
+
+    before, pool = content(), finished[2].ingest.pool
+    plan = plan_run(parse_recipe(finished[0]), copy.root)
+    assert (plan.rows_to_compute, plan.checkpoints_kept, plan.arms_kept) == (0, 2, plan.arms)
+    assert plan.arms == 1 + 3 * 3
+    assert set(plan.minutes) == {"start", "read and screen", "choose and export"}
+    assert plan.pool_rows == pool.used
+    assert plan.left_out.get("duplicates", 0) == pool.duplicates
+    assert sum(plan.left_out.values()) + plan.pool_rows + plan.pool_quarantined == pool.rows_read
+    assert content() == before
+
+
+def test_a_seed_more_is_what_a_dry_run_would_train(copy, finished):
+    data = finished[0] | {"validate": finished[0]["validate"] | {"seeds": [0, 1, 2, 3]}}
+    plan = plan_run(parse_recipe(data), copy.root)
+    assert (plan.arms, plan.arms_kept) == (1 + 4 * 3, 1 + 3 * 3)
+    assert plan.minutes["validate"] > 0
+
+
+def test_minutes_are_what_is_to_do_at_the_speed_that_was_measured():
+    gradient = Curve([10, 20], [0.1, 0.3])
+    assert gradient.mean([10, 15, 20, 40]) == pytest.approx((0.1 + 0.2 + 0.3 + 0.6) / 4)
+    speeds = Speeds(
+        first_load=9.0, load=2.0, gradient=gradient, warmup_row=0.5, arm=Pace(0.25, 5.0, 1.0, 3.0),
+        forward=Curve([10], [0.05]), answers=4.0,
+    )  # fmt: skip
+    due = Due(
+        start=6.0, reading=3.0, encode=0.01, warmup_rows=100, passes=[Rows(50, [15]), Rows(0)], unit_rows=25,
+        arms=7, arm_rows=400, tests=Rows(20, [10]), in_pool=80,
+    )  # fmt: skip
+    seconds = {stage: 60 * value for stage, value in minutes(due, speeds).items()}
+    assert seconds["start"] == pytest.approx(6)
+    assert seconds["warmup"] == pytest.approx(9 + 50)
+    assert seconds["gradients"] == pytest.approx(2 + 50 * (0.02 + 0.2) + 2 * 0.03)
+    assert seconds["validate"] == pytest.approx(4 + 0.01 * 100 + 7 * (3 + 1 + 20 * 0.05 + 4) + 400 * 0.25)
+    assert set(minutes(Due(start=6.0), Speeds())) == {"start", "read and screen", "choose and export"}
+
+
+def test_runs_of_a_validation_are_counted_before_anything_is_chosen(recipe_data):
+    settings = {"seeds": [0, 1], "epochs": 3, "batch_size": 8, "arms": ["random", "random_tokens", "full"]}
+    two = {name: recipe_data["targets"]["sql"] for name in ("a", "b")}
+    recipe = parse_recipe(recipe_data | {"targets": two, "select": {"fraction": 0.1}, "validate": settings})
+    runs = trainings(recipe, Pool(100, 50.0, 20.0))
+    arms = [run.arm for run in runs]
+    assert {name: arms.count(name) for name in arms} == {
+        "base": 1, "selected": 4, "random": 2, "random_tokens": 4, "full": 2,
+    }  # fmt: skip
+    assert {(run.rows, run.seen) for run in runs if run.arm == "selected"} == {(10, 30)}
+    assert {run.seen for run in runs if run.arm == "full"} == {300}
+
+
+def test_a_package_that_is_missing_is_named_before_any_work(recipe_data, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    words = r"method 'bm25' needs the package bm25s, .*: pip install 'gradsift\[text\]'"
+    recipe = parse_recipe(recipe_data | {"select": {"method": "bm25", "examples": 3}})
+    with pytest.raises(InputError, match=words):
+        plan_run(recipe, tmp_path / "none")
+    with pytest.raises(InputError, match=words):
+        curate(recipe, store)
+    trained = parse_recipe(recipe_data | {"validate": {"optimizer": "dog"}})
+    with pytest.raises(InputError, match=r"optimizer: dog` needs .*gradsift\[lrfree\]"):
+        packages.check(trained)
+
+
+def test_a_pool_without_a_usable_row_is_refused_with_its_reasons(recipe_data, tmp_path, write_jsonl):
+    path = write_jsonl({"foo": "bar"}, {"foo": "bar"})
+    with pytest.raises(InputError, match="unknown_shape"):
+        plan_run(parse_recipe(recipe_data | {"pool": [{"path": str(path)}]}), tmp_path / "none")

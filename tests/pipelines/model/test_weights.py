@@ -180,9 +180,9 @@ def test_a_template_of_our_own_and_one_that_refuses_everything_are_said(recipe_d
     plain = {"features": {"projector": {"dim": 64}, "transform": "sgd"}, "select": {"examples": 3}}
     recipe = parse_recipe(recipe_data | few | plain | {"model": {"path": str(dated)}})
     (dated / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
-    with pytest.raises(InputError, match=r"none of 16 rows of the pool has a label .16 unrenderable"):
+    with pytest.raises(InputError, match=r"none of 24 rows has a label token at any length .24 unrenderable"):
         plan_run(recipe, tmp_path / "nothing")
-    with Store(tmp_path / "refused") as store, pytest.raises(InputError, match=r"chat template refuses every chat"):
+    with Store(tmp_path / "refused") as store, pytest.raises(InputError, match=r"none of 24 rows has a label token"):
         curate(recipe, store)
     (dated / "chat_template.jinja").unlink()
     assert "no chat template" in plan_run(recipe, tmp_path / "nothing").notes[0]

@@ -46,6 +46,12 @@ def put(db: Transaction, digests: Iterable[str]) -> None:
     db.executemany("INSERT INTO tombstone VALUES (?, ?) ON CONFLICT DO NOTHING", ((name, now) for name in digests))
 
 
+def copy(store: Store, other: Store) -> None:
+    """Record a store's tombstones in another one, too."""
+    with other.catalog.write() as db:
+        put(db, every(store))
+
+
 def matching(store: Store, start: str) -> list[str]:
     """Tombstones that begin with this."""
     rows = store.catalog.rows(

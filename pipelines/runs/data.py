@@ -58,8 +58,7 @@ def read_aside(recipe: Recipe, store: Store | None) -> Iterator[Data]:
     """
     with tempfile.TemporaryDirectory(prefix="gradsift-") as folder, Store(Path(folder) / "scratch") as scratch:
         if store is not None:
-            with scratch.catalog.write() as db:
-                tombstones.put(db, tombstones.every(store))
+            tombstones.copy(store, scratch)
         start = time.perf_counter()
         material, ingested = read_datasets(Work(scratch, _without_models(recipe)))
         yield Data(scratch, material, ingested, time.perf_counter() - start)

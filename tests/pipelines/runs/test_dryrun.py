@@ -73,7 +73,7 @@ def test_minutes_are_what_is_to_do_at_the_speed_that_was_measured():
 
 def test_runs_of_a_validation_are_counted_before_anything_is_chosen(recipe_data):
     settings = {"seeds": [0, 1], "epochs": 3, "batch_size": 8, "arms": ["random", "random_tokens", "full"]}
-    two = {name: recipe_data["targets"]["sql"] for name in ("a", "b")}
+    two = dict.fromkeys(("a", "b"), recipe_data["targets"]["sql"])
     recipe = parse_recipe(recipe_data | {"targets": two, "select": {"fraction": 0.1}, "validate": settings})
     runs = trainings(recipe, Pool(100, 50.0, 20.0))
     arms = [run.arm for run in runs]

@@ -8,11 +8,11 @@ with Store("store") as store:
 
 from typing import TYPE_CHECKING, Any
 
+from gradsift.api import diff, log, marks, mix, open_store, query, run, select, status, verify
 from gradsift.pipelines.version import VERSION
 
 if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers
     from gradsift.datastore.errors import GradsiftError
-    from gradsift.datastore.maintenance import verify
     from gradsift.datastore.search import neighbours
     from gradsift.datastore.store import Store
     from gradsift.pipelines.recipe import load_recipe, parse_recipe
@@ -26,10 +26,27 @@ _PUBLIC = {
     "load_recipe": "gradsift.pipelines.recipe",
     "parse_recipe": "gradsift.pipelines.recipe",
     "neighbours": "gradsift.datastore.search",
-    "verify": "gradsift.datastore.maintenance",
     "GradsiftError": "gradsift.datastore.errors",
 }
-__all__ = ["GradsiftError", "Store", "__version__", "curate", "load_recipe", "neighbours", "parse_recipe", "verify"]
+__all__ = [
+    "GradsiftError",
+    "Store",
+    "__version__",
+    "curate",
+    "diff",
+    "load_recipe",
+    "log",
+    "marks",
+    "mix",
+    "neighbours",
+    "open_store",
+    "parse_recipe",
+    "query",
+    "run",
+    "select",
+    "status",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ from gradsift.datastore import (
     files,
     forget,
     leases,
+    origins,
     picks,
     runs,
     selections,
@@ -1033,3 +1034,18 @@ def test_promise_8_a_copy_that_lost_a_race_goes_where_all_is_deleted(kept, monke
     assert found_in(kept.root, SECRET) == []
     assert kept.store.catalog.rows("SELECT * FROM shard") == []
     assert verify(kept.store) == []
+
+
+def test_promise_8_other_columns_of_a_deleted_example_are_in_no_byte(kept):
+    """Of its place, also of one that has changed, and of what its first export said of it, which is packed."""
+    rows = [row | {"id": f"n{k}"} for k, row in enumerate(chats("a", 0, 6))]
+    kept.run([rows[0] | {"note": SECRET, "mail": {"to": SECRET}}, *rows[1:]], mix={"fraction": 1.0})
+    assert found_in(kept.root, SECRET)
+    kept.run([rows[0] | {"note": f"{SECRET} again"}, *rows[1:]], mix={"fraction": 1.0})
+    assert kept.store.catalog.rows("SELECT * FROM exported")
+    delete(kept.store, by_ids(id_of(rows[0])), exports=True)
+    places = [place for row in kept.store.catalog.rows("SELECT selection_id FROM exported")
+              for place in origins.exported(kept.store, row["selection_id"])]  # fmt: skip
+    assert SECRET not in str(places)
+    kept.store.close()
+    assert found_in(kept.root, SECRET) == []

@@ -236,6 +236,12 @@ def test_its_recipe_run_anew_gives_the_same(data_dir, model_dir, tmp_path, monke
         assert manifest["digest"] == THEN["exports"][name]
 
 
+TEMPLATE_THEN = (  # of the model that made the store; the demo's renders tools since
+    "{% for m in messages %}{{ '<|start|>' + m['role'] + '\\n' + m['content'] + '<|end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant\\n' }}{% endif %}"
+)
+
+
 def test_promise_10_an_old_store_grows_without_a_full_pass(before, data_dir, model_dir, tmp_path, monkeypatch):
     """It recorded checkpoints and no warm-ups: its newest one is known by its fingerprint, and used again. (The model is
     given the digest of the one that made the store, whose weights were not packed with it.)"""
@@ -243,6 +249,8 @@ def test_promise_10_an_old_store_grows_without_a_full_pass(before, data_dir, mod
     def opened(model):
         return replace(open_model(model), model_digest=SAID["0.2"]["model"])
 
+    model = shutil.copytree(model_dir, tmp_path / "model")
+    (model / "chat_template.jinja").write_text(TEMPLATE_THEN)
     monkeypatch.setattr("gradsift.pipelines.model.work.open_model", opened)
     new = [{"prompt": f"Say {k} backwards.", "completion": str(k)[::-1]} for k in range(100, 104)]
     pool = tmp_path / "pool.jsonl"
@@ -250,7 +258,7 @@ def test_promise_10_an_old_store_grows_without_a_full_pass(before, data_dir, mod
     with pool.open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in new)
     target = {"val": {"path": str(data_dir / "val.jsonl")}, "test": {"path": str(data_dir / "test.jsonl")}}
-    words = {"pool": [{"path": str(pool)}], "targets": {"sql": target}, "model": {"path": str(model_dir)}}
+    words = {"pool": [{"path": str(pool)}], "targets": {"sql": target}, "model": {"path": str(model)}}
     last = runs.last_run(before).result
     made = before.catalog.rows("SELECT * FROM checkpoint")
     result = curate(parse_recipe(SAID["0.2"]["recipe"] | words | {"validate": None}), before)

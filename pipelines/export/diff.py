@@ -5,22 +5,25 @@ or the folder of an export.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
-from gradsift.datastore import examples, selections, versions
+from gradsift.datastore import chats, examples, selections, versions
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.runs import Json
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.rows import layout
+from gradsift.pipelines.export.turns import chat_of
 from gradsift.pipelines.tables import Row, first_turn
 
 SHOWN = 3
+COLUMNS = ("example_id", "source", "score", "part", "cluster", "messages", "tools")
 TEXT_CHARS = 160
 BINS = ("below 200", "200 to 499", "500 to 999", "1,000 to 1,999", "2,000 to 4,999", "5,000 and more")
 EDGES = (200, 500, 1000, 2000, 5000)
@@ -159,21 +162,31 @@ def _selected(store: Store, chosen: Selection) -> Side:
 
 def _exported(folder: Path) -> Side:
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    files = [str(folder / name) for name in manifest["files"] if name.startswith("data/")]
-    data = ds.dataset(files, format="json" if files[0].endswith(".jsonl") else "parquet")
-    columns = [n for n in ("example_id", "source", "score", "part", "cluster", "messages") if n in data.schema.names]
+    files = [folder / name for name in manifest["files"] if name.startswith("data/")]
     copies: dict[str, int] = {}
     facts: dict[str, ExampleFacts] = {}
-    for batch in data.to_batches(columns=columns, batch_size=4096):
-        for row in batch.to_pylist():
-            copies[row["example_id"]] = copies.get(row["example_id"], 0) + 1
-            facts[row["example_id"]] = _facts(row, sum(len(turn["content"]) for turn in row["messages"]))
+    for row in _rows(files):
+        copies[row["example_id"]] = copies.get(row["example_id"], 0) + 1
+        facts[row["example_id"]] = _facts(row, chats.chars(chat_of(row)))
 
-    def chats(ids: Sequence[str]) -> Mapping[str, Messages]:
-        table = data.to_table(columns=["example_id", "messages"], filter=ds.field("example_id").isin(list(ids)))
-        return dict(zip(table["example_id"].to_pylist(), table["messages"].to_pylist(), strict=True))
+    def of_ids(ids: Sequence[str]) -> Mapping[str, Messages]:
+        wanted = set(ids)
+        return {row["example_id"]: chat_of(row) for row in _rows(files) if row["example_id"] in wanted}
 
-    return Side(manifest["name"], manifest["selection"]["digest"], copies, facts, chats)
+    return Side(manifest["name"], manifest["selection"]["digest"], copies, facts, of_ids)
+
+
+def _rows(files: Sequence[Path]) -> Iterator[Json]:
+    """The rows of an export's files, with the columns that a comparison looks at."""
+    for path in files:
+        if path.suffix == ".jsonl":
+            with path.open(encoding="utf-8") as lines:
+                yield from map(json.loads, lines)
+            continue
+        file = pq.ParquetFile(path)
+        columns = [name for name in COLUMNS if name in file.schema_arrow.names]
+        for batch in file.iter_batches(4096, columns=columns):
+            yield from batch.to_pylist()
 
 
 def _facts(row: Row, chars: int) -> ExampleFacts:

@@ -40,7 +40,7 @@ from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export import card, wayback
 from gradsift.pipelines.export.place import settle, swap
-from gradsift.pipelines.export.rows import SPILL, Labels, Layout, labels_for, layout, spill, write_parts
+from gradsift.pipelines.export.rows import SPILL, Labels, Layout, has_objects, labels_for, layout, spill, write_parts
 from gradsift.pipelines.export.trainers import Tokens, configs, wants_labels
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Encoding, Export, recorded_recipe
@@ -186,9 +186,10 @@ def _write(job: _Export, folder: Path) -> None:
     wanted = wants_labels(job.options, job.recipes, lambda: opened()[0])
     labels = labels_for(store, selection, wanted, opened)
     spill(store, plan, folder, job.progress)
-    data = write_parts(plan, folder, job.options.format, labels, job.progress)
+    objects = has_objects(plan, folder)
+    data = write_parts(plan, folder, job.options.format, labels, job.progress, objects=objects)
     digest = fingerprint([selection.digest, {name: digest_file(folder / name) for name in data}])
-    names = [*data, *_write_texts(job, plan, digest, folder, _tokens(job, labels))]
+    names = [*data, *_write_texts(job, plan, digest, folder, _tokens(job, labels, tools=objects))]
     if job.options.atlas:
         from gradsift.pipelines.export.atlas import write_atlas  # loads torch, as `open_model` does
 
@@ -245,7 +246,7 @@ def _keeps_answers(recipes: Recipes) -> bool:
     return bool(recipes.resolved.get("encoding", {}).get("truncation") == "keep_answer")
 
 
-def _tokens(job: _Export, labels: Labels | None) -> Tokens:
+def _tokens(job: _Export, labels: Labels | None, *, tools: bool) -> Tokens:
     resolved = job.recipes.resolved
     model = resolved.get("model") or {}
     return Tokens(
@@ -254,6 +255,7 @@ def _tokens(job: _Export, labels: Labels | None) -> Tokens:
         max_length=Encoding.model_validate(resolved.get("encoding") or {}).max_length if model else None,
         model=model.get("hub"),
         keeps_answers=_keeps_answers(job.recipes),
+        tools=tools,
     )
 
 

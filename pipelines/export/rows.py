@@ -11,7 +11,7 @@ rank order, R rows (copies counted).
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gradsift.datastore import examples, selections
-from gradsift.datastore.chats import MESSAGES_TYPE
+from gradsift.datastore import chats, examples, selections
+from gradsift.datastore.chats import MESSAGES_TYPE, Messages
 from gradsift.datastore.errors import CorruptionError
 from gradsift.datastore.files import fsync_folder, fsync_path
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
+from gradsift.pipelines.export import turns
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.progress import Progress
 from gradsift.pipelines.recipe import Encoding
@@ -36,7 +37,7 @@ PART_CHARS = 128 << 20  # text of a part: what the second pass holds, twice
 IGNORED = -100  # the label that losses skip, as torch and transformers have it
 SPILL = "spill"
 I64 = NDArray[np.int64]
-SPILL_SCHEMA = pa.schema([("place", pa.int64()), ("messages", MESSAGES_TYPE)])
+SPILL_SCHEMA = pa.schema([("place", pa.int64()), ("messages", MESSAGES_TYPE), ("more", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,9 @@ def spill(store: Store, plan: Layout, staging: Path, progress: Progress) -> None
         part = places // plan.rows_each
         for k in np.unique(part).tolist():
             mine = np.flatnonzero(part == k)
-            chats = table["messages"].combine_chunks().take(pa.array(rows[mine]))
-            writers[k].write_table(pa.table([pa.array(places[mine]), chats], schema=SPILL_SCHEMA))
+            taken = table.take(pa.array(rows[mine])).combine_chunks()
+            more = taken["more"] if "more" in taken.column_names else pa.nulls(len(mine), pa.string())
+            writers[k].write_table(pa.table([pa.array(places[mine]), taken["messages"], more], schema=SPILL_SCHEMA))
         progress("export: reading chats", number, len(shards))
     for writer, file in zip(writers, files, strict=True):
         writer.close()
@@ -137,6 +139,11 @@ def spill(store: Store, plan: Layout, staging: Path, progress: Progress) -> None
             f"{len(names) - seen} selected examples are missing from their shards; run `gradsift verify`"
         )
     unfinished.rename(folder)
+
+
+def has_objects(plan: Layout, staging: Path) -> bool:
+    """Whether what the first pass found needs `messages` as objects (`turns`)."""
+    return turns.hold_more(staging / SPILL / f"{number}.arrow" for number in range(plan.parts))
 
 
 def file_name(number: int, parts: int, suffix: str) -> str:
@@ -150,32 +157,36 @@ def write_parts(
     suffix: str,
     labels: "Labels | None",
     progress: Progress,
+    *,
+    objects: bool,
 ) -> list[str]:
     """Second pass: each part sorted and written under its final name; parts that are there already are kept."""
     names = []
     for number in range(plan.parts):
         name = file_name(number, plan.parts, suffix)
         if not (staging / name).exists():
-            _write_part(plan, staging, number, staging / name, labels)
+            _write_part(plan, staging, number, staging / name, labels, objects=objects)
         names.append(name)
         progress("export: writing parts", number + 1, plan.parts)
     fsync_folder(staging / "data")
     return names
 
 
-def _write_part(plan: Layout, staging: Path, number: int, path: Path, labels: "Labels | None") -> None:
+def _write_part(
+    plan: Layout, staging: Path, number: int, path: Path, labels: "Labels | None", *, objects: bool
+) -> None:
     with pa.memory_map(str(staging / SPILL / f"{number}.arrow")) as source:
         table = pa.ipc.open_file(source).read_all()
     table = table.take(pa.array(np.argsort(table["place"].to_numpy(), kind="stable")))
     first = number * plan.rows_each
     items = pa.array(plan.item[first : first + plan.rows_each])
-    columns = {"messages": table["messages"]}
+    columns = turns.as_columns(chats.of_table(table), objects=True) if objects else {"messages": table["messages"]}
     columns |= {name: plan.facts[name].take(items) for name in plan.facts.column_names}
     columns["copy"] = pa.array(plan.copy[first : first + plan.rows_each], pa.int32())
     columns["weight"] = pa.array(np.ones(len(items)), pa.float64())
     finished = pa.table(columns)
     if labels is not None:
-        finished = labels.add(finished)
+        finished = labels.add(finished, chats.of_table(table))
     temporary = path.with_name(f".tmp-{path.name}")
     if path.suffix == ".parquet":
         pq.write_table(
@@ -184,7 +195,8 @@ def _write_part(plan: Layout, staging: Path, number: int, path: Path, labels: "L
     else:
         with temporary.open("w", encoding="utf-8", newline="\n") as handle:
             for batch in finished.to_batches(max_chunksize=1024):
-                handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
+                lines = (turns.as_objects(row) for row in batch.to_pylist())
+                handle.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     fsync_path(temporary)
     temporary.rename(path)
 
@@ -197,11 +209,11 @@ class Labels:
     encoding: Encoding
     masks: Mapping[str, list[bool]]
 
-    def add(self, table: pa.Table) -> pa.Table:
-        """The table with `input_ids`, `attention_mask` (all ones: axolotl looks for it) and `labels` (−100 where a
-        token has no loss)."""
+    def add(self, table: pa.Table, of_rows: Sequence[Messages]) -> pa.Table:
+        """The table of these chats with `input_ids`, `attention_mask` (all ones: axolotl looks for it) and `labels`
+        (−100 where a token has no loss)."""
         ids, labels = [], []
-        for name, chat in zip(table["example_id"].to_pylist(), table["messages"].to_pylist(), strict=True):
+        for name, chat in zip(table["example_id"].to_pylist(), of_rows, strict=True):
             row = encode(self.tokenizer, chat, self.encoding.max_length, self.encoding.truncation)
             row = row if name not in self.masks else row.masked(self.masks[name])
             ids.append(row.input_ids)

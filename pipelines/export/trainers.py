@@ -31,6 +31,7 @@ class Tokens:
     max_length: int | None = None
     model: str | None = None
     keeps_answers: bool = False  # `encoding.truncation: keep_answer`
+    tools: bool = False  # some chats have tools, calls or names: `messages` holds objects, `tools` stands beside it
 
 
 def wants_labels(options: Export, recipes: Recipes, tokenizer: Any) -> bool:
@@ -50,7 +51,7 @@ def configs(name: str, suffix: str, tokens: Tokens) -> dict[str, str]:
         "axolotl.yaml": axolotl_yaml(suffix, tokens),
     }
     if tokens.labelled and not tokens.pruned:
-        texts["trl-messages.yaml"] = trl_messages("trl-messages.yaml", Tokens(labelled=False))
+        texts["trl-messages.yaml"] = trl_messages("trl-messages.yaml", Tokens(labelled=False, tools=tokens.tools))
     return texts
 
 
@@ -82,7 +83,8 @@ def trl_messages(config: str, tokens: Tokens) -> str:
             "# answers. Export with `export: {labels: true}`, or set max_length to that of the longest chat.",
         ]
     options: Json = {"max_length": tokens.max_length} if tokens.max_length else {}
-    return _trl(lines, ["messages"], {"assistant_only_loss": True, **options})
+    columns = ["messages", "tools"] if tokens.tools else ["messages"]
+    return _trl(lines, columns, {"assistant_only_loss": True, **options})
 
 
 def _trl(lines: list[str], columns: list[str], options: Json) -> str:

@@ -198,7 +198,7 @@ def _parquet_of(store: Store, live: Sequence[_Live], sources: Sequence[int]) -> 
             wanted, done = pa.array(of.ids, pa.string()), 0
             with store.open(source) as opened:
                 for batch in _parquet(opened).iter_batches(GROUP_ROWS):
-                    table = pa.Table.from_batches([batch]).cast(schema)
+                    table = _with_all(pa.Table.from_batches([batch]), schema)
                     kept = table.filter(pc.is_in(table["example_id"], wanted))
                     if kept["example_id"].to_pylist() != of.ids[done : done + kept.num_rows]:
                         raise CorruptionError(OTHER_ROWS.format(source))
@@ -218,6 +218,14 @@ def _parquet_of(store: Store, live: Sequence[_Live], sources: Sequence[int]) -> 
                 writer.write_table(table)
 
     return fill
+
+
+def _with_all(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of a schema; those that it lacks are null."""
+    for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(schema.names).cast(schema)
 
 
 def _parquet(source: pa.NativeFile) -> pq.ParquetFile:

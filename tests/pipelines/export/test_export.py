@@ -153,17 +153,17 @@ def test_a_killed_export_shows_nothing_and_goes_on(mixture, monkeypatch, tmp_pat
     target = tmp_path / "fresh" / "mixed"
     real, written = export_rows._write_part, []
 
-    def stop_at_second(plan, staging, number, path, labels):
+    def stop_at_second(plan, staging, number, path, labels, **more):
         if len(written) == 1:
             raise KeyboardInterrupt
         written.append(number)
-        real(plan, staging, number, path, labels)
+        real(plan, staging, number, path, labels, **more)
 
     monkeypatch.setattr(export_rows, "_write_part", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         again(store, target)
     assert not target.exists()
-    monkeypatch.setattr(export_rows, "_write_part", lambda *a: written.append(a[2]) or real(*a))
+    monkeypatch.setattr(export_rows, "_write_part", lambda *a, **more: written.append(a[2]) or real(*a, **more))
     monkeypatch.setattr(export_rows.examples, "read_shard", lambda *_: pytest.fail("the first pass was done"))
     again(store, target)
     assert sorted(written) == sorted(set(written)), "no part twice"

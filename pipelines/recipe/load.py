@@ -14,7 +14,7 @@ from gradsift.pipelines.recipe.section import Section
 from gradsift.pipelines.suggest import suggestion
 
 RENAMED_OPTIONS = {"kde_points": "kde_neighbours"}  # since 0.1; and what `ccs` was is `ccs_adapt`
-PATH_FIELDS = ("path", "encoder", "include_path")
+PATH_FIELDS = ("path", "encoder", "include_path", "from_")
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -116,5 +116,7 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
     return resolved
 
 
-def _absolute(path: str | None, folder: Path) -> str | None:
+def _absolute(path: str | list[str] | None, folder: Path) -> str | list[str] | None:
+    if isinstance(path, list):
+        return [str((folder / Path(one).expanduser()).resolve()) for one in path]
     return None if path is None else str((folder / Path(path).expanduser()).resolve())

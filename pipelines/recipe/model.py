@@ -75,6 +75,10 @@ class Training(Section):
 class Warmup(Training):
     """Training on a random part of the pool that yields the checkpoints: one at the end of each epoch."""
 
+    from_: Annotated[list[str] | None, Field(alias="from", min_length=1)] = None
+    """Train nothing, and take checkpoints that TRL or transformers wrote instead: folders of peft LoRA adapters with
+    their `optimizer.pt`, or output folders, all of whose `checkpoint-N` are taken. See
+    [checkpoints.md](checkpoints.md)."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.05
     """Share of the pool to train on, drawn with the recipe's seed."""
     min_examples: Annotated[int, Field(gt=0)] = 64
@@ -89,4 +93,4 @@ class Warmup(Training):
 
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the checkpoints, as plain data."""
-        return self.model_dump(mode="json", exclude={"reuse", "max_drift"})
+        return self.model_dump(mode="json", exclude={"reuse", "max_drift", "from_"})

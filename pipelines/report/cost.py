@@ -57,7 +57,7 @@ def costs(store: Store, recipe: Recipe, result: RunResult) -> list[Cost]:
     per_token = 6 if recipe.validate_ and recipe.validate_.mode == "full" else 4
     rows: list[tuple[str, int, float, float | None]] = []
     pool_tokens, target_tokens = _row_tokens(store, result.rows)
-    if recipe.warmup is not None and pool_tokens:
+    if recipe.warmup is not None and not recipe.warmup.from_ and pool_tokens:
         points, pool = max(1, len(result.pool_rows)), result.ingest.pool
         size = pool.left
         if result.drift is not None:  # the warm-up's own sample, which may be of another pool

@@ -38,6 +38,7 @@ from gradsift.pipelines.runs import forget
 from gradsift.pipelines.runs.look import lost_labels
 from gradsift.pipelines.select import need
 from gradsift.pipelines.select.select import describe, select_for
+from gradsift.pipelines.training.adopted import with_adapter_of
 from gradsift.pipelines.training.warmup import warm_up
 from gradsift.pipelines.validate.validate import Made, Spread, validate
 from gradsift.pipelines.version import made_with
@@ -61,6 +62,7 @@ def curate(
     Raises BusyError when another live process runs on this store; other GradsiftErrors as stages name them.
     """
     packages.check(recipe)
+    recipe = with_adapter_of(recipe)
     with leases.held(store, leases.RUN) as mine:
         if not mine:
             raise BusyError(f"another run is working on {store.root}; wait for it, or see who with `gradsift status`")

@@ -24,6 +24,7 @@ from gradsift.pipelines.runs.minutes import Due, minutes
 from gradsift.pipelines.runs.probe import Seen, Speeds, probe
 from gradsift.pipelines.runs.trainings import Pool, trainings
 from gradsift.pipelines.select.need import planned, refused
+from gradsift.pipelines.training.adopted import with_adapter_of
 
 TEXT_COPIES = 3  # in the store, in exports, and while one is written
 ROW_OVERHEAD_BYTES = 64
@@ -61,6 +62,7 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None, starte
     Raises InputError as the run would: for sources without a usable row, for a pool or target without a label.
     """
     packages.check(recipe)
+    recipe = with_adapter_of(recipe)
     start = time.perf_counter()
     loaded = open_model(recipe.model) if recipe.lm is not None else None
     if loaded is not None:

@@ -18,7 +18,8 @@ from gradsift.pipelines.mix.mixture import mixture_of
 from gradsift.pipelines.model.chats import Chats
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.select.select import spec_for
-from gradsift.pipelines.training.warmup import of_pool, reusable, untrained_fingerprint
+from gradsift.pipelines.training import adopted
+from gradsift.pipelines.training.warmup import of_adopted, of_pool, reusable, untrained_fingerprint
 from gradsift.pipelines.validate.job import recorded
 from gradsift.pipelines.validate.validate import Made, planned_jobs
 
@@ -61,6 +62,9 @@ def _points(work: Work, material: Material, new: bool | None) -> list[Checkpoint
     store, warmup = work.store, work.recipe.warmup
     if warmup is None:
         return checkpoints.listed(store, untrained_fingerprint(work))
+    if warmup.from_:
+        taken = adopted.read(work.recipe, work.model)
+        return checkpoints.listed(store, of_adopted(work, taken, "", 0).fingerprint)
     wanted = runs.wants_new_warmup(store, work.recipe.name) if new is None else new
     for run in [] if wanted or warmup.reuse == "never" else reusable(work, warmup):
         points = checkpoints.listed(store, run.fingerprint)

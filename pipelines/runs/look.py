@@ -17,6 +17,7 @@ from gradsift.pipelines.runs.held import Held, Missing, held_by, trained
 from gradsift.pipelines.runs.minutes import Due, Rows
 from gradsift.pipelines.runs.probe import Answers
 from gradsift.pipelines.runs.trainings import Training
+from gradsift.pipelines.training.adopted import folders
 
 SAMPLE = 1_000  # rows of a set that are encoded
 
@@ -83,7 +84,7 @@ def _missing(work: Work, material: Material, held: Held, sample: Sample) -> list
     """What is missing at each checkpoint that the run will have, without rows that have no label: all rows, at those
     that are not there yet."""
     warmup = work.recipe.warmup
-    count = warmup.epochs if warmup is not None else 1
+    count = len(folders(warmup.from_)) if warmup and warmup.from_ else warmup.epochs if warmup else 1
     targets = sorted({i for one in material.targets.values() for i in one.example_ids})
     everything = Missing(material.pool.example_ids, (), targets)
     return [
@@ -108,7 +109,7 @@ def due_of(work: Work, data: Data, looked: Looked, started: float, runs: Sequenc
     recipe, warmup = work.recipe, work.recipe.warmup
     in_pool, left = len(data.material.pool.example_ids), max(0, len(looked.missing) - looked.checkpoints_kept)
     trained_on = 0
-    if recipe.needs_rows and warmup is not None:
+    if recipe.needs_rows and warmup is not None and not warmup.from_:
         trained_on = round(max(warmup.fraction * in_pool, min(in_pool, warmup.min_examples)) * looked.pool.share)
     passes = [
         Rows(len(ids), _lengths(work, ids)) for one in looked.missing for ids in (one.targets, one.pool, one.plain)

@@ -37,6 +37,7 @@ from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe, Source, Warmup, recorded_recipe
 from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.select.select import picks_for, spec_for
+from gradsift.pipelines.training import adopted
 from gradsift.pipelines.training.loop import Report, Start, epochs, make_optimizer
 from gradsift.pipelines.training.warmup import (
     of_pool,
@@ -260,6 +261,11 @@ def checkpoint(
             if untrained_fingerprint(work) == warmup:
                 return partial(untrained_state, work)
             continue
+        if settings.from_:
+            same = next((one for one in adopted.read(work.recipe, work.model) if one.digest == point.digest), None)
+            if same is not None:
+                return partial(_same, same.state)
+            continue
         runs_of = (of_pool(work, settings, pool.digest, pool.rows) for pool in warmups.pools(past.store))
         run = next((run for run in runs_of if run.fingerprint == warmup), None)
         if run is not None:
@@ -270,6 +276,10 @@ def checkpoint(
     if why:
         raise Away(why)
     raise Lost("no recipe of the store, and none of its pools that are left, gives this warm-up under this version")
+
+
+def _same(state: CheckpointState) -> CheckpointState:
+    return state
 
 
 def _training(

@@ -10,6 +10,7 @@ from gradsift.pipelines.methods.memory import PER_EXAMPLE, SEMDEDUP, Sizes
 from gradsift.pipelines.methods.registry import looks_at, memory_of, methods, rules
 from gradsift.pipelines.methods.room import fit
 from gradsift.pipelines.recipe import Method, Recipe
+from gradsift.pipelines.training.adopted import folders
 
 
 def planned(
@@ -80,6 +81,8 @@ def _methods(recipe: Recipe, pool: int) -> Iterator[tuple[str, Method, str | Non
 
 
 def _checkpoints(recipe: Recipe) -> int:
+    if recipe.warmup is not None and recipe.warmup.from_:
+        return len(folders(recipe.warmup.from_))
     return recipe.warmup.epochs if recipe.warmup is not None else 1
 
 

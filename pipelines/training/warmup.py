@@ -6,10 +6,10 @@ gives the same tensors as one that was never stopped.
 Which warm-up a run has (`reuse: auto`): the newest finished one of its settings, whatever pool that was drawn from;
 where there is none, the present pool's own, which is begun or gone on with. A finished one that lost checkpoints since
 (they were damaged) is trained again on its own pool, to the same tensors. `reuse: never`, and a run that asks for a new
-warm-up, have the present pool's own.
+warm-up, have the present pool's own. With `from` nothing is trained: checkpoints of others are taken (`adopted.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ from gradsift.pipelines.model.load import adapter_arrays, load_base, load_lora, 
 from gradsift.pipelines.model.truncate import stored_name
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Warmup
+from gradsift.pipelines.training import adopted
+from gradsift.pipelines.training.adopted import Adopted
 from gradsift.pipelines.training.loop import EpochEnd, Report, Start, epochs, make_optimizer
 
 TRAINER_VERSION = 1
@@ -120,6 +122,8 @@ def warm_up(work: Work, pool: Dataset, check: Check = lambda _model: None, *, ne
     warmup = work.recipe.warmup
     if warmup is None:
         return Warmed(untrained(work, check))
+    if warmup.from_:
+        return _adopt(work, pool, check)
     own = of_pool(work, warmup, pool.digest, len(pool.example_ids))
     _record_older(work, warmup)
     candidates = [] if new or warmup.reuse == "never" else reusable(work, warmup)
@@ -131,6 +135,31 @@ def warm_up(work: Work, pool: Dataset, check: Check = lambda _model: None, *, ne
         if its_pool is not None:
             return _train(work, run, its_pool, check)
     return _train(work, own, pool, check)
+
+
+def of_adopted(work: Work, found: Sequence[Adopted], digest: str, rows: int) -> WarmupRun:
+    """The warm-up that checkpoints of others make: known by their tensors, steps and learning rates, wherever they lie.
+    Its pool is the one that it was taken for, against which drift is measured."""
+    taken = [[one.digest, one.step, one.mean_lr] for one in found]
+    name = fingerprint({**training_spec(work), "adopted": taken})
+    return WarmupRun(name, name, digest, rows, len(found))
+
+
+def _adopt(work: Work, pool: Dataset, check: Check) -> Warmed:
+    """Take the checkpoints of others into the store, unless it has them."""
+    recipe = work.recipe
+    model = load_lora(work.model, recipe.model, recipe.lora, recipe.seed)
+    found = adopted.read(recipe, work.model, model)
+    new = of_adopted(work, found, pool.digest, len(pool.example_ids))
+    run = warmups.find(work.store, new.fingerprint) or new
+    done = checkpoints.listed(work.store, run.fingerprint)
+    if len(done) < run.epochs:
+        check(model)
+        warmups.begin(work.store, run, [])
+        for ordinal, one in enumerate(found):
+            checkpoints.commit(work.store, run.fingerprint, ordinal, one.step, one.mean_lr, one.state)
+    warmups.finish(work.store, run.fingerprint)
+    return Warmed(checkpoints.listed(work.store, run.fingerprint), run, reused=len(done) == run.epochs)
 
 
 def _record_older(work: Work, warmup: Warmup) -> None:

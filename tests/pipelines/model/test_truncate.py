@@ -185,7 +185,7 @@ def check_export(store, tmp_path, recipe):
         chat = encode(tokenizer, row["messages"], 192, "keep_answer")
         assert row["input_ids"] == list(chat.input_ids)
     assert "messages` are whole" in (folder / "README.md").read_text()
-    folder = export(store, chosen, recipes, tmp_path / "plain", Export())
+    folder = export(store, chosen, recipes, tmp_path / "plain", Export(labels=False))
     assert "labels: true" in (folder / "README.md").read_text()
     assert "keep_answer" in (folder / "trl.yaml").read_text()
 

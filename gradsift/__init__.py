@@ -1,14 +1,49 @@
 """gradsift: curate fine-tuning data by the gradients it produces.
 
-from gradsift import Store, curate, load_recipe
+import gradsift
 
-with Store("store") as store:
-    result = curate(load_recipe(Path("recipe.yaml")), store)
+result = gradsift.run("recipe.yaml", "store")
+answer = gradsift.query("What is the capital of France?", store="store")
+
+There is a function for each command, by its name and with its parameters; `index build` is `index_build`.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from gradsift.api import diff, log, marks, mix, open_store, query, run, select, status, verify
+from gradsift.api import (
+    checkout,
+    compact,
+    delete,
+    deleted,
+    diff,
+    doctor,
+    dry_run,
+    export,
+    gc,
+    index_build,
+    index_drop,
+    index_list,
+    index_refresh,
+    log,
+    marks,
+    methods,
+    mix,
+    open_store,
+    overlap,
+    prune,
+    quarantine,
+    query,
+    report,
+    report_data,
+    reports,
+    revive,
+    run,
+    score,
+    select,
+    status,
+    validate,
+    verify,
+)
 from gradsift.pipelines.version import VERSION
 
 if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers
@@ -32,19 +67,41 @@ __all__ = [
     "GradsiftError",
     "Store",
     "__version__",
+    "checkout",
+    "compact",
     "curate",
+    "delete",
+    "deleted",
     "diff",
+    "doctor",
+    "dry_run",
+    "export",
+    "gc",
+    "index_build",
+    "index_drop",
+    "index_list",
+    "index_refresh",
     "load_recipe",
     "log",
     "marks",
+    "methods",
     "mix",
     "neighbours",
     "open_store",
+    "overlap",
     "parse_recipe",
+    "prune",
+    "quarantine",
     "query",
+    "report",
+    "report_data",
+    "reports",
+    "revive",
     "run",
+    "score",
     "select",
     "status",
+    "validate",
     "verify",
 ]
 

@@ -113,8 +113,8 @@ def status(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
 @app.command
 def doctor(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
     """Check this installation and, if there is one, the store."""
+    from gradsift.api.checks import checks
     from gradsift.cli import show
-    from gradsift.cli.doctor import checks
     from gradsift.datastore.errors import GradsiftError
 
     done = checks(store)

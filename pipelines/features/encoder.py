@@ -19,6 +19,7 @@ from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import Spec, digest_file, fingerprint
 from gradsift.datastore.rows import FeatureBlock, make_block
 from gradsift.datastore.store import Store
+from gradsift.pipelines.bars import no_bars
 from gradsift.pipelines.methods.evidence import SpacePair, texts_of
 from gradsift.pipelines.model.load import best_device
 from gradsift.pipelines.model.weights import weight_files
@@ -88,8 +89,9 @@ def encoder_rows(store: Store, folder: Path) -> Callable[[Sequence[str]], tuple[
 def _encoder(folder: Path) -> Any:
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().to(best_device())
+    with no_bars():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().to(best_device())
     longest = min(MAX_TOKENS, int(getattr(model.config, "max_position_embeddings", MAX_TOKENS)))
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from gradsift.datastore.errors import InputError
+from gradsift.pipelines.bars import no_bars
 from gradsift.pipelines.model.causal import check_causal
 from gradsift.pipelines.model.encode import pin_date, tokenizer_digest
 from gradsift.pipelines.model.weights import model_digest, refuse_adapter
@@ -81,7 +82,8 @@ def _hub_folder(model: Model) -> Path:
 
     files = [*HUB_FILES, model.gguf_file] if model.gguf_file else HUB_FILES
     try:
-        return Path(snapshot_download(str(model.hub), revision=model.revision, allow_patterns=files))
+        with no_bars():
+            return Path(snapshot_download(str(model.hub), revision=model.revision, allow_patterns=files))
     except Exception as error:
         raise InputError(
             f"cannot get {model.hub!r} from the hub: {error}. Check the name and the network, or give a local `path`."
@@ -94,9 +96,10 @@ def _from_pretrained(kind: str, folder: Path, model: Model, **options: Any) -> A
     if model.gguf_file:
         options["gguf_file"] = model.gguf_file
     try:
-        return getattr(transformers, kind).from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False, **options
-        )
+        with no_bars():
+            return getattr(transformers, kind).from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False, **options
+            )
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         if "attn_implementation" in reason:

@@ -13,6 +13,7 @@ from pathlib import Path
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.datastore.identity import digest_text, example_id
+from gradsift.pipelines.bars import no_bars_of_datasets
 from gradsift.pipelines.pool.canonical import canonical_messages, used_fields
 from gradsift.pipelines.pool.extra import other_columns
 from gradsift.pipelines.pool.files import KINDS, Raw, bare_name, kind_of, rows_of
@@ -160,7 +161,8 @@ def _hub_rows(source: Source) -> Iterator[Raw]:
     name = source.hub or ""
     place = f"hub:{name}/{source.config or 'default'}/{source.split}"
     try:
-        rows = load_dataset(name, source.config, split=source.split)
+        with no_bars_of_datasets():
+            rows = load_dataset(name, source.config, split=source.split)
     except Exception as error:
         raise InputError(
             f"cannot load dataset {name!r} (split {source.split}): {error}. "

@@ -1,0 +1,52 @@
+"""What the command line does, as functions: one for each command, by the command's name and with its parameters.
+
+A store is a folder or an open `Store`; results are values; nothing is printed. Each function imports what it needs when
+it is called, so that `import gradsift` is quick. All raise InputError for what the caller can mend, and for a folder
+that is no store; only `run` makes one.
+"""
+
+from gradsift.api.choosing import methods, overlap, score, select
+from gradsift.api.curation import dry_run, run, validate
+from gradsift.api.deletion import delete, deleted, revive
+from gradsift.api.history import checkout, log, prune
+from gradsift.api.indexing import index_build, index_drop, index_list, index_refresh
+from gradsift.api.looking import marks, quarantine, query, status
+from gradsift.api.mixing import diff, export, mix
+from gradsift.api.reporting import report, report_data, reports
+from gradsift.api.shared import open_store
+from gradsift.api.upkeep import compact, doctor, gc, verify
+
+__all__ = [
+    "checkout",
+    "compact",
+    "delete",
+    "deleted",
+    "diff",
+    "doctor",
+    "dry_run",
+    "export",
+    "gc",
+    "index_build",
+    "index_drop",
+    "index_list",
+    "index_refresh",
+    "log",
+    "marks",
+    "methods",
+    "mix",
+    "open_store",
+    "overlap",
+    "prune",
+    "quarantine",
+    "query",
+    "report",
+    "report_data",
+    "reports",
+    "revive",
+    "run",
+    "score",
+    "select",
+    "status",
+    "validate",
+    "verify",
+]

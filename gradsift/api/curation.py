@@ -1,0 +1,212 @@
+"""Functions that run everything: a recipe, or the arms of what was chosen."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradsift.api.shared import AnyPath, AnyStore, as_path, folder_of, open_store, opened, section_of
+from gradsift.pipelines.progress import Progress, quiet
+
+if TYPE_CHECKING:
+    from gradsift.datastore.runs import RunResult
+    from gradsift.pipelines.recipe import Recipe
+    from gradsift.pipelines.runs.dryrun import Plan
+
+START = 0.5  # seconds of an interpreter and of reading the recipe
+PREFECT = 2.0  # what Prefect and its temporary server take to start, against this package's own imports
+
+
+def run(
+    recipe: "Recipe | Mapping[str, Any] | str | Path",
+    store: AnyStore = "store",
+    *,
+    export_to: AnyPath | None = None,
+    new_warmup: bool | None = None,
+    prefect: bool = False,
+    processes: int | None = None,
+    progress: Progress = quiet,
+) -> "RunResult":
+    """Run a recipe, or finish a run that was interrupted.
+
+    Parameters
+    ----------
+    recipe
+        The recipe: its file (YAML), its fields as a mapping, or a `Recipe`. Relative paths of a file are taken from its
+        folder, those of a mapping from the working directory.
+    store
+        Folder of the store, which is made where it is not there, or an open one.
+    export_to
+        Folder for the exports; default: exports/ in the store.
+    new_warmup
+        Train checkpoints on the present pool and compute all rows again, instead of keeping the store's checkpoints.
+        Asked for once, it stands until a run has finished with it, or is given False.
+    prefect
+        Run as a Prefect flow, with your settings of Prefect, instead of in this process alone.
+    processes
+        With Prefect: do this many validation runs at once, each in a process of its own.
+    progress
+        Called with the stage's name, rows done, and rows in all.
+
+    Returns
+    -------
+    RunResult
+        What was read, chosen, exported and measured, and where the report is.
+
+    Raises
+    ------
+    InputError
+        For a recipe that makes no sense, and for sources without a usable row.
+    BusyError
+        While another run works on the store.
+    StoreFullError
+        When the disk is full; the same call goes on.
+
+    Example
+    -------
+    >>> import json, pathlib
+    >>> rows = [{"prompt": f"What is {n} + {n}?", "completion": f"It is {2 * n}."} for n in range(40)]
+    >>> lines = chr(10).join(map(json.dumps, rows))
+    >>> _ = pathlib.Path("sums.jsonl").write_text(lines)
+    >>> recipe = {"name": "sums", "pool": [{"path": "sums.jsonl"}], "mix": {"examples": 10}}
+    >>> result = gradsift.run(recipe, "sums-store")
+    >>> result.mixtures[0].rows
+    10
+    """
+    loaded = _recipe(recipe)
+    _check_processes(prefect, processes)
+    root = as_path(export_to)
+    if prefect:
+        from gradsift.flows.curate import curate_with_prefect
+        from gradsift.flows.tasks import processes as pool
+
+        runner = pool(processes) if processes else None
+        return curate_with_prefect(
+            loaded, folder_of(store), export_root=root, progress=progress, task_runner=runner, new_warmup=new_warmup
+        )
+    from gradsift.pipelines.runs.curate import curate
+
+    with opened(store, create=True) as there:
+        return curate(loaded, there, export_root=root, new_warmup=new_warmup, progress=progress)
+
+
+def dry_run(
+    recipe: "Recipe | Mapping[str, Any] | str | Path",
+    store: AnyStore = "store",
+    *,
+    new_warmup: bool | None = None,
+    prefect: bool = False,
+) -> "Plan":
+    """What a run would do: rows, bytes, minutes. Writes nothing.
+
+    Parameters
+    ----------
+    recipe
+        As `run` takes it.
+    store
+        Folder of the store, which need not be there, or an open one: what it has already need not be computed.
+    new_warmup
+        As `run` takes it.
+    prefect
+        Count the start of Prefect, too.
+
+    Returns
+    -------
+    Plan
+        Counts of rows, checkpoints and validation runs, bytes and minutes by stage, and notes.
+
+    Raises
+    ------
+    InputError
+        As the run would: for sources without a usable row, for a pool or target without a label.
+
+    Example
+    -------
+    >>> import json, pathlib
+    >>> _ = pathlib.Path("one.jsonl").write_text(json.dumps({"prompt": "Say yes.", "completion": "Yes."}))
+    >>> recipe = {"name": "one", "pool": [{"path": "one.jsonl"}], "mix": {"examples": 1}}
+    >>> gradsift.dry_run(recipe).pool_rows
+    1
+    """
+    began = time.perf_counter()
+    from gradsift.pipelines.runs.dryrun import plan_run
+
+    started = time.perf_counter() - began
+    ready = START + started * (1 + (PREFECT if prefect else 0))
+    return plan_run(_recipe(recipe), folder_of(store), new_warmup, ready)
+
+
+def validate(
+    settings: Mapping[str, Any] | AnyPath | None = None,
+    *,
+    out: AnyPath | None = None,
+    prefect: bool = False,
+    processes: int | None = None,
+    store: AnyStore = "store",
+    progress: Progress = quiet,
+) -> "RunResult":
+    """Train and measure the arms of what the last run chose, and write the report. Goes on where it was stopped.
+
+    Parameters
+    ----------
+    settings
+        The fields of a recipe's `validate`, or a YAML file with them; default: the recipe's own.
+    out
+        Where to write the report; default: reports/ in the store.
+    prefect
+        Run as a Prefect flow, with your settings of Prefect, instead of in this process alone.
+    processes
+        With Prefect: do this many runs at once, each in a process of its own.
+    store
+        Folder of the store, or an open one.
+    progress
+        Called with the stage's name, runs done, and runs in all.
+
+    Returns
+    -------
+    RunResult
+        With `arms`, the measured ones, and `report`, where the page is.
+
+    Raises
+    ------
+    InputError
+        Where there is nothing to validate, or no model to train.
+    FeatureSpaceMismatch
+        Where the model is not the one that chose any more.
+
+    Example
+    -------
+    >>> arms = gradsift.validate(store="store").arms
+    >>> best = min(arms, key=lambda arm: arm.test_loss_mean)
+    """
+    _check_processes(prefect, processes)
+    section = None if settings is None else section_of(settings, "validate")
+    page = as_path(out)
+    if prefect:
+        open_store(folder_of(store)).close()  # a folder that is no store should fail before Prefect starts
+        from gradsift.flows.tasks import processes as pool
+        from gradsift.flows.validate import validate_with_prefect
+
+        runner = pool(processes) if processes else None
+        return validate_with_prefect(folder_of(store), section, out=page, progress=progress, task_runner=runner)
+    with opened(store) as there:
+        from gradsift.pipelines.runs.revalidate import revalidate
+
+        return revalidate(there, section, out=page, progress=progress)
+
+
+def _recipe(recipe: "Recipe | Mapping[str, Any] | str | Path") -> "Recipe":
+    from gradsift.pipelines.recipe import Recipe, load_recipe, parse_recipe
+
+    if isinstance(recipe, str | Path):
+        return load_recipe(Path(recipe))
+    return recipe if isinstance(recipe, Recipe) else parse_recipe(dict(recipe))
+
+
+def _check_processes(prefect: bool, processes: int | None) -> None:
+    from gradsift.datastore.errors import InputError
+
+    if processes is not None and processes < 2:
+        raise InputError("processes must be at least 2; without it validation does one run after the other")
+    if processes is not None and not prefect:
+        raise InputError("processes are those of Prefect's pool: give prefect=True, too")

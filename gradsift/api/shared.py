@@ -1,0 +1,92 @@
+"""What the functions share: a store that is a folder or open, paths that are text, sections that are files."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from gradsift.datastore.store import Store
+    from gradsift.pipelines.recipe import Fields
+
+AnyPath: TypeAlias = str | Path
+AnyStore: TypeAlias = "Store | str | Path"
+
+
+def open_store(store: AnyPath = "store") -> "Store":
+    """Open a store that is there, for several calls or for a `with` block. Close it at the end.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+
+    Returns
+    -------
+    Store
+        What every function takes as its `store`.
+
+    Raises
+    ------
+    InputError
+        For a folder that is no store. None is made.
+
+    Example
+    -------
+    >>> with gradsift.open_store("store") as store:
+    ...     held, versions = gradsift.status(store), gradsift.log(store=store)
+    """
+    from gradsift.datastore.store import Store
+
+    return Store(store, create=False)
+
+
+@contextmanager
+def opened(store: AnyStore, *, create: bool = False) -> "Iterator[Store]":
+    """The store, closed afterwards only where it was given as a folder."""
+    from gradsift.datastore.store import Store
+
+    if not isinstance(store, str | Path):
+        yield store
+        return
+    with Store(store, create=create) as there:
+        yield there
+
+
+def folder_of(store: AnyStore) -> Path:
+    """Where a store is."""
+    return Path(store) if isinstance(store, str | Path) else store.root
+
+
+def as_path(path: AnyPath | None) -> Path | None:
+    """A path that may be left out."""
+    return None if path is None else Path(path)
+
+
+def section_of(settings: Mapping[str, Any] | AnyPath, name: str) -> "Fields":
+    """The fields of a recipe's section: a mapping or a YAML file with them, alone or under the section's name.
+
+    Raises InputError.
+    """
+    from gradsift.datastore.errors import InputError
+
+    where = f"`{name}`"
+    if isinstance(settings, str | Path):
+        where, settings = str(settings), _read(Path(settings))
+    if not isinstance(settings, Mapping):
+        raise InputError(f"{where} must hold the fields of `{name}`")
+    inner = settings.get(name, settings)
+    if not isinstance(inner, Mapping):
+        raise InputError(f"{where}: `{name}` must be a mapping")
+    return dict(inner)
+
+
+def _read(path: Path) -> Any:
+    import yaml
+
+    from gradsift.datastore.errors import InputError
+
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error

@@ -162,9 +162,15 @@ def test_what_refuses_an_argument_loads_no_model_library(arguments, tmp_path):
 
 
 def test_no_pickle_and_no_remote_code():
-    """Promise 7: opening a store or a model runs no code from it."""
+    """Promise 7: opening a store or a model runs no code from it. Optimizers' states of others are read by torch's
+    restricted reader, in one module."""
     for path in MODULES:
         text = path.read_text("utf-8")
+        if path.parts[-2:] == ("training", "adopted.py"):
+            calls = re.findall(r"torch\.load\([^)]*\)", text)
+            assert calls
+            assert all("weights_only=True" in call for call in calls)
+            text = re.sub(r"torch\.load\([^)]*\)", "", text)
         for word in ("import pickle", "torch.load(", "allow_pickle=True", "trust_remote_code=True", "cloudpickle"):
             assert word not in text, f"{word} in {path}"
 

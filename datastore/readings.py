@@ -16,9 +16,19 @@ class Unread:
 
 
 @dataclass(frozen=True)
+class PoorFile:
+    """A file of a source with several of which much was refused."""
+
+    file: str
+    rows: int
+    refused: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class SourceReport:
     """What reading one source of a recipe gave: rows, refused ones by reason and where the first of each is, files that
-    gave no usable row (their number, and some of them), and those that were not read."""
+    gave no usable row (their number, and some of them), files that gave few (the poorest), and those that were not
+    read."""
 
     place: str
     rows: int
@@ -27,3 +37,4 @@ class SourceReport:
     barren: int = 0
     barren_files: Sequence[str] = ()
     unread: Sequence[Unread] = ()
+    poor: Sequence[PoorFile] = ()

@@ -60,7 +60,6 @@ PLANTED = {
         "no_assistant": 1,
         "multimodal": 1,
     },
-    "repeated": 6,
 }
 
 
@@ -121,7 +120,7 @@ def _sharegpt(rng: random.Random) -> Json:
 
 
 def _prompt(rng: random.Random, number: int) -> Json:
-    prompt, completion = sql(rng)
+    prompt, completion = sql(rng) if number % 3 == 0 else _skill(rng)
     written = date(2026, rng.randrange(1, 12), rng.randrange(1, 29))
     return {
         "row_id": 9_000 + number,
@@ -133,7 +132,7 @@ def _prompt(rng: random.Random, number: int) -> Json:
 
 
 def _support(rng: random.Random, number: int) -> Sequence[object]:
-    topic = "database" if number % 2 else "office"
+    topic = "database" if number % 5 == 1 else "office"
     ask, answer = sql(rng) if topic == "database" else _skill(rng, "replies", "dates")
     if number % 10 == 3:
         ask = f'A colleague, who says "it is urgent", writes:\n{ask}'
@@ -193,8 +192,8 @@ def _sharegpt_function(rng: random.Random) -> Json:
 
 def _preference(rng: random.Random, number: int) -> Json:
     """Pairs for preference training: what was chosen is taken, half of them as whole chats, half beside a prompt."""
-    ask, answer = sql(rng)
-    wrong = answer.replace("SELECT name", "SELECT *")
+    ask, answer = sql(rng) if number % 4 == 0 else _skill(rng)
+    wrong = f"I would rather not say. {answer.upper()}"
     if number % 2:
         return {"id": f"p{number}", "prompt": ask, "chosen": answer, "rejected": wrong}
     good, bad = _messages((ask, answer))["messages"], _messages((ask, wrong))["messages"]

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.datastore.origins import Read
-from gradsift.datastore.readings import SourceReport, Unread
+from gradsift.datastore.readings import PoorFile, SourceReport, Unread
 
 GOOD = ""
-FIRST = 3  # barren files that are named
+FIRST = 3  # barren and poor files that are named
+MUCH = 0.5  # of the rows of a source or file: more refused is a warning
 
 
 @dataclass
@@ -55,7 +56,17 @@ class Tally:
             barren=len(barren),
             barren_files=barren[:FIRST],
             unread=self.unread,
+            poor=self._poor()[:FIRST],
         )
+
+    def _poor(self) -> list[PoorFile]:
+        """Files of several of which more than `MUCH` was refused, and not all, the most refused first."""
+        found = []
+        for file, reasons in sorted(self.files.items()):
+            refused = Counter({reason: rows for reason, rows in reasons.items() if reason != GOOD})
+            if len(self.files) > 1 and reasons[GOOD] and refused.total() > MUCH * reasons.total():
+                found.append(PoorFile(file, reasons.total(), dict(refused.most_common())))
+        return sorted(found, key=lambda poor: -sum(poor.refused.values()))
 
 
 def went(tallies: list[Tally]) -> dict[str, Counter[str]]:

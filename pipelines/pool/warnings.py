@@ -1,11 +1,12 @@
 """What a reader of a source should know at once: files that were not read, files and sources that gave little."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 
 from gradsift.datastore.readings import SourceReport, Unread
 from gradsift.datastore.runs import DatasetReport, Ingested
+from gradsift.pipelines.pool.tally import MUCH
 
-MUCH = 0.5  # of a source's rows: more refused is a warning
 REASONS = 3  # reasons that are named
 
 
@@ -31,9 +32,14 @@ def _of_source(what: str, source: SourceReport) -> list[str]:
     refused = sum(source.refused.values())
     if refused > MUCH * source.rows:
         told.append(
-            f"{what}: {refused:,} of {source.rows:,} rows of {source.place} were refused: {_reasons(source)}. "
-            "`gradsift quarantine` lists them."
+            f"{what}: {refused:,} of {source.rows:,} rows of {source.place} were refused: "
+            f"{_reasons(source.refused, source.first)}. `gradsift quarantine` lists them."
         )
+    told += [
+        f"{what}: {sum(poor.refused.values()):,} of {poor.rows:,} rows of {poor.file} were refused: "
+        f"{_reasons(poor.refused, {})}. `gradsift quarantine --file {PurePath(poor.file).name}` lists them."
+        for poor in source.poor
+    ]
     if source.barren:
         named = _some(source.barren_files, source.barren)
         told.append(f"{what}: {_files(source.barren)} of {source.place} gave no usable row: {named}")
@@ -48,12 +54,12 @@ def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count:,} files"
 
 
-def _reasons(source: SourceReport) -> str:
+def _reasons(refused: Mapping[str, int], first: Mapping[str, str]) -> str:
     told = [
-        f"{rows:,} {reason} (first: {source.first.get(reason, '?')})"
-        for reason, rows in list(source.refused.items())[:REASONS]
+        f"{rows:,} {reason}" + (f" (first: {first[reason]})" if reason in first else "")
+        for reason, rows in list(refused.items())[:REASONS]
     ]
-    more = len(source.refused) - REASONS
+    more = len(refused) - REASONS
     return ", ".join(told) + (f", {_other(more)}" if more > 0 else "")
 
 

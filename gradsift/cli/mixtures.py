@@ -89,6 +89,7 @@ def export(
     from gradsift.datastore.store import Store
     from gradsift.pipelines.export.export import export as write
     from gradsift.pipelines.recipe import Export
+    from gradsift.pipelines.runs.told import told_of
 
     given = {"format": format, "labels": labels, "atlas": atlas or None,
              "require_licence": require_licence or None}  # fmt: skip
@@ -96,7 +97,8 @@ def export(
         chosen = selections.get(opened, name, target)
         recipes = versions.recipes_of(opened, name, chosen)
         options = recipes.resolved.get("export", {}) | {k: v for k, v in given.items() if v is not None}
-        path = write(opened, chosen, recipes, folder, Export.model_validate(options), progress)
+        told = told_of(opened, chosen)
+        path = write(opened, chosen, recipes, folder, Export.model_validate(options), progress, told=told)
     if json:
         show.document({"name": chosen.name, "examples": len(chosen.example_ids), "rows": chosen.rows,
                        "digest": chosen.digest, "folder": str(path)})  # fmt: skip

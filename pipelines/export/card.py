@@ -90,6 +90,9 @@ class Card:
     notes: Sequence[str]
     version: str  # of gradsift
     hub_sources: Sequence[str] = ()
+    how: Sequence[Row] = ()  # how the rows were chosen; exports of older layouts do not say it
+    columns: Sequence[Row] = ()
+    configs: str = "`trl.yaml`, `axolotl.yaml` and `dataset_info.json` (LLaMA-Factory) are ready configs for trainers."
 
 
 def card(c: Card) -> str:
@@ -104,10 +107,12 @@ def card(c: Card) -> str:
         f"{c.rows:,} chats{repeated}. {c.what} Made by gradsift {c.version}.\n",
         "```python\nfrom datasets import load_dataset\n\n"
         'rows = load_dataset("path/to/this/folder", split="train")\n```\n',
-        "`trl.yaml`, `axolotl.yaml` and `dataset_info.json` (LLaMA-Factory) are ready configs for trainers.\n",
+        f"{c.configs}\n",
+        *(("## How it was chosen\n", markdown(c.how)) if c.how else ()),
         "## Composition\n",
         markdown(_shown(c.composition)),
         *(f"{note}\n" for note in c.notes),
+        *(("## Columns\n", markdown(c.columns)) if c.columns else ()),
         "## Licences\n",
         "As the sources state them; a mixture is bound by all of them.\n",
         markdown(licences),

@@ -16,6 +16,7 @@ from gradsift.datastore.identity import digest_file
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.datastore.versions import Version
+from gradsift.pipelines.export.about import Told, pool_words
 from gradsift.pipelines.export.export import EXPORT_VERSION, PLACELESS, PROGRAMS, damaged, export, manifest_at
 from gradsift.pipelines.export.place import settle, swap
 from gradsift.pipelines.progress import Progress, quiet
@@ -48,12 +49,25 @@ def checkout(store: Store, reference: str, folder: Path | None = None, progress:
     if noted is None or manifest_at(folder) is None or _digest(folder) != noted[0] or damaged(folder):
         made_by = PROGRAMS if noted is None else {**PROGRAMS, **noted[1]}
         staging = folder.parent / f".checkout-{folder.name}"
-        recipes = runs.get(store, version.run_id).recipes
+        run = runs.get(store, version.run_id)
+        told = Told(pool=pool_words(run.result))
         with leases.held(store, f"checkout {version}") as mine:  # also against a deletion, until the end
             if not mine:
                 raise BusyError(f"another process checks {version} out; wait for it")
             for layout in _layouts(store, version, selection, noted=noted is not None):
-                export(store, selection, recipes, staging, None, progress, made_by, folder, as_then=True, layout=layout)
+                export(
+                    store,
+                    selection,
+                    run.recipes,
+                    staging,
+                    None,
+                    progress,
+                    made_by,
+                    folder,
+                    as_then=True,
+                    layout=layout,
+                    told=told,
+                )
                 if noted is None or _digest(staging) == noted[0]:
                     break
                 shutil.rmtree(staging)

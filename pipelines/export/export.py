@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from gradsift.datastore import leases, origins, outputs, selections, tombstones
@@ -38,7 +39,8 @@ from gradsift.datastore.origins import Place
 from gradsift.datastore.runs import Json, Recipes, plan_as_json
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.export import card, wayback
+from gradsift.pipelines.export import about, card, wayback
+from gradsift.pipelines.export.about import Told
 from gradsift.pipelines.export.place import settle, swap
 from gradsift.pipelines.export.rows import SPILL, Labels, Layout, has_objects, labels_for, layout, spill, write_parts
 from gradsift.pipelines.export.trainers import Tokens, configs, wants_labels
@@ -59,6 +61,7 @@ KEEPS_ANSWERS_LABELLED = (
     "Of a chat that is too long, `input_ids` lack the middle of the prompt (`encoding.truncation: keep_answer`); "
     "`messages` are whole."
 )
+NOTHING = Told()
 PROGRAMS = {"gradsift": VERSION, "pyarrow": pa.__version__}  # that decide the bytes
 
 
@@ -76,6 +79,7 @@ class _Export:
     lineage: Spec
     places: list[Place]  # in rank order
     layout: int
+    told: Told
 
     @property
     def seed(self) -> int:
@@ -94,6 +98,7 @@ def export(
     *,
     as_then: bool = False,
     layout: int = EXPORT_VERSION,
+    told: Told = NOTHING,
 ) -> Path:
     """Write the selection to `folder` and return it. Replaces an older export there; refuses anything else.
 
@@ -101,6 +106,7 @@ def export(
     has none of them.
 
     `options` default to the recipe's, `made_by`, which the files name, to this program's version and pyarrow's.
+    `told` is what runs know of it, for its card.
     `becomes` is where the caller moves the folder to, which the store notes for deletions, if not `folder`. Raises
     InputError for a folder that is not an export and for rows without the licence that is asked for, BusyError while
     another process writes the same or examples of it were deleted, StoreFullError when the disk is full.
@@ -118,10 +124,10 @@ def export(
         options = options.model_copy(update={"labels": options.labels is True})  # there was no `auto`
     asked = options.model_dump(include=None if layout != PLACELESS else OF_PLACELESS)
     deciding = [selection.name, selection.digest, provenance, asked, recipes.written, made_by["pyarrow"]]
-    deciding += [wayback.shown(found, options)] if layout != PLACELESS else []
+    deciding += [wayback.shown(found, options), asdict(told)] if layout != PLACELESS else []
     key = fingerprint([layout, made_by["gradsift"], *deciding])
     lineage = selections.spec_of(store, selection)
-    job = _Export(store, selection, recipes, options, key, progress, made_by, lineage, found, layout)
+    job = _Export(store, selection, recipes, options, key, progress, made_by, lineage, found, layout, told)
     settle(store, folder)
     old = manifest_at(folder)
     outputs.note(store, "export", becomes or folder)
@@ -189,7 +195,11 @@ def _write(job: _Export, folder: Path) -> None:
     objects = has_objects(plan, folder)
     data = write_parts(plan, folder, job.options.format, labels, job.progress, objects=objects)
     digest = fingerprint([selection.digest, {name: digest_file(folder / name) for name in data}])
-    names = [*data, *_write_texts(job, plan, digest, folder, _tokens(job, labels, tools=objects))]
+    tokens = _tokens(job, labels, tools=objects)
+    described = _card(job, plan, digest, labels)
+    if job.layout != PLACELESS:
+        described = _told(job, described, tokens, folder / data[0])
+    names = [*data, *_write_texts(job, described, tokens, folder)]
     if job.options.atlas:
         from gradsift.pipelines.export.atlas import write_atlas  # loads torch, as `open_model` does
 
@@ -236,6 +246,17 @@ def _facts(job: _Export, plan: Layout, digest: str) -> Json:
 
 
 def _tokenizer(recipes: Recipes) -> tuple[Any, Encoding]:
+    """The recipe's tokenizer. Raises InputError that says how to do without."""
+    try:
+        return _opened(recipes)
+    except InputError as error:
+        raise InputError(
+            f"{error} This export holds the tokens of that model; `gradsift export --no-labels` (in a recipe `export: "
+            "{labels: false}`) writes the chats alone, for a trainer that finds the assistant's tokens by itself."
+        ) from error
+
+
+def _opened(recipes: Recipes) -> tuple[Any, Encoding]:
     settings = recorded_recipe(recipes.resolved, "the recipe of this selection")
     from gradsift.pipelines.model.load import open_model  # loads torch, which takes seconds that a deletion saves
 
@@ -280,9 +301,23 @@ def _unlicensed(plan: Layout, rows: int) -> str:
     )
 
 
-def _write_texts(job: _Export, plan: Layout, digest: str, folder: Path, tokens: Tokens) -> list[str]:
+def _columns(data: Path) -> list[str]:
+    """Names of the columns of a data file."""
+    if data.suffix == ".parquet":
+        return list(pq.read_schema(data).names)
+    with data.open(encoding="utf-8") as lines:
+        return list(json.loads(lines.readline()))
+
+
+def _told(job: _Export, described: card.Card, tokens: Tokens, data: Path) -> card.Card:
+    """The card with how the rows were chosen, and its columns and configs."""
+    asked = selections.plan(job.store, job.selection)
+    how = about.how(job.selection, job.lineage, asked, job.recipes.written, job.told)
+    return replace(described, how=how, columns=about.columns(_columns(data)), configs=_ready(tokens))
+
+
+def _write_texts(job: _Export, described: card.Card, tokens: Tokens, folder: Path) -> list[str]:
     """Write the small files; returns their names."""
-    described = _card(job, plan, digest, labelled=tokens.labelled)
     texts = {
         "README.md": card.card(described),
         **configs(job.selection.name, job.options.format, tokens),
@@ -294,7 +329,28 @@ def _write_texts(job: _Export, plan: Layout, digest: str, folder: Path, tokens: 
     return list(texts)
 
 
-def _card(job: _Export, plan: Layout, digest: str, *, labelled: bool) -> card.Card:
+def _ready(tokens: Tokens) -> str:
+    """Which config is for whom."""
+    said = "`trl.yaml`, `axolotl.yaml` and `dataset_info.json` (LLaMA-Factory) are ready configs for trainers."
+    if tokens.labelled and not tokens.pruned:
+        said += " `trl.yaml` is for the recipe's model, whose tokens the rows hold, `trl-messages.yaml` for others."
+    return said
+
+
+def _tokens_words(labels: Labels) -> str:
+    """Whose tokens they are: another tokenizer reads other words in them, and nothing would say so."""
+    from gradsift.pipelines.model.encode import tokenizer_digest
+
+    encoding = labels.encoding
+    return (
+        f"They are cut at {encoding.max_length:,} tokens (`max_length`; truncation `{encoding.truncation}`), and "
+        f"belong to the tokenizer with the digest `{tokenizer_digest(labels.tokenizer)[:12]}`, its chat template included. "
+        "A model with another one would train on other words without an error: give it `messages`."
+    )
+
+
+def _card(job: _Export, plan: Layout, digest: str, labels: Labels | None) -> card.Card:
+    labelled = labels is not None
     selection, rows = job.selection, len(plan.item)
     asked = selections.plan(job.store, selection)
     what, notes = f"Chosen by `{selection.method}` for the target `{selection.target}`.", []
@@ -310,6 +366,8 @@ def _card(job: _Export, plan: Layout, digest: str, *, labelled: bool) -> card.Ca
             "`input_ids` and `labels` are those of the recipe's tokenizer; −100 has no loss. LLaMA-Factory reads "
             "`messages` and does not use them."
         )
+    if labels is not None and job.layout != PLACELESS:
+        notes.append(_tokens_words(labels))
     if _keeps_answers(job.recipes):
         notes.append(KEEPS_ANSWERS_LABELLED if labelled else KEEPS_ANSWERS)
     return card.Card(

@@ -19,6 +19,7 @@ from gradsift.datastore.runs import Ingested, Recipes, RunResult, SelectionRepor
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.datastore.warmups import Drift
+from gradsift.pipelines.export.about import Told, pool_words
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.features.capture import watched_layers
 from gradsift.pipelines.features.drift import drift_of
@@ -201,8 +202,11 @@ def _select(work: Work, material: Material) -> dict[str, Selection]:
 
 
 def _export(work: Work, made: Made, recipes: Recipes, root: Path, result: RunResult) -> RunResult:
+    told = Told(pool=pool_words(result))
+
     def written(selection: Selection) -> str:
-        return str(export(work.store, selection, recipes, root / selection.name, progress=work.progress))
+        folder = root / selection.name
+        return str(export(work.store, selection, recipes, folder, progress=work.progress, told=told))
 
     selected = zip(result.selections, made.chosen.values(), strict=True)
     exported: Sequence[SelectionReport] = [replace(report, export=written(s)) for report, s in selected]

@@ -22,6 +22,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines import tables
 from gradsift.pipelines.export import export as exporting
 from gradsift.pipelines.export import rows as export_rows
+from gradsift.pipelines.export.about import Told, pool_words
 from gradsift.pipelines.export.atlas import components, neighbours
 from gradsift.pipelines.export.export import damaged, export
 from gradsift.pipelines.pool import ingest
@@ -64,8 +65,10 @@ def content_of(folder):
 
 
 def again(store, folder, **options):
+    """As a run writes it."""
     chosen = selections.get(store, "mixed")
-    return export(store, chosen, runs.recipe_of(store, chosen), folder, Export(**options))
+    told = Told(pool=pool_words(runs.last_run(store).result))
+    return export(store, chosen, runs.recipe_of(store, chosen), folder, Export(**options), told=told)
 
 
 def test_datasets_reads_the_mixture(mixture):

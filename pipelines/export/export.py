@@ -344,8 +344,8 @@ def _tokens_words(labels: Labels) -> str:
     encoding = labels.encoding
     return (
         f"They are cut at {encoding.max_length:,} tokens (`max_length`; truncation `{encoding.truncation}`), and "
-        f"belong to the tokenizer with the digest `{tokenizer_digest(labels.tokenizer)[:12]}`, its chat template included. "
-        "A model with another one would train on other words without an error: give it `messages`."
+        f"belong to the tokenizer with the digest `{tokenizer_digest(labels.tokenizer)[:12]}`, its chat template "
+        "included. A model with another one would train on other words without an error: give it `messages`."
     )
 
 

@@ -47,9 +47,12 @@ QUARANTINE = """| reason | meaning |
 | `broken_json` | the line is not JSON |
 | `invalid_utf8` | the bytes are not UTF-8 |
 | `not_an_object` | the row is not an object |
-| `unknown_shape` | none of messages, conversations, completion, instruction |
+| `broken_row` | a row of a table has other cells than its first line names, or a quote that nobody closes |
+| `unknown_shape` | none of messages, conversations, chosen, completion, instruction ([shapes](data.md)) |
 | `missing_field`, `bad_field` | a field is absent, or is not text |
-| `role_order` | roles do not follow system, user, assistant (tool turns follow an assistant) |
+| `multimodal` | a part that is not text, or something under image, video or audio |
+| `bad_tools`, `bad_tool_call` | tools, or calls of them, that are not JSON or name no function |
+| `role_order` | roles out of order, or the last is not assistant ([roles](data.md#turns)) |
 | `no_assistant`, `empty_assistant` | nothing to learn from |
 | `nul`, `surrogate` | a NUL character or a lone surrogate in the text |
 | `too_long` | a field over 1,000,000 characters, a chat over 1,000 turns, or a line over 64 MiB |

@@ -6,7 +6,7 @@ templates ask for it: a name, tool calls, the id of the call that a tool answers
 parts of text is their text, one after the other. Anything else in a turn is left out.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from gradsift.datastore.chats import Messages, Turn
@@ -18,11 +18,11 @@ USED = {  # fields that become the chat, by shape
     "messages": ("messages", "tools", "functions"),
     "conversations": ("conversations", "system", "tools", "functions", "chosen"),
     "preference": ("prompt", "chosen", "system", "tools", "functions"),
-    "prompt_completion": ("prompt", "completion", "tools", "functions"),
-    "alpaca": ("instruction", "input", "output", "system"),
+    "prompt_completion": ("prompt", "completion", "system", "tools", "functions"),
+    "alpaca": ("instruction", "input", "output", "history", "system", "tools", "functions"),
 }
 MAX_TURNS = 1_000
-SHARE_GPT_ROLES = {
+ROLES = {  # what the roles of a canonical chat are called elsewhere
     "human": "user",
     "user": "user",
     "gpt": "assistant",
@@ -35,6 +35,7 @@ SHARE_GPT_ROLES = {
     "tool": "tool",
     "observation": "tool",
     "function_response": "tool",
+    "function": "tool",
 }
 NEXT_ROLES = {
     None: ("system", "developer", "user"),
@@ -45,7 +46,7 @@ NEXT_ROLES = {
     "tool": ("assistant", "tool"),
 }
 TEXT_PARTS = ("text", "input_text", "output_text")
-MEDIA = ("images", "videos", "audios")  # columns of what is not text
+MEDIA = ("images", "videos", "audios", "image", "video", "audio")  # columns of what is not text
 KEPT = ("name", "tool_call_id", "reasoning_content", "thinking")  # of a turn, where they are text
 
 
@@ -89,44 +90,38 @@ def _guess(fields: RawRow) -> str:
     raise RowError("unknown_shape", f"no messages, conversations, chosen, completion or instruction (keys: {keys})")
 
 
-def _turns(value: Any, read: Callable[[RawRow, int], Turn]) -> Messages:
-    """The turns of a list, or of one as JSON text, as cells of tables hold it."""
+def _turns(value: Any) -> Messages:
+    """The turns of a list, or of one as JSON text, as cells of tables hold it; each may be JSON text, as exports do."""
     if isinstance(value, str):
         value = parsed(value, "bad_field", "the turns")
     if not isinstance(value, list):
         raise RowError("bad_field", f"turns must be a list, not {type(value).__name__}")
     turns: Messages = []
-    for number, turn in enumerate(value):
+    for number, given in enumerate(value):
+        turn = parsed(given, "bad_field", f"the fields of turn {number}") if isinstance(given, str) else given
         if not isinstance(turn, Mapping):
             raise RowError("bad_field", f"turn {number} must be an object, not {type(turn).__name__}")
-        turns.append(read(turn, number))
+        turns.append(_turn(turn, number))
     return turns
 
 
-def _openai_turn(turn: RawRow, number: int) -> Turn:
-    """A turn with `role` and `content`."""
-    role = checked_text(turn.get("role"), f"role of turn {number}")
+def _turn(turn: RawRow, number: int) -> Turn:
+    """A turn with `role` and `content`, or ShareGPT's `from` and `value`."""
+    named = checked_text(_first(turn, "role", "from"), f"role of turn {number}")
+    role = ROLES.get(named, named)
+    content = _first(turn, "content", "value")
+    if named == "function_call":
+        return {"role": role, "content": "", "tool_calls": calls_in(content, number)}
     calls = calls_of(turn, number) if role == "assistant" else []
-    content = turn.get("content")
-    made: Turn = {
-        "role": "tool" if role == "function" else role,
-        "content": "" if content is None and calls else _content(content, number),
-    }
+    made: Turn = {"role": role, "content": "" if content is None and calls else _content(content, number)}
     for name in KEPT:
         if turn.get(name):
             made[name] = checked_text(turn[name], f"{name} of turn {number}")
     return {**made, "tool_calls": calls} if calls else made
 
 
-def _sharegpt_turn(turn: RawRow, number: int) -> Turn:
-    """A turn with `from` and `value`; one with `role` and `content` is read as it is."""
-    if turn.get("from") is None and turn.get("role") is not None:
-        return _openai_turn(turn, number)
-    sender = checked_text(turn.get("from"), f"role of turn {number}")
-    role = SHARE_GPT_ROLES.get(sender, sender)
-    if sender == "function_call":
-        return {"role": role, "content": "", "tool_calls": calls_in(turn.get("value"), number)}
-    return {"role": role, "content": _content(turn.get("value"), number)}
+def _first(turn: RawRow, *names: str) -> Any:
+    return next((turn[name] for name in names if turn.get(name) is not None), None)
 
 
 def _content(value: Any, number: int) -> str:
@@ -150,20 +145,20 @@ def _part(part: Any, number: int) -> str:
 
 
 def _from_messages(fields: RawRow) -> Messages:
-    return _turns(fields.get("messages"), _openai_turn)
+    return _turns(fields.get("messages"))
 
 
 def _from_conversations(fields: RawRow) -> Messages:
     """ShareGPT's turns; a `chosen` beside them is the answer that was preferred, as LLaMA-Factory has it."""
-    turns = _with_system(fields, _turns(fields.get("conversations"), _sharegpt_turn))
+    turns = _with_system(fields, _turns(fields.get("conversations")))
     chosen = fields.get("chosen")
-    return [*turns, _sharegpt_turn(chosen, len(turns))] if isinstance(chosen, Mapping) else turns
+    return [*turns, _turn(chosen, len(turns))] if isinstance(chosen, Mapping) else turns
 
 
 def _from_preference(fields: RawRow) -> Messages:
     """The side that was chosen: a whole chat, or an answer to a `prompt`."""
     chosen, prompt = fields.get("chosen"), fields.get("prompt")
-    after = [_answer(chosen, "chosen")] if isinstance(chosen, str) else _turns(chosen, _sharegpt_turn)
+    after = [_answer(chosen, "chosen")] if isinstance(chosen, str) else _turns(chosen)
     if after and after[0]["role"] == "assistant":
         return _with_system(fields, [*_asked(prompt), *after])
     return _with_system(fields, after)
@@ -171,13 +166,13 @@ def _from_preference(fields: RawRow) -> Messages:
 
 def _from_prompt(fields: RawRow) -> Messages:
     completion = fields.get("completion")
-    after = _turns(completion, _openai_turn) if isinstance(completion, list) else [_answer(completion, "completion")]
-    return [*_asked(fields.get("prompt")), *after]
+    after = _turns(completion) if isinstance(completion, list) else [_answer(completion, "completion")]
+    return _with_system(fields, [*_asked(fields.get("prompt")), *after])
 
 
 def _asked(prompt: Any) -> Messages:
     if isinstance(prompt, list):
-        return _turns(prompt, _openai_turn)
+        return _turns(prompt)
     return [{"role": "user", "content": checked_text(prompt, "prompt")}]
 
 
@@ -189,12 +184,29 @@ def _from_alpaca(fields: RawRow) -> Messages:
     instruction = checked_text(fields.get("instruction"), "instruction")
     extra = fields.get("input")
     user = f"{instruction}\n\n{checked_text(extra, 'input')}" if extra else instruction
-    return _with_system(fields, [{"role": "user", "content": user}, _answer(fields.get("output"), "output")])
+    turns = [{"role": "user", "content": user}, _answer(fields.get("output"), "output")]
+    return _with_system(fields, [*_history(fields.get("history")), *turns])
+
+
+def _history(value: Any) -> Messages:
+    """What was said before, as LLaMA-Factory has it: pairs of question and answer."""
+    pairs = parsed(value, "bad_field", "history") if isinstance(value, str) and value else value or []
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise RowError("bad_field", "history must be a list of [question, answer]")
+    return [
+        turn
+        for asked, said in pairs
+        for turn in ({"role": "user", "content": checked_text(asked, "history")}, _answer(said, "history"))
+    ]
 
 
 def _with_system(fields: RawRow, turns: Messages) -> Messages:
+    """The turns after what the column `system` says, unless they begin with it."""
     system = fields.get("system")
-    return [{"role": "system", "content": checked_text(system, "system")}, *turns] if system else turns
+    if not system:
+        return turns
+    first = {"role": "system", "content": checked_text(system, "system")}
+    return turns if turns[:1] == [first] else [first, *turns]
 
 
 _SHAPES = {

@@ -41,7 +41,8 @@ def kind_of(path: Path) -> str:
     name = path.name
     for suffix in PACKED:
         name = name.removesuffix(suffix)
-    return next((s for s in KINDS if name.endswith(s)), "")
+    kind = next((s for s in KINDS if name.endswith(s)), "")
+    return "" if kind == ".parquet" and name != path.name else kind  # Parquet packs its own columns
 
 
 def rows_of(path: Path) -> Iterator[Raw]:

@@ -29,7 +29,8 @@ def tools_of(fields: Mapping[str, Any]) -> list[Json]:
     return [_tool(tool, number) for number, tool in enumerate(listed)]
 
 
-def _tool(tool: Any, number: int) -> Json:
+def _tool(given: Any, number: int) -> Json:
+    tool = parsed(given, "bad_tools", f"the fields of tool {number}") if isinstance(given, str) else given
     if not isinstance(tool, Mapping):
         raise RowError("bad_tools", f"tool {number} must be an object, not {type(tool).__name__}")
     whole = _without_null(tool)
@@ -46,8 +47,9 @@ def calls_of(turn: Mapping[str, Any], number: int) -> list[Json]:
     given = turn.get("tool_calls")
     if isinstance(given, str):
         given = parsed(given, "bad_tool_call", f"tool_calls of turn {number}")
-    if not given and turn.get("function_call"):
-        given = [{"function": turn["function_call"]}]
+    older = _without_null(turn.get("function_call"))
+    if not given and older:
+        given = [{"function": older}]
     if not given:
         return []
     if not isinstance(given, list):

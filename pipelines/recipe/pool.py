@@ -13,7 +13,8 @@ class Source(Section):
     """Where examples are read from."""
 
     path: str | None = None
-    """A file (.jsonl, .json, .parquet, also .gz and .zst), a folder of such files, or a saved `datasets` folder."""
+    """A file (.jsonl, .ndjson, .json, .parquet, .csv, .tsv, also .gz and .zst), a folder of such files, or a folder
+    that `datasets` saved: [data](data.md)."""
     hub: str | None = None
     """A Hugging Face dataset name (needs network, or the local cache)."""
     config: str | None = None
@@ -27,9 +28,9 @@ class Source(Section):
     licence: str | None = None
     """Licence of its rows; default: the `licence` or `license` field of each row."""
     shape: Literal["auto", "messages", "conversations", "preference", "prompt_completion", "alpaca"] = "auto"
-    """How a row holds its chat; `auto` looks at the keys."""
+    """How a row holds its chat; `auto` looks at the keys, row by row. Of a `preference` the chosen side is read."""
     mapping: dict[str, str] = Field(default_factory=dict)
-    """Rename row fields first: {our field: their field}, e.g. {instruction: question, output: answer}."""
+    """Rename row fields first: {our field: their field}, e.g. {input: context, output: response}."""
     subtask_field: str | None = "subtask"
     """Row field that names the subtask (targets only)."""
     rows: Annotated[int, Field(gt=0)] | None = None

@@ -117,7 +117,7 @@ def _advice(run: Run, status: str) -> str:
         other = "" if encoding.get("truncation") == "keep_answer" else ", or set encoding.truncation: keep_answer"
         return f"no label token within encoding.max_length ({encoding.get('max_length')}): raise it{other}"
     return {
-        "unrenderable": "the chat template refuses it, or does not render it turn by turn",
+        "unrenderable": "the chat template refuses it, does not render it turn by turn, or leaves out tools or calls",
         "non_finite": "its gradient is not finite: look at the row, or compute in float32",
         "zero": "its gradient is zero: the model has nothing to learn from it",
     }.get(status, "its row was not computed; run the recipe again")

@@ -2,14 +2,19 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gradsift.datastore import chats
 from gradsift.datastore.identity import canonical_json, example_id
+from gradsift.pipelines.export.turns import as_columns
 from gradsift.pipelines.pool.canonical import canonical_messages, used_fields
 from gradsift.pipelines.pool.row_error import RowError
+from gradsift.pipelines.pool.sources import read_source
+from gradsift.pipelines.recipe import Source
 
 USER = {"role": "user", "content": "Warm in Oslo?"}
 END = {"role": "assistant", "content": "It is 4 degrees."}
@@ -107,11 +112,48 @@ def test_the_chosen_side_is_taken(row):
     assert "rejected" not in used_fields(row)
 
 
+LATER = [{"role": "user", "content": "And now?"}, {"role": "assistant", "content": "Warmer."}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"from": "human", "value": USER["content"]}, {"from": "gpt", "value": END["content"]}, *LATER]},
+        {"conversations": [{"role": "human", "value": USER["content"]}, {"from": "model", "content": END["content"]}, *LATER]},
+        {"messages": [USER, {**END, "function_call": {"name": None, "arguments": None}}, *LATER]},
+        {"messages": [json.dumps(turn) for turn in [USER, END, *LATER]]},
+        {"instruction": "And now?", "output": "Warmer.", "history": [[USER["content"], END["content"]]]},
+        {"instruction": "And now?", "output": "Warmer.", "history": json.dumps([[USER["content"], END["content"]]])},
+    ],
+)  # fmt: skip
+def test_rows_between_the_shapes_are_read(row):
+    assert canonical_messages(row) == [USER, END, *LATER]
+
+
+def test_a_system_column_comes_first_once():
+    system = {"role": "system", "content": "Be brief."}
+    for row in (
+        {"prompt": USER["content"], "completion": END["content"]},
+        {"prompt": [system, USER], "completion": [END]},
+        {"chosen": [USER, END]},
+        {"messages": None, "conversations": [system, USER, END]},
+    ):
+        assert canonical_messages(row | {"system": "Be brief."}) == [system, USER, END]
+    with pytest.raises(RowError, match="turn 1 is 'system'"):
+        canonical_messages({"prompt": [system, USER], "completion": [END], "system": "Be long."})
+
+
+def test_exports_with_tools_are_read_again(tmp_path):
+    pq.write_table(pa.table(as_columns([WANTED, [USER, END]], objects=True)), tmp_path / "own.parquet")
+    assert [row.messages for row in read_source(Source(path=str(tmp_path / "own.parquet")))] == [WANTED, [USER, END]]
+
+
 PICTURE = {"type": "image_url", "image_url": {"url": "https://example.org"}}
 BAD = {
     "multimodal": [
         {"messages": [{"role": "user", "content": [PICTURE]}, END]},
         {"messages": [USER, END], "images": ["a.png"]},
+        {"messages": [USER, END], "image": "a.png"},
     ],
     "bad_tool_call": [
         {"messages": [USER, {"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}]},
@@ -122,6 +164,7 @@ BAD = {
         {"conversations": [{"from": "human", "value": "Hi"}, {"from": "function_call", "value": "weather()"}]},
     ],
     "bad_tools": [{"messages": [USER, END], "tools": "weather"}, {"messages": [USER, END], "tools": [{"x": 1}]}],
+    "bad_field": [{"instruction": "And now?", "output": "Warmer.", "history": ["Hi"]}],
     "missing_field": [{"chosen": "It is.", "rejected": "It is not."}],
     "empty_assistant": [{"messages": [USER, {"role": "assistant", "content": "", "tool_calls": []}]}],
 }
@@ -179,8 +222,6 @@ def test_anything_is_a_chat_or_a_reason_and_is_stored_as_it_is(row):
 
 
 def _table(of):
-    import pyarrow as pa
-
     return pa.table(chats.as_columns(of))
 
 

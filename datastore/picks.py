@@ -1,15 +1,12 @@
 """What to delete: examples and quarantined rows by id, source, list or predicate.
 
-A predicate is what stands after WHERE, in SQLite's words, over the columns of `COLUMNS`. It is asked of a database in
-memory that holds these columns of some thousand rows at a time and nothing else; an authorizer refuses whatever is not
-a look at one of its columns or one of `FUNCTIONS`. So it reads no other table or file, and writes nothing.
+A predicate is what stands after WHERE (`predicates`), over the columns of a place that an example was read from.
 
 Cost: of ids, a look-up each. Of a predicate, one pass over the catalog's examples; with `text` in it, over all shards
 of examples as well.
 """
 
 import re
-import sqlite3
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import accumulate
@@ -20,22 +17,10 @@ from gradsift.datastore.chats import Messages, all_text, of_table, text
 from gradsift.datastore.engine import Row, marks, parts
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.forget import Picked
+from gradsift.datastore.predicates import COLUMNS, Predicate
 from gradsift.datastore.store import Store
 
-COLUMNS = {
-    "id": "the example's id",
-    "source": "a source that it was read from",
-    "licence": "its licence there, or null",
-    "file": "a file that it was read from",
-    "line": "the line there",
-    "chars": "characters of all its turns",
-    "text": "all its turns, one after the other",
-}
 OF_QUARANTINED = {"source", "file", "line", "text"}  # of a row that was refused, `text` is its excerpt
-FUNCTIONS = {
-    "abs", "coalesce", "glob", "ifnull", "instr", "length", "like", "lower", "ltrim", "max", "min", "nullif", "replace",
-    "round", "rtrim", "substr", "substring", "trim", "upper",
-}  # fmt: skip
 BATCH = 5_000
 LEAST = 8  # characters of the start of an id
 RUN = 24  # letters in a row that make an excerpt one of a deleted text
@@ -96,16 +81,17 @@ def by_source(store: Store, name: str) -> Picked:
 
 def by_predicate(store: Store, predicate: str) -> Picked:
     """Examples, and quarantined rows, of which a predicate holds. Raises InputError, naming columns and functions, for
-    one that is none."""
-    asked = Predicate(predicate)
+    one that is none, and for one about another column that no row has: it may hold of all rows."""
+    asked = Predicate(predicate, COLUMNS, "--where")
     try:
         asked.of([])  # learns which columns it looks at
         ids = {name for batch in _examples(store, texts="text" in asked.used) for name in asked.of(batch)}
+        asked.refuse_absent()
         places = []
         if asked.used and asked.used <= OF_QUARANTINED:
             refused = store.catalog.rows("SELECT * FROM quarantine WHERE excerpt <> '' ORDER BY file, line")
             rows = [
-                (str(k), None, row["source"], None, row["file"], row["line"], None, row["excerpt"])
+                (str(k), None, row["source"], None, row["file"], row["line"], None, row["excerpt"], None)
                 for k, row in enumerate(refused)
             ]
             places = _places([refused[int(k)] for k in asked.of(rows)])
@@ -118,63 +104,12 @@ def _places(rows: Sequence[Row]) -> list[tuple[str, int]]:
     return [(row["file"], row["line"]) for row in rows]
 
 
-class Predicate:
-    """What stands after WHERE, asked of rows that are put into a database of its own."""
-
-    def __init__(self, text: str) -> None:
-        self.used: set[str] = set()
-        self._refused = ""
-        self._selects = 0
-        self._text = f"SELECT DISTINCT key FROM example WHERE (\n{text}\n)"
-        self._database = sqlite3.connect(":memory:", isolation_level=None)
-        self._database.execute(
-            "CREATE TABLE example (key TEXT, id TEXT, source TEXT, licence TEXT, file TEXT, line INTEGER, "
-            "chars INTEGER, text TEXT)"
-        )
-
-    def of(self, rows: Sequence[Sequence[object]]) -> list[str]:
-        """Keys of the rows (key, then `COLUMNS`) of which it holds. Raises InputError where it is no predicate."""
-        self._database.execute("DELETE FROM example")
-        self._database.executemany("INSERT INTO example VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        self._selects = 0
-        self._database.set_authorizer(self._allow)
-        try:
-            return [str(row[0]) for row in self._database.execute(self._text)]
-        except (sqlite3.Error, sqlite3.Warning) as error:
-            listed = ", ".join(f"{name} ({what})" for name, what in COLUMNS.items())
-            raise InputError(
-                f'--where: {self._refused or error}. It is what stands after WHERE in SQL, as in "licence is null" or '
-                f"\"text like '%ann@example.org%'\", over {listed}; functions: {', '.join(sorted(FUNCTIONS))}"
-            ) from error
-        finally:
-            self._database.set_authorizer(None)
-
-    def close(self) -> None:
-        """Let its rows go."""
-        self._database.close()
-
-    def _allow(self, action: int, one: str | None, other: str | None, _database: str | None, _by: str | None) -> int:
-        if action == sqlite3.SQLITE_SELECT:
-            self._selects += 1
-            if self._selects == 1:
-                return sqlite3.SQLITE_OK
-            self._refused = "a SELECT inside is not allowed"
-        elif action == sqlite3.SQLITE_READ and one == "example" and other in {*COLUMNS, "key"}:
-            self.used |= {other} & set(COLUMNS)
-            return sqlite3.SQLITE_OK
-        elif action == sqlite3.SQLITE_FUNCTION and other in FUNCTIONS:
-            return sqlite3.SQLITE_OK
-        elif action == sqlite3.SQLITE_FUNCTION:
-            self._refused = f"there is no function {other}"
-        return sqlite3.SQLITE_DENY
-
-
 def _examples(store: Store, *, texts: bool) -> Iterator[list[tuple[object, ...]]]:
     """Rows for a predicate, one for each place that an example was read from, a shard of examples at a time."""
     for shard in store.catalog.rows("SELECT shard_id FROM shard WHERE kind='examples' ORDER BY shard_id"):
         rows = store.catalog.rows(
             "SELECT e.example_id, iif(o.file IS NULL, e.source, o.source) AS source, "
-            "iif(o.file IS NULL, e.licence, o.licence) AS licence, o.file, o.line, e.chars FROM example AS e "
+            "iif(o.file IS NULL, e.licence, o.licence) AS licence, o.file, o.line, e.chars, o.extra FROM example AS e "
             "LEFT JOIN origin AS o USING (example_id) WHERE e.shard_id=?",
             (shard["shard_id"],),
         )
@@ -185,7 +120,7 @@ def _examples(store: Store, *, texts: bool) -> Iterator[list[tuple[object, ...]]
             text_of = {name: text(chat) for name, chat in zip(names, of_table(table), strict=True)}
         yield [
             (row["example_id"], row["example_id"], row["source"], row["licence"], row["file"], row["line"],
-             row["chars"], text_of.get(row["example_id"]))
+             row["chars"], text_of.get(row["example_id"]), row["extra"])
             for row in rows
         ]  # fmt: skip
 

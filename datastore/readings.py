@@ -28,7 +28,8 @@ class PoorFile:
 class SourceReport:
     """What reading one source of a recipe gave: rows, refused ones by reason and where the first of each is, files that
     gave no usable row (their number, and some of them), files that gave few (the poorest), and those that were not
-    read."""
+    read. `absent` are {field of the
+    recipe: other columns that it names and no usable row has}, `columns` some that rows have."""
 
     place: str
     rows: int
@@ -38,3 +39,5 @@ class SourceReport:
     barren_files: Sequence[str] = ()
     unread: Sequence[Unread] = ()
     poor: Sequence[PoorFile] = ()
+    absent: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    columns: Sequence[str] = ()

@@ -267,6 +267,17 @@ def standing_for(store: Store, name: str, target: str, digest: str) -> Selection
     return None
 
 
+def rest_of(store: Store, name: str, target: str, digest: str) -> Selection | None:
+    """The rows that are left of the void selection of this digest; None where there is none, or none of its rows."""
+    row = store.catalog.one(
+        "SELECT * FROM selection WHERE name=? AND target=? AND digest=? AND void IS NOT NULL "
+        "ORDER BY created DESC, selection_id DESC LIMIT 1",
+        (name, target, digest),
+    )
+    left = _load(store, row) if row is not None else None
+    return left if left is not None and left.example_ids else None
+
+
 def by_number(store: Store, selection_id: int) -> Selection:
     """The selection of this number, whether or not it is void."""
     (row,) = store.catalog.rows("SELECT * FROM selection WHERE selection_id=?", (selection_id,))

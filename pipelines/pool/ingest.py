@@ -8,6 +8,7 @@ from gradsift.datastore import examples, quarantine
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Dataset, Example, Provenance
 from gradsift.datastore.origins import Read, drop_stale
+from gradsift.datastore.predicates import absent_words
 from gradsift.datastore.runs import DatasetReport
 from gradsift.datastore.store import Store
 from gradsift.pipelines.pool.places import namer
@@ -38,7 +39,7 @@ def ingest(
     members: dict[str, tuple[str, str, str]] = {}  # source, licence, subtask
     sources = list(sources)
     places = Read()
-    tallies = [Tally(places=places) for _ in sources]
+    tallies = [Tally(places=places, unkept=_named(source)) for source in sources]
     read = new = duplicates = 0
     kept, gone = Counter[str](), Counter[str]()  # good rows by source, and those of them that were deleted before
     reading = quarantine.begin(store, recipe, role, name)
@@ -61,7 +62,7 @@ def ingest(
         progress(f"read {role} {name}", read, None)
     quarantine.end(store, reading, {file for tally in tallies for file in tally.files})
     for source, tally in zip(sources, tallies, strict=True):
-        _refuse_empty(source, tally.reasons, f"{role} {name!r}")
+        _refuse_empty(source, tally, f"{role} {name!r}")
     covered = namer((source.path, source.hub) for source in sources)
     drop_stale(store, places, lambda file: covered(file) is not None)
     if not members:
@@ -103,7 +104,18 @@ def _outcomes(
     return {**every, "not drawn": good - kept, "deleted": gone, "duplicates": kept - gone - members}
 
 
-def _refuse_empty(source: Source, outcomes: Counter[str], dataset: str) -> None:
+def _named(source: Source) -> set[str]:
+    return set(source.keep) if isinstance(source.keep, list) else set()
+
+
+def _refuse_empty(source: Source, tally: Tally, dataset: str) -> None:
+    outcomes = tally.reasons
+    if outcomes[GOOD] and outcomes[GOOD] == tally.went.get("filtered", Counter()).total():
+        why = f": {absent_words(tally.unmet, tally.known)}" if tally.unmet else ""
+        raise InputError(
+            f"`where` of {source.path or source.hub} leaves out every usable row ({outcomes[GOOD]:,}) of {dataset}{why}. Correct "
+            "it, or take the source out of the recipe."
+        )
     if not outcomes[GOOD]:
         reasons = ", ".join(f"{n} {reason}" for reason, n in outcomes.most_common() if reason) or "no rows at all"
         raise InputError(

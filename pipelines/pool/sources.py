@@ -18,6 +18,7 @@ from gradsift.pipelines.pool.canonical import canonical_messages, used_fields
 from gradsift.pipelines.pool.extra import other_columns
 from gradsift.pipelines.pool.files import KINDS, Raw, bare_name, kind_of, rows_of
 from gradsift.pipelines.pool.folder import walk
+from gradsift.pipelines.pool.passing import passing
 from gradsift.pipelines.pool.row_error import RowError
 from gradsift.pipelines.pool.tally import Tally
 from gradsift.pipelines.pool.warnings import unread_words
@@ -28,13 +29,13 @@ LICENCE_FIELDS = ("licence", "license")
 
 
 def read_source(source: Source, seed: int = 0, tally: Tally | None = None) -> Iterator[Example | BadRow]:
-    """All rows of a source, good and bad, in order; with `rows`, a seeded sample of the good ones. `tally` counts all
-    that were read, and gets the files that were not.
+    """All rows of a source, good and bad, in order, without those that its `where` leaves out; with `rows`, a seeded
+    sample of the good ones. `tally` counts all that were read, and gets the files that were not.
 
     Raises InputError when the source itself is missing or of an unknown kind.
     """
     tally = Tally() if tally is None else tally
-    stream = _seen((_examine(raw, source) for raw in _raw_rows(source, tally)), tally)
+    stream = _seen(passing((_examine(raw, source) for raw in _raw_rows(source, tally)), source, tally), tally)
     if source.rows is None:
         yield from stream
         return

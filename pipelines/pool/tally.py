@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.datastore.origins import Read
+from gradsift.datastore.predicates import SHOWN
 from gradsift.datastore.readings import PoorFile, SourceReport, Unread
 
 GOOD = ""
@@ -15,25 +16,39 @@ MUCH = 0.5  # of the rows of a source or file: more refused is a warning
 @dataclass
 class Tally:
     """Counts of one source. `went` is {outcome: rows by source name}; `files` are {file: rows by reason}, usable ones
-    under `GOOD`; `first` is where the first row of each reason is."""
+    under `GOOD`; `first` is where the first row of each reason is. `unkept` are other columns that `keep` names,
+    `unmet` those that `where` looks at, which no usable row had until now; `known` some that rows have."""
 
     went: dict[str, Counter[str]] = field(default_factory=dict)
     files: dict[str, Counter[str]] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
     unread: list[Unread] = field(default_factory=list)
-    places: Read = field(default_factory=Read)  # of all usable rows
+    places: Read = field(default_factory=Read)  # of all usable rows that `where` does not leave out
+    unkept: set[str] = field(default_factory=set)
+    unmet: set[str] = field(default_factory=set)
+    known: set[str] = field(default_factory=set)
 
     def add(self, outcome: str, source: str) -> None:
         """Count a row of that outcome."""
         self.went.setdefault(outcome, Counter())[source] += 1
 
     def see(self, row: Example | BadRow) -> None:
-        """Count a row that was read."""
+        """Count a row that was read and goes on."""
+        if isinstance(row, Example):
+            self.places.add(row.example_id, row.file, row.line)
+        self._count(row)
+
+    def leave_out(self, row: Example) -> None:
+        """Count a row that was read and that `where` leaves out."""
+        self.add("filtered", row.source)
+        self._count(row)
+
+    def _count(self, row: Example | BadRow) -> None:
         reason = row.reason if isinstance(row, BadRow) else GOOD
         self.files.setdefault(row.file, Counter())[reason] += 1
         self.add("read", row.source)
-        if isinstance(row, Example):
-            self.places.add(row.example_id, row.file, row.line)
+        if self.unkept and isinstance(row, Example):
+            self.unkept -= row.extra.keys()
         if reason:
             self.add("quarantined", row.source)
             self.first.setdefault(reason, f"{row.file}:{row.line}")
@@ -57,6 +72,8 @@ class Tally:
             barren_files=barren[:FIRST],
             unread=self.unread,
             poor=self._poor()[:FIRST],
+            absent={name: sorted(found) for name, found in (("keep", self.unkept), ("where", self.unmet)) if found},
+            columns=sorted(self.known)[:SHOWN],
         )
 
     def _poor(self) -> list[PoorFile]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
+from gradsift.datastore.predicates import absent_words
 from gradsift.datastore.readings import SourceReport, Unread
 from gradsift.datastore.runs import DatasetReport, Ingested
 from gradsift.pipelines.pool.tally import MUCH
@@ -40,6 +41,8 @@ def _of_source(what: str, source: SourceReport) -> list[str]:
         f"{_reasons(poor.refused, {})}. `gradsift quarantine --file {PurePath(poor.file).name}` lists them."
         for poor in source.poor
     ]
+    for name, absent in source.absent.items():
+        told.append(f"{what}: `{name}` of {source.place}: {absent_words(absent, source.columns)}")
     if source.barren:
         named = _some(source.barren_files, source.barren)
         told.append(f"{what}: {_files(source.barren)} of {source.place} gave no usable row: {named}")

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.predicates import OF_ROW, Predicate
 from gradsift.pipelines.recipe.section import Section, exactly_one
 
 Metric = Literal["loss", "exact", "number", "choice", "f1"]
@@ -36,12 +38,32 @@ class Source(Section):
     rows: Annotated[int, Field(gt=0)] | None = None
     """Read at most this many distinct chats, a seeded random sample: the same for any order and names of the files."""
 
+    where: str | None = None
+    """Leave out rows of which this does not hold: what stands after WHERE in SQL, over `source`, `licence`, `line`,
+    `chars`, `text` and `extra`, the other columns, e.g. "extra->>'quality' >= 4". `rows` draws from what is left."""
     keep: bool | list[str] = True
     """Which other columns of a row the store keeps, to filter on and to come out in exports: all, none, or these."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "Source":
         exactly_one(self, "path", "hub")
+        return self
+
+    @model_validator(mode="after")
+    def _a_predicate(self) -> "Source":
+        """Raises ValueError for a `where` that is none, and for one about columns that are not kept."""
+        if self.where is None:
+            return self
+        asked = Predicate(self.where, OF_ROW, "`where`")
+        try:
+            asked.of([])
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        finally:
+            asked.close()
+        kept = asked.absent if self.keep is True else set(self.keep or ())
+        if lost := sorted(asked.absent - kept):
+            raise ValueError(f"`where` looks at {lost[0]!r}, which `keep` leaves out: add it to `keep`")
         return self
 
 

@@ -54,7 +54,7 @@ def chosen_of(store: Store, result: RunResult) -> Chosen:
 
 
 def _as_then(store: Store, name: str, target: str, digest: str) -> Selection:
-    then = selections.standing_for(store, name, target, digest)
+    then = selections.standing_for(store, name, target, digest) or selections.rest_of(store, name, target, digest)
     return then or selections.get(store, f"{name}@{digest}", target)
 
 

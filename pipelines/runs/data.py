@@ -30,6 +30,7 @@ class Data:
         """{why: rows of the pool that were read and are no part of it}."""
         pool = self.ingested.pool
         counts = {
+            "left out by `where`": pool.filtered,
             "duplicates": pool.duplicates,
             "deleted before": pool.deleted,
             "rows of test sets": pool.left_out_test_rows,

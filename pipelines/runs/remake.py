@@ -156,7 +156,7 @@ def chats(past: Past, wanted: set[str], files: Sequence[str]) -> tuple[dict[str,
 
 
 def _look(source: Source, wanted: set[str], found: dict[str, Messages]) -> None:
-    for row in read_source(source.model_copy(update={"rows": None})):
+    for row in read_source(source.model_copy(update={"rows": None, "where": None})):
         if isinstance(row, Example) and row.example_id in wanted:
             found[row.example_id] = row.messages
             if len(found) == len(wanted):
@@ -170,7 +170,7 @@ def _sources(recipes: Sequence[Recipe]) -> Iterator[Source]:
         targets = [source for target in recipe.targets.values() for source in (target.val, target.test)]
         sets = recipe.decontaminate.sets.values() if recipe.decontaminate else ()
         for source in (*recipe.pool, *targets, *sets):
-            if source is not None and (key := source.model_dump_json(exclude={"rows"})) not in seen:
+            if source is not None and (key := source.model_dump_json(exclude={"rows", "where"})) not in seen:
                 seen.add(key)
                 yield source
 

@@ -325,6 +325,34 @@ def test_a_predicate_picks_examples_and_refused_rows(kept):
             picks.by_predicate(store, wrong)
 
 
+def test_a_predicate_looks_at_other_columns(kept):
+    rows = chats("a", 0, 12)
+    rows[0] |= {"difficulty": "hard", "quality": 4, "o'k": True}
+    rows[1] |= {"difficulty": "easy", "quality": 4.5, "meta": {"by": "ann"}}
+    kept.run(rows, [BAD])
+
+    def picked(predicate):
+        found = picks.by_predicate(kept.store, predicate)
+        assert found.quarantined == []
+        return [k for k, row in enumerate(rows) if id_of(row) in found.ids]
+
+    assert picked("extra->>'difficulty' = 'hard'") == [0]
+    assert picked("extra ->> '$.quality' >= 4 and extra->'difficulty' = '\"easy\"'") == [1]
+    assert picked("json_extract(extra, '$.meta.by') = 'ann'") == [1]
+    assert picked("json_type(extra, '$.quality') = 'integer'") == [0]
+    assert picked("extra->>'o''k' = 1") == [0]
+    assert picked("extra is null and line > 10") == [10, 11]
+    for wrong in ("extra->>'dificulty' is null", "json_type(extra, '$.\"dificulty\"') is null"):
+        with pytest.raises(
+            InputError, match=r"--where: no row has 'dificulty' .*; there are: difficulty, meta, o'k, qual"
+        ):
+            picks.by_predicate(kept.store, wrong)
+    with pytest.raises(InputError, match=r"--where: .*path"):
+        picks.by_predicate(kept.store, "json_extract(extra, '$[') = 1")
+    with pytest.raises(InputError, match=r"--where: .*json_each"):
+        picks.by_predicate(kept.store, "'x' in (json_each(extra))")
+
+
 CUT = [  # the prompt of a row, and how another refused row shows it
     ("我的名字是安妮张我住在北京市朝阳区电话号码是一三八零零零零请写信", "{}"),
     ("ฉันชื่อแอนนี่อยู่ที่กรุงเทพมหานครกรุณาเขียนจดหมาย", "{}"),

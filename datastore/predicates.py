@@ -39,7 +39,8 @@ FUNCTIONS = {
 NUMBERS = {"line", "chars"}
 SHOWN = 20  # known other columns that a message lists
 ASKED = re.compile(
-    r"""\bextra"? \s* ->>? \s* '((?:[^']|'')*)' | \bjson_(?:extract|type) \s* \( \s* "?extra"? \s* , \s* '(\$(?:[^']|'')*)'""",
+    r"""\bextra"? \s* ->>? \s* '((?:[^']|'')*)'
+    | \bjson_(?:extract|type) \s* \( \s* "?extra"? \s* , \s* '(\$(?:[^']|'')*)'""",
     re.I | re.X,
 )
 PATH = re.compile(r"""\$\.(?:"([^"]*)"|([^.\[]+))""")
@@ -88,8 +89,8 @@ class Predicate:
         except (sqlite3.Error, sqlite3.Warning) as error:
             listed = ", ".join(f"{name} ({what})" for name, what in self._columns.items())
             raise InputError(
-                f'{self._field}: {self._refused or error}. It is what stands after WHERE in SQL, as in "licence is null"'
-                f", \"text like '%ann@example.org%'\" or \"extra->>'difficulty' = 'hard'\", over {listed}; "
+                f'{self._field}: {self._refused or error}. It is what stands after WHERE in SQL, as in "licence is '
+                f"null\", \"text like '%ann@example.org%'\" or \"extra->>'difficulty' = 'hard'\", over {listed}; "
                 f"functions: {', '.join(sorted(FUNCTIONS))}"
             ) from error
         finally:

@@ -113,8 +113,8 @@ def _refuse_empty(source: Source, tally: Tally, dataset: str) -> None:
     if outcomes[GOOD] and outcomes[GOOD] == tally.went.get("filtered", Counter()).total():
         why = f": {absent_words(tally.unmet, tally.known)}" if tally.unmet else ""
         raise InputError(
-            f"`where` of {source.path or source.hub} leaves out every usable row ({outcomes[GOOD]:,}) of {dataset}{why}. "
-            "Correct it, or take the source out of the recipe."
+            f"`where` of {source.path or source.hub} leaves out every usable row ({outcomes[GOOD]:,}) of "
+            f"{dataset}{why}. Correct it, or take the source out of the recipe."
         )
     if not outcomes[GOOD]:
         reasons = ", ".join(f"{n} {reason}" for reason, n in outcomes.most_common() if reason) or "no rows at all"

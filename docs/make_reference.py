@@ -13,6 +13,7 @@ from gradsift.pipelines.methods.registry import in_words, methods, rules, scores
 from gradsift.pipelines.recipe import Recipe, section_of
 
 COMMANDS = (
+    "init",
     "run",
     "demo",
     "methods",

@@ -84,6 +84,10 @@ def test_one_top_level_name_and_all_data_files(wheel):
     assert len(data) > 5
     assert {f"gradsift/{path.as_posix()}" for path in data} | {"gradsift/py.typed"} <= names
     assert any(name.endswith("report.html.j2") for name in names)
+    example = ROOT / "examples" / "first-curation"
+    shipped = {path.relative_to(ROOT).as_posix() for path in example.rglob("*") if path.is_file()}
+    assert len(shipped) > 10
+    assert {f"gradsift/{name}" for name in shipped} <= names
 
 
 def test_a_wheel_from_the_source_distribution_is_the_same(source, wheel, tmp_path):
@@ -108,6 +112,15 @@ def test_it_runs_beside_packages_of_the_same_names(clean_python, folder):
     manifest = json.loads((folder / "out" / "small-sql" / "manifest.json").read_text("utf-8"))
     assert manifest["selection"]["rows"] == 12
     assert (folder / "store" / "reports" / "small.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.slow
+def test_examples_come_with_it(clean_python, tmp_path):
+    command = clean_python.parent / "gradsift"
+    run([command, "init", "--example", "first-curation", "here"], cwd=tmp_path, PYTHONPATH="")
+    example = ROOT / "examples" / "first-curation"
+    for path in (path for path in example.rglob("*") if path.is_file()):
+        assert (tmp_path / "here" / path.relative_to(example)).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.slow

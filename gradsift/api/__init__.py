@@ -5,6 +5,7 @@ it is called, so that `import gradsift` is quick. All raise InputError for what 
 that is no store; only `run` makes one.
 """
 
+from gradsift.api.beginning import init
 from gradsift.api.choosing import methods, overlap, score, select
 from gradsift.api.curation import dry_run, run, validate
 from gradsift.api.deletion import delete, deleted, revive
@@ -30,6 +31,7 @@ __all__ = [
     "index_drop",
     "index_list",
     "index_refresh",
+    "init",
     "log",
     "marks",
     "methods",

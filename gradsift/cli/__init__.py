@@ -4,6 +4,7 @@
 from gradsift.cli import (  # noqa: F401 - they register their commands
     forget,
     indexes,
+    init,
     methods,
     mixtures,
     quarantine,

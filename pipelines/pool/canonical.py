@@ -63,6 +63,11 @@ def canonical_messages(row: Any, shape: str = "auto", mapping: Mapping[str, str]
     return messages
 
 
+def shape_of(row: Any, mapping: Mapping[str, str] | None = None) -> str:
+    """The shape that `auto` takes a row to be of. Raises RowError."""
+    return _guess(_fields(row, mapping))
+
+
 def used_fields(row: RawRow, shape: str = "auto", mapping: Mapping[str, str] | None = None) -> set[str]:
     """Which of a good row's own fields became its chat."""
     mapping = mapping or {}

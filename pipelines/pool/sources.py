@@ -42,6 +42,12 @@ def read_source(source: Source, seed: int = 0, tally: Tally | None = None) -> It
     yield from _sample(stream, source.rows, seed)
 
 
+def read_beside(source: Source, tally: Tally) -> Iterator[tuple[Raw, Example | BadRow]]:
+    """Each raw row of a source beside what becomes of it, as `read_source` has it; `tally` gets files not read."""
+    for raw in _raw_rows(source, tally):
+        yield raw, _examine(raw, source)
+
+
 def _seen(stream: Iterator[Example | BadRow], tally: Tally) -> Iterator[Example | BadRow]:
     for row in stream:
         tally.see(row)

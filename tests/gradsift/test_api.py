@@ -27,6 +27,7 @@ ONLY_COMMAND = {
     "score": {"option": "`options`, a mapping, instead", "k": "a table has all, and can be sliced"},
     "delete": {"yes": "nobody is asked"},
     "quarantine": {"csv": FORMAT},
+    "init": {"example": "copies files that are shipped: nothing to do with a recipe"},
     "report": {"all_runs": "returns another type: `gradsift.reports`"},
     "verify": {"drop": "says what it is called now"},
 }
@@ -106,7 +107,7 @@ def test_a_store_may_be_a_folder_or_open(finished):
         assert gradsift.status(store), "the caller's store stays open"
 
 
-STORELESS = {"methods", "run", "dry_run", "doctor"}
+STORELESS = {"init", "methods", "run", "dry_run", "doctor"}
 NEEDED = {
     "select": {"method": "bm25", "fraction": 0.1}, "score": {"method": "bm25"}, "mix": {"settings": {"examples": 1}},
     "export": {"name": "x", "folder": "x"}, "diff": {"one": "a", "other": "b"}, "checkout": {"version": "x@1"},

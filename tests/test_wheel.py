@@ -154,17 +154,33 @@ def test_a_method_of_another_package(clean_python, folder):
     assert sorted(len(answer.split()) for answer in exported) == [1, 2, 3]
 
 
+TYPES = {
+    "gradsift.load_recipe": "def (path: pathlib.Path) -> gradsift.pipelines.recipe.recipe.Recipe",
+    "gradsift.open_store(Path('store'))": "gradsift.datastore.store.Store",
+    "gradsift.run('recipe.yaml')": "gradsift.datastore.runs.RunResult",
+    "gradsift.run({'name': 'mine'}, Path('store')).selections[0].version": "str",
+    "gradsift.query('hello', store='store').hits[0].cosine": "float",
+    "gradsift.select('less', examples=3)[0]": "gradsift.datastore.runs.SelectionReport",
+    "gradsift.diff('one@1', 'one@2').in_both": "int",
+    "gradsift.log()[0].report": "gradsift.datastore.runs.VersionReport",
+}
+REFUSED = {"gradsift.qeury('hello')": "attr-defined", "gradsift.query(3)": "arg-type"}
+
+
 @pytest.mark.slow
 def test_a_users_type_checker_sees_types(clean_python, folder):
-    (folder / "mine.py").write_text(
-        "import gradsift\n\nreveal_type(gradsift.load_recipe)\nreveal_type(gradsift.Store)\n"
-    )
+    """No function or value is Any, and a misspelt function is an error, though some names are loaded late."""
+    lines = ["import gradsift", "from pathlib import Path", *(f"reveal_type({call})" for call in TYPES), *REFUSED]
+    (folder / "mine.py").write_text("\n".join(lines) + "\n")
     ignored = ",".join(f"{name}.*" for name in LARGE)
     skipped = f"[mypy]\n[mypy-{ignored}]\nfollow_imports = skip\n"  # minutes, for nothing
     (folder / "mypy.ini").write_text(skipped)
-    out = run([clean_python, "-m", "mypy", "--strict", "mine.py"], cwd=folder, PYTHONPATH="")
-    recipe, store = (line for line in out.stdout.splitlines() if "Revealed type" in line)
-    assert "Path" in recipe
-    assert "Recipe" in recipe
-    assert "Store" in store
-    assert "Any" not in recipe + store
+    out = run([clean_python, "-m", "mypy", "--strict", "mine.py"], cwd=folder, code=1, PYTHONPATH="")
+    seen = [
+        line.split('"', 1)[1].rstrip('"').removeprefix("builtins.")
+        for line in out.stdout.splitlines()
+        if "Revealed type" in line
+    ]
+    assert dict(zip(TYPES, seen, strict=True)) == TYPES
+    errors = [line for line in out.stdout.splitlines() if ": error: " in line]
+    assert [line.rsplit("[", 1)[1].rstrip("]") for line in errors] == list(REFUSED.values())

@@ -106,7 +106,7 @@ def select(
     Example
     -------
     >>> (made,) = gradsift.select("bm25", fraction=0.1, store="store")
-    >>> gradsift.diff(made.version, "selection@1", store="store").in_both >= 0
+    >>> gradsift.diff(made.name, made.version, store="store").in_both == made.examples
     True
     """
     from gradsift.pipelines.runs.reselect import reselect

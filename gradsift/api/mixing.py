@@ -64,7 +64,7 @@ def mix(
 
     Example
     -------
-    >>> made = gradsift.mix({"examples": 20, "sources": {"by": "size"}}, store="store")
+    >>> made = gradsift.mix({"examples": 20, "temperature": 2.0}, store="store")
     >>> made.realised
     20
     """

@@ -220,7 +220,9 @@ def _screening(asked: Asked, findings: Findings) -> list[str]:
     why = "near-duplicates are left out of the pool (the same chat twice always is)"
     lines = _line("dedup: {}", f"{why}{_counted(others) if counts else ''}")
     if asked.targets:
-        why = f"rows that repeat a row of a target or its test leak: out{_counted(leaks) if counts else ''}"
+        why = (
+            f"rows that repeat a row of a target or its test are left out, as leaks{_counted(leaks) if counts else ''}"
+        )
         if counts and sum(leaks.values()) > MANY_LEAKS * findings.pool.usable:
             why += (
                 ". That is much: where questions are all alike by nature, `decontaminate: {share: 0.9}` keeps more of "

@@ -119,8 +119,8 @@ def _stale(rows: Sequence[Row], read: Read, covers: Callable[[str], bool]) -> It
 
 
 def note_exported(store: Store, selection: int, places: Sequence[Place]) -> None:
-    """Keep what an export of a selection says of its rows, in rank order, if none did before and it is not void. Costs
-    about a sixth of the text of the columns."""
+    """Keep what an export of a selection says of its rows, in rank order, if none did before and it is not void. Of
+    100,000 rows with 120 bytes of columns each it was 29 bytes a row (docs/way-back.md)."""
     content = zlib.compress(json.dumps(places, ensure_ascii=False).encode("utf-8"), 1)
     with store.catalog.write() as db:
         db.execute(

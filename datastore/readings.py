@@ -28,8 +28,8 @@ class PoorFile:
 class SourceReport:
     """What reading one source of a recipe gave: rows, refused ones by reason and where the first of each is, files that
     gave no usable row (their number, and some of them), files that gave few (the poorest), and those that were not
-    read. `absent` are {field of the recipe: other columns that it names and no usable row has}, `columns` some that rows
-    have."""
+    read. `absent` are {field of the recipe: other columns that it names and no usable row has}, `columns` some that
+    rows have."""
 
     place: str
     rows: int

@@ -1,11 +1,14 @@
 """The docs are true: every code block runs, the reference is current, links lead somewhere."""
 
+import csv
 import json
 import re
 import shlex
 import shutil
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from running import ROOT, gradsift, python
@@ -281,7 +284,8 @@ def test_no_other_code_block_goes_untested():
                "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"},
                "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"},
                "search.md": {"bash", "python"}, "api.md": {"text", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"},
-               "reading-the-report.md": {"bash"}, "data.md": {"jsonl", "json", "yaml", "csv", "text"}, "where-did-it-go.md": {"yaml", "bash"}}  # fmt: skip
+               "reading-the-report.md": {"bash"}, "data.md": {"jsonl", "json", "yaml", "csv", "text"}, "where-did-it-go.md": {"yaml", "bash"},
+               "way-back.md": {"yaml", "bash", "python"}}  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())
 
@@ -340,3 +344,53 @@ def test_the_page_on_where_rows_went_works_as_written(tmp_path):
     assert "bad.jsonl:1 broken_json" in said[1]
     assert "not_an_object" not in said[2]
     assert said[3].startswith("role,dataset,file,line,source,reason,detail,excerpt,example_id pool,nightly,")
+
+
+@pytest.mark.slow
+def test_the_page_on_the_way_back_works_as_written(tmp_path):
+    """Its recipe, commands and Python on a pool of JSONL, CSV with lines in cells, and Parquet."""
+    page = ROOT / "docs" / "way-back.md"
+    pool = tmp_path / "pool"
+    (pool / "deep").mkdir(parents=True)
+
+    def rows(kind, author="ben"):
+        return [
+            {
+                "id": f"{kind}-{k}",
+                "prompt": f"{kind} asks\n{k}",
+                "completion": f'{kind} "says" {k}',
+                "quality": k,
+                "author": author,
+            }
+            for k in range(7)
+        ]
+
+    (pool / "a.jsonl").write_text("\n" + "".join(json.dumps(row) + "\n" for row in rows("a", "ann")), "utf-8")
+    with (pool / "deep" / "b.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "prompt", "completion", "quality", "author"])
+        writer.writeheader()
+        writer.writerows(rows("b"))
+    pq.write_table(pa.Table.from_pylist(rows("c")), pool / "c.parquet")
+    (recipe,) = blocks(page, "yaml")
+    (commands,) = blocks(page, "bash")
+    (code,) = blocks(page, "python")
+
+    def said(recipe):
+        (tmp_path / "recipe.yaml").write_text(recipe)
+        lines = [gradsift(*shlex.split(line)[1:], cwd=tmp_path, columns=200).stdout for line in commands.splitlines()]
+        return [" ".join(one.split()) for one in lines], python("-c", code, cwd=tmp_path).stdout.splitlines()
+
+    (ran, deleted), back = said(recipe)
+    assert "left out by `where` 9 12" in ran
+    assert "examples 4 " in deleted
+    places = sorted(line.split(maxsplit=1)[1] for line in back)
+    assert places == sorted(
+        [*(f"a.jsonl {k + 2} a-{k}" for k in range(3, 7)), *(f"deep/b.csv {2 * k + 2} b-{k}" for k in range(3, 7)),
+         *(f"c.parquet {k + 1} c-{k}" for k in range(3, 7))]
+    )  # fmt: skip
+    text = " ".join(page.read_text("utf-8").split())
+    assert "`extra->>'quality' + 0 >= 3`" in text
+    (pool / "deep" / "b.csv").unlink()
+    (ran, _), back = said(recipe.replace("examples: 12", "examples: 8").replace("'quality' + 0", "'quality'"))
+    assert "left out by `where` 6 8" in ran
+    assert len(back) == 8

@@ -18,8 +18,9 @@ from gradsift.pipelines.runs.query import query_by_id
 
 pytestmark = pytest.mark.slow
 
+SECRET_COLUMN = "XQ8-PLANTED-OTHER-COLUMN"
 OF_POOL = {"prompt": f"Which singer of {SECRET} has more than three albums in the table of singers?",
-           "completion": f"SELECT name FROM singers WHERE town = '{SECRET}'", "source": "ann"}  # fmt: skip
+           "completion": f"SELECT name FROM singers WHERE town = '{SECRET}'", "source": "ann", "author": f"by {SECRET_COLUMN}"}  # fmt: skip
 TWIN = OF_POOL | {"prompt": OF_POOL["prompt"].replace(" ", "  ")}
 OF_TARGET = {"prompt": f"How many towns like {SECRET} are there in the table of towns, and where?",
              "completion": f"SELECT count(*) FROM towns WHERE name = '{SECRET}'"}  # fmt: skip
@@ -110,6 +111,10 @@ def test_promise_8_nothing_of_a_deleted_example_is_left_of_a_whole_run(whole):
     assert len({len(vector) for vector in vectors}) >= 2
     assert len(vectors) >= 2 * 2 * 3, "plain rows and Adam's, at two checkpoints, of the pool's; one of the target's"
     assert found_in(made.root, *vectors), "the needles are what is stored"
+    assert {"catalog.sqlite"} <= {name for name, _ in found_in(made.root, SECRET_COLUMN)}
+    assert picks.by_predicate(store, f"extra->>'author' = 'by {SECRET_COLUMN}'").ids == sorted(
+        map(id_of, (OF_POOL, TWIN))
+    )
     for name in ("small.html", "small.json", "older.html"):  # which rows a report shows is not for this test to know
         with (made.root / "reports" / name).open("a", encoding="utf-8") as page:
             page.write(SECRET)
@@ -118,7 +123,7 @@ def test_promise_8_nothing_of_a_deleted_example_is_left_of_a_whole_run(whole):
     done = delete(store, by_ids(*ids), exports=True)
     assert tables_with(store, ids) <= {"tombstone", "warmup_example"}
     store.close()
-    assert found_in(made.root, SECRET, *vectors) == []
+    assert found_in(made.root, SECRET, SECRET_COLUMN, *vectors) == []
     assert {name for name, _ in found_in(made.root, *ids)} <= {"catalog.sqlite", "catalog.sqlite-wal"}
     assert {(one.folder.rpartition("/")[2], one.state) for one in done.exports} == {
         ("small", "rewritten"), ("small-sql", "rewritten")

@@ -462,7 +462,7 @@ def test_rows_are_planned_again_where_the_model_is_away(finished, copy, tmp_path
     with fresh(copy) as store:
         (done,) = mend(store)
         assert (done.state, done.rows) == ("later", 0)
-        assert "is not a model" in done.done
+        assert "there is no model folder" in done.done
         assert "rows planned again, for `gradsift run`" in done.done
         assert maintenance.verify(store) == []
         again = curate(parse_recipe(finished[0]), store)

@@ -12,6 +12,7 @@ A store:
     open_store      open one that is there, for several calls
     status          what it holds
 Runs:
+    init            write a commented recipe for data that are there
     dry_run         what a run would do: rows, bytes, minutes
     run             run a recipe, or finish an interrupted run
 Where rows went:

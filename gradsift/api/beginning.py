@@ -52,8 +52,11 @@ def init(
 
     Example
     -------
-    >>> found = gradsift.init("pool", "model", target={"sql": "val.jsonl"}, test={"sql": "test.jsonl"})
-    >>> found.length.max_length
+    >>> from pathlib import Path
+    >>> _ = Path("pool.jsonl").write_text('{"prompt": "Two and two?", "completion": "Four."}')
+    >>> found = gradsift.init("pool.jsonl", out="mixture.yaml")
+    >>> found.pool.usable, found.screened.rows, dict(found.pool.files[0].shapes)
+    (1, 1, {'prompt_completion': 1})
     """
     from pathlib import Path
 

@@ -139,6 +139,7 @@ def export(
     from gradsift.datastore import selections, versions
     from gradsift.pipelines.export.export import export as write
     from gradsift.pipelines.recipe import Export
+    from gradsift.pipelines.runs.told import told_of
 
     given = {"format": format, "labels": labels, "atlas": atlas or None,
              "require_licence": require_licence or None}  # fmt: skip
@@ -146,7 +147,8 @@ def export(
         chosen = selections.get(there, name, target)
         recipes = versions.recipes_of(there, name, chosen)
         options = recipes.resolved.get("export", {}) | {k: v for k, v in given.items() if v is not None}
-        path = write(there, chosen, recipes, Path(folder), Export.model_validate(options), progress)
+        told = told_of(there, chosen)
+        path = write(there, chosen, recipes, Path(folder), Export.model_validate(options), progress, told=told)
     return Written(chosen.name, len(chosen.example_ids), chosen.rows, chosen.digest, str(path))
 
 

@@ -11,8 +11,6 @@ from cyclopts import Parameter
 from gradsift.cli.shared import DEFAULT_STORE, Flag, Json, StorePath, app
 
 if TYPE_CHECKING:
-    from gradsift.datastore.forget import Picked
-    from gradsift.datastore.store import Store
     from gradsift.pipelines.runs.forget import Deletion
 
 SHOWN = 10  # ids of a deletion on a terminal
@@ -52,60 +50,36 @@ def delete(
     yes
         Do not ask.
     """
+    from gradsift import api
+    from gradsift.api.deletion import choice, delete_if
     from gradsift.cli import show
-    from gradsift.datastore.errors import InputError
-    from gradsift.datastore.store import Store
-    from gradsift.pipelines.runs import forget
 
-    pick = _choice(id, source, where, file)
-    with Store(store, create=False) as opened, show.progress() as progress:
-        if pick is None and exports and not dry_run:
-            finished = None if json else forget.finish(opened, progress)
-            for line in forget.told(finished):
-                show.line(line)
-            rewritten = [asdict(one) for one in forget.rewrite_exports(opened, progress)]
-            show.document(rewritten) if json else show.table("Exports that held deleted examples", rewritten)
-            return
-        if pick is None:
-            if dry_run or not forget.interrupted(opened):
-                raise InputError("say what to delete: --id, --source, --where or --file; no deletion was interrupted")
-            finished = forget.finish(opened, progress)
-            if json:
-                show.document({"finished": True, **(asdict(finished) if finished else {})})
-            for line in () if json else forget.told(finished):
-                show.line(line)
-            return
-        if dry_run:
-            plan = forget.planned(opened, pick(opened))
-            show.document(asdict(plan)) if json else _show(plan, "Would delete")
-            return
-        asked = None if yes else _confirm(json=json)
-        made = forget.delete(opened, pick, exports=exports, progress=progress, confirm=asked or (lambda _plan: True))
+    pick = choice(id, source, where, file)
+    with api.open_store(store) as opened, show.progress() as progress:
+        ask = (lambda _plan: True) if yes or dry_run or pick is None else _confirm(json=json)
+        made = delete_if(ask, pick, exports=exports, dry_run=dry_run, store=opened, progress=progress)
     if made is None:
         show.line("Nothing was deleted.")
+    elif pick is None:
+        _show_finished(made, exports=exports, json=json)
+    else:
+        show.document(asdict(made)) if json else _show(made, "Would delete" if dry_run else "Deleted")
+
+
+def _show_finished(made: "Deletion", *, exports: bool, json: bool) -> None:
+    """What going on with a deletion came to, and, with `exports`, what was written anew."""
+    from gradsift.cli import show
+    from gradsift.pipelines.runs import forget
+
+    rewritten = [asdict(one) for one in made.exports]
+    if json:
+        finished = {"finished": True, **(asdict(made.resumed) if made.resumed else {})}
+        show.document(rewritten if exports else finished)
         return
-    show.document(asdict(made)) if json else _show(made, "Deleted")
-
-
-def _choice(
-    ids: tuple[str, ...], source: str | None, where: str | None, file: Path | None
-) -> "Callable[[Store], Picked] | None":
-    """What picks the examples; None where nothing is said. Raises InputError for more than one way."""
-    from gradsift.datastore import picks
-    from gradsift.datastore.errors import InputError
-
-    ways: list[Callable[[Store], Picked]] = []
-    if ids:
-        ways.append(lambda store: picks.by_ids(store, ids))
-    if source is not None:
-        ways.append(lambda store: picks.by_source(store, source))
-    if where is not None:
-        ways.append(lambda store: picks.by_predicate(store, where))
-    if file is not None:
-        ways.append(lambda store: picks.by_list(store, file))
-    if len(ways) > 1:
-        raise InputError("give one of --id, --source, --where and --file; delete the others after it")
-    return ways[0] if ways else None
+    for line in forget.told(made.resumed):
+        show.line(line)
+    if exports:
+        show.table("Exports that held deleted examples", rewritten)
 
 
 def _confirm(*, json: bool) -> "Callable[[Deletion], bool]":
@@ -167,18 +141,14 @@ def revive(*ids: str, file: Path | None = None, store: StorePath = DEFAULT_STORE
     file
         A file with an id on each line.
     """
+    from gradsift import api
     from gradsift.cli import show
-    from gradsift.datastore import picks, tombstones
-    from gradsift.datastore.store import Store
-    from gradsift.pipelines.runs import forget
 
-    names = [*ids, *(picks.ids_in(file) if file is not None else [])]
-    with Store(store, create=False) as opened:
-        if not names:
-            kept_out = tombstones.listed(opened)
-            show.document(kept_out) if json else show.table("Deleted, and kept out", kept_out)
-            return
-        count = forget.revive(opened, names)
+    if not ids and file is None:
+        kept_out = api.deleted(store)
+        show.document(kept_out) if json else show.table("Deleted, and kept out", kept_out)
+        return
+    count = api.revive(*ids, file=file, store=store)
     show.document({"revived": count}) if json else show.line(
         f"{count:,} may come back: run a recipe whose sources hold them"
     )

@@ -1,18 +1,18 @@
 """Commands about search indexes: build, list, refresh, drop."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from gradsift.api.indexing import Kind
 from gradsift.cli.shared import DEFAULT_STORE, Json, StorePath, app
 
 if TYPE_CHECKING:
-    from gradsift.datastore.indexes import Index
-    from gradsift.datastore.store import Store
+    from gradsift.api.indexing import SearchIndex
 
-Kind = Literal["flat", "ivf_flat", "ivf_sq8", "hnsw"]  # as `datastore.ann.Kind`, which --help must not import
-
+SHOWN = ("kind", "space", "state", "rows", "bytes", "recall", "speedup")
 index = App(name="index", help="Build, list, refresh and drop search indexes: caches beside exact search.")
 app.command(index)
 
@@ -47,26 +47,21 @@ def build(
     seed
         Of the training.
     """
+    from gradsift import api
     from gradsift.cli import show
-    from gradsift.datastore.index_build import Wish
-    from gradsift.datastore.index_build import build as build_index
-    from gradsift.datastore.store import Store
-    from gradsift.pipelines.runs.query import searched_space
 
-    with Store(store, create=False) as opened, show.progress() as progress:
-        number = searched_space(opened, checkpoint, space)
-        made = build_index(opened, number, Wish(kind, nlist or 0, nprobe, seed), progress)
-        _show(opened, [made], "Built", json=json)
+    with show.progress() as progress:
+        made = api.index_build(store, kind=kind, checkpoint=checkpoint, space=space, nlist=nlist, nprobe=nprobe,
+                               seed=seed, progress=progress)  # fmt: skip
+    _show([made], "Built", json=json)
 
 
 @index.command(name="list")
 def list_(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
     """List the indexes: whether they are fresh, what they find of the ten nearest rows, how much faster they are."""
-    from gradsift.datastore import indexes
-    from gradsift.datastore.store import Store
+    from gradsift import api
 
-    with Store(store, create=False) as opened:
-        _show(opened, indexes.all_of(opened), "Indexes", json=json)
+    _show(api.index_list(store), "Indexes", json=json)
 
 
 @index.command
@@ -82,13 +77,12 @@ def refresh(
     space
         Only those of the feature space of which this is the start of the fingerprint.
     """
+    from gradsift import api
     from gradsift.cli import show
-    from gradsift.datastore.index_build import refresh as refresh_index
-    from gradsift.datastore.store import Store
 
-    with Store(store, create=False) as opened, show.progress() as progress:
-        made = [refresh_index(opened, one, progress) for one in _which(opened, kind, space)]
-        _show(opened, made, "Refreshed", json=json)
+    with show.progress() as progress:
+        made = api.index_refresh(store, kind=kind, space=space, progress=progress)
+    _show(made, "Refreshed", json=json)
 
 
 @index.command
@@ -104,47 +98,25 @@ def drop(
     space
         Only those of the feature space of which this is the start of the fingerprint.
     """
+    from gradsift import api
     from gradsift.cli import show
-    from gradsift.datastore import indexes
-    from gradsift.datastore.store import Store
 
-    with Store(store, create=False) as opened:
-        gone = [
-            one
-            for wanted in _which(opened, kind, space)
-            for one in indexes.drop(opened, [wanted.space_id], wanted.kind)
-        ]
+    gone = api.index_drop(store, kind=kind, space=space)
     if json:
-        show.document([{"kind": one.kind, "file": one.name, "bytes": one.bytes} for one in gone])
+        show.document([asdict(one) for one in gone])
         return
     count = "1 index" if len(gone) == 1 else f"{len(gone)} indexes"
     show.line(f"Dropped {count}, {sum(one.bytes for one in gone):,} bytes")
 
 
-def _which(opened: "Store", kind: str | None, space: str | None) -> "list[Index]":
-    from gradsift.datastore import indexes
-
-    number = None if space is None else indexes.find_space(opened, space)
-    return [one for one in indexes.all_of(opened, number) if kind in (None, one.kind)]
-
-
-def _show(opened: "Store", made: "list[Index]", title: str, *, json: bool) -> None:
+def _show(made: "Sequence[SearchIndex]", title: str, *, json: bool) -> None:
     from gradsift.cli import show
-    from gradsift.datastore import features, indexes
     from gradsift.datastore.index_search import GOOD
 
-    rows: list[dict[str, Any]] = []
-    for one in made:
-        space = features.space_fingerprint(opened, one.space_id)
-        measured = one.measured
-        rows.append({
-            "kind": one.kind, "space": space, "state": indexes.state(opened, one), "rows": one.rows,
-            "bytes": one.bytes, "recall": measured.recall, "speedup": measured.speedup,
-        })  # fmt: skip
+    rows = [asdict(one) for one in made]
     if json:
-        show.document([row | {"plan": asdict(one.plan), "measured": asdict(one.measured), "faiss": one.faiss}
-                       for row, one in zip(rows, made, strict=True)])  # fmt: skip
+        show.document(rows)
         return
-    show.table(title, [row | {"space": row["space"][:12]} for row in rows])
-    if any(one.measured.recall < GOOD for one in made):
+    show.table(title, [row | {"space": row["space"][:12]} for row in rows], SHOWN)
+    if any(one.recall < GOOD for one in made):
         show.line(f"Recall below {GOOD}: `query --index auto` leaves such an index out. Exact search finds all.")

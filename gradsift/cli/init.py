@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from gradsift.cli.shared import DEFAULT_STORE, Flag, Json, StorePath, app
+from gradsift.cli.shared import DEFAULT_STORE, Flag, Json, StorePath, app, quiet_libraries
 
 if TYPE_CHECKING:
     from gradsift.pipelines.runs.propose import Findings
@@ -51,9 +51,10 @@ def init(
     if example:
         _example(pool, model, json=json)
         return
+    from gradsift.api.curation import starting
     from gradsift.cli import show
-    from gradsift.cli.run import starting
 
+    quiet_libraries()
     started = starting()
     from gradsift.pipelines.runs.propose import Asked, propose, refuse_overwrite, write_recipe
 

@@ -2,23 +2,20 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from gradsift.cli.shared import DEFAULT_STORE, Json, Options, StorePath, app
 
-if TYPE_CHECKING:
-    from gradsift.pipelines.recipe import Fields
-
 
 @app.command
 def methods(*, json: Json = False) -> None:
     """List the methods: what they do, what they need and cost, where they come from."""
+    from gradsift import api
     from gradsift.cli import show
-    from gradsift.pipelines.methods.registry import table
 
-    rows = [asdict(row) for row in table()]
+    rows = [asdict(row) for row in api.methods()]
     show.document(rows) if json else show.table("Methods", rows, ("method", "what", "needs", "cost", "source"))
 
 
@@ -72,19 +69,14 @@ def select(
     picture
         For `qtuning`: write the error-uncertainty plane to this SVG file.
     """
+    from gradsift import api
     from gradsift.cli import show, tables
-    from gradsift.datastore.store import Store
-    from gradsift.pipelines.runs.reselect import reselect
 
-    chosen = {**_select_section(method, rule, option, encoder), "examples": examples, "fraction": fraction,
-              "label_tokens": label_tokens}  # fmt: skip
-    with Store(store, create=False) as opened, show.progress() as progress:
-        made = reselect(opened, chosen, target=target, checkpoint=checkpoint, name=name, seed=seed, memory=memory,
-                        progress=progress)  # fmt: skip
-        if picture is not None:
-            from gradsift.pipelines.report.plane import draw_plane
-
-            draw_plane(opened, made[0].name, picture)
+    options = _options(option)
+    with show.progress() as progress:
+        made = api.select(method, examples=examples, fraction=fraction, label_tokens=label_tokens, target=target,
+                          rule=rule, options=options, encoder=encoder, checkpoint=checkpoint, seed=seed, memory=memory,
+                          name=name, picture=picture, store=store, progress=progress)  # fmt: skip
     rows = [asdict(report) for report in made]
     show.document(rows) if json else show.table("Selections", rows, ("version", *tables.SELECTION[1:]))
 
@@ -124,20 +116,11 @@ def score(
     k
         How many of the best to show.
     """
+    from gradsift import api
     from gradsift.cli import show
-    from gradsift.datastore.errors import InputError
-    from gradsift.datastore.store import Store
-    from gradsift.pipelines.runs.reselect import score as score_pool
 
-    with Store(store, create=False) as opened:
-        by_target = score_pool(opened, _select_section(method, None, option, encoder), target, checkpoint, memory)
-    if len(by_target) != 1:
-        raise InputError(f"this store has several targets; give --target ({', '.join(by_target)})")
-    (table,) = by_target.values()
-    if out is not None:
-        import pyarrow.parquet as pq
-
-        pq.write_table(table, out, compression="zstd")
+    table = api.score(method, target=target, options=_options(option), encoder=encoder, checkpoint=checkpoint,
+                      memory=memory, out=out, store=store)  # fmt: skip
     rows = table.slice(0, k).to_pylist()
     show.document(rows) if json else show.table(f"Best of {table.num_rows} by {method}", rows)
 
@@ -163,16 +146,14 @@ def overlap(
     k
         Compare the first k of each instead of the whole (Jaccard index).
     """
+    from gradsift import api
     from gradsift.cli import show, tables
-    from gradsift.datastore.store import Store
-    from gradsift.pipelines.select.overlap import overlap as compare
 
-    with Store(store, create=False) as opened:
-        alike = compare(opened, names, target, k)
+    alike = api.overlap(names, target=target, k=k, store=store)
     show.document(asdict(alike)) if json else tables.show_overlap(alike)
 
 
-def _select_section(method: str, rule: str | None, option: tuple[str, ...], encoder: Path | None) -> "Fields":
+def _options(option: tuple[str, ...]) -> dict[str, Any]:
     import yaml
 
     from gradsift.datastore.errors import InputError
@@ -180,6 +161,4 @@ def _select_section(method: str, rule: str | None, option: tuple[str, ...], enco
     pairs = [text.partition("=") for text in option]
     if bad := [name for name, sign, _ in pairs if not sign]:
         raise InputError(f"--option {bad[0]}: give NAME=VALUE")
-    options = {name: yaml.safe_load(value) for name, _, value in pairs}
-    where = None if encoder is None else str(encoder.expanduser().resolve())
-    return {"method": method, "rule": rule, "options": options, "encoder": where}
+    return {name: yaml.safe_load(value) for name, _, value in pairs}

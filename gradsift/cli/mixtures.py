@@ -1,12 +1,12 @@
 """Commands about mixtures: mix, export, compare, and look at what screening left out."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from gradsift.cli.shared import DEFAULT_STORE, Flag, Json, StorePath, app, read_section
+from gradsift.cli.shared import DEFAULT_STORE, Flag, Json, StorePath, app
 
 
 @app.command
@@ -33,19 +33,11 @@ def mix(
     export_to
         Also write it to this folder.
     """
+    from gradsift import api
     from gradsift.cli import show, tables
-    from gradsift.datastore import runs, selections
-    from gradsift.datastore.store import Store
-    from gradsift.pipelines.export.export import export as write
-    from gradsift.pipelines.runs.reselect import remix
 
-    section = read_section(settings, "mix")
-    with Store(store, create=False) as opened, show.progress() as progress:
-        made = remix(opened, section, name=name, seed=seed, progress=progress)
-        if export_to is not None:
-            recipes = runs.recipe_of(opened, made)
-            path = write(opened, selections.get(opened, made.name), recipes, export_to, progress=progress)
-            made = replace(made, export=str(path))
+    with show.progress() as progress:
+        made = api.mix(settings, name=name, seed=seed, export_to=export_to, store=store, progress=progress)
     show.document(asdict(made)) if json else tables.show_mixture(made)
 
 
@@ -84,26 +76,15 @@ def export(
     require_licence
         Refuse rows of unknown licence.
     """
+    from gradsift import api
     from gradsift.cli import show
-    from gradsift.datastore import selections, versions
-    from gradsift.datastore.store import Store
-    from gradsift.pipelines.export.export import export as write
-    from gradsift.pipelines.recipe import Export
-    from gradsift.pipelines.runs.told import told_of
 
-    given = {"format": format, "labels": labels, "atlas": atlas or None,
-             "require_licence": require_licence or None}  # fmt: skip
-    with Store(store, create=False) as opened, show.progress() as progress:
-        chosen = selections.get(opened, name, target)
-        recipes = versions.recipes_of(opened, name, chosen)
-        options = recipes.resolved.get("export", {}) | {k: v for k, v in given.items() if v is not None}
-        told = told_of(opened, chosen)
-        path = write(opened, chosen, recipes, folder, Export.model_validate(options), progress, told=told)
-    if json:
-        show.document({"name": chosen.name, "examples": len(chosen.example_ids), "rows": chosen.rows,
-                       "digest": chosen.digest, "folder": str(path)})  # fmt: skip
-    else:
-        show.line(f"{chosen.rows} rows in {path}; read them with load_dataset({str(path)!r})")
+    with show.progress() as progress:
+        made = api.export(name, folder, target=target, format=format, labels=labels, atlas=atlas,
+                          require_licence=require_licence, store=store, progress=progress)  # fmt: skip
+    show.document(asdict(made)) if json else show.line(
+        f"{made.rows} rows in {made.folder}; read them with load_dataset({made.folder!r})"
+    )
 
 
 @app.command
@@ -128,16 +109,10 @@ def diff(
     examples
         How many examples to show of each side's own.
     """
+    from gradsift import api
     from gradsift.cli import show, tables
-    from gradsift.datastore.store import Store
-    from gradsift.pipelines.export.diff import diff as compare
 
-    folders = all((Path(side) / "manifest.json").is_file() for side in (one, other))
-    if folders:
-        difference = compare(None, one, other, examples)
-    else:
-        with Store(store, create=False) as opened:
-            difference = compare(opened, one, other, examples)
+    difference = api.diff(one, other, examples=examples, store=store)
     show.document(asdict(difference)) if json else tables.show_difference(difference)
 
 
@@ -158,12 +133,10 @@ def marks(
     k
         How many pairs to show.
     """
+    from gradsift import api
     from gradsift.cli import show
-    from gradsift.datastore.store import Store
-    from gradsift.pipelines.pool.marked import marked
 
-    with Store(store, create=False) as opened:
-        left_out = marked(opened, reason, k)
+    left_out = api.marks(store, reason=reason, k=k)
     if json:
         show.document(asdict(left_out))
         return

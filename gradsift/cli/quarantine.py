@@ -2,9 +2,10 @@
 
 import json as to_json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -44,40 +45,51 @@ def quarantine(
     csv
         Print the rows as CSV.
     """
+    from gradsift import api
+    from gradsift.cli import show
+    from gradsift.datastore.errors import InputError
+
+    if csv and json:
+        raise InputError("give either --csv or --json")
+    if csv or json:
+        _print_all(store, (source, reason, file), limit, csv=csv)
+        return
+    shown = SHOWN if limit is None else limit
+    stayed = api.quarantine(store, source=source, reason=reason, file=file, limit=shown)
+    if not stayed.kinds:
+        reasons = ", ".join(sorted({kind.reason for kind in api.quarantine(store, limit=0).kinds}))
+        show.line(
+            f"Nothing stayed out of what was asked for; there are {reasons}." if reasons else "Nothing stayed out."
+        )
+        return
+    show.table("Rows that stayed out", [asdict(kind) for kind in stayed.kinds])
+    _print_rows(stayed.rows)
+    total = sum(kind.rows for kind in stayed.kinds)
+    if shown < total:
+        show.line(f"{shown:,} of {total:,} rows; --limit, --csv and --json show more.")
+
+
+def _print_all(store: Path, asked: tuple[str | None, str | None, str | None], limit: int | None, *, csv: bool) -> None:
+    """All rows that are asked for, written as they are read: there may be more than fit into memory."""
     from gradsift.cli import show
     from gradsift.datastore.errors import InputError
     from gradsift.datastore.quarantine import Asked
     from gradsift.datastore.store import Store
     from gradsift.pipelines.runs.stayed_out import kinds, stayed_out
 
-    if csv and json:
-        raise InputError("give either --csv or --json")
     if limit is not None and limit < 0:
         raise InputError("--limit must be 0 or more")
-    asked = Asked(source, reason, file)
     with Store(store, create=False) as opened:
+        rows = stayed_out(opened, Asked(*asked), limit)
         if csv:
-            _print_csv(stayed_out(opened, asked, limit))
+            _print_csv(rows)
             return
-        found = kinds(opened, asked)
-        if json:
-            show.answered = True
-            _print_json(found, stayed_out(opened, asked, limit))
-            return
-        if not found:
-            reasons = ", ".join(sorted({kind.reason for kind in kinds(opened)}))
-            show.line(
-                f"Nothing stayed out of what was asked for; there are {reasons}." if reasons else "Nothing stayed out."
-            )
-            return
-        show.table("Rows that stayed out", [asdict(kind) for kind in found])
-        _print_rows(stayed_out(opened, asked, SHOWN if limit is None else limit))
-        shown, total = SHOWN if limit is None else limit, sum(kind.rows for kind in found)
-        if shown < total:
-            show.line(f"{shown:,} of {total:,} rows; --limit, --csv and --json show more.")
+        found = kinds(opened, Asked(*asked))
+        show.answered = True
+        _print_json(found, rows)
 
 
-def _print_rows(rows: "Iterator[Stayed]") -> None:
+def _print_rows(rows: "Sequence[Stayed]") -> None:
     """Rows as a few lines each: paths and excerpts are too long for a table."""
     from gradsift.cli import show
 

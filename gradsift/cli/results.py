@@ -15,7 +15,6 @@ from gradsift.cli.shared import (
     check_processes,
     quiet_libraries,
     quiet_prefect,
-    read_section,
 )
 
 
@@ -39,29 +38,20 @@ def report(
     out
         Where to write the page; default: reports/ in the store.
     """
+    from gradsift import api
     from gradsift.cli import show
     from gradsift.datastore.errors import InputError
-    from gradsift.datastore.runs import get, last_run
-    from gradsift.datastore.store import Store
-    from gradsift.pipelines.report.kept import keep_report, listed
-    from gradsift.pipelines.report.report import report as document
 
     if all_runs and (run is not None or out is not None):
         raise InputError("--list writes no report; leave out --run and --out")
-    with Store(store, create=False) as opened:
-        if all_runs:
-            kept = [asdict(one) for one in listed(opened)]
-            if json:
-                show.document(kept)
-            else:
-                show.table("Runs and their reports", kept)
-            return
-        wanted = last_run(opened) if run is None else get(opened, run)
-        if json:
-            show.document(asdict(document(opened, wanted)))
-            return
-        path = keep_report(opened, wanted, out)
-    show.line(f"{path}; as data: {path.with_suffix('.json')}")
+    if all_runs:
+        kept = [asdict(one) for one in api.reports(store)]
+        show.document(kept) if json else show.table("Runs and their reports", kept)
+    elif json:
+        show.document(asdict(api.report_data(store, run=run)))
+    else:
+        path = api.report(store, run=run, out=out)
+        show.line(f"{path}; as data: {path.with_suffix('.json')}")
 
 
 @app.command
@@ -88,27 +78,16 @@ def validate(
     processes
         Do this many runs at once, each in a process of its own.
     """
+    from gradsift import api
     from gradsift.cli import show, tables
     from gradsift.datastore.runs import as_json
-    from gradsift.datastore.store import Store
 
     check_processes(no_prefect, processes)
-    section = read_section(settings, "validate") if settings else None
     quiet_libraries()
+    quiet_prefect()
     with show.progress() as progress:
-        if no_prefect:
-            from gradsift.pipelines.runs.revalidate import revalidate
-
-            with Store(store, create=False) as opened:
-                result = revalidate(opened, section, out=out, progress=progress)
-        else:
-            quiet_prefect()
-            from gradsift.flows.tasks import processes as pool
-            from gradsift.flows.validate import validate_with_prefect
-
-            Store(store, create=False).close()  # a folder that is no store should fail before Prefect starts
-            runner = pool(processes) if processes else None
-            result = validate_with_prefect(store, section, out=out, progress=progress, task_runner=runner)
+        result = api.validate(settings, out=out, prefect=not no_prefect, processes=processes, store=store,
+                              progress=progress)  # fmt: skip
     if json:
         show.document({"arms": as_json(result)["arms"], "report": result.report})
         return

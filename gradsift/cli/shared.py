@@ -2,14 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from gradsift.pipelines.version import VERSION
-
-if TYPE_CHECKING:
-    from gradsift.pipelines.recipe import Fields
 
 app = App(
     name="gradsift",
@@ -42,9 +39,6 @@ def quiet_libraries() -> None:
     """Set what the user has not set for the libraries that load models. Call it before they are imported."""
     for name, value in LIBRARIES.items():
         os.environ.setdefault(name, value)
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def quiet_prefect() -> None:
@@ -61,21 +55,3 @@ def check_processes(no_prefect: bool, processes: int | None) -> None:
         raise InputError("--processes must be at least 2; without it validation does one run after the other")
     if processes is not None and no_prefect:
         raise InputError("--processes uses Prefect's process pool; leave out --no-prefect")
-
-
-def read_section(path: Path, name: str) -> "Fields":
-    """The fields of a recipe's section, alone in a YAML file or under the section's name. Raises InputError."""
-    import yaml
-
-    from gradsift.datastore.errors import InputError
-
-    try:
-        section = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    if not isinstance(section, dict):
-        raise InputError(f"{path} must hold the fields of `{name}`")
-    inner = section.get(name, section)
-    if not isinstance(inner, dict):
-        raise InputError(f"{path}: `{name}` must be a mapping")
-    return inner

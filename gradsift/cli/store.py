@@ -44,26 +44,12 @@ def query(
     index
         Ask an index of this kind (flat, ivf_flat, ivf_sq8, hnsw), or the best (auto), instead of searching exactly.
     """
+    from gradsift import api
     from gradsift.cli import show
-    from gradsift.datastore.errors import InputError
-    from gradsift.datastore.store import Store
 
-    if (text is None) == (id is None) or k < 1:
-        raise InputError("give either a text or --id, and -k of at least 1")
-    with Store(store, create=False) as opened:
-        if id is not None:
-            from gradsift.datastore.examples import find_prefix
-
-            id = find_prefix(opened, id)  # noqa: A001 - a wrong one is said before libraries load, which takes seconds
-        quiet_libraries()
-        from gradsift.pipelines.runs.query import query_by_id, query_by_text
-
-        if id is not None:
-            answered = query_by_id(opened, id, k, checkpoint, everything=everything, index=index, opposed=opposed)
-        else:
-            answered = query_by_text(
-                opened, text or "", answer, k, checkpoint, everything=everything, index=index, opposed=opposed
-            )
+    quiet_libraries()
+    answered = api.query(text, answer=answer, id=id, k=k, checkpoint=checkpoint, opposed=opposed,
+                         everything=everything, index=index, store=store)  # fmt: skip
     if json:
         show.document(asdict(answered))
         return
@@ -96,12 +82,10 @@ def query(
 @app.command
 def status(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
     """Show what a store holds: examples, files, quarantine, feature rows, selections, validation arms, live work."""
+    from gradsift import api
     from gradsift.cli import show, tables
-    from gradsift.datastore.overview import overview
-    from gradsift.datastore.store import Store
 
-    with Store(store, create=False) as opened:
-        held = overview(opened)
+    held = api.status(store)
     if json:
         show.document(held)
         return
@@ -113,11 +97,11 @@ def status(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
 @app.command
 def doctor(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
     """Check this installation and, if there is one, the store."""
-    from gradsift.api.checks import checks
+    from gradsift import api
     from gradsift.cli import show
     from gradsift.datastore.errors import GradsiftError
 
-    done = checks(store)
+    done = api.doctor(store)
     rows = [asdict(check) for check in done]
     show.document(rows) if json else show.table("Doctor", rows)
     if any(check.state == "bad" for check in done):
@@ -146,24 +130,16 @@ def verify(
     dry_run
         With --repair: change nothing, and list what would be done.
     """
+    from gradsift import api
     from gradsift.cli import show
-    from gradsift.datastore import maintenance
     from gradsift.datastore.errors import CorruptionError, InputError
-    from gradsift.datastore.store import Store
 
     if drop:
         raise InputError("`verify --drop` is `verify --repair` now, which makes again what it dropped")
-    if (accept_loss or dry_run) and not repair:
-        raise InputError("--accept-loss and --dry-run go with --repair")
     plan = dry_run or not repair
-    done = []
-    with Store(store, create=False) as opened:
-        if repair or maintenance.verify(opened):
-            quiet_libraries()
-            from gradsift.pipelines.runs.repair import mend
-
-            with show.progress() as progress:
-                done = mend(opened, dry_run=plan, accept_loss=accept_loss, progress=progress)
+    quiet_libraries()
+    with show.progress() as progress:
+        done = api.verify(store, repair=repair, accept_loss=accept_loss, dry_run=dry_run, progress=progress)
     if json:
         show.document([asdict(mended) for mended in done])
     else:
@@ -196,13 +172,10 @@ def gc(
     dry_run
         Only list them.
     """
+    from gradsift import api
     from gradsift.cli import show
-    from gradsift.datastore import maintenance
-    from gradsift.datastore.store import Store
 
-    with Store(store, create=False) as opened:
-        listed = maintenance.garbage if dry_run else maintenance.collect
-        rows = [{"file": name, "bytes": size} for name, size in listed(opened, grace_hours * 3600)]
+    rows = [asdict(one) for one in api.gc(store, grace_hours=grace_hours, dry_run=dry_run)]
     show.document(rows) if json else show.table("Unreferenced files", rows)
 
 
@@ -226,19 +199,9 @@ def compact(
     dry_run
         Only list what would be merged.
     """
+    from gradsift import api
     from gradsift.cli import show, tables
-    from gradsift.datastore.compact import compact as merge
-    from gradsift.datastore.store import Store
-    from gradsift.pipelines.runs import forget
 
-    with Store(store, create=False) as opened, show.progress() as progress:
-        if not dry_run:
-            forget.finish(opened, progress)
-        done = merge(
-            opened,
-            target=target_mib << 20,
-            grace=grace_hours * 3600,
-            dry_run=dry_run,
-            report=lambda n, of: progress("compact", n, of),
-        )
+    with show.progress() as progress:
+        done = api.compact(store, target_mib=target_mib, grace_hours=grace_hours, dry_run=dry_run, progress=progress)
     show.document(asdict(done)) if json else tables.show_compacted(done, dry_run=dry_run)

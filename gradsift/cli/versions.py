@@ -15,12 +15,10 @@ def log(name: str | None = None, /, *, store: StorePath = DEFAULT_STORE, json: J
     name
         Only versions of this name, or of this kind: pool, selection, mixture.
     """
+    from gradsift import api
     from gradsift.cli import show, tables
-    from gradsift.datastore import versions
-    from gradsift.datastore.store import Store
 
-    with Store(store, create=False) as opened:
-        entries = versions.log(opened, name)
+    entries = api.log(name, store=store)
     show.document([asdict(entry) for entry in entries]) if json else tables.show_log(entries, store.resolve())
 
 
@@ -35,12 +33,11 @@ def checkout(version: str, /, *, out: Path | None = None, store: StorePath = DEF
     out
         Where to write it; default: exports/NAME@NUMBER in the store.
     """
+    from gradsift import api
     from gradsift.cli import show
-    from gradsift.datastore.store import Store
-    from gradsift.pipelines.export.checkout import checkout as write
 
-    with Store(store, create=False) as opened, show.progress() as progress:
-        made = write(opened, version, out, progress)
+    with show.progress() as progress:
+        made = api.checkout(version, out=out, store=store, progress=progress)
     if json:
         show.document(asdict(made))
         return
@@ -69,13 +66,8 @@ def prune(
     dry_run
         Only list what would be dropped, and its bytes.
     """
+    from gradsift import api
     from gradsift.cli import show, tables
-    from gradsift.datastore.prune import prune as drop
-    from gradsift.datastore.store import Store
-    from gradsift.pipelines.runs import forget
 
-    with Store(store, create=False) as opened:
-        if not dry_run:
-            forget.finish(opened)
-        pruned = drop(opened, keep, examples=examples, dry_run=dry_run)
+    pruned = api.prune(store, keep=keep, examples=examples, dry_run=dry_run)
     show.document(asdict(pruned)) if json else tables.show_pruned(pruned, dry_run=dry_run)

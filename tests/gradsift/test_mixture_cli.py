@@ -36,7 +36,7 @@ def test_a_recipe_without_a_model_needs_none(folder):
     assert [stage["stage"] for stage in found["stages"]] == ["ingest", "mix", "export", "report"]
     assert found["ingest"]["pool"]["left_out"] == [{"reason": "exact", "examples": 1, "by_source": {"alpha": 1}}]
     plan = json.loads(gradsift("run", "recipe.yaml", "--dry-run", "--json", cwd=folder).stdout)
-    assert plan["pool_rows"] == 42
+    assert plan["pool_rows"] == 41
     assert plan["minutes"] == {}
 
 

@@ -18,6 +18,7 @@ gradsift and asks once, each in a process of its own.
 import argparse
 import contextlib
 import io
+import shutil
 import statistics
 import subprocess
 import sys
@@ -77,10 +78,15 @@ def command(which: str, /, *arguments: Any, **options: Any) -> str:
 def works(root: Path, store: Store, out: Path) -> dict[str, Cases]:
     """{work: {way: what does it}}."""
 
+    def fresh(way: str) -> Path:
+        """A folder without an export: one that is there as it should be is not written again."""
+        shutil.rmtree(out / way, ignore_errors=True)
+        return out / way
+
     def write() -> None:
         chosen = selections.get(store, "again-sql")
         recipes = versions.recipes_of(store, "again-sql", chosen)
-        export(store, chosen, recipes, out, Export.model_validate(recipes.resolved.get("export", {})))
+        export(store, chosen, recipes, fresh("function"), Export.model_validate(recipes.resolved.get("export", {})))
 
     def asked(ask: Callable[[str], object]) -> Callable[[], object]:
         return lambda: [ask(question) for question in QUESTIONS]
@@ -103,9 +109,9 @@ def works(root: Path, store: Store, out: Path) -> dict[str, Cases]:
         },
         "export": {
             "function": write,
-            "api open": lambda: gradsift.export("again-sql", out, store=store),
-            "command": lambda: command("export", "again-sql", out, store=root),
-            "api folder": lambda: gradsift.export("again-sql", out, store=root),
+            "api open": lambda: gradsift.export("again-sql", fresh("open"), store=store),
+            "command": lambda: command("export", "again-sql", fresh("command"), store=root),
+            "api folder": lambda: gradsift.export("again-sql", fresh("folder"), store=root),
         },
         "status": {
             "function": lambda: overview(store),
@@ -143,6 +149,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--only", help="one of the works, by the start of its name")
     args = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as name:
@@ -151,6 +158,8 @@ def main() -> None:
             choices = works(root, store, Path(name) / "out")
             choices["select"]["function"]()  # what is exported
             for work, cases in choices.items():
+                if not work.startswith(args.only or ""):
+                    continue
                 seconds = interleave(cases, args.rounds)
                 for way, taken in seconds.items():
                     wall, cpu = (1e3 * statistics.median(taken[clock]) for clock in ("wall", "cpu"))
@@ -158,7 +167,8 @@ def main() -> None:
                 for way, floor in PAIRS:
                     both = {clock: ratio(seconds, way, floor, clock) for clock in ("wall", "cpu")}
                     print(f"{work}: {way} / {floor} {both['wall']:.3f} wall, {both['cpu']:.3f} CPU", flush=True)
-        processes(root, args.processes)
+        if args.processes:
+            processes(root, args.processes)
 
 
 if __name__ == "__main__":

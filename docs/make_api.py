@@ -76,9 +76,10 @@ def parts(doc: str) -> dict[str, str]:
 
 
 def code(example: str) -> str:
-    """A doctest as plain code: its prompts go, what it prints becomes comments."""
-    lines = example.splitlines()
-    return "\n".join(line[4:] if line.startswith((">>>", "...")) else f"# {line}".rstrip() for line in lines)
+    """A doctest as plain code: prompts go, what it prints becomes comments, a blank line follows imports."""
+    lines = [line[4:] if line.startswith((">>>", "...")) else f"# {line}".rstrip() for line in example.splitlines()]
+    imports = sum(line.startswith(("import ", "from ")) for line in lines)
+    return "\n".join([*lines[:imports], *([""] if imports else []), *lines[imports:]])
 
 
 def entries(text: str) -> list[tuple[str, str]]:

@@ -40,6 +40,7 @@ from gradsift.pipelines.export.export import export
 from gradsift.pipelines.recipe import Export
 from gradsift.pipelines.runs.query import query_by_text
 from gradsift.pipelines.runs.reselect import reselect
+from gradsift.pipelines.runs.told import told_of
 
 QUESTIONS = [f"Write SQL: the names of all books whose price is above {number}." for number in range(12)]
 ANSWER = "SELECT name FROM books WHERE price > 5;"
@@ -86,7 +87,14 @@ def works(root: Path, store: Store, out: Path) -> dict[str, Cases]:
     def write() -> None:
         chosen = selections.get(store, "again-sql")
         recipes = versions.recipes_of(store, "again-sql", chosen)
-        export(store, chosen, recipes, fresh("function"), Export.model_validate(recipes.resolved.get("export", {})))
+        export(
+            store,
+            chosen,
+            recipes,
+            fresh("function"),
+            Export.model_validate(recipes.resolved.get("export", {})),
+            told=told_of(store, chosen),
+        )
 
     def asked(ask: Callable[[str], object]) -> Callable[[], object]:
         return lambda: [ask(question) for question in QUESTIONS]

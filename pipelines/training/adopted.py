@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -67,6 +68,10 @@ def folders(paths: Sequence[str]) -> list[Path]:
                 f"warmup.from: {path} has no {CONFIG} and no checkpoint-N folders: give folders that TRL or "
                 "transformers wrote with a peft adapter"
             )
+    places = [folder.resolve() for folder in found]
+    for at, place in enumerate(places):
+        if place in places[:at]:
+            raise InputError(f"warmup.from names {found[at]} twice: name each checkpoint once")
     return found
 
 
@@ -106,13 +111,16 @@ def _lora_of(folder: Path) -> Lora:
     odd += ["init_lora_weights"] if not isinstance(start, bool) and start not in ("gaussian", "orthogonal") else []
     if odd:
         raise InputError(f"{folder / CONFIG}: {odd[0]} is {config[odd[0]]!r}; only plain LoRA adapters can be taken")
-    targets = config["target_modules"]
-    return Lora(
-        r=config["r"],
-        alpha=float(config["lora_alpha"]),
-        dropout=config.get("lora_dropout", 0.0),
-        targets=targets if isinstance(targets, str) else sorted(targets),
-    )
+    try:
+        targets = config["target_modules"]
+        return Lora(
+            r=config["r"],
+            alpha=float(config["lora_alpha"]),
+            dropout=config.get("lora_dropout", 0.0),
+            targets=targets if isinstance(targets, str) else sorted(targets),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / CONFIG} is no LoRA adapter's configuration: {_first_line(error)}") from error
 
 
 def read(recipe: Recipe, loaded: Loaded, model: Any = None) -> list[Adopted]:
@@ -170,7 +178,7 @@ def _weights(folder: Path, parameters: Mapping[str, Any]) -> Tensors:
         if value is None:
             raise InputError(f"{path} has no {stored}, which this model's adapter has: another model or targets?")
         _check_shape(path, name, value.shape, parameter)
-        found[name] = np.asarray(value, np.float32)
+        found[name] = _finite(path, name, np.asarray(value, np.float32))
     if tensors:
         raise InputError(f"{path}: {min(tensors)} is no LoRA matrix of this model's adapter: other targets?")
     return found
@@ -192,12 +200,18 @@ def _load_torch(path: Path) -> Tensors:
 def _moments(path: Path, model: Any, parameters: Mapping[str, Any]) -> tuple[Tensors, Tensors, int]:
     """Adam's moments by name, zero for a parameter that no loss has reached, and the steps that were taken."""
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        groups, state = saved["param_groups"], saved["state"]
-        numbers = [number for group in groups for number in group["params"]]
-    except Exception as error:  # of many kinds, torch's reader of a file that may be anything
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path} is no optimizer's state that can be read without running code: {reason}") from error
+        return _by_name(path, torch.load(path, map_location="cpu", weights_only=True), model, parameters)
+    except InputError:
+        raise
+    except Exception as error:  # of many kinds: a file may be anything to torch's reader, and hold anything
+        raise InputError(
+            f"{path} is no optimizer's state that can be read without running code: {_first_line(error)}"
+        ) from error
+
+
+def _by_name(path: Path, saved: Json, model: Any, parameters: Mapping[str, Any]) -> tuple[Tensors, Tensors, int]:
+    groups, state = saved["param_groups"], saved["state"]
+    numbers = [number for group in groups for number in group["params"]]
     _check_kind(path, groups, state)
     names = _names(path, groups, model, parameters)
     moments: dict[str, Tensors] = {"exp_avg": {}, "exp_avg_sq": {}}
@@ -206,9 +220,20 @@ def _moments(path: Path, model: Any, parameters: Mapping[str, Any]) -> tuple[Ten
             value = state.get(number, {}).get(key)
             if value is not None:
                 _check_shape(path, name, value.shape, parameters[name])
-            tensors[name] = np.zeros(parameters[name].shape, np.float32) if value is None else value.float().numpy()
+            found = np.zeros(parameters[name].shape, np.float32) if value is None else value.float().numpy()
+            tensors[name] = _finite(path, name, found)
     step = max(int(one["step"]) for one in state.values())
     return moments["exp_avg"], moments["exp_avg_sq"], step
+
+
+def _finite(path: Path, name: str, value: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(value).all():
+        raise InputError(f"{path}: {name} holds values that are not finite: its training diverged; take an earlier one")
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
 
 
 def _check_kind(path: Path, groups: Sequence[Json], state: Mapping[int, Json]) -> None:
@@ -261,11 +286,14 @@ def _rates(found: Sequence[Path]) -> list[float | None]:
         state = _json(folder / STATE) if (folder / STATE).is_file() else {}
         now = int(state.get("global_step", 0))
         start = before if before < now else 0  # the first of another training
-        logged = [
-            float(line["learning_rate"])
-            for line in state.get("log_history", [])
-            if "learning_rate" in line and start < line["step"] <= now
-        ]
+        try:
+            logged = [
+                float(line["learning_rate"])
+                for line in state.get("log_history", [])
+                if "learning_rate" in line and start < line["step"] <= now
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{folder / STATE} has no log of a Trainer: {_first_line(error)}") from error
         rates.append(float(np.mean(logged)) if logged else None)
         before = now
     return rates
@@ -280,4 +308,6 @@ def _json(path: Path) -> Json:
         found: Json = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is no JSON object")
     return found

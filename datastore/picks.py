@@ -13,7 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from gradsift.datastore import examples, tombstones
-from gradsift.datastore.chats import Messages, all_text, of_table, text
+from gradsift.datastore.chats import Messages, all_text, of_table
 from gradsift.datastore.engine import Row, marks, parts
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.forget import Picked
@@ -117,7 +117,7 @@ def _examples(store: Store, *, texts: bool) -> Iterator[list[tuple[object, ...]]
         if texts:
             table = examples.read_shard(store, shard["shard_id"])
             names = table["example_id"].to_pylist()
-            text_of = {name: text(chat) for name, chat in zip(names, of_table(table), strict=True)}
+            text_of = {name: "\n".join(map(all_text, chat)) for name, chat in zip(names, of_table(table), strict=True)}
         yield [
             (row["example_id"], row["example_id"], row["source"], row["licence"], row["file"], row["line"],
              row["chars"], text_of.get(row["example_id"]), row["extra"])

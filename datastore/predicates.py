@@ -21,7 +21,7 @@ COLUMNS = {
     "file": "a file that it was read from",
     "line": "the line there",
     "chars": "characters of all its turns",
-    "text": "all its turns, one after the other",
+    "text": "all its turns, one after the other, with what they think",
     "extra": "other columns of the row there, as JSON text or null",
 }
 OF_ROW = {

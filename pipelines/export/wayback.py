@@ -24,10 +24,13 @@ from gradsift.pipelines.recipe import Export
 
 NOWHERE = Place(None, None, None)
 PREFIX = "extra_"
-# Columns of an export, of whatever options: another column of these names gets the prefix.
+# Columns of an export, of whatever options, and such that trainers know a data set's kind by: TRL takes rows with
+# `prompt` for others than chats. Another column of these names gets the prefix.
 OURS = frozenset(
     ["messages", "tools", "example_id", "source", "licence", "rank", "score", "part", "cluster", "file", "line",
-     "extra", "copy", "weight", "input_ids", "attention_mask", "labels", "text", "x", "y", "neighbors"]
+     "extra", "copy", "weight", "input_ids", "attention_mask", "labels", "text", "x", "y", "neighbors",
+     "prompt", "completion", "chosen", "rejected", "conversations", "images", "image", "completion_mask",
+     "assistant_masks", "position_ids", "seq_lengths", "chat_template_kwargs"]
 )  # fmt: skip
 INT64 = range(-(1 << 63), 1 << 63)
 EXACT = range(-(1 << 53), (1 << 53) + 1)  # integers that a float64 holds

@@ -7,10 +7,12 @@ stops a deletion.
 Cost: the ids of each export are read.
 """
 
+import json
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -28,7 +30,7 @@ from gradsift.pipelines.recipe import Export
 STAGING = re.compile(r"\.partial-(?:\.checkout-)?(?P<name>.+)-(?P<key>[0-9a-f]{16})")  # of an export that is written
 REPLACED = re.compile(r"\.old-[0-9a-f]{16}")  # an export that another took the place of, in older versions
 CHECKOUT = ".checkout-"  # and the name of the folder that it becomes
-DATA = {"parquet": "*.parquet", "json": "*.jsonl"}
+DATA = ("*.parquet", "*.jsonl")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _held(folder: Path, wanted: set[str]) -> Exported | None:
         return None
     try:
         rows = _rows_of(folder, wanted)
-    except (OSError, ValueError, KeyError) as error:  # of pyarrow, too
+    except (OSError, ValueError, KeyError, TypeError) as error:  # of pyarrow, too
         return Exported(str(folder), 0, f"may hold them, for it cannot be read: {_short(error)}")
     return Exported(str(folder), rows) if rows else None
 
@@ -81,19 +83,30 @@ def _short(error: Exception) -> str:
 
 def _rows_of(folder: Path, wanted: set[str]) -> int:
     """Rows of an export that are of the examples."""
-    return sum(
-        name in wanted
-        for kind, names in _data_files(folder)
-        for batch in ds.dataset(names, format=kind).scanner(columns=["example_id"]).to_batches()
+    files = sorted((folder / "data").glob("*.parquet"))
+    of_tables = (
+        name
+        for batch in (
+            ds.dataset([str(file) for file in files], format="parquet").scanner(columns=["example_id"]).to_batches()
+            if files
+            else ()
+        )
         for name in batch["example_id"].to_pylist()
     )
+    return sum(name in wanted for name in chain(of_tables, _ids_in_lines(folder)))
 
 
-def _data_files(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    for kind, pattern in DATA.items():
-        names = [str(path) for path in sorted((folder / "data").glob(pattern))]
-        if names:
-            yield kind, names
+def _ids_in_lines(folder: Path) -> Iterator[str]:
+    """Ids in JSON lines. Read one by one: Arrow's reader wants objects of all lines to have the same types, and calls
+    of tools have not."""
+    for path in sorted((folder / "data").glob("*.jsonl")):
+        with path.open("rb") as lines:
+            yield from (json.loads(line)["example_id"] for line in lines if line.strip())
+
+
+def _data_files(folder: Path) -> Iterator[Path]:
+    for pattern in DATA:
+        yield from (folder / "data").glob(pattern)
 
 
 def rewritten(store: Store, held: Exported, progress: Progress) -> Exported:

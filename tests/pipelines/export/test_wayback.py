@@ -136,6 +136,16 @@ def test_other_columns_as_columns_of_their_types(machine):
     assert set(OURS) >= set(machine.exported().column_names)
 
 
+def test_other_columns_never_have_names_that_trainers_know_a_kind_of_data_by(machine):
+    """As `prompt` beside `messages`, which UltraChat has: TRL asks one of the two what the rows are."""
+    chat = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    machine.jsonl("a.jsonl", [{"messages": chat, "prompt": "u", "completion": "a", "rejected": "b", "note": 1}])
+    machine.run()
+    names = set(machine.exported(extra="columns").column_names)
+    assert names >= {"messages", "extra_prompt", "extra_completion", "extra_rejected", "note"}
+    assert not names & {"prompt", "completion", "rejected"}
+
+
 def test_an_export_without_places_and_other_columns(machine):
     machine.run()
     plain = machine.exported(places=False, extra="none").column_names

@@ -19,7 +19,7 @@ def chat(k, at, thought="so", tool="finds", speaker="ann", **more):
     turns = [
         {"role": "user", "content": f"where is {k}", "name": speaker},
         {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": thought},
-        {"role": "tool", "content": "x" * more.pop("long", 1)},
+        {"role": "tool", "content": "é" * more.pop("long", 1)},
         {"role": "assistant", "content": f"here {k}"},
     ]
     tools = [{"name": "find", "description": tool, "parameters": {"type": "object", "properties": {}}}]
@@ -34,7 +34,7 @@ PLANTED = [
     chat(5, "5", note=SECRET, **{"messages?": [SECRET], "": {"deep": SECRET}}),
 ]
 OTHERS = [
-    chat(k, at, long=long) for k, at, long in [(10, "ten", 1), (11, 11, 1), (12, [1, "a"], 1), (13, 1.5, 2 << 20)]
+    chat(k, at, long=long) for k, at, long in [(10, "ten", 1), (11, 11, 1), (12, [1, "a"], 1), (13, 1.5, 900_000)]
 ]
 
 

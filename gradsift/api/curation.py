@@ -202,10 +202,13 @@ def validate(
 
 
 def _recipe(recipe: "Recipe | Mapping[str, Any] | str | Path") -> "Recipe":
+    from gradsift.datastore.errors import InputError
     from gradsift.pipelines.recipe import Recipe, load_recipe, parse_recipe
 
     if isinstance(recipe, str | Path):
         return load_recipe(Path(recipe))
+    if not isinstance(recipe, Mapping):
+        raise InputError(f"`recipe` is {recipe!r}: give a file, a mapping or a Recipe")
     return recipe if isinstance(recipe, Recipe) else parse_recipe(dict(recipe))
 
 

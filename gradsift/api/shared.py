@@ -47,7 +47,7 @@ def opened(store: AnyStore, *, create: bool = False) -> "Iterator[Store]":
     from gradsift.datastore.store import Store
 
     if not isinstance(store, str | Path):
-        yield store
+        yield _open(store)
         return
     with Store(store, create=create) as there:
         yield there
@@ -55,7 +55,16 @@ def opened(store: AnyStore, *, create: bool = False) -> "Iterator[Store]":
 
 def folder_of(store: AnyStore) -> Path:
     """Where a store is."""
-    return Path(store) if isinstance(store, str | Path) else store.root
+    return Path(store) if isinstance(store, str | Path) else _open(store).root
+
+
+def _open(store: "Store") -> "Store":
+    from gradsift.datastore.errors import InputError
+    from gradsift.datastore.store import Store
+
+    if not isinstance(store, Store):
+        raise InputError(f"`store` is {store!r}: give a folder or an open Store")
+    return store
 
 
 def as_path(path: AnyPath | None) -> Path | None:

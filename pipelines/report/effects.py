@@ -80,6 +80,8 @@ def _number(value: float, decimals: int) -> str:
 
 
 def loss_words(mine: float, others: float) -> tuple[str, str]:
-    """Two losses in as few decimals, from two on, as tell them apart."""
+    """Two losses in as few decimals, from two on, as tell them apart; tiny ones with two figures."""
+    if 0 < max(mine, others) < 5e-3:
+        return f"{mine:.2g}", f"{others:.2g}"
     decimals = next((d for d in (2, 3, 4) if f"{mine:.{d}f}" != f"{others:.{d}f}"), 4)
     return f"{mine:.{decimals}f}", f"{others:.{decimals}f}"

@@ -273,3 +273,18 @@ assert not {'torch', 'transformers', 'pyarrow', 'numpy', 'prefect', 'cyclopts', 
 
 def test_import_is_light_and_changes_nothing():
     assert python("-c", IMPORT).stdout == ""
+
+
+@pytest.mark.parametrize("place", [None, 3, b"store"])
+@pytest.mark.parametrize("name", ["status", "verify", "gc", "doctor", "deleted"])
+def test_a_store_of_another_type_is_named(name, place):
+    with pytest.raises(InputError, match="give a folder or an open Store"):
+        getattr(gradsift, name)(place)
+
+
+@pytest.mark.parametrize("recipe", [None, 3, [["name", "x"]]])
+def test_a_recipe_of_another_type_is_named(recipe, tmp_path):
+    for function in (gradsift.run, gradsift.dry_run):
+        with pytest.raises(InputError, match="give a file, a mapping or a Recipe"):
+            function(recipe, tmp_path / "store")
+    assert not (tmp_path / "store").exists()

@@ -317,3 +317,14 @@ def test_no_training_loss_shares_an_axis_with_anothers():
     assert heights[0] == pytest.approx(heights[1], abs=0.2), "each by its own range"
     lefts = [float(line.split(",")[0]) for line in lines]
     assert lefts[1] - lefts[0] == charts.WIDTH // 2, "beside each other"
+
+
+def test_tiny_losses_have_figures():
+    assert loss_words(1e-7, 2e-7) == ("1e-07", "2e-07")
+    assert loss_words(0.0012, 0.0034) == ("0.0012", "0.0034")
+    assert loss_words(0.0, 0.0) == ("0.0000", "0.0000")
+
+
+def test_long_names_break_on_a_narrow_screen():
+    page = html(Document("x" * 300, "what", [], [], "1", run="r", date="2026"))
+    assert "body { overflow-wrap: anywhere;" in page

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from gradsift.datastore.store import Store
+from gradsift.datastore.store import Store, is_store
 
 OWN = ("exports", "reports")  # in the store: whoever looks for what was written looks there, too
 
@@ -25,3 +25,23 @@ def noted(store: Store, kind: str) -> list[str]:
     """Paths of exports or reports, whether or not they are still there, the first that was written first."""
     rows = store.catalog.rows("SELECT path FROM written WHERE kind=? ORDER BY first, path", (kind,))
     return [str(store.root / row["path"]) for row in rows]  # an absolute one as it is
+
+
+def here(store: Store, written: str, page: str) -> str | None:
+    """Where a run wrote a report or an export; `page` is the path of its report as it recorded that, "" for none.
+    Inside a store that is this store, though the path may be of another: this one may be a copy, or may have been
+    moved, and the original's are the original's. None for a path that was seen from a folder which is not known."""
+    path, folder = Path(written), Path(page).parent
+    then = folder.parent if folder.name == "reports" else None  # the store, as that run named it
+    if then is not None and path.is_relative_to(then):
+        return str(store.root / path.relative_to(then))
+    root = store.root.resolve()
+    if not path.is_absolute():
+        parts = () if then is None or then.is_absolute() or ".." in then.parts else then.parts
+        if not parts or root.parts[-len(parts) :] != parts:
+            return None
+        path = Path(*root.parts[: -len(parts)]) / path
+    inside = next((parent for parent in path.parents if is_store(parent)), None)
+    if inside is not None and inside.resolve() != root:
+        return str(store.root / path.relative_to(inside))
+    return str(path)

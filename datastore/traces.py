@@ -3,13 +3,12 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from gradsift.datastore import outputs, runs, tombstones
 from gradsift.datastore.engine import marks, parts
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.forget import Picked
-from gradsift.datastore.store import Store, is_store
+from gradsift.datastore.store import Store
 
 
 @dataclass(frozen=True)
@@ -144,10 +143,10 @@ def _runs_at(store: Store, warmup: str) -> list[str]:
 
 def exported_to(store: Store) -> list[str]:
     """Folders that runs exported to, in the order of the runs, then those of other commands; where inside a store,
-    inside this one (`_here`)."""
+    inside this one (`outputs.here`)."""
     named: list[str | None] = []
     for run, folder in _recorded_exports(store):
-        named.append(_here(store, folder, run))
+        named.append(outputs.here(store, folder, _page_of(run)))
     named += outputs.noted(store, "export")
     return list(dict.fromkeys(name for name in named if name is not None))
 
@@ -155,13 +154,14 @@ def exported_to(store: Store) -> list[str]:
 def exported_nowhere(store: Store) -> list[str]:
     """Folders that runs of older versions exported to and recorded as seen from where they were started, which the
     store does not know."""
-    lost = [folder for run, folder in _recorded_exports(store) if _here(store, folder, run) is None]
+    lost = [folder for run, folder in _recorded_exports(store) if outputs.here(store, folder, _page_of(run)) is None]
     return list(dict.fromkeys(lost))
 
 
 def reported_to(store: Store) -> dict[str, int]:
-    """{page: number of the newest run that wrote its report there}; where inside a store, inside this one (`_here`)."""
-    found = [(run.run_id, _here(store, run.summary["report"], run)) for run in _finished(store) if _page_of(run)]
+    """{page: number of the newest run that wrote its report there}; where inside a store, inside this one."""
+    pages = ((run.run_id, _page_of(run)) for run in _finished(store))
+    found = [(run_id, outputs.here(store, page, page)) for run_id, page in pages if page]
     return {page: run_id for run_id, page in found if page is not None}
 
 
@@ -176,26 +176,6 @@ def _recorded_exports(store: Store) -> Iterator[tuple[runs.Run, str]]:
 
 def _page_of(run: runs.Run) -> str:
     return str(run.summary.get("report") or "")
-
-
-def _here(store: Store, written: str, run: runs.Run) -> str | None:
-    """Where a run wrote a report or an export. Inside a store that is this store, though the path may be of another:
-    this one may be a copy, or may have been moved, and the original's are the original's. None for a path that was seen
-    from a folder which is not known."""
-    path, page = Path(written), Path(_page_of(run))
-    then = page.parent.parent if page.parent.name == "reports" else None  # the store, as that run named it
-    if then is not None and path.is_relative_to(then):
-        return str(store.root / path.relative_to(then))
-    here = store.root.resolve()
-    if not path.is_absolute():
-        parts = () if then is None or then.is_absolute() or ".." in then.parts else then.parts
-        if not parts or here.parts[-len(parts) :] != parts:
-            return None
-        path = Path(*here.parts[: -len(parts)]) / path
-    inside = next((parent for parent in path.parents if is_store(parent)), None)
-    if inside is not None and inside.resolve() != here:
-        return str(store.root / path.relative_to(inside))
-    return str(path)
 
 
 def _finished(store: Store) -> list[runs.Run]:

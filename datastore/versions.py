@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradsift.datastore import runs
+from gradsift.datastore import outputs, runs
 from gradsift.datastore.engine import Row
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import digest_file
@@ -159,7 +159,7 @@ def log(store: Store, name: str | None = None) -> list[Entry]:
     """What each run has, the newest run first; of one name or kind only. Raises InputError for an unknown one."""
     catch_up(store)
     rows = store.catalog.rows(
-        "SELECT v.*, r.run_id AS by, r.folder, r.manifest, run.name AS run, run.finished, "
+        "SELECT v.*, r.run_id AS by, r.folder, r.manifest, run.name AS run, run.finished, run.summary, "
         "coalesce(d.void, s.void) AS void, coalesce(d.dataset_id, s.selection_id) AS content "
         "FROM run_version AS r JOIN version AS v USING (kind, name, number) "
         "JOIN run ON run.run_id = r.run_id LEFT JOIN dataset AS d USING (dataset_id) "
@@ -182,11 +182,12 @@ def log(store: Store, name: str | None = None) -> list[Entry]:
             row["finished"],
             _report(row, new=row["run_id"] == row["by"], alone=alone),
             "pruned" if row["content"] is None else f"void: {row['void']}" if row["void"] is not None else "",
-            row["folder"],
-            _is_there(row),
+            folder,
+            _is_there(folder, row["manifest"]),
             _why(store, row, first[row["kind"], row["name"], row["run_id"]]),
         )
         for row in wanted
+        for folder in [_folder(store, row)]
     ]
 
 
@@ -223,9 +224,18 @@ def decided(store: Store, version: Version) -> Json:
     return {**{k: v for k, v in json.loads(row["spec"]).items() if k in WORDS}, **written, **export}
 
 
-def _is_there(row: Row) -> bool:
-    path = Path(row["folder"] or "") / "manifest.json"
-    return row["folder"] is not None and path.is_file() and digest_file(path) == row["manifest"]
+def _folder(store: Store, row: Row) -> str | None:
+    """Where the run of a row of the log exported it, wherever that is asked from; as it was recorded, if no more is
+    known."""
+    if row["folder"] is None:
+        return None
+    page = str(json.loads(row["summary"] or "{}").get("report") or "")
+    return outputs.here(store, row["folder"], page) or str(row["folder"])
+
+
+def _is_there(folder: str | None, manifest: str | None) -> bool:
+    path = Path(folder or "") / "manifest.json"
+    return folder is not None and path.is_file() and digest_file(path) == manifest
 
 
 def _one_pool(store: Store) -> bool:

@@ -5,7 +5,10 @@ result. Without a server, Prefect starts a temporary one for the run.
 """
 
 import multiprocessing
+import multiprocessing.util
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -87,13 +90,23 @@ def spread_over(runner: Runner | None) -> Spread | None:
 def processes(count: int) -> Runner:
     """A task runner of processes on this machine, its cores shared out between them."""
     threads = max(1, (os.cpu_count() or 1) // count)
-    return ProcessPoolTaskRunner(max_workers=count, initializer=_limit_threads, initargs=(threads,))
+    return ProcessPoolTaskRunner(max_workers=count, initializer=_prepare, initargs=(threads,))
 
 
-def _limit_threads(count: int) -> None:
+def _prepare(count: int) -> None:
     import torch
 
     torch.set_num_threads(count)
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(*_: object) -> None:
+    """End this process at once, but give back its semaphores, which Prefect made: Python would name each that is left.
+    In a thread, with a limit: what was interrupted may hold a lock that this needs."""
+    thread = threading.Thread(target=multiprocessing.util._run_finalizers, args=(0,), daemon=True)  # type: ignore[attr-defined]
+    thread.start()
+    thread.join(1.0)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _hang_up() -> None:

@@ -162,7 +162,7 @@ def test_the_page_on_growth_works_as_written(model_dir, data_dir, tmp_path):
         else:
             said.append(" ".join(gradsift(*arguments, cwd=tmp_path, columns=200).stdout.split()))
     assert "Checkpoints:" not in said[0]
-    assert "checkpoints kept 2" in said[2]
+    assert "checkpoints 2, 2 of them kept" in said[2]
     assert re.search(
         r"Checkpoints: \d+ of \d+ rows \(\d+%\) came after the warm-up; drift 0\.0\d+ of at most 0\.1\. ", said[3]
     )

@@ -148,7 +148,15 @@ def test_help_loads_neither_torch_nor_prefect():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["query", "--id", "zzzz"], ["delete", "--where", "nonsense = 1", "--yes"], ["revive", "0" * 32], ["compact"]],
+    [
+        ["query", "--id", "zzzz"],
+        ["delete", "--where", "nonsense = 1", "--yes"],
+        ["revive", "0" * 32],
+        ["compact"],
+        ["export", "nothing", "out"],
+        ["report"],
+        ["checkout", "nothing@1"],
+    ],
 )
 def test_what_refuses_an_argument_loads_no_model_library(arguments, tmp_path):
     """Wrong ids and predicates, and a busy store, are told at once, before what takes seconds to load."""
@@ -159,6 +167,23 @@ def test_what_refuses_an_argument_loads_no_model_library(arguments, tmp_path):
         "except Exception as error: print(repr(error))"
     )
     assert not {"torch", "transformers", "prefect"} & loaded_after(code)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["query", "x"], ["run", "missing.yaml"], ["export", "nothing", "out"], ["select", "--method", "less"],
+     ["score", "--method", "less"], ["mix", "missing.yaml"], ["diff", "a", "b"], ["report"], ["checkout", "a@1"],
+     ["index", "build"], ["delete", "--id", "0" * 32], ["revive"], ["prune", "--keep", "1"], ["validate"]],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+def test_a_store_or_file_that_is_not_there_is_told_at_once(arguments, tmp_path):
+    code = (
+        "from gradsift.cli import app\n"
+        f"try:\n app([*{arguments!r}, '--store', {str(tmp_path / 'none')!r}], exit_on_error=False)\n"
+        "except Exception as error: print(repr(error))"
+    )
+    slow = {"torch", "transformers", "prefect", "pandas", "pyarrow.dataset"}
+    assert not slow & loaded_after(code)
 
 
 PICKLES = (

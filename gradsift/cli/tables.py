@@ -58,6 +58,8 @@ def show_plan(plan: "Plan") -> None:
     times += [("in all", f"about {show.duration(60 * sum(plan.minutes.values()))}")] if plan.minutes else []
     show.table("Time", [{"stage": stage, "takes": takes} for stage, takes in times])
     show.table("Memory", [{"of": k, "holds": in_words(v)} for k, v in plan.memory.items()])
+    for warning in plan.warnings:
+        show.line(f"Warning: {warning}")
     for note in plan.notes:
         show.line(f"Note: {note}")
 
@@ -187,7 +189,7 @@ def _log_note(entry: "Entry", root: Path) -> str:
     first = "first" if report.number == 1 else ""
     words = [first if report.new else f"as @{report.number}", entry.why, entry.state]
     if entry.export and entry.present:
-        folder = Path(entry.export)
+        folder = Path(entry.export).resolve()
         words.append(f"in {folder.relative_to(root) if folder.is_relative_to(root) else folder}")
     return "; ".join(word for word in words if word)
 

@@ -88,7 +88,10 @@ def template_notes(tokenizer: Any) -> list[str]:
     """What there is to say of a tokenizer's template: that there is none, and a plain one is used."""
     if tokenizer.chat_template:
         return []
-    return ["The tokenizer has no chat template: a turn is `### ROLE`, its text, and after an answer the EOS token."]
+    return [
+        "The tokenizer has no chat template: a turn is `### ROLE`, its text, and after an answer the EOS token. If the "
+        "model was trained on chats, put its own beside the tokenizer, as chat_template.jinja in the model's folder."
+    ]
 
 
 def pin_date(tokenizer: Any, day: date) -> None:

@@ -17,6 +17,7 @@ from gradsift.pipelines.model.encode import Encoded, template_notes
 from gradsift.pipelines.model.load import open_model
 from gradsift.pipelines.model.positions import check_length
 from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.pool.warnings import warnings
 from gradsift.pipelines.recipe import Features, Recipe, packages
 from gradsift.pipelines.runs.data import Data, opened, read_aside
 from gradsift.pipelines.runs.look import Looked, answers_of, due_of, look, lost_labels
@@ -53,6 +54,7 @@ class Plan:
     memory: dict[str, int] = field(default_factory=dict)  # bytes that each method will hold, and what it may
     left_out: dict[str, int] = field(default_factory=dict)  # rows that were read and are no part of the pool, by reason
     arms_kept: int = 0  # validation runs that the store has
+    warnings: list[str] = field(default_factory=list)  # of files not read, of files and sources that gave little
 
 
 def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None, started: float = 0.0) -> Plan:
@@ -107,6 +109,7 @@ def _of_data(recipe: Recipe, data: Data, known: Store | None, root: Path) -> Pla
         notes=notes,
         memory=memory,
         left_out=data.left_out,
+        warnings=warnings(data.ingested),
     )
 
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-import pyarrow.dataset as ds
-
 from gradsift.datastore import leases, outputs, runs, selections
 from gradsift.datastore.errors import GradsiftError, InputError
 from gradsift.datastore.selections import Selection
@@ -83,6 +81,8 @@ def _short(error: Exception) -> str:
 
 def _rows_of(folder: Path, wanted: set[str]) -> int:
     """Rows of an export that are of the examples."""
+    import pyarrow.dataset as ds  # a second, with pandas: what refuses an argument does not wait for it
+
     files = sorted((folder / "data").glob("*.parquet"))
     of_tables = (
         name

@@ -156,6 +156,26 @@ def test_a_full_disk_has_its_own_code(recipe_file, tmp_path):
     assert json.loads(gradsift("verify", "-s", tmp_path / "s", "--json").stdout) == []
 
 
+def test_exports_are_found_wherever_the_log_is_asked_for_from(tmp_path, write_jsonl):
+    """A store named by a relative path, exports in it and beside it; and when the store was moved since."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    write_jsonl(*({"prompt": f"Ask {k}", "completion": f"say {k}"} for k in range(9)), name="here/pool.jsonl")
+    recipe = {"name": "small", "pool": [{"path": "pool.jsonl"}], "mix": {"examples": 3}}
+    (tmp_path / "here" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    running.gradsift("run", "recipe.yaml", "--no-prefect", cwd=tmp_path / "here")
+
+    def listed(store, cwd):
+        entries = json.loads(running.gradsift("log", "mixture", "--store", store, "--json", cwd=cwd).stdout)
+        words = running.gradsift("log", "mixture", "--store", store, cwd=cwd, columns=300).stdout
+        return [entry["present"] for entry in entries], " in exports/small" in " ".join(words.split())
+
+    assert listed("store", tmp_path / "here") == ([True], True)
+    assert listed(tmp_path / "here" / "store", tmp_path / "elsewhere") == ([True], True)
+    (tmp_path / "here" / "store").rename(tmp_path / "moved")
+    assert listed(tmp_path / "moved", tmp_path / "elsewhere") == ([True], True)
+
+
 def test_busy_is_told(copied, recipe_file):
     from gradsift.datastore import leases
     from gradsift.datastore.store import Store

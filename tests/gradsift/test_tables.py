@@ -21,6 +21,7 @@ def test_a_plan_has_words_and_units(capsys):
     plan = Plan(
         1_234_567, 3, 0.973, 81.26, 2, 9, 3 << 30, 700 << 20, 1234.5, {"warmup": 0.5, "gradients": 61.25}, ["look out"],
         1, 2_000, 8_000, {"method 'less'": 5 << 20, "allowed": 2 << 30}, {"duplicates": 1_020, "leak_ngrams": 7}, 4,
+        ["pool: 1 file in data not read"],
     )  # fmt: skip
     tables.show_plan(plan)
     shown = capsys.readouterr().out
@@ -42,6 +43,7 @@ def test_a_plan_has_words_and_units(capsys):
         "in all about 62 min",
         "method 'less' 5.0 MiB",
         "allowed 2.0 GiB",
+        "Warning: pool: 1 file in data not read",
         "Note: look out",
     ):
         assert wanted in lines

@@ -185,6 +185,8 @@ def test_a_template_of_our_own_and_one_that_refuses_everything_are_said(recipe_d
     with Store(tmp_path / "refused") as store, pytest.raises(InputError, match=r"none of 24 rows has a label token"):
         curate(recipe, store)
     (dated / "chat_template.jinja").unlink()
-    assert "no chat template" in plan_run(recipe, tmp_path / "nothing").notes[0]
+    note = plan_run(recipe, tmp_path / "nothing").notes[0]
+    assert "no chat template" in note
+    assert "put its own beside the tokenizer, as chat_template.jinja" in note
     with Store(tmp_path / "store") as store:
         assert "no chat template" in curate(recipe, store).notes[0]

@@ -95,9 +95,34 @@ def test_a_package_that_is_missing_is_named_before_any_work(recipe_data, store, 
     trained = parse_recipe(recipe_data | {"validate": {"optimizer": "dog"}})
     with pytest.raises(InputError, match=r"optimizer: dog` needs .*gradsift\[lrfree\]"):
         packages.check(trained)
+    packed = parse_recipe(recipe_data | {"model": {"path": str(tmp_path), "gguf_file": "small.gguf"}})
+    with pytest.raises(InputError, match=r"`model\.gguf_file` needs the package gguf, .*'gradsift\[gguf\]'"):
+        packages.check(packed)
 
 
 def test_a_pool_without_a_usable_row_is_refused_with_its_reasons(recipe_data, tmp_path, write_jsonl):
     path = write_jsonl({"foo": "bar"}, {"foo": "bar"})
     with pytest.raises(InputError, match="unknown_shape"):
         plan_run(parse_recipe(recipe_data | {"pool": [{"path": str(path)}]}), tmp_path / "none")
+
+
+def test_files_that_are_not_read_and_files_that_give_nothing_are_named(tmp_path, write_jsonl):
+    """As the run says it, before it runs."""
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    write_jsonl(*({"prompt": f"Ask {k}", "completion": f"say {k}"} for k in range(9)), name="pool/good.jsonl")
+    write_jsonl({"foo": "bar"}, name="pool/odd.jsonl")
+    (folder / "README.md").write_text("about it")
+    wanted = write_jsonl({"prompt": "Ask me", "completion": "I do"}, name="val.jsonl")
+    recipe = {
+        "name": "small",
+        "pool": [{"path": str(folder)}],
+        "targets": {"one": {"val": {"path": str(wanted)}}},
+        "select": {"method": "random", "examples": 3},
+    }
+    told = plan_run(parse_recipe(recipe), tmp_path / "none").warnings
+    assert len(told) == 2
+    assert "1 file of" in told[0]
+    assert "odd.jsonl" in told[0]
+    assert "not read: 1 of no known kind (.md): " in told[1]
+    assert "README.md" in told[1]

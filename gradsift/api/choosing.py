@@ -109,12 +109,12 @@ def select(
     >>> gradsift.diff(made.name, made.version, store="store").in_both == made.examples
     True
     """
-    from gradsift.pipelines.runs.reselect import reselect
-
     section = _section(method, rule, options, encoder) | {
         "examples": examples, "fraction": fraction, "label_tokens": label_tokens
     }  # fmt: skip
     with opened(store) as there:
+        from gradsift.pipelines.runs.reselect import reselect  # loads torch: not for a store that is not there
+
         made = reselect(there, section, target=target, checkpoint=checkpoint, name=name, seed=seed, memory=memory,
                         progress=progress)  # fmt: skip
         if picture is not None:
@@ -174,9 +174,10 @@ def score(
     True
     """
     from gradsift.datastore.errors import InputError
-    from gradsift.pipelines.runs.reselect import score as score_pool
 
     with opened(store) as there:
+        from gradsift.pipelines.runs.reselect import score as score_pool
+
         by_target = score_pool(there, _section(method, None, options, encoder), target, checkpoint, memory)
     if len(by_target) != 1:
         raise InputError(f"this store has several targets; give --target ({', '.join(by_target)})")

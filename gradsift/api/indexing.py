@@ -93,9 +93,10 @@ def index_build(
     """
     from gradsift.datastore.index_build import Wish
     from gradsift.datastore.index_build import build as build_index
-    from gradsift.pipelines.runs.query import searched_space
 
     with opened(store) as there:
+        from gradsift.pipelines.runs.query import searched_space  # loads torch: not for a store that is not there
+
         number = searched_space(there, checkpoint, space)
         return _seen(there, build_index(there, number, Wish(kind, nlist or 0, nprobe, seed), progress))
 

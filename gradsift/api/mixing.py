@@ -68,10 +68,10 @@ def mix(
     >>> made.realised
     20
     """
-    from gradsift.pipelines.runs.reselect import remix
-
     section = section_of(settings, "mix")
     with opened(store) as there:
+        from gradsift.pipelines.runs.reselect import remix  # loads torch: not for a store that is not there
+
         made = remix(there, section, name=name, seed=seed, progress=progress)
         if export_to is None:
             return made
@@ -137,9 +137,7 @@ def export(
     >>> written = gradsift.export(newest, "out", format="jsonl", store="store")
     """
     from gradsift.datastore import selections, versions
-    from gradsift.pipelines.export.export import export as write
     from gradsift.pipelines.recipe import Export
-    from gradsift.pipelines.runs.told import told_of
 
     given = {"format": format, "labels": labels, "atlas": atlas or None,
              "require_licence": require_licence or None}  # fmt: skip
@@ -147,6 +145,9 @@ def export(
         chosen = selections.get(there, name, target)
         recipes = versions.recipes_of(there, name, chosen)
         options = recipes.resolved.get("export", {}) | {k: v for k, v in given.items() if v is not None}
+        from gradsift.pipelines.export.export import export as write  # loads torch: not for a wrong name
+        from gradsift.pipelines.runs.told import told_of
+
         told = told_of(there, chosen)
         path = write(there, chosen, recipes, Path(folder), Export.model_validate(options), progress, told=told)
     return Written(chosen.name, len(chosen.example_ids), chosen.rows, chosen.digest, str(path))

@@ -42,10 +42,11 @@ def report(store: AnyStore = "store", *, run: int | None = None, out: AnyPath | 
     >>> page.with_suffix(".json").exists()
     True
     """
-    from gradsift.pipelines.report.kept import keep_report
-
     with opened(store) as there:
-        return keep_report(there, _run(there, run), as_path(out))
+        wanted = _run(there, run)
+        from gradsift.pipelines.report.kept import keep_report  # loads torch: not for a run that is not there
+
+        return keep_report(there, wanted, as_path(out))
 
 
 def reports(store: AnyStore = "store") -> "list[Kept]":
@@ -100,10 +101,11 @@ def report_data(store: AnyStore = "store", *, run: int | None = None) -> "Docume
     -------
     >>> answers = [answer.headline for answer in gradsift.report_data("store").answers]
     """
-    from gradsift.pipelines.report.report import report as document
-
     with opened(store) as there:
-        return document(there, _run(there, run))
+        wanted = _run(there, run)
+        from gradsift.pipelines.report.report import report as document
+
+        return document(there, wanted)
 
 
 def _run(store: "Store", number: int | None) -> "Run":

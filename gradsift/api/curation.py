@@ -207,7 +207,7 @@ def _recipe(recipe: "Recipe | Mapping[str, Any] | str | Path") -> "Recipe":
 
     if isinstance(recipe, str | Path):
         return load_recipe(Path(recipe))
-    if not isinstance(recipe, Mapping):
+    if not isinstance(recipe, Recipe | Mapping):
         raise InputError(f"`recipe` is {recipe!r}: give a file, a mapping or a Recipe")
     return recipe if isinstance(recipe, Recipe) else parse_recipe(dict(recipe))
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from running import ROOT, gradsift, python
+from running import ROOT, gradsift, python, run
 
 from gradsift.datastore import selections
 from gradsift.datastore.store import Store
@@ -394,3 +394,29 @@ def test_the_page_on_the_way_back_works_as_written(tmp_path):
     (ran, _), back = said(recipe.replace("examples: 12", "examples: 8").replace("'quality' + 0", "'quality'"))
     assert "left out by `where` 6 8" in ran
     assert len(back) == 8
+
+
+@pytest.mark.slow
+def test_the_page_on_training_works_as_written(model_dir, data_dir, tmp_path):
+    """Its command, with two steps, and its Python, beside an export whose rows hold labels."""
+    page = ROOT / "docs" / "training.md"
+    shutil.copytree(model_dir, tmp_path / "model")
+    recipe = {
+        "name": "train",
+        "pool": [{"path": str(data_dir / "small.jsonl")}],
+        "model": {"path": "model"},
+        "encoding": {"max_length": 128},
+        "mix": {"examples": 8},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    gradsift("run", "recipe.yaml", "--no-prefect", cwd=tmp_path)
+    gradsift("export", "train", "out", cwd=tmp_path)
+    (command,) = blocks(page, "bash")
+    steps = ["--max_steps", "1", "--report_to", "none", "--bf16", "false", "--use_cpu", "true", "--save_strategy", "no"]
+    program, *words = shlex.split(command)
+    run(
+        [f"{sys.prefix}/bin/{program}", *words, *steps], cwd=tmp_path / "out", HF_DATASETS_CACHE=str(tmp_path / "cache")
+    )
+    assert (tmp_path / "out" / "trained").is_dir()
+    (code,) = blocks(page, "python")
+    assert "train_loss" in python("-c", code, cwd=tmp_path, HF_DATASETS_CACHE=str(tmp_path / "cache")).stdout

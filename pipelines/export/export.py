@@ -42,7 +42,17 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.export import about, card, wayback
 from gradsift.pipelines.export.about import Told
 from gradsift.pipelines.export.place import settle, swap
-from gradsift.pipelines.export.rows import SPILL, Labels, Layout, has_objects, labels_for, layout, spill, write_parts
+from gradsift.pipelines.export.rows import (
+    SPILL,
+    Labels,
+    Layout,
+    has_objects,
+    labels_for,
+    layout,
+    rows_in,
+    spill,
+    write_parts,
+)
 from gradsift.pipelines.export.trainers import Tokens, configs, wants_labels
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Encoding, Export, recorded_recipe
@@ -63,6 +73,16 @@ KEEPS_ANSWERS_LABELLED = (
 )
 NOTHING = Told()
 PROGRAMS = {"gradsift": VERSION, "pyarrow": pa.__version__}  # that decide the bytes
+
+
+WITHOUT_LABELS = (
+    "{rows:,} chosen rows are not in the files: the template refuses them, or their labels were all cut off. "
+    "`gradsift quarantine` says which."
+)
+NO_LABELS = (
+    "no row of {name} has a label under the recipe's model: the template refuses all, or encoding.max_length cuts all "
+    "answers off. Raise it, set encoding.truncation: keep_answer, or use `gradsift export --no-labels`"
+)
 
 
 @dataclass(frozen=True)
@@ -194,9 +214,14 @@ def _write(job: _Export, folder: Path) -> None:
     spill(store, plan, folder, job.progress)
     objects = has_objects(plan, folder)
     data = write_parts(plan, folder, job.options.format, labels, job.progress, objects=objects)
+    without = selection.rows - sum(rows_in(folder / name) for name in data)
+    if without == selection.rows:
+        raise InputError(NO_LABELS.format(name=selection.name))
     digest = fingerprint([selection.digest, {name: digest_file(folder / name) for name in data}])
     tokens = _tokens(job, labels, tools=objects)
     described = _card(job, plan, digest, labels)
+    if without:
+        described = replace(described, notes=[*described.notes, WITHOUT_LABELS.format(rows=without)])
     if job.layout != PLACELESS:
         described = _told(job, described, tokens, folder / data[0])
     names = [*data, *_write_texts(job, described, tokens, folder)]
@@ -208,6 +233,7 @@ def _write(job: _Export, folder: Path) -> None:
     manifest = {
         **_facts(job, plan, digest),
         "pruned_examples": len(labels.masks) if labels else 0,
+        **({"rows_without_labels": without} if without else {}),
         "mixture": None if (asked := selections.plan(store, selection)) is None else plan_as_json(asked),
         "lineage": job.lineage,
         "versions": dict(job.made_by),

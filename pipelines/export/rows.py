@@ -146,6 +146,14 @@ def has_objects(plan: Layout, staging: Path) -> bool:
     return turns.hold_more(staging / SPILL / f"{number}.arrow" for number in range(plan.parts))
 
 
+def rows_in(path: Path) -> int:
+    """Rows of a part."""
+    if path.suffix == ".parquet":
+        return int(pq.read_metadata(path).num_rows)
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)
+
+
 def file_name(number: int, parts: int, suffix: str) -> str:
     """Name of a part below the export, as `load_dataset` shards are named."""
     return f"data/train-{number:05d}-of-{parts:05d}.{suffix}"
@@ -160,7 +168,8 @@ def write_parts(
     *,
     objects: bool,
 ) -> list[str]:
-    """Second pass: each part sorted and written under its final name; parts that are there already are kept."""
+    """Second pass: each part sorted and written under its final name; parts that are there already are kept. With
+    labels, rows without any are left out."""
     names = []
     for number in range(plan.parts):
         name = file_name(number, plan.parts, suffix)
@@ -187,6 +196,8 @@ def _write_part(
     finished = pa.table(columns)
     if labels is not None:
         finished = labels.add(finished, chats.of_table(table))
+        learnt = [any(label != IGNORED for label in row) for row in finished["labels"].to_pylist()]
+        finished = finished.filter(pa.array(learnt, pa.bool_()))
     temporary = path.with_name(f".tmp-{path.name}")
     if path.suffix == ".parquet":
         pq.write_table(

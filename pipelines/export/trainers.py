@@ -115,9 +115,7 @@ def axolotl_yaml(suffix: str, tokens: Tokens) -> str:
     """Axolotl's `datasets` block; run from inside the export's folder, or set the path."""
     kind = "parquet" if suffix == "parquet" else "json"
     entry: Json = {"path": "data", "ds_type": kind, "split": "train"}
-    if tokens.labelled:
-        entry["type"] = None  # rows hold input_ids and labels already
-    else:
+    if not tokens.labelled:  # with labels no `type` at all: axolotl then takes the rows as tokenised already
         entry |= {
             "type": "chat_template",
             "field_messages": "messages",
@@ -129,5 +127,7 @@ def axolotl_yaml(suffix: str, tokens: Tokens) -> str:
     if tokens.labelled:
         said += (
             "# It takes the rows' tokens, those of the recipe's model. For another: `gradsift export --no-labels`.\n"
+            "# UNCONFIRMED: axolotl's docs ask for exactly input_ids, attention_mask and labels in such rows; where\n"
+            "# it refuses or trips over the other columns, remove them.\n"
         )
     return said + yaml.safe_dump({"datasets": [entry]}, sort_keys=False)

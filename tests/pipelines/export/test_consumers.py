@@ -136,7 +136,7 @@ def test_axolotl_finds_and_reads_it(exports, kind, monkeypatch):
     assert set(entry) <= AXOLOTL_KEYS
     rows = load_dataset(entry["path"], split=entry["split"])
     if kind != "jsonl":
-        assert entry["type"] is None
+        assert "type" not in entry
         assert {"input_ids", "attention_mask", "labels"} <= set(rows.column_names)
         return
     assert entry["type"] == "chat_template"

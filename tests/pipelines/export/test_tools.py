@@ -165,3 +165,18 @@ def test_trl_trains_on_tool_calls_from_the_shell(with_model):
         for r in ROWS
     )  # fmt: skip
     assert float(re.findall(r"'num_tokens': '?([\d.e+]+)", said)[-1]) == wanted
+
+
+def test_rows_that_the_template_refuses_are_not_in_an_export_with_labels(pool, model_dir, tmp_path):
+    """ChatML knows no tools: such chats would be trained on without their calls."""
+    shutil.copytree(model_dir, tmp_path / "model")
+    chatml = "{% for m in messages %}{{ '<|start|>' + m['role'] + '\\n' + m['content'] + '<|end|>\\n' }}{% endfor %}"
+    prompt = "{% if add_generation_prompt %}{{ '<|start|>assistant\\n' }}{% endif %}"
+    (tmp_path / "model" / "chat_template.jinja").write_text(chatml + prompt)
+    folder = exported(pool, tmp_path, model={"path": str(tmp_path / "model")}, encoding={"max_length": 256})
+    rows = loaded(folder, tmp_path)
+    assert sorted(row["messages"][0]["content"] for row in rows) == ["What about 2?", "What about 5?"]
+    assert all(any(label != -100 for label in row["labels"]) for row in rows)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["rows_without_labels"] == 6
+    assert "6 chosen rows are not in the files" in (folder / "README.md").read_text()

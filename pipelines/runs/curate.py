@@ -39,7 +39,7 @@ from gradsift.pipelines.runs import forget
 from gradsift.pipelines.runs.look import lost_labels
 from gradsift.pipelines.select import need
 from gradsift.pipelines.select.select import describe, select_for
-from gradsift.pipelines.training.adopted import with_adapter_of
+from gradsift.pipelines.training.adopted import base_notes, with_adapter_of
 from gradsift.pipelines.training.warmup import warm_up
 from gradsift.pipelines.validate.validate import Made, Spread, validate
 from gradsift.pipelines.version import made_with
@@ -183,6 +183,7 @@ def _gradients(work: Work, material: Material, stage: _Stages) -> tuple[Material
         drift = drift_of(store, warmed.run, material.pool, space, reused=warmed.reused, max_drift=most)
     # a model that was trained before was looked at then
     notes = found[-1] if found else runs.last_notes(store, recipe.name, drift.warmup if drift else "")
+    notes = list(dict.fromkeys([*base_notes(recipe), *notes]))
     return replace(material, pairs=tuple(pairs)), _Rows(rows, notes, drift)
 
 

@@ -10,7 +10,7 @@ must have the shape of its parameter. (Two of one shape that a trainer of one's 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,11 @@ def folders(paths: Sequence[str]) -> list[Path]:
     output folder by N. Raises InputError for a path that is neither."""
     found: list[Path] = []
     for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(
+                f"warmup.from: {path} is not there. A run looks at it each time; what the store took from it serves "
+                "query, select, export and report without"
+            )
         inner = sorted(path.glob("checkpoint-*"), key=_number) if path.is_dir() else []
         if inner:
             found += inner
@@ -94,6 +99,21 @@ def with_adapter_of(recipe: Recipe) -> Recipe:
         kept = recipe.lora.targets if "targets" in recipe.lora.model_fields_set else lora.targets
         recipe = recipe.model_copy(update={"lora": lora.model_copy(update={"targets": kept})})
     return recipe
+
+
+def base_notes(recipe: Recipe) -> list[str]:
+    """What there is to say where an adapter names another base model than the recipe's, by the last part of its name:
+    shapes alone do not tell two trainings of one architecture apart."""
+    warmup, own = recipe.warmup, recipe.model.hub or recipe.model.path or ""
+    notes = []
+    for folder in folders(warmup.from_) if warmup is not None and warmup.from_ else ():
+        base = str(_json(folder / CONFIG).get("base_model_name_or_path") or "")
+        if base and PurePath(base).name != PurePath(own).name:
+            notes.append(
+                f"{folder.name} was trained on {base!r}, and the model here is {PurePath(own).name!r}: if weights "
+                "differ, its gradients say nothing of this model."
+            )
+    return notes
 
 
 def _same_targets(ours: str | list[str], theirs: str | list[str]) -> bool:

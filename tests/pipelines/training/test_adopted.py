@@ -18,7 +18,7 @@ from gradsift.pipelines.model.work import open_work
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.dryrun import plan_run
-from gradsift.pipelines.training.adopted import folders, read, with_adapter_of
+from gradsift.pipelines.training.adopted import base_notes, folders, read, with_adapter_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MOST = {"per_device_train_batch_size": 2, "max_steps": 4, "save_steps": 2, "logging_steps": 1, "learning_rate": 1e-3}
@@ -266,6 +266,18 @@ def test_paths(trl_output, tmp_path):
     assert [folder.name for folder in folders([str(trl_output)])] == ["checkpoint-2", "checkpoint-4"]
     with pytest.raises(InputError, match=r"warmup\.from: .* has no adapter_config"):
         folders([str(tmp_path)])
+    with pytest.raises(InputError, match=r"is not there\. A run looks at it each time"):
+        folders([str(tmp_path / "gone")])
+
+
+def test_another_base_model_is_told(changed):
+    """By its name alone: shapes do not tell two trainings of one architecture apart."""
+    folder, recipe = changed
+    known = json.loads((folder / "adapter_config.json").read_text())
+    assert base_notes(parse_recipe(recipe)) == []
+    (folder / "adapter_config.json").write_text(json.dumps(known | {"base_model_name_or_path": "owner/other-1b"}))
+    (note,) = base_notes(parse_recipe(recipe))
+    assert "was trained on 'owner/other-1b', and the model here is" in note
 
 
 def test_a_damaged_adopted_checkpoint_is_read_again(adopting, tmp_path):

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from gradsift.pipelines.runs.dryrun import Plan
 
 START = 0.5  # seconds of an interpreter and of reading the recipe
-# What Prefect and its temporary server add to a run, in times of this package's own imports: 9.4 s against 1.7 s, medians of
-# five runs of 20 rows with nothing left to do (12.4 s, and 3.0 s without Prefect) on two cores.
+# What Prefect and its temporary server add to a run, in times of this package's own imports: 9.4 s against 1.7 s (a run
+# of 20 rows with nothing left to do takes 12.4 s, and 3.0 s without Prefect; medians of five on two cores).
 PREFECT = 5.5
 
 

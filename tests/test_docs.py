@@ -285,7 +285,8 @@ def test_no_other_code_block_goes_untested():
                "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"},
                "search.md": {"bash", "python"}, "api.md": {"text", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"},
                "reading-the-report.md": {"bash"}, "data.md": {"jsonl", "json", "yaml", "csv", "text"}, "where-did-it-go.md": {"yaml", "bash"},
-               "way-back.md": {"yaml", "bash", "python"}}  # fmt: skip
+               "way-back.md": {"yaml", "bash", "python"}, "training.md": {"bash", "python"},
+               "first-curation.md": {"yaml", "bash", "python"}}  # the last in tests/test_first_curation.py  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())
 

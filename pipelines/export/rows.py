@@ -189,15 +189,14 @@ def _write_part(
     table = table.take(pa.array(np.argsort(table["place"].to_numpy(), kind="stable")))
     first = number * plan.rows_each
     items = pa.array(plan.item[first : first + plan.rows_each])
-    columns = turns.as_columns(chats.of_table(table), objects=True) if objects else {"messages": table["messages"]}
+    of_rows = chats.of_table(table) if objects or labels is not None else []
+    columns = turns.as_columns(of_rows, objects=True) if objects else {"messages": table["messages"]}
     columns |= {name: plan.facts[name].take(items) for name in plan.facts.column_names}
     columns["copy"] = pa.array(plan.copy[first : first + plan.rows_each], pa.int32())
     columns["weight"] = pa.array(np.ones(len(items)), pa.float64())
     finished = pa.table(columns)
     if labels is not None:
-        finished = labels.add(finished, chats.of_table(table))
-        learnt = [any(label != IGNORED for label in row) for row in finished["labels"].to_pylist()]
-        finished = finished.filter(pa.array(learnt, pa.bool_()))
+        finished = labels.add(finished, of_rows)
     temporary = path.with_name(f".tmp-{path.name}")
     if path.suffix == ".parquet":
         pq.write_table(
@@ -222,17 +221,19 @@ class Labels:
 
     def add(self, table: pa.Table, of_rows: Sequence[Messages]) -> pa.Table:
         """The table of these chats with `input_ids`, `attention_mask` (all ones: axolotl looks for it) and `labels`
-        (−100 where a token has no loss)."""
-        ids, labels = [], []
+        (−100 where a token has no loss), without rows that have no label."""
+        ids, labels, learnt = [], [], []
         for name, chat in zip(table["example_id"].to_pylist(), of_rows, strict=True):
             row = encode(self.tokenizer, chat, self.encoding.max_length, self.encoding.truncation)
             row = row if name not in self.masks else row.masked(self.masks[name])
+            learnt.append(any(row.labelled))
             ids.append(row.input_ids)
             labels.append([t if on else IGNORED for t, on in zip(row.input_ids, row.labelled, strict=True)])
         columns = table.append_column("input_ids", pa.array(ids, pa.list_(pa.int32())))
         ones = pa.array([[1] * len(row) for row in ids], pa.list_(pa.int8()))
         columns = columns.append_column("attention_mask", ones)
-        return columns.append_column("labels", pa.array(labels, pa.list_(pa.int32())))
+        columns = columns.append_column("labels", pa.array(labels, pa.list_(pa.int32())))
+        return columns.filter(pa.array(learnt, pa.bool_()))
 
 
 def labels_for(

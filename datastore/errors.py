@@ -16,6 +16,10 @@ class InputError(GradsiftError):
     exit_code = 2
 
 
+class NoStoreError(InputError):
+    """There is no store at a place, and none was to be made."""
+
+
 class CorruptionError(GradsiftError):
     """Stored bytes differ from the digest that the catalog holds for them."""
 

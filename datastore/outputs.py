@@ -3,7 +3,8 @@
 import time
 from pathlib import Path
 
-from gradsift.datastore.store import Store, is_store
+from gradsift.datastore.place import is_store
+from gradsift.datastore.store import Store
 
 OWN = ("exports", "reports")  # in the store: whoever looks for what was written looks there, too
 

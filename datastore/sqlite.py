@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gradsift.datastore.engine import Engine, Parameters, Row
-from gradsift.datastore.errors import BusyError, CorruptionError, InputError
+from gradsift.datastore.errors import BusyError, CorruptionError, InputError, NoStoreError
 from gradsift.datastore.files import disk_errors, on_network
 
 BUSY_SECONDS = 60
@@ -71,7 +71,7 @@ class SqliteEngine(Engine):
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
         if not create and not path.exists():
-            raise InputError(
+            raise NoStoreError(
                 f"{path.parent} is not a store (no {path.name}). Give --store or GRADSIFT_STORE, "
                 "or make one with `gradsift run RECIPE`."
             )

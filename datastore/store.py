@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +10,11 @@ from gradsift.datastore import files
 from gradsift.datastore.backend import Backend, Fill, StoredFile
 from gradsift.datastore.engine import Engine, Row, Transaction
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError
-from gradsift.datastore.local import LocalFiles
-from gradsift.datastore.sqlite import SqliteEngine
+from gradsift.datastore.place import Place, keep, open_catalog, open_files, settled
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CATALOG_NAME = "catalog.sqlite"
 CLEARED = "a deletion on {} took this file away before it was part of the store; run this again when that has ended"
 
 
@@ -33,23 +31,27 @@ class NewFile:
 class Store:
     """An open store. Modules `examples`, `features`, `checkpoints` and `selections` work on it.
 
-    `root` is also where reports and exports go unless told otherwise. `catalog` and `backend` are for the modules of
-    `datastore/` alone: everybody else calls functions of these modules.
+    `root` is this host's folder, where reports and exports go unless told otherwise; `place` is what another process
+    needs to open the same store. `catalog` and `backend` are for the modules of `datastore/` alone: everybody else
+    calls functions of these modules.
     """
 
     def __init__(
         self,
-        root: Path | str,
+        where: Place | Path | str,
         *,
         create: bool = True,
         catalog: Engine | None = None,
         backend: Backend | None = None,
     ) -> None:
-        self.root = Path(root)
+        place = where if isinstance(where, Place) else Place(Path(where))
+        self.root = place.root
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root} is a file, not a store folder")
-        self.catalog = catalog or SqliteEngine(self.root / CATALOG_NAME, create=create)
-        self.backend = backend or LocalFiles(self.root)
+        self.place = replace(settled(place), root=self.root.resolve())
+        self.catalog = catalog or open_catalog(self.place, create=create)
+        self.backend = backend or open_files(self.place)
+        keep(self.place)
         self._checked: set[str] = set()  # names of files
 
     def close(self) -> None:
@@ -182,11 +184,6 @@ class Store:
             return opener(file.name)
         except CorruptionError as error:
             raise CorruptionError(f"shard {shard_id} ({row['kind']}): {error}") from None
-
-
-def is_store(root: Path) -> bool:
-    """Whether a folder holds a store."""
-    return (root / CATALOG_NAME).exists()
 
 
 def stored_file(row: Row) -> StoredFile:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gradsift.datastore.place import Place
 from gradsift.datastore.runs import RunResult
 from gradsift.datastore.store import Store
 from gradsift.flows.tasks import Runner, as_task, in_flow, publish, spread_over
@@ -12,7 +13,7 @@ from gradsift.pipelines.runs.curate import curate
 
 def curate_with_prefect(
     recipe: Recipe,
-    store_root: Path,
+    place: Place,
     *,
     export_root: Path | None = None,
     progress: Progress = quiet,
@@ -25,7 +26,7 @@ def curate_with_prefect(
     """
 
     def run() -> RunResult:
-        with Store(store_root) as store:
+        with Store(place) as store:
             result = curate(
                 recipe,
                 store,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gradsift.datastore.place import Place
 from gradsift.datastore.runs import RunResult
 from gradsift.datastore.store import Store
 from gradsift.flows.tasks import Runner, as_task, in_flow, publish, spread_over
@@ -11,7 +12,7 @@ from gradsift.pipelines.runs.revalidate import revalidate
 
 
 def validate_with_prefect(
-    store_root: Path,
+    place: Place,
     settings: Fields | None = None,
     *,
     out: Path | None = None,
@@ -24,11 +25,11 @@ def validate_with_prefect(
     """
 
     def run() -> RunResult:
-        with Store(store_root, create=False) as store:
+        with Store(place, create=False) as store:
             result = revalidate(
                 store, settings, out=out, step=as_task, progress=progress, spread=spread_over(task_runner)
             )
             publish(store, Path(result.report).stem, result.arms)
             return result
 
-    return in_flow("validate", store_root.resolve().name or "store", run, task_runner)
+    return in_flow("validate", place.root.resolve().name or "store", run, task_runner)

@@ -234,7 +234,7 @@ def leaks(tree):
 @pytest.mark.parametrize("path", OUTSIDE_THE_STORE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_only_the_datastore_knows_the_catalog_and_the_files(path):
     assert not {"sqlite3", "psycopg", "sqlalchemy"} & {name.split(".")[0] for name in imported(path)}
-    own = ("engine", "sqlite", "backend", "local", "testing")
+    own = ("engine", "sqlite", "postgres", "backend", "local", "objects", "testing")
     assert not {f"gradsift.datastore.{name}" for name in own} & {n.rpartition(".")[0] for n in imported(path)}
     if "demo" not in path.relative_to(ROOT).as_posix():  # the demo's chats teach SQL
         assert not list(leaks(ast.parse(path.read_text("utf-8"))))

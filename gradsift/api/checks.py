@@ -10,7 +10,8 @@ from typing import Literal
 from gradsift.datastore.errors import GradsiftError
 from gradsift.datastore.files import file_system_type, on_network
 from gradsift.datastore.overview import committed_bytes
-from gradsift.datastore.store import Store, is_store
+from gradsift.datastore.place import is_store
+from gradsift.datastore.store import Store
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "pyarrow", "prefect", "fastapi", "cyclopts")
 LOW_BYTES = 2 << 30

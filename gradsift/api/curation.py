@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradsift.api.shared import AnyPath, AnyStore, as_path, folder_of, open_store, opened, section_of
+from gradsift.api.shared import AnyPath, AnyStore, as_path, folder_of, open_store, opened, section_of, whereabouts
 from gradsift.pipelines.progress import Progress, quiet
 
 if TYPE_CHECKING:
@@ -83,12 +83,13 @@ def run(
         from gradsift.flows.tasks import processes as pool
 
         runner = pool(processes) if processes else None
+        place = whereabouts(store, loaded)
         return curate_with_prefect(
-            loaded, folder_of(store), export_root=root, progress=progress, task_runner=runner, new_warmup=new_warmup
+            loaded, place, export_root=root, progress=progress, task_runner=runner, new_warmup=new_warmup
         )
     from gradsift.pipelines.runs.curate import curate
 
-    with opened(store, create=True) as there:
+    with opened(store, loaded) as there:
         return curate(loaded, there, export_root=root, new_warmup=new_warmup, progress=progress)
 
 
@@ -191,12 +192,13 @@ def validate(
     section = None if settings is None else section_of(settings, "validate")
     page = as_path(out)
     if prefect:
-        open_store(folder_of(store)).close()  # a folder that is no store should fail before Prefect starts
+        place = whereabouts(store)
+        open_store(place.root).close()  # a folder that is no store should fail before Prefect starts
         from gradsift.flows.tasks import processes as pool
         from gradsift.flows.validate import validate_with_prefect
 
         runner = pool(processes) if processes else None
-        return validate_with_prefect(folder_of(store), section, out=page, progress=progress, task_runner=runner)
+        return validate_with_prefect(place, section, out=page, progress=progress, task_runner=runner)
     with opened(store) as there:
         from gradsift.pipelines.runs.revalidate import revalidate
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from gradsift.datastore.place import Place
     from gradsift.datastore.store import Store
-    from gradsift.pipelines.recipe import Fields
+    from gradsift.pipelines.recipe import Fields, Recipe
 
 AnyPath: TypeAlias = str | Path
 AnyStore: TypeAlias = "Store | str | Path"
@@ -42,20 +43,31 @@ def open_store(store: AnyPath = "store") -> "Store":
 
 
 @contextmanager
-def opened(store: AnyStore, *, create: bool = False) -> "Iterator[Store]":
-    """The store, closed afterwards only where it was given as a folder."""
+def opened(store: AnyStore, recipe: "Recipe | None" = None) -> "Iterator[Store]":
+    """The store, closed afterwards only where it was given as a folder. One that is not there is made for a recipe."""
     from gradsift.datastore.store import Store
 
+    place = whereabouts(store, recipe)
     if not isinstance(store, str | Path):
         yield _open(store)
         return
-    with Store(store, create=create) as there:
+    with Store(place, create=recipe is not None) as there:
         yield there
 
 
 def folder_of(store: AnyStore) -> Path:
-    """Where a store is."""
+    """The folder of a store."""
     return Path(store) if isinstance(store, str | Path) else _open(store).root
+
+
+def whereabouts(store: AnyStore, recipe: "Recipe | None" = None) -> "Place":
+    """Where a store is, or is to be made: what a recipe says, else what its folder says.
+
+    Raises InputError where the folder is of another store.
+    """
+    from gradsift.datastore.place import place_of
+
+    return place_of(folder_of(store)) if recipe is None else recipe.place(folder_of(store))
 
 
 def _open(store: "Store") -> "Store":

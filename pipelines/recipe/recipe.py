@@ -1,10 +1,12 @@
 """The recipe: a whole run as one file."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.place import Place, check_urls, settled
 from gradsift.datastore.runs import Json
 from gradsift.pipelines.memory import parse_size
 from gradsift.pipelines.methods.registry import ROWS, Need, Needs, methods
@@ -52,11 +54,21 @@ class Recipe(Section):
     """Leave out to stop after the export."""
     workers: Annotated[int, Field(gt=0)] = 1
     """Gradient workers (threads with a model each); never changes the result."""
+    catalog_url: str | None = None
+    """Where the store's catalog is when hosts share it: `postgresql://host/database?schema=team`. By default it is a
+    file in the store's folder. Passwords come from PGPASSWORD or ~/.pgpass."""
+    store_url: str | None = None
+    """Where the store's files are when they are not in its folder: `s3://bucket/prefix`, or `file:///shared/folder`.
+    Keys come from the environment."""
     memory: Annotated[int, BeforeValidator(parse_size)] | None = None
     """What a method may hold in memory, such as `4GiB` or `500MB`, above the process itself and its model; by default
     60 % of what is free. One that needs more is refused before gradients are computed. Never changes what is chosen."""
 
     _written: Json | None = PrivateAttr(default=None)
+
+    def place(self, root: Path) -> Place:
+        """Where the store in a folder is, or is to be made. Raises InputError where the folder is of another store."""
+        return settled(Place(root, self.catalog_url, self.store_url))
 
     @property
     def written(self) -> Json:
@@ -68,6 +80,14 @@ class Recipe(Section):
         copy = self.model_copy()
         copy._written = data
         return copy
+
+    @model_validator(mode="after")
+    def _urls_can_be_written_down(self) -> "Recipe":
+        try:
+            check_urls(self.catalog_url, self.store_url)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     @model_validator(mode="after")
     def _moments_need_training(self) -> "Recipe":

@@ -3,13 +3,15 @@
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gradsift.datastore import tombstones
+from gradsift.datastore.errors import NoStoreError
+from gradsift.datastore.place import is_store
 from gradsift.datastore.runs import Ingested
-from gradsift.datastore.store import Store, is_store
+from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.pool.read import read_datasets
@@ -41,12 +43,20 @@ class Data:
 
 
 @contextmanager
-def opened(root: Path) -> Iterator[Store | None]:
-    """The store in a folder, None where there is none yet."""
-    if not is_store(root):
-        yield None
-        return
-    with Store(root, create=False) as store:
+def opened(recipe: Recipe, root: Path) -> Iterator[Store | None]:
+    """The store that a recipe would run on, None where there is none yet. Makes no folder."""
+    place = recipe.place(root)
+    with ExitStack() as stack:
+        if not is_store(root):
+            if not place.is_shared:
+                yield None
+                return
+            place = replace(place, root=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gradsift-"))))
+        try:
+            store = stack.enter_context(Store(place, create=False))
+        except NoStoreError:
+            yield None
+            return
         yield store
 
 

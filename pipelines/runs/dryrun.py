@@ -70,7 +70,7 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None, starte
     if loaded is not None:
         check_length(recipe, loaded)
     started += time.perf_counter() - start
-    with opened(store) as known, read_aside(recipe, known) as data:
+    with opened(recipe, store) as known, read_aside(recipe, known) as data:
         work = Work(data.scratch, recipe, loaded)
         plan = _of_data(recipe, data, known, store)
         if loaded is None:

@@ -7,7 +7,6 @@ pickles: whoever can open the store can do it (`do_job`), here or on the process
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from gradsift.datastore import arms
 from gradsift.datastore.arms import ArmResult, Measured, TrainLog
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.identity import Spec, digest_ids, fingerprint
+from gradsift.datastore.place import Place
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.chats import Chats
 from gradsift.pipelines.model.encode import Encoded
@@ -56,7 +56,7 @@ class Job:
     """One training and its measures: an arm at a learning rate, for a number of steps or the recipe's epochs."""
 
     name: str
-    store_root: Path
+    place: Place
     recipe: Recipe
     arm: Arm
     lr: float
@@ -72,7 +72,7 @@ class Job:
 
 def do_job(job: Job) -> None:
     """Do a job in this process and record it in its store, unless that has been done."""
-    with Store(job.store_root, create=False) as store:
+    with Store(job.place.on_worker(), create=False) as store:
         work = open_work(store, job.recipe)
         run(work, job, Chats(work))
 

@@ -95,7 +95,7 @@ def _jobs(work: Work, arms: Sequence[Arm], benches: Benches) -> list[Job]:
     for arm, arm_steps in _with_steps(arms, steps):
         for lr in rates if arm.example_ids else rates[:1]:
             name = f"validate {arm.name} {arm.seed}" + (f" {lr:g}" if len(rates) > 1 else "")
-            jobs.append(Job(name, work.store.root.resolve(), work.recipe, arm, lr, arm_steps, benches))
+            jobs.append(Job(name, work.store.place, work.recipe, arm, lr, arm_steps, benches))
     return jobs
 
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.place import Place
 from gradsift.datastore.store import Store
 from gradsift.flows.tasks import in_flow, processes, submit_jobs
 from gradsift.flows.validate import validate_with_prefect
@@ -29,7 +30,7 @@ def test_processes_do_the_runs_and_agree_with_one_process(copy, tmp_path, monkey
         raise AssertionError("the flow's own process should train nothing")
 
     monkeypatch.setattr("gradsift.pipelines.validate.job.fit", here)
-    made = validate_with_prefect(root, SETTINGS, out=tmp_path / "many.html", task_runner=processes(2))
+    made = validate_with_prefect(Place(root), SETTINGS, out=tmp_path / "many.html", task_runner=processes(2))
     found = losses(made.arms)
     assert set(found) == set(expected)
     for key, values in expected.items():
@@ -40,7 +41,9 @@ def test_processes_do_the_runs_and_agree_with_one_process(copy, tmp_path, monkey
 
 
 def test_a_failure_in_a_process_is_the_users_error(recipe, tmp_path):
-    job = Job("lost", tmp_path / "nowhere", recipe, Arm("random", 0, ("x",), ("sql",)), 1e-3, None, Benches({}, {}))
+    job = Job(
+        "lost", Place(tmp_path / "nowhere"), recipe, Arm("random", 0, ("x",), ("sql",)), 1e-3, None, Benches({}, {})
+    )
     with pytest.raises(InputError, match="nowhere"):
         in_flow("validate", "test", lambda: submit_jobs([job]), processes(2))
 

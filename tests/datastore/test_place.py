@@ -1,0 +1,97 @@
+"""Where a store's parts are: place.json, what may stand in it, and stores whose files are elsewhere."""
+
+import json
+import pickle
+
+import pytest
+
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.place import PLACE_NAME, WORKER_FOLDER, Place, check_urls, keep, place_of, settled
+from gradsift.datastore.store import Store
+from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs.curate import curate
+
+SHARED = ("postgresql://host/db?schema=team", "s3://bucket/prefix?region=eu-west-1")
+
+
+def test_a_plain_folder_is_all_of_its_store_and_says_nothing(tmp_path):
+    with Store(tmp_path / "store") as store:
+        assert store.place == Place(tmp_path / "store")
+    assert not (tmp_path / "store" / PLACE_NAME).exists()
+
+
+def test_a_place_is_written_once_and_read_back(tmp_path):
+    place = Place(tmp_path / "store", *SHARED)
+    assert settled(place) == place
+    keep(place)
+    assert place_of(place.root) == settled(Place(place.root)) == place
+    assert json.loads((place.root / PLACE_NAME).read_text()) == {"catalog_url": SHARED[0], "store_url": SHARED[1]}
+    keep(place)
+    assert [p.name for p in place.root.iterdir()] == [PLACE_NAME]
+
+
+@pytest.mark.parametrize("name", ["catalog_url", "store_url"])
+def test_a_folder_of_another_store_is_refused(tmp_path, name):
+    keep(Place(tmp_path, *SHARED))
+    other = Place(tmp_path, **{name: dict(catalog_url="postgresql://other/db", store_url="s3://other")[name]})
+    with pytest.raises(InputError, match=rf"{name} is .*bucket|{name} is .*host"):
+        settled(other)
+    assert settled(Place(tmp_path, **{name: getattr(place_of(tmp_path), name)})) == place_of(tmp_path)
+
+
+def test_a_folder_with_a_catalog_of_its_own_is_refused(tmp_path):
+    Store(tmp_path).close()
+    with pytest.raises(InputError, match="has no catalog_url; asked for is postgresql://host"):
+        Store(Place(tmp_path, SHARED[0]))
+
+
+@pytest.mark.parametrize(
+    ("catalog", "files", "what"),
+    [
+        ("mysql://host/db", None, "must begin with postgresql://"),
+        ("host/db", None, "must be a URL"),
+        ("postgresql://me:hush@host/db", None, "PGPASSWORD"),
+        ("postgresql://host/db?password=hush", None, "PGPASSWORD"),
+        ("postgresql://[host/db", None, "is no URL"),
+        (None, "bucket/prefix", "must be a URL"),
+        (None, "s3://key:hush@bucket", "the environment or a profile"),
+        (None, "s3://key@bucket", "must not name a user"),
+        (None, "s3://bucket?secret_key=hush", "the environment or a profile"),
+        (None, 7, "must be a URL"),
+    ],
+)
+def test_a_url_that_cannot_be_used_or_is_secret_is_refused(tmp_path, recipe_data, catalog, files, what):
+    with pytest.raises(InputError, match=what) as refused:
+        check_urls(catalog, files)
+    assert "hush" not in str(refused.value)
+    if files != 7:
+        with pytest.raises(InputError, match=what):
+            parse_recipe({**recipe_data, "catalog_url": catalog, "store_url": files})
+    (tmp_path / PLACE_NAME).write_text(json.dumps({"catalog_url": catalog, "store_url": files}))
+    with pytest.raises(InputError, match=what):
+        Store(tmp_path, create=False)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"catalog": "x"}', "\x00"])
+def test_a_broken_place_is_named_with_the_way_out(tmp_path, text):
+    (tmp_path / PLACE_NAME).write_text(text)
+    with pytest.raises(InputError, match=r"place\.json .*gradsift connect"):
+        Store(tmp_path, create=False)
+
+
+def test_a_worker_has_a_folder_of_its_own_where_the_catalog_is_shared(tmp_path, monkeypatch):
+    monkeypatch.setenv(WORKER_FOLDER, str(tmp_path / "mine"))
+    assert Place(tmp_path, *SHARED).on_worker() == Place(tmp_path / "mine", *SHARED)
+    assert Place(tmp_path).on_worker() == Place(tmp_path), "its catalog is in that folder and nowhere else"
+    assert pickle.loads(pickle.dumps(Place(tmp_path, *SHARED))) == Place(tmp_path, *SHARED)
+
+
+def test_files_of_a_store_can_be_in_another_folder(tmp_path, recipe_data):
+    recipe = parse_recipe({**recipe_data, "store_url": (tmp_path / "shared").as_uri()})
+    with Store(recipe.place(tmp_path / "store")) as store:
+        curate(recipe, store)
+    kinds = {path.name for path in (tmp_path / "shared").iterdir()}
+    assert {"examples", "features"} <= kinds
+    assert not kinds & {path.name for path in (tmp_path / "store").iterdir()}
+    with Store(tmp_path / "store", create=False) as again:
+        assert again.place.store_url == (tmp_path / "shared").as_uri()

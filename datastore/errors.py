@@ -8,6 +8,7 @@ class GradsiftError(Exception):
     """Base of all errors raised on purpose."""
 
     exit_code = 1
+    retryable = False  # whether the same call may succeed a little later
 
 
 class InputError(GradsiftError):
@@ -48,3 +49,11 @@ class StoreFullError(GradsiftError):
     """The disk is full; what was committed before is intact."""
 
     exit_code = 6
+
+
+class UnavailableError(GradsiftError):
+    """A server that the store needs, its database or object store, does not answer or stopped to. What was committed
+    before is intact: run the command again when it answers."""
+
+    exit_code = 7
+    retryable = True

@@ -33,7 +33,7 @@ def test_a_place_is_written_once_and_read_back(tmp_path):
 @pytest.mark.parametrize("name", ["catalog_url", "store_url"])
 def test_a_folder_of_another_store_is_refused(tmp_path, name):
     keep(Place(tmp_path, *SHARED))
-    other = Place(tmp_path, **{name: dict(catalog_url="postgresql://other/db", store_url="s3://other")[name]})
+    other = Place(tmp_path, **{name: {"catalog_url": "postgresql://other/db", "store_url": "s3://other"}[name]})
     with pytest.raises(InputError, match=rf"{name} is .*bucket|{name} is .*host"):
         settled(other)
     assert settled(Place(tmp_path, **{name: getattr(place_of(tmp_path), name)})) == place_of(tmp_path)

@@ -5,9 +5,9 @@ its files lie in it, too, unless `place.json` in it says where else:
 
     {"catalog_url": "postgresql://host/database?schema=team", "store_url": "s3://bucket/prefix"}
 
-Either may be null: the folder then has the catalog (SQLite), or the files. Other hosts work on the same store with a
-folder of their own that says the same. Nothing secret is kept: a URL with a password or a key is refused; libpq and the
-object store's library read theirs from the environment.
+`catalog_url` may be null: the folder then has the catalog (SQLite), and no other host can open the store. Other hosts
+work on the same store with a folder of their own that says the same. Nothing secret is kept: a URL with a password or a
+key is refused; libpq and the object store's library read theirs from the environment.
 """
 
 import json
@@ -78,6 +78,11 @@ def check_urls(catalog_url: object, store_url: object, where: str = "") -> None:
                 f"{where}catalog_url must begin with postgresql://, not {parts.scheme}://; leave it out for a catalog "
                 "in the store's folder"
             )
+        if store_url is None:
+            raise InputError(
+                f"{where}catalog_url needs store_url, so that other hosts find the files, too: s3://bucket/prefix, or "
+                "file:///shared/folder where they share a file system"
+            )
     if store_url is not None:
         parts = _split(store_url, f"{where}store_url", "the environment or a profile of the object store's client")
         if parts.username is not None:
@@ -104,10 +109,10 @@ def settled(place: Place) -> Place:
 
     Raises InputError where the folder says otherwise, or has a catalog of its own.
     """
-    check_urls(place.catalog_url, place.store_url)
     known = place_of(place.root)
     if place.catalog_url is None and place.store_url is None:
         return known
+    check_urls(place.catalog_url, place.store_url)
     if not is_store(place.root):
         return place
     for name in ("catalog_url", "store_url"):

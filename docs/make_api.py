@@ -19,7 +19,7 @@ from typing import Any
 import gradsift
 
 GROUPS = {
-    "A store": ("open_store", "status"),
+    "A store": ("open_store", "status", "connect"),
     "Runs": ("init", "dry_run", "run", "demo"),
     "Where rows went": ("quarantine", "marks"),
     "Search": ("query", "index_build", "index_list", "index_refresh", "index_drop"),

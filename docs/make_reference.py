@@ -39,6 +39,7 @@ COMMANDS = (
     "index drop",
     "export",
     "status",
+    "connect",
     "doctor",
     "verify",
     "gc",

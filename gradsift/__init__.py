@@ -10,6 +10,7 @@ folder or an open `Store`; results are values; nothing is printed. docs/api.md h
 
 A store:
     open_store      open one that is there, for several calls
+    connect         make this host's folder of a store that hosts share
     status          what it holds
 Runs:
     init            write a commented recipe for data that are there
@@ -64,6 +65,7 @@ from typing import TYPE_CHECKING, Any
 from gradsift.api import (
     checkout,
     compact,
+    connect,
     delete,
     deleted,
     diff,
@@ -121,6 +123,7 @@ __all__ = [
     "__version__",
     "checkout",
     "compact",
+    "connect",
     "curate",
     "delete",
     "deleted",

@@ -14,12 +14,13 @@ from gradsift.api.indexing import index_build, index_drop, index_list, index_ref
 from gradsift.api.looking import marks, quarantine, query, status
 from gradsift.api.mixing import diff, export, mix
 from gradsift.api.reporting import report, report_data, reports
-from gradsift.api.shared import open_store
+from gradsift.api.shared import connect, open_store
 from gradsift.api.upkeep import compact, doctor, gc, verify
 
 __all__ = [
     "checkout",
     "compact",
+    "connect",
     "delete",
     "deleted",
     "diff",

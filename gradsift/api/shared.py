@@ -42,6 +42,44 @@ def open_store(store: AnyPath = "store") -> "Store":
     return Store(store, create=False)
 
 
+def connect(folder: AnyPath, *, catalog_url: str, store_url: str) -> "Place":
+    """Make a folder of this host for a store that hosts share: what a recipe with the same URLs does.
+
+    Parameters
+    ----------
+    folder
+        The folder to make: this host's reports, exports, scratch files and cache.
+    catalog_url
+        The store's catalog: `postgresql://host/database?schema=team`. Passwords come from PGPASSWORD or ~/.pgpass.
+    store_url
+        The store's files: `s3://bucket/prefix`, or `file:///shared/folder` with the same path on every host.
+
+    Returns
+    -------
+    Place
+        With `root`, `catalog_url` and `store_url`: what a process needs to open the store.
+
+    Raises
+    ------
+    InputError
+        For a URL of no known kind or with a password in it, for a folder of another store, and where there is no store
+        (`run` makes one); UnavailableError where the server does not answer.
+
+    Example
+    -------
+    >>> try:
+    ...     gradsift.connect("mine", catalog_url="mysql://host/database", store_url="s3://bucket")
+    ... except gradsift.GradsiftError as error:
+    ...     print(error)
+    catalog_url must begin with postgresql://, not mysql://; leave it out for a catalog in the store's folder
+    """
+    from gradsift.datastore.place import Place
+    from gradsift.datastore.store import Store
+
+    with Store(Place(Path(folder), catalog_url, store_url), create=False) as store:
+        return store.place
+
+
 @contextmanager
 def opened(store: AnyStore, recipe: "Recipe | None" = None) -> "Iterator[Store]":
     """The store, closed afterwards only where it was given as a folder. One that is not there is made for a recipe."""

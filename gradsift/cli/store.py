@@ -1,6 +1,7 @@
 """Commands about a store: what it holds, whether it is whole, and asking it for similar rows."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -92,6 +93,29 @@ def status(*, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
     for name, rows in held.items():
         show.table(name.replace("_", " ").capitalize(), rows)
     tables.show_upkeep(store)
+
+
+@app.command
+def connect(folder: Path, /, *, catalog_url: str, store_url: str, json: Json = False) -> None:
+    """Make a folder of this host for a store that hosts share: what a recipe with the same URLs does.
+
+    Parameters
+    ----------
+    folder
+        The folder to make: this host's reports, exports, scratch files and cache.
+    catalog_url
+        The store's catalog: postgresql://host/database?schema=team. Passwords come from PGPASSWORD or ~/.pgpass.
+    store_url
+        The store's files: s3://bucket/prefix, or file:///shared/folder.
+    """
+    from gradsift import api
+    from gradsift.cli import show
+
+    place = api.connect(folder, catalog_url=catalog_url, store_url=store_url)
+    if json:
+        show.document(asdict(place))
+        return
+    show.line(f"{folder} is connected. What it holds: gradsift status --store {folder}")
 
 
 @app.command

@@ -107,7 +107,7 @@ def test_a_store_may_be_a_folder_or_open(finished):
         assert gradsift.status(store), "the caller's store stays open"
 
 
-STORELESS = {"init", "methods", "run", "dry_run", "doctor"}
+STORELESS = {"connect", "init", "methods", "run", "dry_run", "doctor"}
 NEEDED = {
     "select": {"method": "bm25", "fraction": 0.1}, "score": {"method": "bm25"}, "mix": {"settings": {"examples": 1}},
     "export": {"name": "x", "folder": "x"}, "diff": {"one": "a", "other": "b"}, "checkout": {"version": "x@1"},

@@ -1,7 +1,6 @@
 """Results of trainings in the store, as values: validation's arms, and the runs of mixing laws."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
@@ -86,5 +85,5 @@ def save(store: Store, key: str, name: str, target: str, seed: int, spec: Spec, 
     with store.catalog.write() as db:
         db.execute(
             "INSERT INTO arm VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (key, name, target, seed, canonical_json(spec), canonical_json(asdict(result)), time.time()),
+            (key, name, target, seed, canonical_json(spec), canonical_json(asdict(result)), db.now()),
         )

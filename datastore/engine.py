@@ -1,24 +1,28 @@
 """What the store asks of a database: the catalog's engine, and the rules that every engine keeps.
 
-SQLite (`datastore/sqlite.py`) is one; another database is another subclass here and its folder in `sql/`. Nobody
-outside `datastore/` sees an engine: others call plain functions of `examples`, `features`, and so on.
+SQLite (`datastore/sqlite.py`) is one, PostgreSQL (`datastore/postgres.py`) another; a further one is a subclass here,
+its folder in `sql/`, and a pass of `EngineTests` (`datastore/testing_engine.py`). Nobody outside `datastore/` sees an
+engine: others call plain functions of `examples`, `features`, and so on.
 
 Statements are the SQL that SQLite and PostgreSQL share; `?` stands for a value and `:name` for a named one. One that
 must differ is a file below `sql/<dialect>/queries` (see `sql.query`). Texts sort by code point, on every engine.
 """
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from gradsift import sql
-from gradsift.datastore.errors import CatalogVersionError
+from gradsift.datastore.errors import CatalogVersionError, UnavailableError
 from gradsift.datastore.identity import digest_text
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 Record = dict[str, Any]  # a row of an answer, copied
+T = TypeVar("T")
+
+LEFT = "something that this was made from has left {} meanwhile: deleted, pruned or compacted; run this again"
+TRIES = 3  # of a transaction whose connection is lost
 
 
 class Row(Protocol):
@@ -54,6 +58,10 @@ class Transaction(Protocol):
         """Run several statements."""
         ...
 
+    def now(self) -> float:
+        """`Engine.now`, of this moment in the transaction."""
+        ...
+
 
 class Engine(ABC):
     """An open catalog. Safe to share between threads and across a fork: each thread of a process has its own handle."""
@@ -76,8 +84,12 @@ class Engine(ABC):
         """One transaction: all of it or nothing, alone among writers from its beginning. Nothing slow belongs inside.
 
         Raises StoreFullError when the disk is full, BusyError when the guard refuses it, and for a row that refers to
-        one which has left.
+        one which has left; UnavailableError when a server does not answer any more.
         """
+
+    @abstractmethod
+    def now(self) -> float:
+        """The catalog's clock, in Unix seconds: one for all hosts, which leases and grace periods go by."""
 
     @abstractmethod
     def backup(self, version: int) -> None:
@@ -95,6 +107,20 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close this thread's handle; a later use opens it again."""
+
+    def again(self, work: Callable[[Transaction], T]) -> T:
+        """`work(db)` in a transaction, and once more in a new one when the connection is lost.
+
+        The lost one may have been committed all the same, after which `work` must find that it is done.
+        """
+        for left in reversed(range(TRIES)):
+            try:
+                with self.write() as db:
+                    return work(db)
+            except UnavailableError:
+                if not left:
+                    raise
+        raise AssertionError  # the last time returns or raises
 
     def named(self, name: str, **parameters: Any) -> list[Record]:
         """Rows of a stored query (`sql/`), as dicts."""
@@ -129,7 +155,7 @@ class Engine(ABC):
             db.script(migration.text)
             db.execute(
                 "INSERT INTO schema_migrations VALUES (?, ?, ?, ?)",
-                (migration.version, migration.name, digest_text(migration.text), time.time()),
+                (migration.version, migration.name, digest_text(migration.text), db.now()),
             )
 
 

@@ -1,6 +1,5 @@
 """Examples in the store: canonical chats in Parquet shards, identity and provenance in the catalog."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
@@ -255,7 +254,7 @@ def _add_version(db: Transaction, key: tuple[str, str, str], members: Mapping[st
     )
     (inserted,) = db.rows(
         "INSERT INTO dataset (role, name, digest, rows, created, lane) VALUES (?, ?, ?, ?, ?, ?) RETURNING dataset_id",
-        (role, name, digest, len(members), time.time(), lane),
+        (role, name, digest, len(members), db.now(), lane),
     )
     new = int(inserted["dataset_id"])
     chain = int(before["chain"]) if before else new

@@ -7,7 +7,6 @@ those only.
 """
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -26,7 +25,7 @@ def define_space(store: Store, spec: Spec) -> int:
     with store.catalog.write() as db:
         db.execute(
             "INSERT INTO feature_space (fingerprint, spec, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-            (fingerprint(spec), canonical_json(spec), time.time()),
+            (fingerprint(spec), canonical_json(spec), db.now()),
         )
         (row,) = db.rows("SELECT space_id FROM feature_space WHERE fingerprint=?", (fingerprint(spec),))
     return int(row["space_id"])

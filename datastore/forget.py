@@ -15,7 +15,6 @@ example, and the tables of scores of every selection whose pool it was in. Of `c
 counted, and the whole catalog is written.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,7 +51,7 @@ def begin(store: Store, picked: Picked, *, exports: bool = False) -> None:
         leases.require_no_other(store, "gradsift delete", db)
         db.execute(
             "INSERT INTO forgetting (examples, exports, started) VALUES (?, ?, ?)",
-            (len(picked.ids), exports, time.time()),
+            (len(picked.ids), int(exports), db.now()),
         )
         db.executemany("INSERT INTO forgetting_example VALUES (?) ON CONFLICT DO NOTHING", ((i,) for i in picked.ids))
         tombstones.put(db, picked.ids)
@@ -92,7 +91,7 @@ def _plan(db: Transaction) -> None:
         "scores": "SELECT scores_shard FROM selection WHERE scores_shard IS NOT NULL",  # also of void ones
     }
     for kind, numbers in tasks.items():
-        db.execute(f"INSERT INTO forgetting_task SELECT DISTINCT '{kind}', * FROM ({numbers}) WHERE true "
+        db.execute(f"INSERT INTO forgetting_task SELECT DISTINCT '{kind}', * FROM ({numbers}) AS found WHERE true "
                    "ON CONFLICT DO NOTHING")  # fmt: skip
 
 
@@ -193,4 +192,4 @@ def close(store: Store) -> None:
     files.failpoint("scrubbed")
     with store.catalog.write() as db:
         db.execute("DELETE FROM forgetting_example")
-        db.execute("UPDATE forgetting SET finished=? WHERE finished IS NULL", (time.time(),))
+        db.execute("UPDATE forgetting SET finished=? WHERE finished IS NULL", (db.now(),))

@@ -14,7 +14,6 @@ Its file is no shard: it is opened only after the digest of the very bytes that 
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 from gradsift.datastore import ann, files
 from gradsift.datastore.ann import Kind, Plan
 from gradsift.datastore.engine import Engine, Row, Transaction
-from gradsift.datastore.errors import BusyError, CorruptionError, InputError
+from gradsift.datastore.errors import BusyError, CorruptionError, InputError, UnavailableError
 from gradsift.datastore.store import Store, stored_file
 
 if TYPE_CHECKING:
@@ -210,15 +209,20 @@ def commit(
     Raises BusyError when one of its shards has left meanwhile: nothing is changed then.
     """
     written = store.backend.write(FOLDER, ".faiss", fill)
+
+    def put(db: Transaction) -> None:
+        if _has(db, written.name):  # the answer to an earlier try was lost
+            return
+        if not set(shards) <= set(shards_of(db, space_id)):
+            raise BusyError("the rows were changed while the index was built; build it again")
+        db.execute("DELETE FROM search_index WHERE space_id=? AND kind=?", (space_id, plan.kind))
+        _insert(db, space_id, (written.name, written.bytes, written.sha256), plan, measured, shards)
+        files.failpoint("recorded")
+
     try:
-        with store.catalog.write() as db:
-            if not set(shards) <= set(shards_of(db, space_id)):
-                raise BusyError("the rows were changed while the index was built; build it again")
-            db.execute("DELETE FROM search_index WHERE space_id=? AND kind=?", (space_id, plan.kind))
-            _insert(db, space_id, (written.name, written.bytes, written.sha256), plan, measured, shards)
-            files.failpoint("recorded")
-    except BaseException:
-        if not _committed(store, written.name):
+        store.catalog.again(put)
+    except BaseException as error:
+        if not _committed(store, written.name, error):
             store.backend.delete(written.name)
         raise
     files.failpoint("committed")
@@ -238,7 +242,7 @@ def _insert(
         "INSERT INTO search_index (space_id, kind, name, rows, bytes, sha256, settings, measured, created) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING index_id",
         (space_id, plan.kind, name, rows, size, sha256, json.dumps(settings), json.dumps(asdict(measured)),
-         time.time()),
+         db.now()),
     )  # fmt: skip
     db.executemany(
         "INSERT INTO search_index_shard VALUES (?, ?, ?, ?)",
@@ -246,9 +250,16 @@ def _insert(
     )
 
 
-def _committed(store: Store, name: str) -> bool:
+def _has(db: Engine | Transaction, name: str) -> bool:
+    return db.one("SELECT 1 FROM search_index WHERE name=?", (name,)) is not None
+
+
+def _committed(store: Store, name: str, error: BaseException) -> bool:
     try:
-        return store.catalog.one("SELECT 1 FROM search_index WHERE name=?", (name,)) is not None
+        if not isinstance(error, UnavailableError):
+            return _has(store.catalog, name)
+        with store.catalog.write() as db:  # behind the lost transaction, which the server may not have ended yet
+            return _has(db, name)
     except Exception:  # noqa: BLE001 - an orphan is harmless, a deleted file is not
         return True
 

@@ -3,6 +3,8 @@
 A holder is `host:pid:start-time-of-the-process`. On the holder's own host a dead process is recognised, so that
 a run killed with `kill -9` can be resumed immediately; other hosts wait for `expires`.
 
+Time is the catalog's (`Engine.now`): hosts whose clocks differ agree on when a lease ends.
+
 A process that is held up for longer (suspended, asleep) loses its lease to whoever asks. Who lost the run's lease
 commits nothing more: each transaction looks first whose it is.
 """
@@ -10,13 +12,12 @@ commits nothing more: each transaction looks first whose it is.
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gradsift.datastore.engine import Engine, Row, Transaction
-from gradsift.datastore.errors import BusyError
+from gradsift.datastore.errors import BusyError, UnavailableError
 from gradsift.datastore.store import Store
 
 TTL_SECONDS = 120.0
@@ -52,8 +53,9 @@ def holder_is_dead(holder: str) -> bool:
 
 def acquire(store: Store, name: str, holder: str, ttl: float = TTL_SECONDS) -> bool:
     """Take or renew a lease; False when someone alive holds it."""
-    now = time.time()
-    with store.catalog.write() as db:
+
+    def take(db: Transaction) -> bool:
+        now = db.now()
         row = db.one("SELECT holder, expires FROM lease WHERE name=?", (name,))
         if row and row["holder"] != holder and _is_live(row, now, ttl):
             return False
@@ -62,7 +64,9 @@ def acquire(store: Store, name: str, holder: str, ttl: float = TTL_SECONDS) -> b
             "SET holder=excluded.holder, expires=excluded.expires",
             (name, holder, now + ttl),
         )
-    return True
+        return True
+
+    return store.catalog.again(take)
 
 
 def _is_live(lease: Row, now: float, ttl: float) -> bool:
@@ -73,13 +77,13 @@ def _is_live(lease: Row, now: float, ttl: float) -> bool:
 def is_held(store: Store, name: str) -> bool:
     """Whether somebody alive has the lease."""
     row = store.catalog.one("SELECT holder, expires FROM lease WHERE name=?", (name,))
-    return row is not None and _is_live(row, time.time(), TTL_SECONDS)
+    return row is not None and _is_live(row, store.catalog.now(), TTL_SECONDS)
 
 
 def _renew(store: Store, name: str, holder: str, ttl: float) -> None:
     """Put the end of a lease off. One that was lost stays lost, also when it is free again: others worked meanwhile."""
     with store.catalog.write() as db:
-        db.execute("UPDATE lease SET expires=? WHERE name=? AND holder=?", (time.time() + ttl, name, holder))
+        db.execute("UPDATE lease SET expires=? WHERE name=? AND holder=?", (db.now() + ttl, name, holder))
 
 
 def _require_own(store: Store, db: Engine | Transaction, holder: str) -> None:
@@ -92,8 +96,7 @@ def _require_own(store: Store, db: Engine | Transaction, holder: str) -> None:
 
 def release(store: Store, name: str, holder: str) -> None:
     """Give a lease back; does nothing if someone else has it."""
-    with store.catalog.write() as db:
-        db.execute("DELETE FROM lease WHERE name=? AND holder=?", (name, holder))
+    store.catalog.again(lambda db: db.execute("DELETE FROM lease WHERE name=? AND holder=?", (name, holder)))
 
 
 @contextmanager
@@ -111,7 +114,7 @@ def held(store: Store, name: str, ttl: float = TTL_SECONDS, doing: str = "") -> 
 
     def renew() -> None:
         while not done.wait(ttl / 4):
-            with suppress(BusyError):
+            with suppress(BusyError, UnavailableError):  # the next time is soon enough
                 _renew(store, name, holder, ttl)
         store.catalog.close()  # this thread's own handle
 
@@ -151,7 +154,7 @@ def alone(store: Store, doing: str) -> Iterator[None]:
 def require_no_other(store: Store, doing: str, db: Transaction | None = None) -> None:
     """Raise BusyError while somebody alive holds any lease but the run's, which the caller has: a worker, an export.
     In a transaction `db` nobody takes one before it ends."""
-    now = time.time()
+    now = (db or store.catalog).now()
     for row in (db or store.catalog).rows("SELECT * FROM lease WHERE name <> ? ORDER BY name", (RUN,)):
         if _is_live(row, now, TTL_SECONDS):
             raise BusyError(f"{row['name']} is being worked on in {store.root}; {doing} when it has ended")

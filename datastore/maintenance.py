@@ -1,6 +1,5 @@
 """Looking after a store: verify every byte, collect garbage. `pipelines/runs/repair.py` mends what `verify` finds."""
 
-import time
 from dataclasses import dataclass
 
 from gradsift.datastore import indexes, selections
@@ -76,7 +75,7 @@ def garbage(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
 
 def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]:
     """Delete what `garbage` lists, unless a run holds the store; returns what was deleted."""
-    run = store.catalog.one("SELECT * FROM lease WHERE name=? AND expires > ?", (RUN, time.time()))
+    run = store.catalog.one("SELECT * FROM lease WHERE name=? AND expires > ?", (RUN, store.catalog.now()))
     if run and not holder_is_dead(run["holder"]):
         raise BusyError("a run is working on this store; collect its garbage when it has ended")
     store.sweep()

@@ -1,7 +1,6 @@
 """Marks: which examples a screening leaves out, why, and for which other example. The examples themselves stay."""
 
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -33,7 +32,7 @@ def save(store: Store, spec: Spec, marks: Iterable[Mark]) -> list[Mark]:
     with store.catalog.write() as db:
         inserted = db.one(
             "INSERT INTO screening (spec, created) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING screening_id",
-            (text, time.time()),
+            (text, db.now()),
         )
         if inserted:
             new, marks = inserted["screening_id"], list(marks)

@@ -1,6 +1,5 @@
 """Where exports and reports were written: what holds text of the store and is not in its own folders for them."""
 
-import time
 from pathlib import Path
 
 from gradsift.datastore.place import is_store
@@ -19,7 +18,7 @@ def note(store: Store, kind: str, path: Path) -> None:
     text = str(inside or whole)
     if store.catalog.one("SELECT 1 FROM written WHERE path=?", (text,)) is None:
         with store.catalog.write() as db:
-            db.execute("INSERT INTO written VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (text, kind, time.time()))
+            db.execute("INSERT INTO written VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (text, kind, db.now()))
 
 
 def noted(store: Store, kind: str) -> list[str]:

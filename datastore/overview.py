@@ -1,7 +1,6 @@
 """What a store holds, as tables."""
 
 import json
-import time
 from datetime import UTC, datetime
 
 from gradsift.datastore import features, indexes
@@ -88,7 +87,7 @@ def overview(store: Store) -> dict[str, Table]:
             row | {"next": "gradsift delete --id takes it out again"}
             for row in rows("SELECT example_id AS deleted_example FROM tombstone JOIN example USING (example_id)")
         ],
-        "live_work": _live(rows("SELECT name, holder, expires FROM lease ORDER BY name")),
+        "live_work": _live(rows("SELECT name, holder, expires FROM lease ORDER BY name"), store.catalog.now()),
     }
 
 
@@ -117,8 +116,7 @@ def _utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _live(leases: Table) -> Table:
-    now = time.time()
+def _live(leases: Table, now: float) -> Table:
     return [
         {"lease": lease["name"], "holder": lease["holder"], "seconds_left": round(lease["expires"] - now)}
         for lease in leases

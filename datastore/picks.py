@@ -108,8 +108,8 @@ def _examples(store: Store, *, texts: bool) -> Iterator[list[tuple[object, ...]]
     """Rows for a predicate, one for each place that an example was read from, a shard of examples at a time."""
     for shard in store.catalog.rows("SELECT shard_id FROM shard WHERE kind='examples' ORDER BY shard_id"):
         rows = store.catalog.rows(
-            "SELECT e.example_id, iif(o.file IS NULL, e.source, o.source) AS source, "
-            "iif(o.file IS NULL, e.licence, o.licence) AS licence, o.file, o.line, e.chars, o.extra FROM example AS e "
+            "SELECT e.example_id, coalesce(o.source, e.source) AS source, CASE WHEN o.file IS NULL THEN e.licence "
+            "ELSE o.licence END AS licence, o.file, o.line, e.chars, o.extra FROM example AS e "
             "LEFT JOIN origin AS o USING (example_id) WHERE e.shard_id=?",
             (shard["shard_id"],),
         )

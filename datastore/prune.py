@@ -129,7 +129,7 @@ def _kept(store: Store, keep: int) -> _Keep:
     horizon = min((run["started"] for run in _rows_of(store, list(kept_runs))), default=0.0)
     selections = {v.content for v in newest if v.kind != "pool" and v.content is not None}
     selections |= {i for run in kept_runs.values() for i in _selections_of(store, run)}
-    selections |= _numbers(store.catalog.rows(f"SELECT selection_id AS n FROM ({NEWEST})"))
+    selections |= _numbers(store.catalog.rows(f"SELECT selection_id AS n FROM ({NEWEST}) AS newest"))
     selections |= _numbers(store.catalog.rows(  # of a run that never ended: no version, until it is too old
         "SELECT s.selection_id AS n FROM selection AS s LEFT JOIN version AS v USING (selection_id) "
         "WHERE s.void IS NULL AND v.number IS NULL AND s.created >= ?",
@@ -251,7 +251,7 @@ def _warmups(db: Transaction, kept: _Keep) -> list[str]:
         for row in db.rows(
             "SELECT fingerprint FROM (SELECT fingerprint, row_number() OVER "
             "(PARTITION BY settings ORDER BY finished DESC, fingerprint) AS place FROM warmup "
-            "WHERE finished IS NOT NULL) WHERE place = 1"
+            "WHERE finished IS NOT NULL) AS placed WHERE place = 1"
         )
     }
     rows = db.rows(  # those that have not ended may have no checkpoint yet

@@ -6,7 +6,6 @@ later; `read` gives those their defaults.
 """
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -378,10 +377,11 @@ def plan_from_json(document: Json) -> MixturePlan:
 
 def start(store: Store, name: str, recipes: Recipes, new_warmup: bool | None = None) -> int:
     """Record the start of a run, and whether it asks for a new warm-up; returns its number."""
+    asked = None if new_warmup is None else int(new_warmup)
     with store.catalog.write() as db:
         (inserted,) = db.rows(
             "INSERT INTO run (name, recipe, started, written, new_warmup) VALUES (?, ?, ?, ?, ?) RETURNING run_id",
-            (name, canonical_json(recipes.resolved), time.time(), canonical_json(recipes.written), new_warmup),
+            (name, canonical_json(recipes.resolved), db.now(), canonical_json(recipes.written), asked),
         )
     return int(inserted["run_id"])
 
@@ -414,7 +414,7 @@ def finish(store: Store, run_id: int, result: RunResult) -> None:
     with store.catalog.write() as db:
         db.execute(
             "UPDATE run SET finished=?, summary=? WHERE run_id=?",
-            (time.time(), canonical_json(as_json(result)), run_id),
+            (db.now(), canonical_json(as_json(result)), run_id),
         )
 
 

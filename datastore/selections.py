@@ -1,7 +1,6 @@
 """Scores, selections and mixtures in the store."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -20,7 +19,7 @@ from gradsift.datastore.store import Store
 MASK = "loss_mask"
 NEWEST = (  # selection of each name and target
     "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY name, target ORDER BY created DESC, selection_id DESC) "
-    "AS place FROM selection WHERE void IS NULL) WHERE place = 1"
+    "AS place FROM selection WHERE void IS NULL) AS placed WHERE place = 1"
 )
 MIXTURE = "mixture"  # method and target of a mixture
 PLAN = b"gradsift.mixture"  # metadata of a mixture's details: what was asked and what came out, JSON
@@ -78,7 +77,7 @@ def save(store: Store, name: str, target: str, spec: Spec, picks: Picks) -> Sele
         inserted = db.one(
             "INSERT INTO selection (name, target, method, digest, spec, scores_shard, created) "
             "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING selection_id",
-            (name, target, spec["method"], digest, text, shard_id, time.time()),
+            (name, target, spec["method"], digest, text, shard_id, db.now()),
         )
         if inserted is None:
             return False
@@ -213,7 +212,7 @@ def find(store: Store, spec: Spec) -> Selection | None:
 def use(store: Store, spec: Spec) -> Selection | None:
     """The selection with exactly this spec, which becomes the newest of its name; None where there is none."""
     with store.catalog.write() as db:
-        db.execute("UPDATE selection SET created=? WHERE spec=? AND void IS NULL", (time.time(), canonical_json(spec)))
+        db.execute("UPDATE selection SET created=? WHERE spec=? AND void IS NULL", (db.now(), canonical_json(spec)))
     return find(store, spec)
 
 

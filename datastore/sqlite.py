@@ -8,11 +8,12 @@ import errno
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gradsift.datastore.engine import Engine, Parameters, Row
+from gradsift.datastore.engine import LEFT, Engine, Parameters, Row
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError, NoStoreError
 from gradsift.datastore.files import disk_errors, on_network
 
@@ -21,7 +22,6 @@ DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 ADVICE = (
     "It cannot be made again from the other files: put a copy of the store back, or run its recipes into a new store."
 )
-LEFT = "something that this was made from has left {} meanwhile: deleted, pruned or compacted; run this again"
 CACHE_KIB = 65_536  # of pages that were used, for each thread; taken as needed
 WAL_PAGES = 8_192  # of 4 KiB, before they are moved into the file
 # A quota or size limit shows as a failed write, a full disk as SQLITE_FULL.
@@ -55,6 +55,10 @@ class SqliteTransaction:
         """Run several statements (`executescript` would commit our transaction)."""
         for statement in _statements(text):
             self._connection.execute(statement)
+
+    def now(self) -> float:
+        """This host's clock, in Unix seconds."""
+        return time.time()
 
 
 class SqliteEngine(Engine):
@@ -150,6 +154,10 @@ class SqliteEngine(Engine):
         with _sound(self.path):
             row: Row | None = self._connection.execute(text, parameters).fetchone()
             return row
+
+    def now(self) -> float:
+        """This host's clock, in Unix seconds: a file is not shared between hosts that work at once."""
+        return time.time()
 
     def check(self) -> None:
         """Look whether the catalog itself is whole: one pass over it. Raises CorruptionError where it is not."""

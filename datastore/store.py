@@ -1,6 +1,5 @@
 """A store: immutable files, and the catalog that says which of them exist."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 from gradsift.datastore import files
 from gradsift.datastore.backend import Backend, Fill, StoredFile
 from gradsift.datastore.engine import Engine, Row, Transaction
-from gradsift.datastore.errors import BusyError, CorruptionError, InputError
+from gradsift.datastore.errors import BusyError, CorruptionError, InputError, UnavailableError
 from gradsift.datastore.place import Place, keep, open_catalog, open_files, settled
 
 if TYPE_CHECKING:
@@ -82,6 +81,9 @@ class Store:
 
         `replaces` are shards that the new one stands for: `record` makes whatever refers to them refer to it, and they
         leave the catalog in the same transaction. Their files go `grace` seconds later, by `sweep`.
+
+        When the connection to the catalog is lost, `record` is called again in another transaction, unless the lost one
+        turns out to be committed: it must do the same then.
         """
         made = self.commit_files(
             [NewFile(kind, suffix, rows, fill)], lambda db, ids: record(db, ids[0]), replaces=replaces, grace=grace
@@ -98,21 +100,26 @@ class Store:
     ) -> list[int] | None:
         """`commit_file` of several files that become part of the store together, or none of them does."""
         written: list[StoredFile] = []
+
+        def put(db: Transaction) -> list[int]:
+            if done := _committed(db, written):  # its answer was lost
+                return done
+            shard_ids = [_insert_shard(db, file.kind, file.rows, at) for file, at in zip(new, written, strict=True)]
+            if record(db, shard_ids) is False:
+                raise _LostRace
+            for stored in written:
+                self._require_there(stored)
+            doom(db, replaces, grace)
+            files.failpoint("recorded")
+            return shard_ids
+
         try:
             for file in new:
                 written.append(self.backend.write(file.kind, file.suffix, file.fill))  # noqa: PERF401 - the next may fail
-            with self.catalog.write() as db:
-                pairs = zip(new, written, strict=True)
-                shard_ids = [_insert_shard(db, file.kind, file.rows, stored) for file, stored in pairs]
-                if record(db, shard_ids) is False:
-                    raise _LostRace
-                for stored in written:
-                    self._require_there(stored)
-                doom(db, replaces, grace)
-                files.failpoint("recorded")
+            shard_ids = self.catalog.again(put)
         except BaseException as error:
             for stored in written:
-                if not self._is_committed(stored.name):
+                if not self._is_committed(stored, error):
                     self.backend.delete(stored.name)
             if isinstance(error, _LostRace):
                 return None
@@ -133,7 +140,9 @@ class Store:
     def sweep(self) -> int:
         """Delete the files that left the store and whose time has come; returns how many. Whoever is killed before it
         leaves them to the next."""
-        names = [row["name"] for row in self.catalog.rows("SELECT name FROM doomed WHERE after <= ?", (time.time(),))]
+        names = [
+            row["name"] for row in self.catalog.rows("SELECT name FROM doomed WHERE after <= ?", (self.catalog.now(),))
+        ]
         for name in names:
             self.backend.delete(name)
             files.failpoint("swept")
@@ -142,10 +151,13 @@ class Store:
                 db.executemany("DELETE FROM doomed WHERE name=?", [(name,) for name in names])
         return len(names)
 
-    def _is_committed(self, name: str) -> bool:
+    def _is_committed(self, written: StoredFile, error: BaseException) -> bool:
         # COMMIT itself may have failed after it took effect; the catalog decides, not the exception.
         try:
-            return self.catalog.one("SELECT 1 FROM shard WHERE name=?", (name,)) is not None
+            if not isinstance(error, UnavailableError):
+                return bool(_committed(self.catalog, [written]))
+            with self.catalog.write() as db:  # behind the lost transaction, which the server may not have ended yet
+                return bool(_committed(db, [written]))
         except Exception:  # noqa: BLE001 - an orphan is harmless, a deleted shard is not
             return True
 
@@ -198,7 +210,7 @@ def doom(db: Transaction, shards: Sequence[int], grace: float = 0.0) -> None:
         db.execute(
             "INSERT INTO doomed (name, after, shard_id, kind, bytes, sha256) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT DO NOTHING",
-            (gone["name"], time.time() + grace, shard_id, gone["kind"], gone["bytes"], gone["sha256"]),
+            (gone["name"], db.now() + grace, shard_id, gone["kind"], gone["bytes"], gone["sha256"]),
         )
 
 
@@ -206,9 +218,15 @@ def _insert_shard(db: Transaction, kind: str, rows: int, file: StoredFile) -> in
     inserted = db.rows(  # a trigger keeps the last number: none is given again
         "INSERT INTO shard (shard_id, kind, name, rows, bytes, sha256, created) "
         "SELECT last + 1, ?, ?, ?, ?, ?, ? FROM shard_number RETURNING shard_id",
-        (kind, file.name, rows, file.bytes, file.sha256, time.time()),
+        (kind, file.name, rows, file.bytes, file.sha256, db.now()),
     )
     return int(inserted[0]["shard_id"])
+
+
+def _committed(db: Engine | Transaction, written: Sequence[StoredFile]) -> list[int]:
+    """Numbers of those of the files that are part of the store: of all that were written together, or of none."""
+    rows = [db.one("SELECT shard_id FROM shard WHERE name=?", (file.name,)) for file in written]
+    return [int(row["shard_id"]) for row in rows if row is not None]
 
 
 class _LostRace(Exception):

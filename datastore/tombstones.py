@@ -4,7 +4,6 @@ An example's is its id, an excerpt's of a quarantined row the digest of the exce
 who has a text, or guesses it, can tell whether it was here.
 """
 
-import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -42,7 +41,7 @@ def going(store: Store) -> list[str]:
 
 def put(db: Transaction, digests: Iterable[str]) -> None:
     """Record tombstones, in a transaction of the caller's."""
-    now = time.time()
+    now = db.now()
     db.executemany("INSERT INTO tombstone VALUES (?, ?) ON CONFLICT DO NOTHING", ((name, now) for name in digests))
 
 

@@ -5,7 +5,6 @@ that rows of different days can be compared. Rows of examples that were deleted 
 `warmup_example`: the digest alone, so that a checkpoint that saw one can be named.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,12 +68,18 @@ class Drift:
 def begin(store: Store, run: WarmupRun, trained: Sequence[str], created: float | None = None) -> None:
     """Record a warm-up and the examples that it trains on; does nothing where it is known. `created` is for one that an
     older version began."""
-    when = time.time() if created is None else created
     with store.catalog.write() as db:
         new = db.execute(
             "INSERT INTO warmup (fingerprint, settings, pool, pool_rows, epochs, created) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT DO NOTHING",
-            (run.fingerprint, run.settings, run.pool, run.pool_rows, run.epochs, when),
+            (
+                run.fingerprint,
+                run.settings,
+                run.pool,
+                run.pool_rows,
+                run.epochs,
+                db.now() if created is None else created,
+            ),
         )
         if new:
             seen = ((run.fingerprint, i) for i in trained)
@@ -85,7 +90,7 @@ def finish(store: Store, fingerprint: str, when: float | None = None) -> None:
     """Make a warm-up that has all its checkpoints the one that runs of its settings use from now on."""
     with store.catalog.write() as db:
         db.execute(
-            "UPDATE warmup SET finished=? WHERE fingerprint=?", (time.time() if when is None else when, fingerprint)
+            "UPDATE warmup SET finished=? WHERE fingerprint=?", (db.now() if when is None else when, fingerprint)
         )
 
 

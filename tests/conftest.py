@@ -6,6 +6,7 @@ What is expensive is built once for a test run, however many workers share it (`
 import json
 import os
 import pickle
+import secrets
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 from marks import MarkCheck
+from postgres import Server
 from workers import CORES, MOST_WORKERS, WORKER, WORKERS  # before gradsift, which imports torch
 
 from gradsift.datastore import files
@@ -60,6 +62,20 @@ def built_once(tmp_path_factory):
         return folder
 
     return folder_of
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server for the tests of this process."""
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def catalog_url(postgres):
+    """The URL of a catalog on that server that does not exist yet."""
+    return postgres.url(f"t_{secrets.token_hex(8)}")
 
 
 @pytest.fixture(scope="session")

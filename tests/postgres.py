@@ -1,0 +1,115 @@
+"""A real PostgreSQL server for tests, from the system's `postgresql` package. Fails, never skips, where there is none.
+
+As root the server runs as another user, as it must.
+"""
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+from psycopg import pq
+
+MISSING = "no PostgreSQL server on this machine: apt-get install -y postgresql"
+
+
+def binaries():
+    """The folder of initdb and postgres: the newest of Debian's places, else where PATH has them."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
+    on_path = shutil.which("initdb")
+    folders += [Path(on_path).resolve().parent] if on_path else []
+    found = [folder for folder in folders if (folder / "initdb").exists() and (folder / "postgres").exists()]
+    assert found, MISSING
+    return found[-1]
+
+
+def other_user():
+    """Who runs the server: nobody else, unless this is root."""
+    if os.getuid() != 0:
+        return {}
+    names = {entry.pw_name: entry for entry in pwd.getpwall()}
+    entry = names.get("postgres") or names["nobody"]
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+class Server:
+    """A server on a free port of this host's loopback, in a folder of its own. `safe`: with fsync, to be killed."""
+
+    def __init__(self, *, safe=False):
+        self.bin, self._user, self._safe = binaries(), other_user(), safe
+        self.folder = Path(tempfile.mkdtemp(prefix="gradsift-postgres-"))
+        if self._user:
+            os.chown(self.folder, self._user["user"], self._user["group"])
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        # Sorted as people do, not by code point: the catalog must not lean on the database's order.
+        made = subprocess.run(
+            [self.bin / "initdb", "-D", self.folder / "data", "-U", "gradsift", "-A", "trust", "-E", "UTF8", "-k",
+             "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US", "--no-sync"],
+            capture_output=True, text=True, check=False, cwd=self.folder, **self._user,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        self.start()
+        with self.connect("postgres") as connection:
+            connection.execute("CREATE DATABASE gradsift")
+
+    def start(self):
+        """Start it, and wait until it answers."""
+        settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.folder,
+                    "shared_buffers": "32MB", "max_connections": 60, "fsync": "on" if self._safe else "off",
+                    "log_statement": "none"}  # fmt: skip
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self.bin / "postgres", "-D", self.folder / "data", *(f"--{k}={v}" for k, v in settings.items())],
+                stdout=log, stderr=log, cwd=self.folder, **self._user,
+            )  # fmt: skip
+        while pq.PGconn.ping(f"host=127.0.0.1 port={self.port} dbname=postgres".encode()) != pq.Ping.OK:
+            assert self._process.poll() is None, (self.folder / "log").read_text()
+            time.sleep(0.02)
+
+    def kill(self):
+        """`kill -9` of the server and all of its processes, as a power cut would."""
+        children = [
+            int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat") if _parent(stat) == self._process.pid
+        ]
+        for pid in (self._process.pid, *children):
+            os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        while any(Path(f"/proc/{pid}").exists() for pid in children):  # the next would find their shared memory
+            time.sleep(0.01)
+
+    def stop(self):
+        """Stop it as a restart does: whoever is connected is cut off."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait()
+
+    def close(self):
+        self._process.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
+        self._process.wait()
+        shutil.rmtree(self.folder)
+
+    def url(self, schema="", database="gradsift"):
+        return f"postgresql://gradsift@127.0.0.1:{self.port}/{database}" + (f"?schema={schema}" if schema else "")
+
+    def connect(self, database="gradsift"):
+        return psycopg.connect(self.url(database=database), autocommit=True)
+
+
+def _parent(stat):
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):  # it ended meanwhile
+        return None
+
+
+def schema_of(name):
+    """A schema for the store in a folder, or for a test: a plain name."""
+    return re.sub(r"[^a-z0-9_]", "_", f"t_{name}".lower())[-60:].lstrip("_")

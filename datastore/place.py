@@ -140,6 +140,30 @@ def keep(place: Place) -> None:
         files.fsync_folder(place.root)
 
 
+def agree(catalog: Engine, place: Place) -> None:
+    """Have the catalog know where its files are, when it is not known yet.
+
+    Raises InputError where it knows of another place: rows would be taken for lost whose files are there.
+    """
+    known = catalog.one("SELECT store_url FROM place")
+    if known is None and place.store_url is not None:
+        with catalog.write() as db:
+            known = db.one("SELECT store_url FROM place")
+            if known is None:
+                db.execute("INSERT INTO place VALUES (?)", (place.store_url,))
+    if known is not None and _where(known["store_url"]) != _where(place.store_url or ""):
+        raise InputError(
+            f"the files of this catalog are in {known['store_url']}, not in {place.store_url or 'the folder'}: give "
+            "that as store_url"
+        )
+
+
+def _where(url: str) -> tuple[str, str, str]:
+    """What must be the same for all hosts; an endpoint or a region behind `?` may differ."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc, parts.path.strip("/")
+
+
 def is_store(root: Path) -> bool:
     """Whether a folder is that of a store."""
     return (root / CATALOG_NAME).exists() or (root / PLACE_NAME).exists()
@@ -149,8 +173,9 @@ def open_catalog(place: Place, *, create: bool) -> Engine:
     """The catalog, migrated. Raises InputError where there is none and `create` is False."""
     if place.catalog_url is None:
         return SqliteEngine(place.root / CATALOG_NAME, create=create)
-    made: Engine = import_module("gradsift.datastore.postgres").PostgresEngine(place.catalog_url, create=create)
-    return made
+    from gradsift.datastore.postgres import PostgresEngine  # a driver that not everybody has
+
+    return PostgresEngine(place.catalog_url, create=create)
 
 
 def open_files(place: Place) -> Backend:

@@ -9,7 +9,7 @@ from gradsift.datastore import files
 from gradsift.datastore.backend import Backend, Fill, StoredFile
 from gradsift.datastore.engine import Engine, Row, Transaction
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError, UnavailableError
-from gradsift.datastore.place import Place, keep, open_catalog, open_files, settled
+from gradsift.datastore.place import Place, agree, keep, open_catalog, open_files, settled
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,6 +50,7 @@ class Store:
         self.place = replace(settled(place), root=self.root.resolve())
         self.catalog = catalog or open_catalog(self.place, create=create)
         self.backend = backend or open_files(self.place)
+        agree(self.catalog, self.place)
         keep(self.place)
         self._checked: set[str] = set()  # names of files
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gradsift.datastore.errors import InputError
+from gradsift.datastore.errors import InputError, NoStoreError
 from gradsift.datastore.place import PLACE_NAME, WORKER_FOLDER, Place, check_urls, keep, place_of, settled
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import parse_recipe
@@ -89,6 +89,28 @@ def test_a_worker_has_a_folder_of_its_own_where_the_catalog_is_shared(tmp_path, 
     assert Place(tmp_path, *SHARED).on_worker() == Place(tmp_path / "mine", *SHARED)
     assert Place(tmp_path).on_worker() == Place(tmp_path), "its catalog is in that folder and nowhere else"
     assert pickle.loads(pickle.dumps(Place(tmp_path, *SHARED))) == Place(tmp_path, *SHARED)
+
+
+def test_a_catalog_is_not_opened_with_files_of_another_place(tmp_path):
+    def url(name):
+        return (tmp_path / name).as_uri()
+
+    Store(Place(tmp_path / "store", store_url=url("files"))).close()
+    (tmp_path / "store" / PLACE_NAME).write_text(json.dumps({"catalog_url": None, "store_url": url("other")}))
+    with pytest.raises(InputError, match=r"files of this catalog are in .*/files, not in .*/other"):
+        Store(tmp_path / "store")
+    (tmp_path / "store" / PLACE_NAME).unlink()
+    with pytest.raises(InputError, match=r"files of this catalog are in .*/files, not in the folder"):
+        Store(tmp_path / "store")
+    other = {"catalog_url": None, "store_url": url("files") + "/?region=x"}
+    (tmp_path / "store" / PLACE_NAME).write_text(json.dumps(other))
+    Store(tmp_path / "store").close()
+
+
+def test_what_cannot_be_opened_leaves_no_place_behind(tmp_path):
+    with pytest.raises(NoStoreError):
+        Store(Place(tmp_path / "store", store_url=tmp_path.as_uri()), create=False)
+    assert not (tmp_path / "store").exists()
 
 
 def test_files_of_a_store_can_be_in_another_folder(tmp_path, recipe_data):

@@ -1,6 +1,7 @@
 """Where the files of a store are: what a back-end must do, and the values that it takes and gives.
 
-`datastore/local.py` is the one for a folder; `datastore/testing.py` is the suite that any other must pass. A back-end
+`datastore/local.py` is the one for a folder, `datastore/objects.py` the one for a bucket; `datastore/testing.py` is the
+suite that any other must pass. A back-end
 knows files and digests, never what they mean: the catalog says which of them exist, and `Store` asks for both.
 
 A name is `kind/file`. Files are written once and never changed. A name that leads out of the back-end (`..`, a link)
@@ -8,7 +9,7 @@ may come from a forged catalog: it is never read and never deleted.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Fill = Callable[[BinaryIO], None]
+ADVICE = "Run `gradsift verify --repair` to make it again."
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,32 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def check(self, file: StoredFile) -> None:
-        """Read a file and compare it with its record. Raises CorruptionError, naming the file, when it is missing, cut,
-        changed, or not inside the back-end."""
+    def there(self, file: StoredFile) -> bool:
+        """Whether a file is there with its size; its bytes are not read."""
 
     @abstractmethod
-    def open(self, name: str) -> "pa.NativeFile":
-        """A file for reading, with seek; `check` is what looks at digests.
+    def check(self, file: StoredFile) -> None:
+        """Read a file where it is kept, not a copy of it, and compare it with its record. Raises CorruptionError,
+        naming the file, when it is missing, cut, changed, or not inside the back-end."""
+
+    def ready(self, file: StoredFile) -> None:
+        """What comes before the first reading of a file in a process: `check`, or a checked copy on this host."""
+        self.check(file)
+
+    @abstractmethod
+    def open(self, file: StoredFile) -> "pa.NativeFile":
+        """A file for reading, with seek; `ready` is what looks at digests.
 
         Raises CorruptionError when it is missing or not inside the back-end.
         """
 
     @abstractmethod
-    def map(self, name: str) -> "pa.NativeFile":
+    def map(self, file: StoredFile) -> "pa.NativeFile":
         """Like `open`, as memory that readers need not copy: a memory map where there is one, else a buffer."""
+
+    def damaged(self, file: StoredFile) -> "pa.NativeFile":
+        """Like `open`, of a file that `check` found changed: its bytes as they are, for whoever looks what is left."""
+        return self.open(file)
 
     @abstractmethod
     def delete(self, name: str) -> None:
@@ -72,3 +86,8 @@ class Backend(ABC):
     @abstractmethod
     def list(self, kind: str) -> Iterator[Listed]:
         """Files of a kind, by name, finished or not."""
+
+    @abstractmethod
+    def keep(self, known: Callable[[], Collection[str]]) -> None:
+        """Delete copies on this host of all files but those with these digests. A back-end without copies does not ask
+        for them."""

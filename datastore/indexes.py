@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 from gradsift.datastore import ann, files
 from gradsift.datastore.ann import Kind, Plan
+from gradsift.datastore.backend import StoredFile
 from gradsift.datastore.engine import Engine, Row, Transaction
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError, UnavailableError
 from gradsift.datastore.store import Store, stored_file
@@ -158,10 +159,9 @@ def read(store: Store, index: Index, dims: int) -> Any:
 def problem(store: Store, index: Index) -> str:
     """What is wrong with the file of an index, or ''."""
     try:
-        with _open(store, index) as file:
-            _check(file, index)
+        store.backend.check(_file(index))
     except CorruptionError as error:
-        return str(error)
+        return _without_advice(error)
     return ""
 
 
@@ -192,12 +192,20 @@ def _pieces(file: "pa.NativeFile", known: Sequence[bytes], name: str) -> Iterato
 
 
 def _open(store: Store, index: Index) -> "pa.NativeFile":
+    try:
+        return store.backend.open(_file(index))
+    except CorruptionError as error:
+        raise CorruptionError(_without_advice(error)) from None
+
+
+def _file(index: Index) -> StoredFile:
     if not index.name.startswith(f"{FOLDER}/"):
         raise CorruptionError(f"{index.name} is no file of an index")
-    try:
-        return store.backend.open(index.name)
-    except CorruptionError as error:
-        raise CorruptionError(str(error).partition(". ")[0]) from None  # the advice there is for shards
+    return StoredFile(index.name, index.bytes, index.sha256)
+
+
+def _without_advice(error: CorruptionError) -> str:
+    return str(error).partition(". ")[0]  # the advice there is for shards
 
 
 def commit(

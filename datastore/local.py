@@ -7,13 +7,13 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from gradsift.datastore import files
-from gradsift.datastore.backend import Backend, Fill, Listed, StoredFile
+from gradsift.datastore.backend import ADVICE, Backend, Fill, Listed, StoredFile
 from gradsift.datastore.errors import CorruptionError
 from gradsift.datastore.identity import digest_file
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:  # it takes a while to import, and a look at the catalog does 
     import pyarrow as pa
 
 TMP_PREFIX = ".tmp-"
-ADVICE = "Run `gradsift verify --repair` to make it again."
 
 
 class LocalFiles(Backend):
@@ -57,6 +56,13 @@ class LocalFiles(Backend):
                 raise
         return StoredFile(f"{kind}/{final.name}", size, sha)
 
+    def there(self, file: StoredFile) -> bool:
+        """Whether a file is there with its size."""
+        try:
+            return self._path(file.name).stat().st_size == file.bytes
+        except (CorruptionError, FileNotFoundError):
+            return False
+
     def check(self, file: StoredFile) -> None:
         """Read a file (about 1 GB/s) and compare it with its record; raises CorruptionError, naming the file."""
         path = self._path(file.name)
@@ -72,17 +78,17 @@ class LocalFiles(Backend):
         if digest != file.sha256:
             raise CorruptionError(f"{file.name} does not match its digest (changed bytes). {ADVICE}")
 
-    def open(self, name: str) -> "pa.NativeFile":
+    def open(self, file: StoredFile) -> "pa.NativeFile":
         """A file's bytes for reading, with seek. Check it first."""
         import pyarrow as pa
 
-        return pa.OSFile(str(self._path(name)))
+        return pa.OSFile(str(self._path(file.name)))
 
-    def map(self, name: str) -> "pa.NativeFile":
+    def map(self, file: StoredFile) -> "pa.NativeFile":
         """A memory map of a file; what was read from it stays valid after it is closed. Check it first."""
         import pyarrow as pa
 
-        return pa.memory_map(str(self._path(name)))
+        return pa.memory_map(str(self._path(file.name)))
 
     def delete(self, name: str) -> None:
         """Delete a file; names that lead elsewhere (a forged catalog, a link) are left alone."""
@@ -105,6 +111,9 @@ class LocalFiles(Backend):
                     state = path.stat()
                     finished = not path.name.startswith(TMP_PREFIX)
                     yield Listed(f"{kind}/{path.name}", state.st_size, now - state.st_mtime, finished)
+
+    def keep(self, known: Callable[[], Collection[str]]) -> None:
+        """There are no copies."""
 
     def _path(self, name: str) -> Path:
         path = self.root / name

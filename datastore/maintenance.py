@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from gradsift.datastore import indexes, selections
+from gradsift.datastore.backend import ADVICE
 from gradsift.datastore.errors import BusyError, CorruptionError
 from gradsift.datastore.leases import RUN, holder_is_dead
-from gradsift.datastore.local import ADVICE
 from gradsift.datastore.store import Store, stored_file
 
 GRACE_SECONDS = 3600.0
@@ -51,12 +51,6 @@ def _without_masks(store: Store) -> list[Damage]:
     ]
 
 
-def _delete(store: Store, name: str) -> None:
-    """Delete a shard's file; a forged name may not reach the store's other files."""
-    if name.split("/")[0] in KINDS:
-        store.backend.delete(name)
-
-
 def garbage(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]:
     """(name, bytes) of files without a catalog row that are older than `grace` seconds.
 
@@ -73,18 +67,22 @@ def garbage(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
     ]
 
 
+def _delete_orphan(store: Store, name: str) -> bool:
+    """Delete a file without a catalog row; False when it has one by now. Its name comes from a listing of `KINDS`."""
+    with store.catalog.write() as db:  # no commit of the file can come between
+        if db.one("SELECT 1 FROM shard WHERE name=?", (name,)) or name in indexes.names(store):
+            return False
+        store.backend.delete(name)
+    return True
+
+
 def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]:
     """Delete what `garbage` lists, unless a run holds the store; returns what was deleted."""
     run = store.catalog.one("SELECT * FROM lease WHERE name=? AND expires > ?", (RUN, store.catalog.now()))
     if run and not holder_is_dead(run["holder"]):
         raise BusyError("a run is working on this store; collect its garbage when it has ended")
     store.sweep()
-    deleted = []
-    for name, size in garbage(store, grace):
-        if not store.catalog.one("SELECT 1 FROM shard WHERE name=?", (name,)) and name not in indexes.names(store):
-            _delete(store, name)
-            deleted.append((name, size))
-    return deleted
+    return [(name, size) for name, size in garbage(store, grace) if _delete_orphan(store, name)]
 
 
 def collect_at_once(store: Store) -> int:
@@ -92,7 +90,5 @@ def collect_at_once(store: Store) -> int:
     writer beside it whose file goes is told so when it commits (`Store.commit_file`)."""
     orphans = garbage(store, grace=float("-inf"))
     for name, _ in orphans:
-        with store.catalog.write() as db:  # no commit of the file can come between
-            if not db.one("SELECT 1 FROM shard WHERE name=?", (name,)) and name not in indexes.names(store):
-                _delete(store, name)
+        _delete_orphan(store, name)
     return len(orphans)

@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from gradsift.datastore import files
+from gradsift.datastore import files, objects
 from gradsift.datastore.backend import Backend
 from gradsift.datastore.engine import Engine
 from gradsift.datastore.errors import InputError
@@ -87,6 +87,8 @@ def check_urls(catalog_url: object, store_url: object, where: str = "") -> None:
         parts = _split(store_url, f"{where}store_url", "the environment or a profile of the object store's client")
         if parts.username is not None:
             raise InputError(f"{where}store_url must not name a user: the environment or a profile does")
+        if parts.scheme != "file":
+            objects.check_url(store_url)
 
 
 def _split(url: object, what: str, instead: str) -> SplitResult:
@@ -185,5 +187,4 @@ def open_files(place: Place) -> Backend:
     parts = urlsplit(place.store_url)
     if parts.scheme == "file":
         return LocalFiles(Path(unquote(parts.path)))
-    made: Backend = import_module("gradsift.datastore.objects").ObjectFiles(place.store_url, place.root / "cache")
-    return made
+    return objects.ObjectFiles(place.store_url, place.root / "cache")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from gradsift.datastore import chats, checkpoints, examples, features, selections
+from gradsift.datastore.backend import StoredFile
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.engine import Transaction, marks, parts
@@ -19,7 +20,7 @@ from gradsift.datastore.identity import example_id
 from gradsift.datastore.prune import INDEXED
 from gradsift.datastore.rows import FeatureBlock
 from gradsift.datastore.selections import Picks, Selection
-from gradsift.datastore.store import Store, doom
+from gradsift.datastore.store import Store, doom, stored_file
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def readable(store: Store, shard: int) -> dict[str, Messages]:
     so it need not be read again from its source."""
     found: dict[str, Messages] = {}
     try:
-        with store.backend.open(_name(store, shard)) as file:
+        with store.backend.damaged(_file(store, shard)) as file:
             parquet = pq.ParquetFile(file)
             for group in range(parquet.num_row_groups):
                 found |= _whole_rows(parquet, group)
@@ -423,6 +424,8 @@ def drop_unused(store: Store, shard: int) -> None:
     store.sweep()
 
 
-def _name(store: Store, shard: int) -> str:
-    (row,) = store.catalog.rows("SELECT name FROM shard WHERE shard_id=?", (shard,))
-    return str(row["name"])
+def _file(store: Store, shard: int) -> StoredFile:
+    row = store.catalog.one("SELECT name, bytes, sha256 FROM shard WHERE shard_id=?", (shard,))
+    if row is None:
+        raise ValueError(f"there is no shard {shard}")
+    return stored_file(row)

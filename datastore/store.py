@@ -53,6 +53,7 @@ class Store:
         agree(self.catalog, self.place)
         keep(self.place)
         self._checked: set[str] = set()  # names of files
+        self.backend.keep(self._digests)
 
     def close(self) -> None:
         """Close the catalog connection."""
@@ -133,24 +134,27 @@ class Store:
         return shard_ids
 
     def _require_there(self, written: StoredFile) -> None:
-        try:
-            self.backend.open(written.name).close()
-        except CorruptionError:
-            raise BusyError(CLEARED.format(self.root)) from None
+        if not self.backend.there(written):
+            raise BusyError(CLEARED.format(self.root))
 
     def sweep(self) -> int:
-        """Delete the files that left the store and whose time has come; returns how many. Whoever is killed before it
-        leaves them to the next."""
-        names = [
-            row["name"] for row in self.catalog.rows("SELECT name FROM doomed WHERE after <= ?", (self.catalog.now(),))
-        ]
+        """Delete the files that left the store and whose time has come, and copies on this host of files that are gone;
+        returns how many files. Whoever is killed before it leaves them to the next."""
+        now = self.catalog.now()
+        names = [row["name"] for row in self.catalog.rows("SELECT name FROM doomed WHERE after <= ?", (now,))]
         for name in names:
             self.backend.delete(name)
             files.failpoint("swept")
         if names:
             with self.catalog.write() as db:
                 db.executemany("DELETE FROM doomed WHERE name=?", [(name,) for name in names])
+        self.backend.keep(self._digests)
         return len(names)
+
+    def _digests(self) -> set[str]:
+        """Digests of the files that the catalog knows, those that wait for their end too."""
+        tables = ("shard", "doomed", "search_index")
+        return {row["sha256"] for table in tables for row in self.catalog.rows(f"SELECT sha256 FROM {table}")}
 
     def _is_committed(self, written: StoredFile, error: BaseException) -> bool:
         # COMMIT itself may have failed after it took effect; the catalog decides, not the exception.
@@ -182,7 +186,7 @@ class Store:
                 return row
         return None
 
-    def _reader(self, shard_id: int, opener: "Callable[[str], pa.NativeFile]") -> "pa.NativeFile":
+    def _reader(self, shard_id: int, opener: "Callable[[StoredFile], pa.NativeFile]") -> "pa.NativeFile":
         row = self._shard(shard_id)
         if row is None:
             raise CorruptionError(
@@ -192,9 +196,9 @@ class Store:
         file = stored_file(row)
         try:
             if file.name not in self._checked:
-                self.backend.check(file)
+                self.backend.ready(file)
                 self._checked.add(file.name)
-            return opener(file.name)
+            return opener(file)
         except CorruptionError as error:
             raise CorruptionError(f"shard {shard_id} ({row['kind']}): {error}") from None
 

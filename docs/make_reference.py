@@ -115,7 +115,7 @@ def page() -> str:
     codes = {"0": "ok", "1": "unexpected; please report", "130": "interrupted; run again to go on"}
     for error in (
         errors.InputError, errors.CorruptionError, errors.FeatureSpaceMismatch, errors.CatalogVersionError,
-        errors.BusyError, errors.StoreFullError,
+        errors.BusyError, errors.StoreFullError, errors.UnavailableError,
     ):  # fmt: skip
         text = " ".join((error.__doc__ or "").split())
         known = codes.get(str(error.exit_code))

@@ -187,6 +187,35 @@ def store(tmp_path):
         yield opened
 
 
+@pytest.fixture(scope="module")
+def s3_server():
+    """`host:port` of an S3 server for the tests of a file; this process has its credentials."""
+    import s3
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.CREDENTIALS.items():
+            patch.setenv(name, value)
+        with s3.server() as address:
+            yield address
+
+
+@pytest.fixture
+def bucket(s3_server):
+    """A new bucket of the S3 server."""
+    import s3
+
+    return s3.Bucket(s3_server, f"files-{os.urandom(6).hex()}")
+
+
+@pytest.fixture
+def faulty(s3_server):
+    """(`host:port`, faults) of a proxy before the S3 server."""
+    import s3
+
+    with s3.proxy(s3_server) as made:
+        yield made
+
+
 @pytest.fixture(autouse=True)
 def _no_failpoint():
     yield

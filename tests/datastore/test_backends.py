@@ -58,7 +58,7 @@ class TestLocalFiles(BackendTests):
         backend.delete(file.name)
         outside.check(file)
         with pytest.raises(CorruptionError, match="leads out of"):
-            backend.open(file.name)
+            backend.open(file)
 
     @pytest.mark.parametrize("step", ["written", "synced", "renamed"])
     def test_a_stopped_write_leaves_at_most_a_whole_file(self, backend, step):
@@ -98,16 +98,19 @@ class MemoryFiles(Backend):
         self.content[name], self.written[name] = content, time.time()
         return StoredFile(name, len(content), digest_bytes(content))
 
+    def there(self, file):
+        return len(self.content.get(file.name, b"")) == file.bytes
+
     def check(self, file):
         content = self._content(file.name)
         if StoredFile(file.name, len(content), digest_bytes(content)) != file:
             raise CorruptionError(f"{file.name} does not match its digest (changed bytes)")
 
-    def open(self, name):
-        return pa.BufferReader(self._content(name))
+    def open(self, file):
+        return pa.BufferReader(self._content(file.name))
 
-    def map(self, name):
-        return pa.BufferReader(self._content(name))
+    def map(self, file):
+        return pa.BufferReader(self._content(file.name))
 
     def delete(self, name):
         self.content.pop(name, None)
@@ -115,6 +118,9 @@ class MemoryFiles(Backend):
     def list(self, kind):
         for name in sorted(n for n in self.content if n.startswith(f"{kind}/")):
             yield Listed(name, len(self.content[name]), time.time() - self.written[name], True)
+
+    def keep(self, known):
+        pass
 
     def _content(self, name):
         if ".." in name or name.startswith("/"):

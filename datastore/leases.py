@@ -36,10 +36,20 @@ def _process_start(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
+def process_name() -> str:
+    """This process: its host, its number and when it began."""
+    pid = os.getpid()
+    return f"{socket.gethostname()}:{pid}:{_process_start(pid)}"
+
+
 def holder_name() -> str:
     """This thread of this process, as a lease holder."""
-    pid = os.getpid()
-    return f"{socket.gethostname()}:{pid}:{_process_start(pid)}:{threading.get_ident()}"
+    return f"{process_name()}:{threading.get_ident()}"
+
+
+def is_of_this_host(holder: str) -> bool:
+    """Whether the holder is a process of this host, so that it is known whether it lives."""
+    return holder.split(":")[0] == socket.gethostname()
 
 
 def holder_is_dead(holder: str) -> bool:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from gradsift.datastore import features, indexes
 from gradsift.datastore.engine import Record
 from gradsift.datastore.leases import holder_is_dead
+from gradsift.datastore.lives import Life, lives
 from gradsift.datastore.store import Store
 
 Table = list[Record]
@@ -68,12 +69,13 @@ def overview(store: Store) -> dict[str, Table]:
         "validation_arms": _arms(rows("SELECT name, target, seed, spec, result FROM arm")),
         "runs": [
             {
-                "run_id": run["run_id"],
-                "name": run["name"],
-                "started_utc": _utc(run["started"]),
-                "finished_utc": "not finished" if run["finished"] is None else _utc(run["finished"]),
+                "run_id": life.run_id,
+                "name": life.name,
+                "started_utc": _utc(life.started),
+                "finished_utc": _utc(life.ended) if life.state == "finished" and life.ended else "not finished",
+                "state": _state(life),
             }
-            for run in rows("SELECT run_id, name, started, finished FROM run ORDER BY run_id")
+            for life in lives(store)
         ],
         "deletions": [
             {
@@ -110,6 +112,12 @@ def _arms(arms: Table) -> Table:
         row["test_losses"] = ", ".join(known) or None
         table.append(row)
     return sorted(table, key=lambda r: (r["targets"], r["arm"], r["seed"], r["lr"] is not None, r["lr"] or 0.0))
+
+
+def _state(life: Life) -> str:
+    if life.is_dead and life.ended:
+        return f"crashed, last seen {_utc(life.ended)}: `gradsift runs --close-dead` closes it"
+    return life.state
 
 
 def _utc(seconds: float) -> str:

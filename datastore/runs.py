@@ -7,7 +7,6 @@ later; `read` gives those their defaults.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache, cached_property
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import canonical_json
+from gradsift.datastore.leases import process_name
 from gradsift.datastore.readings import SourceReport
 from gradsift.datastore.store import Store
 from gradsift.datastore.warmups import Drift
@@ -378,10 +378,12 @@ def plan_from_json(document: Json) -> MixturePlan:
 def start(store: Store, name: str, recipes: Recipes, new_warmup: bool | None = None) -> int:
     """Record the start of a run, and whether it asks for a new warm-up; returns its number."""
     asked = None if new_warmup is None else int(new_warmup)
+    resolved, written = canonical_json(recipes.resolved), canonical_json(recipes.written)
     with store.catalog.write() as db:
         (inserted,) = db.rows(
-            "INSERT INTO run (name, recipe, started, written, new_warmup) VALUES (?, ?, ?, ?, ?) RETURNING run_id",
-            (name, canonical_json(recipes.resolved), db.now(), canonical_json(recipes.written), asked),
+            "INSERT INTO run (name, recipe, started, written, new_warmup, holder) VALUES (?, ?, ?, ?, ?, ?) "
+            "RETURNING run_id",
+            (name, resolved, db.now(), written, asked, process_name()),
         )
     return int(inserted["run_id"])
 
@@ -395,18 +397,6 @@ def wants_new_warmup(store: Store, name: str) -> bool:
         (name, done),
     )
     return asked is not None and bool(asked["new_warmup"])
-
-
-@contextmanager
-def started(store: Store, name: str, recipes: Recipes) -> Iterator[int]:
-    """The number of a run that has begun; where its input is refused, it is as if it had not."""
-    run_id = start(store, name, recipes)
-    try:
-        yield run_id
-    except InputError:
-        with store.catalog.write() as db:
-            db.execute("DELETE FROM run WHERE run_id=?", (run_id,))
-        raise
 
 
 def finish(store: Store, run_id: int, result: RunResult) -> None:

@@ -28,6 +28,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 from gradsift.datastore.errors import GradsiftError
 from gradsift.datastore.runs import ArmRow, Json
 from gradsift.datastore.store import Store
+from gradsift.flows.retries import policy
 from gradsift.pipelines.report.page import markdown
 from gradsift.pipelines.report.report import report
 from gradsift.pipelines.validate.job import Job, do_job
@@ -39,8 +40,9 @@ SERVER_START_SECONDS = 120
 
 
 def _task(name: str, action: Callable[[], Any]) -> Any:
-    """A task without parameters (a runner may look into those, and change them): what it needs is in `action`."""
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(action)
+    """A task without parameters (a runner may look into those, and change them): what it needs is in `action`. It is
+    tried again after failures that may pass (`retries`)."""
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False, **policy())(action)
 
 
 def as_task(name: str, action: Callable[[], Any]) -> Any:
@@ -157,7 +159,7 @@ def in_flow(name: str, run_name: str, action: Callable[[], T], runner: Runner | 
     except BaseException as error:
         cause = first_cause()
         if isinstance(cause, KeyboardInterrupt | GradsiftError):
-            raise cause from None
+            raise cause from cause.__cause__  # Prefect's own are left out
         raise error from None
 
 

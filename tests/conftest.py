@@ -15,6 +15,7 @@ from filelock import FileLock
 from hypothesis import settings
 from marks import MarkCheck
 from postgres import Server
+from prefect_server import on_server, prefect_home, prefect_url  # noqa: F401 - fixtures
 from workers import CORES, MOST_WORKERS, WORKER, WORKERS  # before gradsift, which imports torch
 
 from gradsift.datastore import files

@@ -34,9 +34,10 @@ def gradsift(*arguments, columns=80, **options):
     return python("-m", "gradsift", *arguments, COLUMNS=str(columns), **options)
 
 
-def start(*arguments, cwd=None, stdout=subprocess.PIPE, **options):
-    """Start Python with this interpreter and go on: for commands that are stopped on the way. Its errors are a pipe."""
+def start(*arguments, cwd=None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, variables=None, **options):
+    """Start Python with this interpreter and go on: for commands that are stopped on the way. Its errors are a pipe,
+    if not said otherwise."""
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
-        cwd=cwd, env=environment(), stdout=stdout, stderr=subprocess.PIPE, text=True, **options,
+        cwd=cwd, env=environment(**(variables or {})), stdout=stdout, stderr=stderr, text=True, **options,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gradsift.datastore import leases, runs, versions
+from gradsift.datastore import leases, lives, runs, versions
 from gradsift.datastore.errors import BusyError
 from gradsift.datastore.numbering import catch_up
 from gradsift.datastore.runs import Ingested, Recipes, RunResult, SelectionReport, SpaceRows, Stage
@@ -72,7 +72,8 @@ def curate(
         run_id = runs.start(store, recipe.name, recipes, new_warmup)
         work = Work(store, recipe, progress=progress)
         root = store.root / "exports" if export_root is None else export_root.absolute()  # as it is recorded
-        return _curate(work, run_id, recipes, root, _Stages(step), spread)
+        with lives.ending(store, run_id):
+            return _curate(work, run_id, recipes, root, _Stages(step), spread)
 
 
 @dataclass(frozen=True)

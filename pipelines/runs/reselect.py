@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gradsift.datastore import runs, versions
+from gradsift.datastore import lives, runs, versions
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.numbering import catch_up
 from gradsift.datastore.runs import MixtureReport, Recipes, Run, RunResult, SelectionReport
@@ -124,7 +124,7 @@ def _started(store: Store, recipe: Recipe, last: Run) -> Iterator[tuple[int, Run
     """(number, result so far) of a run that uses what another computed."""
     recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), recipe.written)
     begun = RunResult(recipe.name, last.result.ingest, base=last.name, rows=last.result.rows, made_with=made_with())
-    with runs.started(store, recipe.name, recipes) as run_id:
+    with lives.started(store, recipe.name, recipes) as run_id:
         yield run_id, begun
 
 

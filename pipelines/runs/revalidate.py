@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from gradsift.datastore import runs, selections
+from gradsift.datastore import lives, runs, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.runs import Recipes, RunResult
@@ -56,11 +56,12 @@ def revalidate(
     refuse_leaks(material.targets, material.tests)
     recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), last.recipes.written)
     run_id = runs.start(store, recipe.name, recipes)
-    rows = validate(work, material, made, step, spread)
-    path = out or newest_page(store, recipe.name)
-    result = replace(last.result, base=last.name, arms=rows, report=str(path), made_with=made_with())
-    runs.finish(store, run_id, result)
-    keep_report(store, runs.get(store, run_id), out)
+    with lives.ending(store, run_id):
+        rows = validate(work, material, made, step, spread)
+        path = out or newest_page(store, recipe.name)
+        result = replace(last.result, base=last.name, arms=rows, report=str(path), made_with=made_with())
+        runs.finish(store, run_id, result)
+        keep_report(store, runs.get(store, run_id), out)
     return result
 
 

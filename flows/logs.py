@@ -1,0 +1,45 @@
+"""What a scheduled run says in Prefect's log: a line every so often, each with its store and run."""
+
+import logging
+import time
+from typing import TypeAlias
+
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
+
+from gradsift.datastore import lives
+from gradsift.datastore.store import Store
+from gradsift.pipelines.progress import Progress
+
+Logs: TypeAlias = logging.Logger | logging.LoggerAdapter[logging.Logger]
+EVERY_SECONDS = 30.0
+
+
+def logged(store: Store, name: str, every: float = EVERY_SECONDS) -> Progress:
+    """Progress that writes to the log of the flow or task run that it is called in: when a stage begins and ends, and
+    every `every` seconds between. Lines begin with store and run, since the log of a task does not say them:
+    `[/data/store run 12] gradients-1: 512 of 4,096`. To be made inside a flow run."""
+    flow_log = get_run_logger()
+    said: dict[str, float] = {}
+    number: list[int] = []
+
+    def progress(stage: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if stage in said and done != total and now - said[stage] < every:
+            return
+        said[stage] = now
+        if not number:
+            number.extend(lives.open_numbers(store, name)[:1])
+        which = f"run {number[0]}" if number else f"run of {name}"
+        of = "" if total is None else f" of {total:,}"
+        _log(flow_log).info("[%s %s] %s: %s%s", store.root.resolve(), which, stage, f"{done:,}", of)
+
+    return progress
+
+
+def _log(flow_log: Logs) -> Logs:
+    """The task run's log where this is called in one; a worker's own thread has neither."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return flow_log

@@ -1,0 +1,116 @@
+"""The flows that a deployment names: `nightly` runs a recipe (ingest → features → curate), `weekly` its validation.
+
+Their parameters are plain, so that a schedule, `prefect deployment run` and the UI can give them. What they do is what
+`gradsift run` and `gradsift validate` do, as a flow run of its own below this one. A night that finds another at work
+in the store ends as `AlreadyRunning`, which is no failure. What fails of a thing that may pass is tried again, first
+the task that it happened in, then once the whole (`flows.retries`).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Cancelled
+
+from gradsift.datastore import leases
+from gradsift.datastore.errors import BusyError
+from gradsift.datastore.place import place_of
+from gradsift.datastore.store import Store
+from gradsift.flows.curate import curate_with_prefect
+from gradsift.flows.logs import logged
+from gradsift.flows.retries import policy
+from gradsift.flows.validate import validate_with_prefect
+from gradsift.pipelines.recipe import load_recipe
+
+AGAIN_SECONDS = 600.0  # before the whole is tried once more
+ALREADY_RUNNING = "AlreadyRunning"
+
+
+def _run_name() -> str:
+    """The recipe (or store) and the day that the run was due: `alpaca 2026-03-01`."""
+    given = flow_run.parameters
+    what = Path(str(given.get("recipe") or given["store"])).stem
+    return f"{what} {flow_run.scheduled_start_time:%Y-%m-%d}"
+
+
+@flow(name="nightly", flow_run_name=_run_name, persist_result=False)
+def nightly(recipe: str, store: str, export_to: str | None = None) -> State[None] | None:
+    """Run a recipe: read what came, compute what is missing, choose, export, and write the report.
+
+    Parameters
+    ----------
+    recipe
+        The recipe file (YAML), as the machine that runs this finds it.
+    store
+        Folder of the store, which is made where it is not there.
+    export_to
+        Folder for the exports; default: exports/ in the store.
+
+    Returns
+    -------
+    State
+        `AlreadyRunning` (a cancelled run) where another run works on the store, else none.
+
+    Raises
+    ------
+    GradsiftError
+        As `gradsift.run` does.
+    """
+    loaded = load_recipe(Path(recipe))
+    place = loaded.place(Path(store))
+
+    def work() -> None:
+        with Store(place) as there:
+            if leases.is_held(there, leases.RUN):  # asked first, so that no flow run begins for nothing
+                raise BusyError(f"another run is working on {place.root}; the next scheduled run goes on")
+            export_root = None if export_to is None else Path(export_to)
+            curate_with_prefect(loaded, place, export_root=export_root, progress=logged(there, loaded.name))
+
+    return _tried("curate", work)
+
+
+@flow(name="weekly", flow_run_name=_run_name, persist_result=False)
+def weekly(store: str) -> State[None] | None:
+    """Train and measure the arms of what the store's last run chose, and write its report.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+
+    Returns
+    -------
+    State
+        `AlreadyRunning` (a cancelled run) where a deletion that must end first is at work, else none.
+
+    Raises
+    ------
+    GradsiftError
+        As `gradsift.validate` does.
+    """
+    place = place_of(Path(store))
+
+    def work() -> None:
+        with Store(place, create=False) as there:
+            validate_with_prefect(place, progress=logged(there, place.root.name))
+
+    return _tried("validate", work)
+
+
+def _tried(name: str, work: Callable[[], None]) -> State[None] | None:
+    """Do the work as a task, once more after a failure that may pass; where the store is busy, that is the answer."""
+
+    def attempt() -> str | None:
+        try:
+            work()
+        except BusyError as error:
+            return str(error)
+        return None
+
+    again: dict[str, Any] = policy() | {"retries": 1, "retry_delay_seconds": AGAIN_SECONDS}
+    busy = task(name=name, cache_policy=NO_CACHE, persist_result=False, **again)(attempt)()
+    return None if busy is None else Cancelled(name=ALREADY_RUNNING, message=busy)

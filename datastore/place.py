@@ -14,7 +14,6 @@ import json
 import os
 import secrets
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 

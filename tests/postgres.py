@@ -9,13 +9,13 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import psycopg
 from psycopg import pq
+from running import launch, run
 
 MISSING = "no PostgreSQL server on this machine: apt-get install -y postgresql"
 
@@ -40,10 +40,12 @@ def other_user():
 
 
 class Server:
-    """A server on a free port of this host's loopback, in a folder of its own. `safe`: with fsync, to be killed."""
+    """A server on a free port of this host's loopback, in a folder of its own. `safe`: with fsync, to be killed; `on`: a
+    host of tests/hosts.py that it runs on instead."""
 
-    def __init__(self, *, safe=False):
+    def __init__(self, *, safe=False, on=None):
         self.bin, self._user, self._safe = binaries(), other_user(), safe
+        self._on, self.address = on, on.address if on else "127.0.0.1"
         self.folder = Path(tempfile.mkdtemp(prefix="gradsift-postgres-"))
         if self._user:
             os.chown(self.folder, self._user["user"], self._user["group"])
@@ -51,27 +53,29 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         # Sorted as people do, not by code point: the catalog must not lean on the database's order.
-        made = subprocess.run(
+        run(
             [self.bin / "initdb", "-D", self.folder / "data", "-U", "gradsift", "-A", "trust", "-E", "UTF8", "-k",
              "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US", "--no-sync"],
-            capture_output=True, text=True, check=False, cwd=self.folder, **self._user,
+            cwd=self.folder, who=self._user,
         )  # fmt: skip
-        assert made.returncode == 0, made.stderr
+        with (self.folder / "data" / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all samenet trust\n")
         self.start()
         with self.connect("postgres") as connection:
             connection.execute("CREATE DATABASE gradsift")
 
     def start(self):
         """Start it, and wait until it answers."""
-        settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.folder,
+        settings = {"listen_addresses": self.address, "port": self.port, "unix_socket_directories": self.folder,
                     "shared_buffers": "32MB", "max_connections": 60, "fsync": "on" if self._safe else "off",
                     "log_statement": "none"}  # fmt: skip
+        command = [self.bin / "postgres", "-D", self.folder / "data", *(f"--{k}={v}" for k, v in settings.items())]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [self.bin / "postgres", "-D", self.folder / "data", *(f"--{k}={v}" for k, v in settings.items())],
-                stdout=log, stderr=log, cwd=self.folder, **self._user,
-            )  # fmt: skip
-        while pq.PGconn.ping(f"host=127.0.0.1 port={self.port} dbname=postgres".encode()) != pq.Ping.OK:
+            if self._on:
+                self._process = self._on.start(*command, user=self._user.get("user"))
+            else:
+                self._process = launch(command, stdout=log, stderr=log, cwd=self.folder, **self._user)
+        while pq.PGconn.ping(f"host={self.address} port={self.port} dbname=postgres".encode()) != pq.Ping.OK:
             assert self._process.poll() is None, (self.folder / "log").read_text()
             time.sleep(0.02)
 
@@ -97,7 +101,7 @@ class Server:
         shutil.rmtree(self.folder)
 
     def url(self, schema="", database="gradsift"):
-        return f"postgresql://gradsift@127.0.0.1:{self.port}/{database}" + (f"?schema={schema}" if schema else "")
+        return f"postgresql://gradsift@{self.address}:{self.port}/{database}" + (f"?schema={schema}" if schema else "")
 
     def connect(self, database="gradsift"):
         return psycopg.connect(self.url(database=database), autocommit=True)

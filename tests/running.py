@@ -14,12 +14,14 @@ def environment(**changes):
     return os.environ | {"PYTHONPATH": str(ROOT)} | changes
 
 
-def run(command, *, cwd=None, code=0, **variables):
-    """Run a command to its end; asserts its exit code, unless `code` is None, and shows its errors when it is another."""
+def run(command, *, cwd=None, code=0, who=None, **variables):
+    """Run a command to its end, as another user if one is given; asserts its exit code, unless `code` is None, and shows
+    its errors when it is another."""
     command = [str(part) for part in command]
     out = subprocess.run(
-        command, cwd=cwd, env=environment(**variables), capture_output=True, text=True, check=False, timeout=PATIENCE
-    )
+        command, cwd=cwd, env=environment(**variables), capture_output=True, text=True, check=False, timeout=PATIENCE,
+        **(who or {}),
+    )  # fmt: skip
     assert code is None or out.returncode == code, f"{' '.join(command)}: exit code {out.returncode}\n{out.stderr}"
     return out
 
@@ -41,3 +43,9 @@ def start(*arguments, cwd=None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, 
         [sys.executable, *map(str, arguments)],
         cwd=cwd, env=environment(**(variables or {})), stdout=stdout, stderr=stderr, text=True, **options,
     )  # fmt: skip
+
+
+def launch(command, *, variables=None, **options):
+    """Start any command and go on, with `variables` beside this process's."""
+    command = [str(part) for part in command]
+    return subprocess.Popen(command, env=environment(**{k: str(v) for k, v in (variables or {}).items()}), **options)

@@ -8,10 +8,14 @@ STAMP := $(VENV)/.installed
 WORKERS ?= auto
 PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick lint typecheck check models clean
+.PHONY: demo nightly test quick lint typecheck check models clean
 
 demo: $(STAMP)  ## the whole flow on generated data, a few minutes
 	$(BIN)/gradsift demo --folder demo
+
+nightly: $(STAMP)  ## a pool that grows for three nights, checked against what arrived, some minutes
+	rm -rf nights
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/nightly/night.py --folder nights
 
 test: $(STAMP)  ## all tests, on all cores
 	$(PYTEST)
@@ -41,4 +45,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo nights build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

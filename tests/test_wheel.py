@@ -13,7 +13,9 @@ import yaml
 from running import ROOT, python, run
 
 LEFT_OUT = shutil.ignore_patterns("__pycache__")
-LEFT_OUT_AT_TOP = shutil.ignore_patterns(".*", "build", "dist", "demo", "*.egg-info", "tests", "docs", "benchmarks")
+LEFT_OUT_AT_TOP = shutil.ignore_patterns(
+    ".*", "build", "dist", "demo", "nights", "*.egg-info", "tests", "docs", "benchmarks"
+)
 LARGE = ("torch", "transformers", "datasets", "peft", "prefect", "pyarrow", "safetensors")
 CLASHING = ("pipelines", "flows", "sql", "datastore", "scorers")
 
@@ -88,6 +90,7 @@ def test_one_top_level_name_and_all_data_files(wheel):
     shipped = {path.relative_to(ROOT).as_posix() for path in example.rglob("*") if path.is_file()}
     assert len(shipped) > 10
     assert {f"gradsift/{name}" for name in shipped} <= names
+    assert not [name for name in names if name.startswith("gradsift/examples/nightly")]
 
 
 def test_a_wheel_from_the_source_distribution_is_the_same(source, wheel, tmp_path):

@@ -115,7 +115,9 @@ def transfer_config() -> Any:
     """How objects go up and down: a few parts at a time."""
     from boto3.s3.transfer import TransferConfig
 
-    return TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
+    return TransferConfig(
+        multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4, num_download_attempts=3
+    )
 
 
 @contextmanager

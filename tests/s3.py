@@ -144,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("reset", "hold", "refuse"):
             return self._hang_up(reset=fault == "reset")
         if fault == "delay":
-            time.sleep(1.0)
+            time.sleep(0.3)
         status, headers, content = self._forward(body)
         if fault == "lost":
             return self._hang_up()

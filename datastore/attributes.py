@@ -59,6 +59,22 @@ def attribute(
         report(len(done), len(done) + len(waiting))
 
 
+def missing(store: Store, spec: Spec, dataset_id: int) -> dict[int, int]:
+    """{shard: its rows} of the shards with members of a dataset whose values are not there yet."""
+    rows = store.catalog.rows(
+        "SELECT s.shard_id, s.rows FROM shard AS s WHERE s.shard_id IN (SELECT e.shard_id FROM dataset_member AS m "
+        "JOIN example AS e USING (example_id) WHERE m.dataset_id=?) AND NOT EXISTS "
+        "(SELECT 1 FROM attribute AS a WHERE a.spec=? AND a.of_shard=s.shard_id) ORDER BY s.shard_id",
+        (dataset_id, fingerprint(spec)),
+    )
+    return {int(row["shard_id"]): int(row["rows"]) for row in rows}
+
+
+def make(store: Store, spec: Spec, shard: int, compute: Compute) -> None:
+    """Have the values of a shard of examples in the store; does nothing where it has left the store."""
+    _values(store, fingerprint(spec), shard, compute)
+
+
 def _chunks(columns: Sequence[pa.ChunkedArray]) -> list[pa.Array]:
     return [chunk for column in columns for chunk in column.chunks]
 

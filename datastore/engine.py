@@ -159,7 +159,7 @@ class Engine(ABC):
             )
 
 
-def parts(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+def parts(values: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:
     """The values in order, `size` at a time: as many as one `IN (…)` takes."""
     return (values[start : start + size] for start in range(0, len(values), size))
 

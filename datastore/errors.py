@@ -57,3 +57,9 @@ class UnavailableError(GradsiftError):
 
     exit_code = 7
     retryable = True
+
+
+class WorkerError(GradsiftError):
+    """Worker processes died again and again, and what they had is not done; what was done before is kept."""
+
+    exit_code = 8

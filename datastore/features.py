@@ -14,6 +14,7 @@ import numpy as np
 from gradsift.datastore.engine import Engine, Transaction, marks, parts
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.identity import Spec, canonical_json, check_comparable, fingerprint
+from gradsift.datastore.leases import Lease
 from gradsift.datastore.rows import FeatureBlock, join_blocks, read_blocks, write_block
 from gradsift.datastore.store import Store
 
@@ -168,6 +169,15 @@ def open_units(store: Store, space_id: int, dataset_id: int) -> list[int]:
     ]
 
 
+def sizes(store: Store, units: Sequence[int]) -> dict[int, int]:
+    """{unit: its examples}."""
+    return {
+        int(row["unit_id"]): int(row["examples"])
+        for part in parts(units)
+        for row in store.catalog.rows(f"SELECT unit_id, examples FROM unit WHERE unit_id IN ({marks(part)})", part)
+    }
+
+
 def is_open(store: Store, unit_id: int) -> bool:
     """Whether a unit has no shard yet."""
     return store.catalog.one("SELECT 1 FROM unit WHERE unit_id=? AND shard_id IS NULL", (unit_id,)) is not None
@@ -183,15 +193,27 @@ def unit_ids(store: Store, unit_id: int) -> list[str]:
     ]
 
 
-def commit_unit(store: Store, space_id: int, unit_id: int, block: FeatureBlock, rejected: Mapping[str, str]) -> bool:
+def commit_unit(
+    store: Store,
+    space_id: int,
+    unit_id: int,
+    block: FeatureBlock,
+    rejected: Mapping[str, str],
+    lease: Lease | None = None,
+) -> bool:
     """Commit a unit's rows; `rejected` maps ids without a usable row to a status. Rows of examples that left the unit
-    since it was read, because they were deleted, stay out of the file.
+    since it was read, because they were deleted, stay out of the file. `lease` is what the caller claimed the unit by.
 
-    Returns False, leaving nothing behind, when another worker has committed the unit already, or none of it is left.
+    Returns False, leaving nothing behind, when another worker has committed the unit already, when it took the lease
+    because this one was held up, or when none of the unit is left.
     """
+    if lease is not None and not lease.is_own(store.catalog):
+        return False  # before a file is written for nothing
 
     def commit(block: FeatureBlock) -> bool:
         def record(db: Transaction, shard_id: int) -> bool:
+            if lease is not None and not lease.is_own(db):
+                return False
             if not db.execute("UPDATE unit SET shard_id=? WHERE unit_id=? AND shard_id IS NULL", (shard_id, unit_id)):
                 return False
             mark_rows(db, space_id, unit_id, block.example_ids, rejected)
@@ -201,7 +223,7 @@ def commit_unit(store: Store, space_id: int, unit_id: int, block: FeatureBlock, 
         return commit_block(store, space_id, block, record) is not None
 
     while not commit(block):
-        if not is_open(store, unit_id):
+        if not is_open(store, unit_id) or (lease is not None and not lease.is_own(store.catalog)):
             return False
         left = set(unit_ids(store, unit_id))
         block = block.take(np.array([k for k, name in enumerate(block.example_ids) if name in left], np.int64))

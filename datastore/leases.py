@@ -6,7 +6,8 @@ a run killed with `kill -9` can be resumed immediately; other hosts wait for `ex
 Time is the catalog's (`Engine.now`): hosts whose clocks differ agree on when a lease ends.
 
 A process that is held up for longer (suspended, asleep) loses its lease to whoever asks. Who lost the run's lease
-commits nothing more: each transaction looks first whose it is.
+commits nothing more: each transaction looks first whose it is. Who lost a unit's does not commit that unit: the
+transaction asks the `Lease`.
 """
 
 import os
@@ -14,6 +15,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from gradsift.datastore.engine import Engine, Row, Transaction
@@ -22,6 +24,18 @@ from gradsift.datastore.store import Store
 
 TTL_SECONDS = 120.0
 RUN = "run"  # who holds this one changes the store
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lease that was taken: what for, and by whom."""
+
+    name: str
+    holder: str
+
+    def is_own(self, db: Engine | Transaction) -> bool:
+        """Whether it is still this holder's: nobody took it since. In a transaction that stays so until its end."""
+        return db.one("SELECT 1 FROM lease WHERE name=? AND holder=?", (self.name, self.holder)) is not None
 
 
 def _process_start(pid: int) -> str:
@@ -90,14 +104,23 @@ def is_held(store: Store, name: str) -> bool:
     return row is not None and _is_live(row, store.catalog.now(), TTL_SECONDS)
 
 
+def all_held(store: Store, start: str) -> set[str]:
+    """Names that begin with `start` of the leases that somebody alive has."""
+    now = store.catalog.now()
+    rows = store.catalog.rows(
+        "SELECT name, holder, expires FROM lease WHERE substr(name, 1, ?) = ?", (len(start), start)
+    )
+    return {str(row["name"]) for row in rows if _is_live(row, now, TTL_SECONDS)}
+
+
 def _renew(store: Store, name: str, holder: str, ttl: float) -> None:
     """Put the end of a lease off. One that was lost stays lost, also when it is free again: others worked meanwhile."""
     with store.catalog.write() as db:
         db.execute("UPDATE lease SET expires=? WHERE name=? AND holder=?", (db.now() + ttl, name, holder))
 
 
-def _require_own(store: Store, db: Engine | Transaction, holder: str) -> None:
-    if db.one("SELECT 1 FROM lease WHERE name=? AND holder=?", (RUN, holder)) is None:
+def _require_own(store: Store, db: Engine | Transaction, lease: Lease) -> None:
+    if not lease.is_own(db):
         raise BusyError(
             f"another process took over the work on {store.root}, because this one was held up for longer than its "
             "lease; nothing was committed since. Run this again"
@@ -110,16 +133,18 @@ def release(store: Store, name: str, holder: str) -> None:
 
 
 @contextmanager
-def held(store: Store, name: str, ttl: float = TTL_SECONDS, doing: str = "") -> Iterator[bool]:
-    """Hold a lease for a block, renewed by a daemon thread. Yields whether it was free. `doing` is told to others.
+def held(store: Store, name: str, ttl: float = TTL_SECONDS, doing: str = "") -> Iterator[Lease | None]:
+    """Hold a lease for a block, renewed by a daemon thread. Yields None where it is not free. `doing` is told to
+    others.
 
     Where it is the run's and is lost, whatever this store writes afterwards raises BusyError, and so does the block
     that fails of anything else: what it worked on may have gone.
     """
     holder = f"{holder_name()}:{doing}" if doing else holder_name()
     if not acquire(store, name, holder, ttl):
-        yield False
+        yield None
         return
+    lease = Lease(name, holder)
     done = threading.Event()
 
     def renew() -> None:
@@ -132,12 +157,12 @@ def held(store: Store, name: str, ttl: float = TTL_SECONDS, doing: str = "") -> 
     thread.start()
     before = store.catalog.guard
     if name == RUN:
-        store.catalog.guard = lambda db: _require_own(store, db, holder)
+        store.catalog.guard = lambda db: _require_own(store, db, lease)
     try:
-        yield True
+        yield lease
     except Exception:
         if name == RUN:
-            _require_own(store, store.catalog, holder)
+            _require_own(store, store.catalog, lease)
         raise
     finally:
         done.set()

@@ -116,6 +116,7 @@ def page() -> str:
     for error in (
         errors.InputError, errors.CorruptionError, errors.FeatureSpaceMismatch, errors.CatalogVersionError,
         errors.BusyError, errors.StoreFullError, errors.UnavailableError,
+        errors.WorkerError,
     ):  # fmt: skip
         text = " ".join((error.__doc__ or "").split())
         known = codes.get(str(error.exit_code))

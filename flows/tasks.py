@@ -1,41 +1,41 @@
-"""How work runs under Prefect: as tasks, in a flow, and validation runs on any task runner.
+"""How work runs under Prefect: as tasks, in a flow, and its pieces on any task runner.
 
 Prefect shows progress and keeps logs; the catalog decides what is done, so every task is `NO_CACHE` and keeps no
 result. Without a server, Prefect starts a temporary one for the run.
 """
 
 import multiprocessing
-import multiprocessing.util
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.base import ServerType
 from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
-from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from gradsift.datastore.errors import GradsiftError
 from gradsift.datastore.runs import ArmRow, Json
 from gradsift.datastore.store import Store
 from gradsift.flows.retries import policy
+from gradsift.flows.runners import Workers
+from gradsift.pipelines.model.pieces import do
+from gradsift.pipelines.model.work import Done, Piece, Spread
 from gradsift.pipelines.report.page import markdown
 from gradsift.pipelines.report.report import report
-from gradsift.pipelines.validate.job import Job, do_job
-from gradsift.pipelines.validate.validate import Spread
 
 T = TypeVar("T")
-Runner = TaskRunner[Any]
 SERVER_START_SECONDS = 120
 
 
@@ -47,23 +47,99 @@ def _task(name: str, action: Callable[[], Any]) -> Any:
 
 def as_task(name: str, action: Callable[[], Any]) -> Any:
     """Run a piece of work as a Prefect task. Nothing is passed or kept: the store holds all state."""
-    return _task(name, action)()
+    with _named(action) as key:
+        return _task(name, lambda: _do_named(key))()
 
 
-def submit_jobs(jobs: Sequence[Job]) -> None:
-    """Do jobs on the task runner of the flow that this is called in, in whatever process or machine that has.
+_NAMED: dict[str, Callable[[], Any]] = {}
 
-    All are tried; then the first failure is raised, and what was done is recorded.
-    """
-    with _server_for_children():
-        futures = [_task(job.name, _action_of(job)).submit() for job in jobs]
+
+@contextmanager
+def _named(action: Callable[[], Any]) -> Iterator[str]:
+    """A name for an action of this process. The flow and its tasks hold the name alone: Prefect sends them along with
+    each piece, and what an action holds (open stores, models, progress bars) does not pickle."""
+    key = uuid4().hex
+    _NAMED[key] = action
     try:
-        for future in futures:
-            future.wait()
-        for future in futures:
-            future.result()
+        yield key
+    finally:
+        del _NAMED[key]
+
+
+def _do_named(key: str) -> Any:
+    return _NAMED[key]()
+
+
+@contextmanager
+def spreading(workers: Workers) -> Iterator[Spread]:
+    """How a run, inside this block and inside its flow, has its pieces done: each as a task, by these workers.
+
+    All pieces are tried; then the first failure is raised, and what was done is recorded. What a worker had that died
+    is neither done nor a failure. A pool of processes, which ends with the first of them that dies, is made anew.
+    """
+    with ExitStack() as fresh:
+        runner = workers.runner
+
+        def spread(pieces: Sequence[Piece], done: Done) -> Sequence[str]:
+            nonlocal runner
+            in_thread = runner is None or isinstance(runner, ThreadPoolTaskRunner)
+            failures: list[Exception] = []
+            lost: list[str] = []
+            waiting = []
+            with _server_for_children(), _devices_of(runner):
+                for piece in pieces:
+                    one = _task(piece.name, _action_of(piece, workers.threads))
+                    if runner is None or (in_thread and piece.alone):
+                        one()
+                        done(piece)
+                    elif runner is workers.runner:
+                        waiting.append((piece, one.submit()))
+                    else:
+                        waiting.append((piece, runner.submit(one, {})))
+            with _stopping_processes():
+                for piece, future in waiting:
+                    end = _end_of(future)
+                    if end is None:
+                        done(piece)
+                    elif end.lost:
+                        lost.append(f"{type(end.error).__name__}: {end.error}")
+                    else:
+                        failures.append(end.error)
+            if failures:
+                raise failures[0]
+            if lost and isinstance(runner, ProcessPoolTaskRunner):
+                runner = fresh.enter_context(runner.duplicate())
+            return lost
+
+        yield spread
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a task ended that did not complete: by its own error, or because its worker was lost."""
+
+    error: Exception
+    lost: bool
+
+
+def _end_of(future: PrefectFuture[Any]) -> _End | None:
+    """Wait for a task; None when it completed."""
+    failed = False
+    try:
+        future.wait()
+        failed = future.state.is_failed()  # by what it raised; all else that is no success is a worker that ended
+        future.result()
+    except Exception as error:  # noqa: BLE001 - whatever a task or its runner raises is told
+        return _End(error, not failed)
+    return None
+
+
+@contextmanager
+def _stopping_processes() -> Iterator[None]:
+    try:
+        yield
     except KeyboardInterrupt:
-        for child in multiprocessing.active_children():  # a pool's processes would go on with the next job
+        for child in multiprocessing.active_children():  # a pool's processes would go on with the next piece
             child.terminate()
         raise
 
@@ -77,38 +153,26 @@ def _server_for_children() -> Iterator[None]:
         yield
 
 
-def _action_of(job: Job) -> Callable[[], None]:
+@contextmanager
+def _devices_of(runner: TaskRunner[Any] | None) -> Iterator[None]:
+    """Ask Ray for a GPU for each task where the cluster has some: a task sees no device that was not asked for."""
+    if runner is None or type(runner).__module__.partition(".")[0] != "prefect_ray":
+        yield
+        return
+    ray, context = import_module("ray"), import_module("prefect_ray.context")
+    with context.remote_options(num_gpus=1) if ray.cluster_resources().get("GPU") else nullcontext():
+        yield
+
+
+def _action_of(piece: Piece, threads: int | None) -> Callable[[], None]:
     def action() -> None:
-        do_job(job)
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        do(piece)
 
     return action
-
-
-def spread_over(runner: Runner | None) -> Spread | None:
-    """How validation spreads its runs over a task runner; None without one, where it does them itself."""
-    return None if runner is None else submit_jobs
-
-
-def processes(count: int) -> Runner:
-    """A task runner of processes on this machine, its cores shared out between them."""
-    threads = max(1, (os.cpu_count() or 1) // count)
-    return ProcessPoolTaskRunner(max_workers=count, initializer=_prepare, initargs=(threads,))
-
-
-def _prepare(count: int) -> None:
-    import torch
-
-    torch.set_num_threads(count)
-    signal.signal(signal.SIGTERM, _end)
-
-
-def _end(*_: object) -> None:
-    """End this process at once, but give back its semaphores, which Prefect made: Python would name each that is left.
-    In a thread, with a limit: what was interrupted may hold a lock that this needs."""
-    thread = threading.Thread(target=multiprocessing.util._run_finalizers, args=(0,), daemon=True)  # type: ignore[attr-defined]
-    thread.start()
-    thread.join(1.0)
-    os._exit(128 + signal.SIGTERM)
 
 
 def _hang_up() -> None:
@@ -126,8 +190,8 @@ def _patient() -> Iterator[None]:
         yield
 
 
-def in_flow(name: str, run_name: str, action: Callable[[], T], runner: Runner | None = None) -> T:
-    """Do an action as a Prefect flow run.
+def in_flow(name: str, run_name: str, action: Callable[[Spread], T], workers: Workers) -> T:
+    """Do an action as a Prefect flow run; it is given what spreads pieces of work over these workers.
 
     Raises what the action raised, even where Prefect then fails too: a Ctrl-C in a terminal also ends the temporary
     server, and the error of not reaching it must not hide the interrupt.
@@ -136,7 +200,8 @@ def in_flow(name: str, run_name: str, action: Callable[[], T], runner: Runner | 
 
     def attempt() -> T:
         try:
-            return action()
+            with spreading(workers) as spread:
+                return action(spread)
         except BaseException as error:
             failures.append(error)
             if isinstance(error, KeyboardInterrupt):
@@ -150,12 +215,11 @@ def in_flow(name: str, run_name: str, action: Callable[[], T], runner: Runner | 
         return chain
 
     as_flow = flow(
-        name=name, flow_run_name=run_name, persist_result=False, validate_parameters=False, task_runner=runner
+        name=name, flow_run_name=run_name, persist_result=False, validate_parameters=False, task_runner=workers.runner
     )
-    run = as_flow(attempt)
     try:
-        with _patient():
-            return run()
+        with _patient(), _named(attempt) as key:
+            return cast("T", as_flow(lambda: _do_named(key))())
     except BaseException as error:
         cause = first_cause()
         if isinstance(cause, KeyboardInterrupt | GradsiftError):

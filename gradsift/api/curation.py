@@ -9,6 +9,8 @@ from gradsift.api.shared import AnyPath, AnyStore, as_path, folder_of, open_stor
 from gradsift.pipelines.progress import Progress, quiet
 
 if TYPE_CHECKING:
+    from prefect.task_runners import TaskRunner
+
     from gradsift.datastore.runs import RunResult
     from gradsift.pipelines.recipe import Recipe
     from gradsift.pipelines.runs.dryrun import Plan
@@ -27,6 +29,7 @@ def run(
     new_warmup: bool | None = None,
     prefect: bool = False,
     processes: int | None = None,
+    task_runner: "TaskRunner[Any] | None" = None,
     progress: Progress = quiet,
 ) -> "RunResult":
     """Run a recipe, or finish a run that was interrupted.
@@ -46,7 +49,9 @@ def run(
     prefect
         Run as a Prefect flow, with your settings of Prefect, instead of in this process alone.
     processes
-        With Prefect: do this many validation runs at once, each in a process of its own.
+        With Prefect: the recipe's `runner: process` with this many `workers`.
+    task_runner
+        With Prefect: any task runner, instead of the recipe's `runner`.
     progress
         Called with the stage's name, rows done, and rows in all.
 
@@ -76,17 +81,18 @@ def run(
     10
     """
     loaded = _recipe(recipe)
-    _check_processes(prefect, processes)
+    _check_workers(prefect, processes, task_runner)
     root = as_path(export_to)
     if prefect:
         from gradsift.flows.curate import curate_with_prefect
-        from gradsift.flows.tasks import processes as pool
 
-        runner = pool(processes) if processes else None
+        if processes:
+            loaded = loaded.with_processes(processes)
         place = whereabouts(store, loaded)
         return curate_with_prefect(
-            loaded, place, export_root=root, progress=progress, task_runner=runner, new_warmup=new_warmup
+            loaded, place, export_root=root, progress=progress, task_runner=task_runner, new_warmup=new_warmup
         )
+    loaded.require_threads()
     from gradsift.pipelines.runs.curate import curate
 
     with opened(store, loaded) as there:
@@ -151,6 +157,7 @@ def validate(
     out: AnyPath | None = None,
     prefect: bool = False,
     processes: int | None = None,
+    task_runner: "TaskRunner[Any] | None" = None,
     store: AnyStore = "store",
     progress: Progress = quiet,
 ) -> "RunResult":
@@ -165,7 +172,9 @@ def validate(
     prefect
         Run as a Prefect flow, with your settings of Prefect, instead of in this process alone.
     processes
-        With Prefect: do this many runs at once, each in a process of its own.
+        With Prefect: do this many runs at once, each in a process of its own; default: the `runner` of the last recipe.
+    task_runner
+        With Prefect: any task runner, instead of that.
     store
         Folder of the store, or an open one.
     progress
@@ -188,17 +197,17 @@ def validate(
     >>> arms = gradsift.validate(store="store").arms
     >>> best = min(arms, key=lambda arm: arm.test_loss_mean)
     """
-    _check_processes(prefect, processes)
+    _check_workers(prefect, processes, task_runner)
     section = None if settings is None else section_of(settings, "validate")
     page = as_path(out)
     if prefect:
         place = whereabouts(store)
         open_store(place.root).close()  # a folder that is no store should fail before Prefect starts
-        from gradsift.flows.tasks import processes as pool
         from gradsift.flows.validate import validate_with_prefect
 
-        runner = pool(processes) if processes else None
-        return validate_with_prefect(place, section, out=page, progress=progress, task_runner=runner)
+        return validate_with_prefect(
+            place, section, out=page, progress=progress, processes=processes, task_runner=task_runner
+        )
     with opened(store) as there:
         from gradsift.pipelines.runs.revalidate import revalidate
 
@@ -216,10 +225,12 @@ def _recipe(recipe: "Recipe | Mapping[str, Any] | str | Path") -> "Recipe":
     return recipe if isinstance(recipe, Recipe) else parse_recipe(dict(recipe))
 
 
-def _check_processes(prefect: bool, processes: int | None) -> None:
+def _check_workers(prefect: bool, processes: int | None, task_runner: "TaskRunner[Any] | None") -> None:
     from gradsift.datastore.errors import InputError
 
     if processes is not None and processes < 2:
         raise InputError("processes must be at least 2; without it validation does one run after the other")
     if processes is not None and not prefect:
         raise InputError("processes are those of Prefect's pool: give prefect=True, too")
+    if task_runner is not None and (processes is not None or not prefect):
+        raise InputError("a task runner is Prefect's, and instead of processes: give prefect=True, and no processes")

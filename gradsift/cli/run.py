@@ -49,7 +49,7 @@ def run(
     no_prefect
         Run the stages without Prefect.
     processes
-        Do this many validation runs at once, each in a process of its own.
+        The recipe's `runner: process` with this many `workers`: units and validation runs in processes of their own.
     """
     from gradsift import api
     from gradsift.cli import show, tables

@@ -6,6 +6,7 @@ feature space of its own that names the encoder's weights. Cost: one forward for
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ from gradsift.datastore import features
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import Spec, digest_file, fingerprint
+from gradsift.datastore.leases import Lease
 from gradsift.datastore.rows import FeatureBlock, make_block
 from gradsift.datastore.store import Store
 from gradsift.pipelines.bars import no_bars
+from gradsift.pipelines.features.units import Part, claimed, compute_open, require_space
 from gradsift.pipelines.methods.evidence import SpacePair, texts_of
 from gradsift.pipelines.model.load import best_device
+from gradsift.pipelines.model.pieces import own_model
 from gradsift.pipelines.model.weights import weight_files
-from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.model.work import Order, Work
 
 VERSION = 1
 MAX_TOKENS = 512
@@ -60,15 +64,45 @@ def encoder_spec(folder: Path) -> Spec:
 
 
 def _rows(work: Work, space: int, folder: Path, dataset: Dataset) -> None:
-    store = work.store
-    features.plan(store, space, features.unplanned(store, space, dataset.dataset_id), {}, UNIT_ROWS)
-    units = features.open_units(store, space, dataset.dataset_id)
-    if not units:
-        return
-    make = encoder_rows(store, folder)
-    for number, unit in enumerate(units):
-        features.commit_unit(store, space, unit, *make(features.unit_ids(store, unit)))
-        work.progress(f"encoder rows of {dataset.name}", number + 1, len(units))
+    features.plan(work.store, space, features.unplanned(work.store, space, dataset.dataset_id), {}, UNIT_ROWS)
+    order = work.order(model=False)
+    label = f"encoder rows of {dataset.name}"
+    compute_open(work, space, dataset, label, lambda part: EncoderPiece(order, part, space, folder))
+
+
+@dataclass(frozen=True)
+class EncoderPiece:
+    """Units of an encoder's rows."""
+
+    order: Order
+    part: Part
+    space_id: int
+    folder: Path
+    alone = False
+
+    @property
+    def name(self) -> str:
+        """Its dataset and number."""
+        return self.part.name
+
+    @property
+    def rows(self) -> int:
+        """How many rows its units have."""
+        return self.part.rows
+
+    def run(self, work: Work) -> None:
+        """Compute the units that are open and free. Raises FeatureSpaceMismatch where the encoder is another."""
+
+        def make() -> Callable[[Sequence[str]], tuple[FeatureBlock, dict[str, str]]]:
+            require_space(work.store, self.space_id, encoder_spec(self.folder))
+            return encoder_rows(work.store, self.folder)
+
+        def compute(unit: int, lease: Lease) -> None:
+            rows = own_model(work, self.space_id, make)
+            block, rejected = rows(features.unit_ids(work.store, unit))
+            features.commit_unit(work.store, self.space_id, unit, block, rejected, lease)
+
+        claimed(work.store, self.part.units, compute)
 
 
 def encoder_rows(store: Store, folder: Path) -> Callable[[Sequence[str]], tuple[FeatureBlock, dict[str, str]]]:

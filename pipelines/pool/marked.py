@@ -8,7 +8,8 @@ from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import LeftOut, last_run
 from gradsift.datastore.store import Store
-from gradsift.pipelines.pool.screen import left_out, text_of
+from gradsift.pipelines.pool.screen import left_out
+from gradsift.pipelines.pool.signatures import text_of
 from gradsift.pipelines.tables import shortened
 
 SHOWN_CHARS = 240

@@ -23,26 +23,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gradsift.datastore import examples, marks
-from gradsift.datastore.attributes import attribute
-from gradsift.datastore.chats import Messages, text
+from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
-from gradsift.datastore.identity import Spec, fingerprint
+from gradsift.datastore.identity import Spec
 from gradsift.datastore.marks import Mark
 from gradsift.datastore.runs import Json, LeftOut
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.pool.signatures import (
+    U32,
+    VERSION,
+    index,
+    leaks_of,
+    questions,
+    read,
+    reference_chats,
+    signatures_of,
+    text_of,
+    turns_of,
+    words,
+)
 from gradsift.pipelines.recipe import Decontaminate, Dedup, MinHash
 from gradsift.scorers import contamination, dedup
-from gradsift.scorers.ngrams import grams, word_hashes
-
-VERSION = 1
-U32 = NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,6 @@ class Screened:
     pool: Dataset
     left_out: list[LeftOut]
     screening: int
-
-
-def text_of(messages: Messages) -> str:
-    """What duplicates and leaks are looked for in: all turns but the system's, one a line."""
-    return text(turn for turn in messages if turn["role"] != "system")
 
 
 def screen(work: Work, pool: Dataset, references: Sequence[Dataset]) -> Screened:
@@ -141,15 +143,15 @@ def _marks(work: Work, pool: Dataset, references: Sequence[Dataset]) -> list[Mar
         if unknown := sorted(set(keep) - set(pool.example_ids)):
             raise InputError(f"`keep`: the pool has no example {unknown[0]!r}")
     if leaks and references:
-        chats = examples.get_messages(store, sorted({i for dataset in references for i in dataset.example_ids}))
-        item, share = _covered(work, leaks, pool, chats)
+        chats = reference_chats(work, references)
+        item, share = _covered(work, leaks, pool, references, chats)
         over = np.flatnonzero(share > leaks.share)
-        owners = [i for i in sorted(chats) for _ in _questions(chats[i])]
+        owners = [i for i in sorted(chats) for _ in questions(chats[i])]
         mark(over, "leak_ngrams", [owners[item[k]] for k in over], share[over].tolist())
         if leaks.minhash:
             mine, _ = _signatures(work, pool, leaks.minhash)
             names = sorted(chats)
-            theirs = _sign([_words(text_of(chats[i])) for i in names], leaks.minhash)
+            theirs = signatures_of(leaks.minhash).sign([words(text_of(chats[i])) for i in names])
             nearest = dedup.like_any(mine, theirs, leaks.minhash.threshold)
             hit = np.flatnonzero(nearest.twin >= 0)
             mark(hit, "leak_near_duplicate", [names[k] for k in nearest.twin[hit]], nearest.similarity[hit].tolist())
@@ -191,22 +193,10 @@ def _preference(store: Store, pool: Dataset, settings: Dedup) -> NDArray[np.int6
 
 def _signatures(work: Work, pool: Dataset, settings: MinHash) -> tuple[U32, NDArray[np.uint64]]:
     """([N, P] MinHash signatures, [N] hash of the whole text) of the pool, in its order."""
-    spec = {"kind": "minhash", "version": VERSION, "permutations": settings.permutations, "ngram": settings.ngram}
-
-    def compute(chats: Sequence[Messages]) -> Mapping[str, pa.Array]:
-        texts = [_words(text_of(chat)) for chat in chats]
-        flat = pa.array(_sign(texts, settings).reshape(-1), pa.uint32())
-        whole = [int(grams(hashes, len(hashes))[0]) for hashes in texts]
-        return {
-            "signature": pa.FixedSizeListArray.from_arrays(flat, settings.permutations),
-            "whole": pa.array(whole, pa.uint64()),
-        }
-
     signature = np.zeros((len(pool.example_ids), settings.permutations), np.uint32)
     whole = np.zeros(len(pool.example_ids), np.uint64)
     names = np.array(pool.example_ids, "S32")
-    label = f"signatures of {pool.name}"
-    for table in attribute(work.store, spec, pool.dataset_id, compute, lambda n, of: work.progress(label, n, of)):
+    for table in read(work, signatures_of(settings), pool, f"signatures of {pool.name}"):
         positions = np.searchsorted(names, np.array(table["example_id"].to_pylist(), "S32"))
         values = table["signature"].combine_chunks()
         signature[positions] = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, settings.permutations)
@@ -214,40 +204,21 @@ def _signatures(work: Work, pool: Dataset, settings: MinHash) -> tuple[U32, NDAr
     return signature, whole
 
 
-def _words(text: str) -> NDArray[np.uint64]:
-    return word_hashes(text, signs=True)
-
-
-def _sign(texts: Sequence[NDArray[np.uint64]], settings: MinHash) -> U32:
-    """[N, P] signatures of texts given as word hashes."""
-    return dedup.signatures((grams(hashes, settings.ngram) for hashes in texts), settings.permutations)
-
-
-def _questions(chat: Messages) -> list[str]:
-    return [turn["content"] for turn in chat if turn["role"] == "user"]
-
-
 def _covered(
-    work: Work, settings: Decontaminate, pool: Dataset, chats: Mapping[str, Messages]
+    work: Work, settings: Decontaminate, pool: Dataset, references: Sequence[Dataset], chats: Mapping[str, Messages]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """([N] number of the turn that a row covers most, [N] share of it)."""
-    turns = [asked for i in sorted(chats) for asked in _questions(chats[i])]
-    known = contamination.index([word_hashes(text) for text in turns], settings.ngram)
-    spec = {"kind": "leaks", "version": VERSION, "ngram": settings.ngram, "turns": fingerprint(turns)}
-
-    def compute(batch: Sequence[Messages]) -> Mapping[str, pa.Array]:
-        hits = [contamination.hits(known, word_hashes("\n".join(_questions(chat)))) for chat in batch]
-        return {"ngrams": pa.array(hits, pa.list_(pa.int32()))}
-
+    leaks = leaks_of(settings.ngram, references, chats)
+    known = work.kept[leaks] = index(turns_of(chats), settings.ngram)
     hits_of = [np.zeros(0, np.int64)] * len(pool.example_ids)
     texts_with = np.zeros(len(known.keys), np.int64)
     names = np.array(pool.example_ids, "S32")
-    label = f"leaks into {pool.name}"
-    for table in attribute(work.store, spec, pool.dataset_id, compute, lambda n, of: work.progress(label, n, of)):
+    for table in read(work, leaks, pool, f"leaks into {pool.name}"):
         hit = table.filter(pc.greater(pc.list_value_length(table["ngrams"]), 0))
         positions = np.searchsorted(names, np.array(hit["example_id"].to_pylist(), "S32"))
         for position, ngrams in zip(positions.tolist(), hit["ngrams"].to_pylist(), strict=True):
             hits_of[position] = np.array(ngrams, np.int64)
             texts_with[hits_of[position]] += 1
+    del work.kept[leaks]
     counts = contamination.rare(known, texts_with, settings.common)
     return contamination.most_covered(known, hits_of, counts)

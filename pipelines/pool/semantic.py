@@ -10,7 +10,8 @@ from gradsift.pipelines.features.gather import pool_rows
 from gradsift.pipelines.methods.evidence import Evidence, Represent, SpacePair
 from gradsift.pipelines.methods.room import make_room_for_semdedup
 from gradsift.pipelines.model.work import Work
-from gradsift.pipelines.pool.screen import VERSION, Screened, screened
+from gradsift.pipelines.pool.screen import Screened, screened
+from gradsift.pipelines.pool.signatures import VERSION
 from gradsift.pipelines.recipe import Dedup, Semantic
 from gradsift.scorers import dedup
 from gradsift.scorers.kmeans import kmeans

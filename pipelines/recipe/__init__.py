@@ -7,6 +7,7 @@ from gradsift.pipelines.recipe.mix import Mix, Mixing, Part, Prospect, ScalingLa
 from gradsift.pipelines.recipe.model import Encoding, Lora, Model, Training, Warmup
 from gradsift.pipelines.recipe.pool import Source, Target
 from gradsift.pipelines.recipe.recipe import Recipe
+from gradsift.pipelines.recipe.runner import Runner
 from gradsift.pipelines.recipe.screening import Decontaminate, Dedup, MinHash, Semantic
 from gradsift.pipelines.recipe.section import Fields, Section
 from gradsift.pipelines.recipe.select import Method, Select
@@ -31,6 +32,7 @@ __all__ = [
     "Prospect",
     "QTuning",
     "Recipe",
+    "Runner",
     "ScalingLaw",
     "Section",
     "Select",

@@ -15,6 +15,7 @@ from gradsift.pipelines.recipe.features import Features
 from gradsift.pipelines.recipe.mix import Mix, Part
 from gradsift.pipelines.recipe.model import Encoding, Lora, Model, Warmup
 from gradsift.pipelines.recipe.pool import Source, Target
+from gradsift.pipelines.recipe.runner import PROCESS, THREADS, AnyRunner, Runner
 from gradsift.pipelines.recipe.screening import Decontaminate, Dedup
 from gradsift.pipelines.recipe.section import Name, Section
 from gradsift.pipelines.recipe.select import Method, Select
@@ -53,7 +54,10 @@ class Recipe(Section):
     validate_: Validate | None = Field(default=None, alias="validate")
     """Leave out to stop after the export."""
     workers: Annotated[int, Field(gt=0)] = 1
-    """Gradient workers (threads with a model each); never changes the result."""
+    """How many pieces of the work are done at once, each by a worker that loads the model for itself; never changes the
+    result. A cluster that is there (`runner.address`) has as many as it has."""
+    runner: AnyRunner = Runner()
+    """Who the workers are: `threads`, `process`, `dask`, `ray`, or as below; never changes the result."""
     catalog_url: str | None = None
     """Where the store's catalog is when hosts share it: `postgresql://host/database?schema=team`. By default it is a
     file in the store's folder. Passwords come from PGPASSWORD or ~/.pgpass."""
@@ -69,6 +73,18 @@ class Recipe(Section):
     def place(self, root: Path) -> Place:
         """Where the store in a folder is, or is to be made. Raises InputError where the folder is of another store."""
         return settled(Place(root, self.catalog_url, self.store_url))
+
+    def with_processes(self, count: int) -> "Recipe":
+        """The same recipe, its pieces done by so many processes of this host."""
+        return self.model_copy(update={"runner": Runner(kind=PROCESS), "workers": count})
+
+    def require_threads(self) -> None:
+        """Raise InputError where the workers are not threads: all others need Prefect."""
+        if self.runner.kind != THREADS:
+            raise InputError(
+                f"recipe {self.name!r} has `runner: {self.runner.kind}`, whose workers get their work from Prefect: "
+                "run it with Prefect, or set `runner: threads`"
+            )
 
     @property
     def written(self) -> Json:

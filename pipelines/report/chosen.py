@@ -15,7 +15,7 @@ from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.atlas import components
 from gradsift.pipelines.features.space import plain_space
-from gradsift.pipelines.pool.screen import text_of
+from gradsift.pipelines.pool.signatures import text_of
 from gradsift.pipelines.report import charts
 from gradsift.pipelines.report.parts import Part
 from gradsift.pipelines.report.plane import plane

@@ -29,7 +29,7 @@ from gradsift.pipelines.features.gradients import checkpoint_rows
 from gradsift.pipelines.mix.mixture import describe_mixture, make_mixture
 from gradsift.pipelines.model.encode import template_notes
 from gradsift.pipelines.model.positions import check_length
-from gradsift.pipelines.model.work import Work, open_work
+from gradsift.pipelines.model.work import Spread, Work, open_work
 from gradsift.pipelines.pool import semantic
 from gradsift.pipelines.pool.read import read_datasets, with_screening
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
@@ -41,7 +41,7 @@ from gradsift.pipelines.select import need
 from gradsift.pipelines.select.select import describe, select_for
 from gradsift.pipelines.training.adopted import base_notes, with_adapter_of
 from gradsift.pipelines.training.warmup import warm_up
-from gradsift.pipelines.validate.validate import Made, Spread, validate
+from gradsift.pipelines.validate.validate import Made, validate
 from gradsift.pipelines.version import made_with
 
 T = TypeVar("T")
@@ -57,8 +57,9 @@ def curate(
     spread: Spread | None = None,
     new_warmup: bool | None = None,
 ) -> RunResult:
-    """Run a recipe against a store, or finish one that was interrupted. `spread` does the validation runs. `new_warmup`
-    asks for checkpoints of the present pool, False for the store's own; None is what an interrupted run asked for.
+    """Run a recipe against a store, or finish one that was interrupted. `spread` does the pieces of its work: units of
+    rows, signatures, validation runs; without it, threads of this process compute the units. `new_warmup` asks for
+    checkpoints of the present pool, False for the store's own; None is what an interrupted run asked for.
 
     Raises BusyError when another live process runs on this store; other GradsiftErrors as stages name them.
     """
@@ -70,10 +71,10 @@ def curate(
         forget.resume(store, progress)
         recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), recipe.written)
         run_id = runs.start(store, recipe.name, recipes, new_warmup)
-        work = Work(store, recipe, progress=progress)
+        work = Work(store, recipe, progress=progress, spread=spread)
         root = store.root / "exports" if export_root is None else export_root.absolute()  # as it is recorded
         with lives.ending(store, run_id):
-            return _curate(work, run_id, recipes, root, _Stages(step), spread)
+            return _curate(work, run_id, recipes, root, _Stages(step))
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,10 @@ class _Stages:
         self.done.append(Stage(name, round(time.perf_counter() - start, 2)))
 
 
-def _curate(
-    work: Work, run_id: int, recipes: Recipes, export_root: Path, stage: _Stages, spread: Spread | None
-) -> RunResult:
+def _curate(work: Work, run_id: int, recipes: Recipes, export_root: Path, stage: _Stages) -> RunResult:
     store, recipe = work.store, work.recipe
     if recipe.lm is not None:
-        work = stage("model", lambda: open_work(store, recipe, work.progress))
+        work = stage("model", lambda: open_work(store, recipe, work.progress, work.spread))
         check_length(recipe, work.model)
     material, ingested = stage("ingest", lambda: read_datasets(work))
     targets = {name: (len(one.example_ids), len(set(one.subtasks))) for name, one in material.targets.items()}
@@ -133,7 +132,7 @@ def _curate(
     result = stage("export", lambda: _export(work, made, recipes, export_root, result))
     if recipe.validate_ is not None:
         with stage.timed("validate"):  # not a step: its runs are
-            result = replace(result, arms=validate(work, material, made, stage.step, spread))
+            result = replace(result, arms=validate(work, material, made, stage.step))
     path = newest_page(store, recipe.name)
     result = replace(result, stages=tuple(stage.done), report=str(path), made_with=made_with())
     runs.finish(store, run_id, result)

@@ -9,7 +9,7 @@ from gradsift.datastore.examples import Dataset
 from gradsift.datastore.runs import Recipes, RunResult
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.space import require_model
-from gradsift.pipelines.model.work import Work, open_work
+from gradsift.pipelines.model.work import Spread, Work, open_work
 from gradsift.pipelines.pool.ingest import ingest
 from gradsift.pipelines.pool.read import refuse_leaks
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
@@ -17,7 +17,7 @@ from gradsift.pipelines.recipe import Fields, recorded_recipe
 from gradsift.pipelines.report.kept import keep_report, newest_page
 from gradsift.pipelines.runs import forget
 from gradsift.pipelines.runs.last import material_of
-from gradsift.pipelines.validate.validate import Made, Spread, validate
+from gradsift.pipelines.validate.validate import Made, validate
 from gradsift.pipelines.version import made_with
 
 
@@ -47,7 +47,7 @@ def revalidate(
     made = _made(store, last.result)
     if not made.chosen and made.mixture is None:
         raise InputError("the store's last run chose nothing to validate")
-    work = open_work(store, recipe, progress)
+    work = open_work(store, recipe, progress, spread)
     material = material_of(store, base)
     for pair in material.pairs:
         require_model(store, pair.train, work.model)
@@ -57,7 +57,7 @@ def revalidate(
     recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), last.recipes.written)
     run_id = runs.start(store, recipe.name, recipes)
     with lives.ending(store, run_id):
-        rows = validate(work, material, made, step, spread)
+        rows = validate(work, material, made, step)
         path = out or newest_page(store, recipe.name)
         result = replace(last.result, base=last.name, arms=rows, report=str(path), made_with=made_with())
         runs.finish(store, run_id, result)

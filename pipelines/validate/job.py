@@ -1,8 +1,8 @@
 """One run of a validation: an arm trained at a learning rate, measured on every target, and recorded.
 
 The measure is the mean loss over all label tokens of the test rows (nats), with the loss of each row kept for the
-intervals, and where a target has a metric, generated answers. An arm that diverges is recorded as such. A `Job`
-pickles: whoever can open the store can do it (`do_job`), here or on the processes or machines of a task runner.
+intervals, and where a target has a metric, generated answers. An arm that diverges is recorded as such. A `Job` is a
+piece of the run's work: it pickles, and whoever can open the store can do it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,12 @@ from gradsift.datastore import arms
 from gradsift.datastore.arms import ArmResult, Measured, TrainLog
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.identity import Spec, digest_ids, fingerprint
-from gradsift.datastore.place import Place
-from gradsift.datastore.store import Store
 from gradsift.pipelines.model.chats import Chats
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.load import load_trainable
 from gradsift.pipelines.model.losses import row_losses, token_mean
-from gradsift.pipelines.model.work import Work, open_work
+from gradsift.pipelines.model.pieces import let_go
+from gradsift.pipelines.model.work import Order, Work
 from gradsift.pipelines.recipe import Recipe, Sft
 from gradsift.pipelines.training.prune import dynamic
 from gradsift.pipelines.training.sft import SFT_VERSION, fit
@@ -29,6 +28,8 @@ from gradsift.pipelines.training.warmup import training_spec
 from gradsift.pipelines.validate.answers import answer
 from gradsift.pipelines.validate.arms import QTUNING, Arm
 from gradsift.pipelines.validate.harness import folder_digest, scores
+
+CHATS = "chats"
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,23 @@ class Job:
     """One training and its measures: an arm at a learning rate, for a number of steps or the recipe's epochs."""
 
     name: str
-    place: Place
-    recipe: Recipe
+    order: Order
     arm: Arm
     lr: float
     steps: int | None
     benches: Benches
+    rows = 1
+    alone = True  # training draws from the process's generators
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's recipe."""
+        return self.order.recipe
+
+    def run(self, work: Work) -> None:
+        """Do it and record it, unless that has been done."""
+        let_go(work)  # a worker's model of gradients: training has its own
+        run(work, self, chats_of(work))
 
     @property
     def training(self) -> Sft:
@@ -70,11 +82,10 @@ class Job:
         return Sft(**(settings.model_dump(include=set(Sft.model_fields), exclude={"preset"}) | {"lr": self.lr}))
 
 
-def do_job(job: Job) -> None:
-    """Do a job in this process and record it in its store, unless that has been done."""
-    with Store(job.place.on_worker(), create=False) as store:
-        work = open_work(store, job.recipe)
-        run(work, job, Chats(work))
+def chats_of(work: Work) -> Chats:
+    """The encoded chats that the runs of a work share."""
+    chats: Chats = work.kept.setdefault((CHATS, work.recipe.encoding.model_dump_json()), Chats(work))
+    return chats
 
 
 def key_of(work: Work, job: Job) -> str:

@@ -4,7 +4,7 @@ Each (arm, seed, learning rate) is trained once, measured on all targets' test s
 panel) and on their `val` sets, and recorded; a killed validation goes on after the last recorded run.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,16 +17,14 @@ from gradsift.datastore.runs import ArmRow
 from gradsift.datastore.selections import Selection
 from gradsift.pipelines.features.gather import Material
 from gradsift.pipelines.model.chats import Chats, usable_chats
+from gradsift.pipelines.model.pieces import finish
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.progress import Step, directly
 from gradsift.pipelines.recipe import Validate
 from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.validate.arms import BASE, Arm, draw_arms
-from gradsift.pipelines.validate.job import Bench, Benches, Job, key_of, recorded, run
+from gradsift.pipelines.validate.job import Bench, Benches, Job, chats_of, key_of, recorded, run
 from gradsift.pipelines.validate.table import ArmRun, table
-
-Spread = Callable[[Sequence[Job]], None]
-"""Does jobs (`job.do_job`), in this process or elsewhere, before it returns."""
 
 
 @dataclass(frozen=True)
@@ -37,26 +35,42 @@ class Made:
     mixture: Selection | None = None
 
 
-def validate(
-    work: Work, material: Material, made: Made, step: Step = directly, spread: Spread | None = None
-) -> list[ArmRow]:
+def validate(work: Work, material: Material, made: Made, step: Step = directly) -> list[ArmRow]:
     """Run (or finish) all arms and return the table, targets in recipe order, `base` first.
 
-    `spread`, if given, gets the runs that are not recorded yet.
+    The workers of the run do the trainings, where it has some; else each is a step here.
     """
-    chats = Chats(work)
+    chats = chats_of(work)
     jobs = planned_jobs(work, material, made, chats)
-    if spread is not None:
-        distinct = {key_of(work, job): job for job in jobs}  # arms of the same rows train once
-        spread([job for job in distinct.values() if recorded(work, job) is None])
+    if work.spread is not None:
+        _have_done(work, jobs)
+        step = directly  # all that is left is to read
     runs = []
     for number, job in enumerate(jobs, 1):
         result = step(job.name, lambda: run(work, job, chats))
         runs.append(ArmRun(job.arm, job.lr, result))
-        work.progress("validation runs", number, len(jobs))
+        if work.spread is None:
+            work.progress("validation runs", number, len(jobs))
     known = examples.sources_of(work.store, sorted({i for job in jobs for i in job.arm.example_ids}))
     sources = {i: provenance.source for i, provenance in known.items()}
     return table(work.recipe, runs, {name: work.recipe.targets[name].metric for name in material.tests}, sources)
+
+
+def _have_done(work: Work, jobs: Sequence[Job]) -> None:
+    """Have the trainings that are not recorded yet done by the workers of the run."""
+    distinct = {key_of(work, job): job for job in jobs}  # arms of the same rows train once
+    ended = len(distinct) - len(left := _unrecorded(work, distinct.values()))
+
+    def done(_job: Job) -> None:
+        nonlocal ended
+        ended += 1
+        work.progress("validation runs", min(ended, len(distinct)), len(distinct))
+
+    finish(work, lambda: _unrecorded(work, left), done)
+
+
+def _unrecorded(work: Work, jobs: Iterable[Job]) -> list[Job]:
+    return [job for job in jobs if recorded(work, job) is None]
 
 
 def planned_jobs(work: Work, material: Material, made: Made, chats: Chats) -> list[Job]:
@@ -91,11 +105,12 @@ def _jobs(work: Work, arms: Sequence[Arm], benches: Benches) -> list[Job]:
     settings = work.recipe.validation
     rates = settings.lrs or [settings.lr]
     steps = _steps(settings, arms) if settings.match == "steps" else {}
+    order = work.order(model=True)
     jobs = []
     for arm, arm_steps in _with_steps(arms, steps):
         for lr in rates if arm.example_ids else rates[:1]:
             name = f"validate {arm.name} {arm.seed}" + (f" {lr:g}" if len(rates) > 1 else "")
-            jobs.append(Job(name, work.store.place, work.recipe, arm, lr, arm_steps, benches))
+            jobs.append(Job(name, order, arm, lr, arm_steps, benches))
     return jobs
 
 

@@ -8,8 +8,10 @@ import pytest
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.place import Place
 from gradsift.datastore.store import Store
-from gradsift.flows.tasks import in_flow, processes, submit_jobs
+from gradsift.flows.runners import Workers, processes
+from gradsift.flows.tasks import in_flow
 from gradsift.flows.validate import validate_with_prefect
+from gradsift.pipelines.model.work import Order
 from gradsift.pipelines.runs.revalidate import revalidate
 from gradsift.pipelines.validate.arms import Arm
 from gradsift.pipelines.validate.job import Benches, Job
@@ -41,11 +43,10 @@ def test_processes_do_the_runs_and_agree_with_one_process(copy, tmp_path, monkey
 
 
 def test_a_failure_in_a_process_is_the_users_error(recipe, tmp_path):
-    job = Job(
-        "lost", Place(tmp_path / "nowhere"), recipe, Arm("random", 0, ("x",), ("sql",)), 1e-3, None, Benches({}, {})
-    )
+    order = Order(Place(tmp_path / "nowhere"), recipe, "run", True)
+    job = Job("lost", order, Arm("random", 0, ("x",), ("sql",)), 1e-3, None, Benches({}, {}))
     with pytest.raises(InputError, match="nowhere"):
-        in_flow("validate", "test", lambda: submit_jobs([job]), processes(2))
+        in_flow("validate", "test", lambda spread: spread([job], lambda _job: None), Workers(processes(2)))
 
 
 def test_errors_cross_processes():

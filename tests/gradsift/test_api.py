@@ -33,8 +33,11 @@ ONLY_COMMAND = {
 }
 ONLY_FUNCTION = {
     "": {"progress": "the command shows it"},
-    "run": {"prefect": "without it in Python unless asked for: it starts a server"},
-    "validate": {"prefect": "as `run`"},
+    "run": {
+        "prefect": "without it in Python unless asked for: it starts a server",
+        "task_runner": "an object: on the command line the recipe's `runner` names one",
+    },
+    "validate": {"prefect": "as `run`", "task_runner": "as `run`"},
     "select": {"options": "`--option`, several times"},
     "score": {"options": "`--option`, several times"},
 }

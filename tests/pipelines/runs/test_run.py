@@ -78,10 +78,11 @@ def test_promise_2_new_rows_alone_are_computed(finished, tmp_path, data_dir):
         from gradsift.datastore import checkpoints
 
         point = checkpoints.by_digest(store, features.space_spec(store, space)["checkpoint"])
-        job = make_job(open_work(store, recipe), point)
+        work = open_work(store, recipe)
+        job = make_job(work, point)
         space, planned = gradients.plan_rows(store, job, pool)
         assert planned == 1 + left_out
-        assert gradients.compute(gradients.Units(store, job, space, pool)) == 1 + left_out
+        assert gradients.dataset_rows(work, job, pool).computed == 1 + left_out
         after = {i for block in features.read(store, space) for i in block.example_ids}
         assert len(after - before) == 1 + left_out
 

@@ -1,0 +1,83 @@
+"""Units, signatures and validation runs as tasks: the same digests whoever does them, and no row twice when one dies."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from gradsift.datastore import features
+from gradsift.datastore.place import Place
+from gradsift.datastore.store import Store
+from gradsift.flows.curate import curate_with_prefect
+from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs.curate import curate
+
+pytestmark = pytest.mark.slow
+
+
+def recipe_for(data, encoder_dir, **changes):
+    """Other rows, screening and arms than the finished store has, at its checkpoints: little work of every kind."""
+    return parse_recipe(
+        data
+        | {
+            "features": {"projector": {"dim": 256}, "unit_rows": 16},
+            "decontaminate": {"share": 0.9, "ngram": 7, "minhash": {"permutations": 64}},
+            "dedup": {
+                "minhash": {"permutations": 64},
+                "semantic": {"represent": "encoder", "encoder": str(encoder_dir)},
+            },
+            "validate": {"seeds": [0], "epochs": 1, "test_rows": 6, "arms": ["random"]},
+        }
+        | changes
+    )
+
+
+def outcome(store, result):
+    """What must not depend on who did the work: digests, and rows and losses to rounding."""
+    spaces = {(made.role, made.checkpoint, made.transform): made.space_id for made in result.rows}
+    rows = {}
+    for key, space in spaces.items():
+        blocks = list(features.read(store, space))
+        ids = [i for block in blocks for i in block.example_ids]
+        assert len(ids) == len(set(ids))  # no row twice
+        rows[key] = dict(
+            zip(ids, np.concatenate([np.asarray(block.vectors, np.float32) for block in blocks]), strict=True)
+        )
+    losses = {(arm.target, arm.arm): arm.test_loss_mean for arm in result.arms}
+    return [one.digest for one in result.selections], [s.reason for s in result.ingest.pool.left_out], rows, losses
+
+
+def same(found, expected):
+    assert found[:2] == expected[:2]
+    assert {key: set(rows) for key, rows in found[2].items()} == {key: set(rows) for key, rows in expected[2].items()}
+    for key, rows in expected[2].items():
+        mine, theirs = (np.stack([one[i] for i in sorted(rows)]) for one in (found[2][key], rows))
+        np.testing.assert_allclose(mine, theirs, rtol=2e-2, atol=2e-3 * np.abs(theirs).max())
+    assert found[3] == pytest.approx(expected[3], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def start(finished, encoder_dir, tmp_path_factory):
+    """A copy of the finished store for each runner, and what one thread makes of the recipe."""
+    data, root, _ = finished
+    folder = tmp_path_factory.mktemp("runners")
+
+    def copy(name):
+        return shutil.copytree(root, folder / name)
+
+    with Store(copy("one")) as store:
+        expected = outcome(store, curate(recipe_for(data, encoder_dir), store))
+    return lambda **changes: recipe_for(data, encoder_dir, **changes), copy, expected
+
+
+def run(recipe, root, **options):
+    return curate_with_prefect(recipe, Place(root), **options)
+
+
+@pytest.mark.parametrize("kind", ["threads", "process", "dask", "ray"])
+def test_promise_5_same_digests_whoever_does_the_work(start, kind):
+    recipe, copy, expected = start
+    root = copy(kind)
+    result = run(recipe(runner=kind, workers=2), root)
+    with Store(root) as store:
+        same(outcome(store, result), expected)

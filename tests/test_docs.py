@@ -10,6 +10,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3
 import yaml
 from running import ROOT, gradsift, python, run
 
@@ -232,6 +233,26 @@ def test_the_memory_page_lists_what_every_score_and_rule_declares():
 
 
 @pytest.mark.slow
+def test_the_object_store_page_works_as_written(s3_server, data_dir, tmp_path, monkeypatch):
+    """Its recipe and commands, on a server that is not Amazon's."""
+    page = ROOT / "docs" / "object-store.md"
+    bucket = s3.Bucket(s3_server, "team-data", prefix="gradsift")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3_server}")
+    shutil.copy(data_dir / "small.jsonl", tmp_path / "pool.jsonl")
+    (recipe,) = blocks(page, "yaml")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    (commands,) = blocks(page, "bash")
+    install, *lines = commands.splitlines()
+    assert install == "pip install 'gradsift[s3]'"
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "gradsift"
+        gradsift(*arguments, cwd=tmp_path)
+    assert {name.partition("/")[0] for name in bucket.content()} == {"examples", "scores"}
+    assert sum(len(pq.read_table(path)) for path in (tmp_path / "exported" / "data").glob("*.parquet")) == 20
+
+
+@pytest.mark.slow
 def test_the_validation_page_works_as_written(finished, tmp_path):
     """Its settings and commands on a store that holds a run."""
     page = ROOT / "docs" / "validation.md"
@@ -285,7 +306,7 @@ def test_no_other_code_block_goes_untested():
                "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"},
                "search.md": {"bash", "python"}, "api.md": {"text", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"},
                "reading-the-report.md": {"bash"}, "data.md": {"jsonl", "json", "yaml", "csv", "text"}, "where-did-it-go.md": {"yaml", "bash"},
-               "way-back.md": {"yaml", "bash", "python"}, "training.md": {"bash", "python"},
+               "object-store.md": {"yaml", "bash"}, "way-back.md": {"yaml", "bash", "python"}, "training.md": {"bash", "python"},
                "first-curation.md": {"yaml", "bash", "python"}}  # the last in tests/test_first_curation.py  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())

@@ -129,6 +129,7 @@ class VersionReport:
     came: int | None = None
     left: int | None = None
     by_source: Sequence[Moved] = ()
+    why: str = ""  # of a new number: that a deletion made it, or what changed though its rows did not
 
 
 @dataclass(frozen=True)
@@ -290,6 +291,7 @@ class RunResult:
     made_with: Mapping[str, str] = field(
         default_factory=dict
     )  # {package: version}; none in summaries of older versions
+    finished: Sequence[str] = ()  # what a deletion came to that was interrupted before, and that the run finished
 
     @property
     def pool_rows(self) -> list[SpaceRows]:

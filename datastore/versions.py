@@ -7,6 +7,7 @@ next number (`datastore/numbering.py`). A number is never given again, whatever 
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,8 +152,8 @@ def of_run(store: Store, run_id: int) -> list[VersionReport]:
         "WHERE r.run_id=? ORDER BY v.kind = 'mixture', v.kind = 'selection', v.name",
         (run_id,),
     )
-    alone = _one_pool(store)
-    return [_report(row, new=row["run_id"] == run_id, alone=alone) for row in rows]
+    alone, first = _one_pool(store), _first_numbers(rows)
+    return [_report(store, row, first, alone=alone) for row in rows]
 
 
 def log(store: Store, name: str | None = None) -> list[Entry]:
@@ -166,36 +167,41 @@ def log(store: Store, name: str | None = None) -> list[Entry]:
         "LEFT JOIN selection AS s USING (selection_id) "
         "ORDER BY run.finished DESC, r.run_id DESC, v.kind = 'mixture', v.kind = 'selection', v.name, v.number DESC"
     )
-    first: dict[tuple[str, str, int], int] = {}
-    for row in rows:
-        key = (row["kind"], row["name"], row["run_id"])
-        first[key] = min(first.get(key, row["number"]), row["number"])
     wanted = [row for row in rows if name in (None, row["kind"], row["name"], f"{row['kind']}:{row['name']}")]
     if name is not None and not wanted:
         known = sorted({str(row["name"]) for row in rows})
         raise InputError(f"nothing named {name!r} has versions; there are {', '.join(known) or 'none'}")
-    alone = _one_pool(store)
+    alone, first = _one_pool(store), _first_numbers(rows)
     return [
         Entry(
             row["by"],
             row["run"],
             row["finished"],
-            _report(row, new=row["run_id"] == row["by"], alone=alone),
+            report,
             "pruned" if row["content"] is None else f"void: {row['void']}" if row["void"] is not None else "",
             folder,
             _is_there(folder, row["manifest"]),
-            _why(store, row, first[row["kind"], row["name"], row["run_id"]]),
+            report.why,
         )
         for row in wanted
-        for folder in [_folder(store, row)]
+        for folder, report in [(_folder(store, row), _report(store, row, first, alone=alone))]
     ]
 
 
-def _why(store: Store, row: Row, first: int) -> str:
-    """Why a version has its number, in a few words; `first` is the first number of its name from the same run."""
-    if row["run_id"] != row["by"]:
-        return ""
-    if row["number"] > first:
+_Firsts = dict[tuple[str, str, int], int]  # the first number of a kind and name that a run made
+
+
+def _first_numbers(rows: Sequence[Row]) -> _Firsts:
+    first: _Firsts = {}
+    for row in rows:
+        key = (row["kind"], row["name"], row["run_id"])
+        first[key] = min(first.get(key, row["number"]), row["number"])
+    return first
+
+
+def _why(store: Store, row: Row, first: _Firsts) -> str:
+    """Why a version that the run made has its number, in a few words."""
+    if row["number"] > first[row["kind"], row["name"], row["run_id"]]:
         return "after a deletion"  # a run makes one version of a name: the others stand for void ones
     change = json.loads(row["change"])
     if change.get("came") or change.get("left") or change.get("before") is None:
@@ -242,16 +248,17 @@ def _one_pool(store: Store) -> bool:
     return len([name for kind, name in names(store) if kind == "pool"]) == 1
 
 
-def _report(row: Row, *, new: bool, alone: bool) -> VersionReport:
-    change = json.loads(row["change"])
+def _report(store: Store, row: Row, first: _Firsts, *, alone: bool) -> VersionReport:
+    change, new = json.loads(row["change"]), row["run_id"] == row["by"]
     moved = [Moved(**line) for line in change.pop("by_source", [])]
     whose = "" if alone and row["kind"] == "pool" else row["name"]  # of the only pool, `pool@3` says it
     name = _label(row["kind"], whose, row["number"])
     if not new:  # the run found what was there
         change, moved = {"before": row["number"], "came": 0, "left": 0}, []
     return VersionReport(
-        name, row["kind"], row["name"], row["number"], new, row["rows"], by_source=tuple(moved), **change
-    )
+        name, row["kind"], row["name"], row["number"], new, row["rows"],
+        by_source=tuple(moved), why=_why(store, row, first) if new else "", **change,
+    )  # fmt: skip
 
 
 def _label(kind: str, name: str, number: int) -> str:

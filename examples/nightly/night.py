@@ -9,7 +9,6 @@ on two cores; `--small` is for tests.
 
 import argparse
 import json
-import shlex
 import shutil
 import subprocess
 import sys
@@ -77,7 +76,7 @@ class Place:
 
     def gradsift(self, *words: str) -> Any:
         """What a command says as data. Raises Unexpected where it fails."""
-        self.say(f"$ gradsift {shlex.join(words)}")
+        self.say(" ".join(["$ gradsift", *(f'"{word}"' if " " in word else word for word in words)]))
         command = [sys.executable, "-m", "gradsift", *words, "--json"]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         return _document(words, done.returncode, done.stdout, done.stderr)
@@ -85,7 +84,7 @@ class Place:
     def run(self, during: Callable[[], None] | None = None) -> Json:
         """`gradsift run`; `during` is called once, while the run is in progress and has read the pool."""
         words = ["run", "recipe.yaml", *([] if self.prefect else ["--no-prefect"])]
-        self.say(f"$ gradsift {shlex.join(words)}")
+        self.say(f"$ gradsift {' '.join(words)}")
         told = []
         with tempfile.TemporaryFile("w+") as out:
             command = [sys.executable, "-m", "gradsift", *words, "--json"]

@@ -110,6 +110,8 @@ def _problem(one: "Mend") -> str:
 
 def show_result(result: RunResult) -> None:
     """What a run made."""
+    for text in result.finished:
+        show.line(text)
     show.table("Stages", [asdict(stage) for stage in result.stages])
     pool = result.ingest.pool
     rows = [{"source": name, "examples": count} for name, count in pool.by_source.items()]
@@ -164,7 +166,8 @@ def version_words(version: VersionReport) -> str:
         return f"{version.version} as before"
     if version.came is None or version.left is None:
         return f"{version.version} {'first' if version.number == 1 else 'new'}, {version.rows:,} rows"
-    return f"{version.version} {version.came:,} in, {version.left:,} out"
+    why = f" ({version.why})" if version.why else ""
+    return f"{version.version} {version.came:,} in, {version.left:,} out{why}"
 
 
 def show_log(entries: "Sequence[Entry]", root: Path) -> None:

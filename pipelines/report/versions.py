@@ -39,5 +39,5 @@ def _against(report: VersionReport) -> str:
     if not report.new:
         return f"as @{report.number}: nothing changed"
     if report.before is not None:
-        return f"@{report.before}"
+        return f"@{report.before}{f'; {report.why}' if report.why else ''}"
     return "the first version" if report.number == 1 else "the version before it is no longer there"

@@ -68,13 +68,21 @@ def curate(
     with leases.held(store, leases.RUN) as mine:
         if not mine:
             raise BusyError(f"another run is working on {store.root}; wait for it, or see who with `gradsift status`")
-        forget.resume(store, progress)
+        deletion = forget.resume(store, progress)
         recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), recipe.written)
         run_id = runs.start(store, recipe.name, recipes, new_warmup)
         work = Work(store, recipe, progress=progress, spread=spread)
         root = store.root / "exports" if export_root is None else export_root.absolute()  # as it is recorded
         with lives.ending(store, run_id):
-            return _curate(work, run_id, recipes, root, _Stages(step))
+            result = _curate(work, run_id, recipes, root, _Stages(step))
+        return result if deletion is None else replace(result, finished=_told(deletion, result))
+
+
+def _told(deletion: forget.Finished, result: RunResult) -> list[str]:
+    """What a deletion came to that the run finished first, without exports that the run wrote anew since."""
+    written = {Path(made.export).resolve() for made in result.made if made.export}
+    exports = [one for one in deletion.exports if Path(one.folder).resolve() not in written]
+    return forget.told(replace(deletion, exports=exports))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pytest
 from planted import SECRET, by_ids, found_in, id_of
 from running import ROOT, gradsift, python
 
+from gradsift.cli.tables import show_result
 from gradsift.datastore import (
     attributes,
     checkpoints,
@@ -500,6 +501,34 @@ def test_a_damaged_file_stops_a_deletion_which_goes_on_when_it_is_mended(kept):
     with Store(kept.root) as store:
         delete(store, by_ids(*gone), exports=True)
     assert found_in(kept.root, SECRET) == []
+
+
+def test_a_run_that_goes_on_with_a_deletion_says_what_that_came_to(kept, monkeypatch, capsys):
+    """And names exports that hold its examples still, not the one that it writes itself."""
+    gone = fill(kept)
+    copied = kept.folder / "copied"
+    exporting.export(
+        kept.store,
+        selections.get(kept.store, "mix"),
+        runs.recipe_of(kept.store, selections.get(kept.store, "mix")),
+        copied,
+    )
+
+    def stop(step):
+        if step == "erased":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "failpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        delete(kept.store, by_ids(*gone))
+    monkeypatch.setattr(files, "failpoint", lambda _step: None)
+    result = kept.run(chats("a", 0, 6), mix={"examples": 6})
+    show_result(result)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("The deletion that was interrupted is finished. Examples: 2. The export ")
+    assert said.count("of whose rows 1 were theirs: holds them") == 1
+    assert str(copied) in result.finished[1]
+    assert not kept.run(chats("a", 0, 6), mix={"examples": 6}).finished
 
 
 def test_the_command_line_deletes_and_goes_on(kept, monkeypatch):

@@ -11,6 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from running import gradsift
 
+from gradsift.cli.tables import version_words
 from gradsift.datastore import checkpoints, examples, features, files, leases, prune, runs, selections, versions
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.maintenance import verify
@@ -107,9 +108,11 @@ def test_the_log_lists_every_run_with_its_versions(nightly):
 def test_a_new_number_of_the_same_rows_says_what_changed(nightly):
     """And a comparison of the two says that it is the same."""
     nightly.run(chats("a", 0, 8))
-    nightly.run(chats("a", 0, 8), mix={"examples": 8, "repeat": 2})
+    changed = nightly.run(chats("a", 0, 8), mix={"examples": 8, "repeat": 2})
     nightly.run(chats("a", 0, 8), mix={"examples": 8, "repeat": 2}, licence="mit")
     nightly.run(chats("a", 0, 9), mix={"examples": 9})
+    said = [version_words(version) for version in changed.versions]
+    assert said == ["pool@1 as before", "mix@2 0 in, 0 out (same rows; recipe mix changed)"]
     why = {entry.report.version: entry.why for entry in versions.log(nightly.store)}
     read = "where its rows were read, recipe pool changed"
     assert why == {

@@ -98,7 +98,7 @@ class PostgresTransaction:
 
     def script(self, text: str) -> None:
         """Run several statements."""
-        self._connection.execute(text.encode())
+        self._connection.execute(text.encode(), prepare=False)
 
     def now(self) -> float:
         """The server's clock, in Unix seconds, without asking it again."""
@@ -224,7 +224,7 @@ class PostgresEngine(Engine):
                 self.guard(transaction)
             yield transaction
             sent = True
-            if connection.execute("COMMIT").statusmessage != "COMMIT":  # it says ROLLBACK after an error
+            if connection.execute("COMMIT", prepare=False).statusmessage != "COMMIT":  # it says ROLLBACK after an error
                 raise RuntimeError("an error in this transaction was passed over; nothing was committed")
         except BaseException as error:
             self._roll_back(connection)
@@ -245,7 +245,7 @@ class PostgresEngine(Engine):
             if self._local.inside:
                 raise RuntimeError("a transaction within a transaction")
             try:
-                (*_, cursor) = connection.execute(begin.encode()).results()
+                (*_, cursor) = connection.execute(begin.encode(), prepare=False).results()
                 return connection, float(cursor.fetchall()[0]["now"])
             except psycopg.Error as error:
                 self._roll_back(connection)
@@ -259,7 +259,7 @@ class PostgresEngine(Engine):
     def _roll_back(self, connection: _Connection) -> None:
         if not connection.closed and connection.info.transaction_status != pq.TransactionStatus.IDLE:
             try:
-                connection.execute("ROLLBACK")
+                connection.execute("ROLLBACK", prepare=False)
             except psycopg.Error:  # lost: the server rolls back by itself
                 connection.close()
         if connection.closed:

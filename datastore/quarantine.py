@@ -160,6 +160,6 @@ def _where(asked: Asked) -> tuple[str, Parameters]:
             terms.append(f"{column}=?")
             values.append(value)
     if asked.file is not None:
-        terms.append("(file=? OR substr(file, -length(?)) = ?)")
+        terms.append("(file=? OR substr(file, length(file) - length(?) + 1) = ?)")
         values += [asked.file, f"/{asked.file}", f"/{asked.file}"]
     return " AND ".join(terms), tuple(values)

@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 from marks import MarkCheck
-from postgres import Server
+from postgres import Server, stores_on
 from prefect_server import on_server, prefect_home, prefect_url  # noqa: F401 - fixtures
 from workers import CORES, MOST_WORKERS, WORKER, WORKERS  # before gradsift, which imports torch
 
@@ -71,6 +71,17 @@ def postgres():
     server = Server()
     yield server
     server.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _catalogs(request):
+    """GRADSIFT_TEST_CATALOG=postgresql: every store that this process opens has its catalog on a server."""
+    if os.environ.get("GRADSIFT_TEST_CATALOG") == "postgresql":
+        with pytest.MonkeyPatch.context() as patch:
+            stores_on(request.getfixturevalue("postgres"), patch)
+            yield
+    else:
+        yield
 
 
 @pytest.fixture

@@ -3,19 +3,24 @@
 As root the server runs as another user, as it must.
 """
 
+import hashlib
 import os
 import pwd
-import re
 import shutil
 import signal
 import socket
 import tempfile
+import threading
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 from psycopg import pq
 from running import launch, run
+
+from gradsift.datastore import place
 
 MISSING = "no PostgreSQL server on this machine: apt-get install -y postgresql"
 
@@ -106,6 +111,14 @@ class Server:
     def connect(self, database="gradsift"):
         return psycopg.connect(self.url(database=database), autocommit=True)
 
+    def copy(self, schema, new):
+        """The catalog of a schema as another schema, by the server's own tools."""
+        dump = self.folder / f"{new}.sql"
+        dump.write_text(run([self.bin / "pg_dump", "-n", schema, self.url()]).stdout.replace(schema, new))
+        with self.connect() as connection:
+            connection.execute(f"DROP SCHEMA IF EXISTS {new} CASCADE")
+        run([self.bin / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", dump, self.url()])
+
 
 def _parent(stat):
     try:
@@ -114,6 +127,93 @@ def _parent(stat):
         return None
 
 
-def schema_of(name):
-    """A schema for the store in a folder, or for a test: a plain name."""
-    return re.sub(r"[^a-z0-9_]", "_", f"t_{name}".lower())[-60:].lstrip("_")
+def stores_on(server, monkeypatch):
+    """From now on each store whose folder says nothing has its catalog on this server, in a schema of the folder's own.
+
+    Its place.json says so to other processes. The copy of a folder gets a copy of the schema.
+    """
+    real = place.settled
+
+    def settled(asked):
+        known = real(asked)
+        schema = f"t_{hashlib.sha256(bytes(known.root.resolve())).hexdigest()[:24]}"
+        if known.catalog_url is None:
+            return replace(known, catalog_url=server.url(schema), store_url=known.root.resolve().as_uri())
+        _, _, other = known.catalog_url.partition("?schema=t_")
+        if other and f"t_{other}" != schema:
+            server.copy(f"t_{other}", schema)
+            known = replace(known, catalog_url=server.url(schema), store_url=known.root.resolve().as_uri())
+            (known.root / place.PLACE_NAME).unlink()
+            place.keep(known)
+        return known
+
+    monkeypatch.setattr("gradsift.datastore.store.settled", settled)
+
+
+COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"  # a simple query
+
+
+class Line:
+    """A line to the server that can be cut when a COMMIT comes along: before the server has it, or its answer."""
+
+    def __init__(self, server):
+        self._server = server
+        self._cut = ""
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, schema):
+        return self._server.url(schema).replace(f":{self._server.port}/", f":{self.port}/")
+
+    def cut_next(self, what):
+        """Cut at the next COMMIT: `before` it reaches the server, or `after` it did and was done."""
+        self._cut = what
+
+    def close(self):
+        self._listener.close()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            server = socket.create_connection(("127.0.0.1", self._server.port))
+            silent = threading.Event()  # no more answers
+            threading.Thread(target=self._to_server, args=(client, server, silent), daemon=True).start()
+            threading.Thread(target=self._to_client, args=(client, server, silent), daemon=True).start()
+
+    def _to_server(self, client, server, silent):
+        for data in _received(client):
+            if COMMIT in data and self._cut:
+                what, self._cut = self._cut, ""
+                silent.set()
+                if what == "after":
+                    server.sendall(data)
+                    return  # the other thread ends both when the server has answered
+                break
+            server.sendall(data)
+        _end(client, server)
+
+    def _to_client(self, client, server, silent):
+        for data in _received(server):
+            if silent.is_set():
+                break
+            client.sendall(data)
+        _end(client, server)
+
+
+def _received(connection):
+    try:
+        while data := connection.recv(1 << 16):
+            yield data
+    except OSError:  # the other thread ended it
+        return
+
+
+def _end(*connections):
+    for connection in connections:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()

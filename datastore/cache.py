@@ -7,6 +7,7 @@ more bytes than GRADSIFT_CACHE_BYTES (50 GB); what a process has open it can rea
 
 import fcntl
 import os
+import re
 import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from gradsift.datastore.errors import InputError
 TMP_PREFIX = ".tmp-"
 LIMIT = "GRADSIFT_CACHE_BYTES"
 DEFAULT_BYTES = 50_000_000_000
+_OURS = re.compile(rf"[0-9a-f]{{64}}|{re.escape(TMP_PREFIX)}[0-9a-f]{{32}}")  # whatever else lies there is left alone
 
 
 class Cache:
@@ -89,7 +91,9 @@ class Cache:
     def _entries(self) -> list[os.DirEntry[str]]:
         try:
             with os.scandir(self.folder) as entries:
-                return [entry for entry in entries if entry.is_file(follow_symlinks=False)]
+                return [
+                    entry for entry in entries if _OURS.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+                ]
         except FileNotFoundError:
             return []
 

@@ -51,6 +51,12 @@ def _without_masks(store: Store) -> list[Damage]:
     ]
 
 
+def reach(store: Store) -> None:
+    """Look at the store's files, as many as one answer of a server lists. Raises InputError and UnavailableError where
+    the server refuses or does not answer."""
+    next(iter(store.backend.list("examples")), None)
+
+
 def garbage(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]:
     """(name, bytes) of files without a catalog row that are older than `grace` seconds.
 

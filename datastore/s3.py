@@ -155,6 +155,8 @@ def _meaning(client: Any, bucket: Bucket, error: BaseException) -> Exception:
             f"{bucket} refuses the request ({code}). {CREDENTIALS}; they must be allowed to read, write, list and "
             "delete there, and its region must be right."
         )
+    if isinstance(cause, boto.ParamValidationError) or code == "InvalidBucketName":
+        return InputError(f"{bucket} cannot be a place of files: {cause}")
     if code == "NoSuchBucket" or (code == "404" and not _has_bucket(client, bucket)):
         return InputError(
             f"there is no bucket {bucket.name!r} at {bucket.endpoint or 'Amazon S3'}; make it, or correct store_url"

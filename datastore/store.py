@@ -1,6 +1,7 @@
 """A store: immutable files, and the catalog that says which of them exist."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,7 +123,8 @@ class Store:
         except BaseException as error:
             for stored in written:
                 if not self._is_committed(stored, error):
-                    self.backend.delete(stored.name)
+                    with suppress(UnavailableError):  # `gc` collects what cannot be deleted now
+                        self.backend.delete(stored.name)
             if isinstance(error, _LostRace):
                 return None
             if isinstance(error, FileNotFoundError):

@@ -6,10 +6,13 @@ import shutil
 
 import pytest
 from running import ROOT
+from s3 import CREDENTIALS
 
 from gradsift.datastore import files, leases, runs
 from gradsift.datastore.errors import GradsiftError
 from gradsift.datastore.examples import Dataset
+from gradsift.datastore.objects import ObjectFiles
+from gradsift.datastore.place import check_urls
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.place import _refuse_clash
 from gradsift.pipelines.features.gradients import require_rows
@@ -116,6 +119,10 @@ def _without_run(place):
         runs.last_run(store)
 
 
+def _gone_server(place):
+    list(ObjectFiles("s3://bucket?endpoint_override=127.0.0.1:1&scheme=http", place.folder).list("features"))
+
+
 PROVOKED = {
     "there is no recipe": lambda p: load_recipe(p.folder / "none.yaml"),
     "unknown key": lambda p: p.recipe(modle={}),
@@ -146,6 +153,9 @@ PROVOKED = {
     "no space left": _full,
     "does not match its": _damaged,
     "was written by": _newer,
+    "store_url holds": lambda p: check_urls(None, "s3://bucket/x?secret_key=k"),
+    "there are no credentials": lambda p: _gone_server(p),
+    "did not do what": lambda p: _gone_server(p),
     "and `memory` allows": lambda p: p.plan(p.random(memory="9KB")).notes[0],
     "move it away": _taken,
     "No evidence": lambda p: HEADLINES["no evidence"],
@@ -158,6 +168,11 @@ def test_each_heading_is_a_message(heading, tmp_path, recipe_data, model_dir, mo
     (provoke,) = [provoke for start, provoke in PROVOKED.items() if heading.startswith(start)]
     if heading.startswith("needs the package"):
         monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    if heading.startswith("there are no credentials"):
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     try:
         said = provoke(Place(tmp_path, recipe_data, model_dir))
     except GradsiftError as error:

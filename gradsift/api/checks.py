@@ -9,6 +9,7 @@ from typing import Literal
 
 from gradsift.datastore.errors import GradsiftError
 from gradsift.datastore.files import file_system_type, on_network
+from gradsift.datastore.maintenance import reach
 from gradsift.datastore.overview import committed_bytes
 from gradsift.datastore.place import is_store
 from gradsift.datastore.store import Store
@@ -90,6 +91,7 @@ def _store(store: Path) -> Check:
     try:
         with Store(store, create=False) as opened:
             mebibytes = committed_bytes(opened) / 2**20
+            reach(opened)
     except GradsiftError as error:
         return _check("store", False, str(error))
     return _check("store", True, f"{store}: {mebibytes:.1f} MiB committed; `gradsift verify` checks it")

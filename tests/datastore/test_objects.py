@@ -10,6 +10,7 @@ import pytest
 import s3
 from running import start
 
+from gradsift import api
 from gradsift.datastore import cache as cache_module
 from gradsift.datastore import objects
 from gradsift.datastore import s3 as seam
@@ -17,6 +18,8 @@ from gradsift.datastore.backend import StoredFile
 from gradsift.datastore.cache import Cache
 from gradsift.datastore.errors import CorruptionError, InputError, UnavailableError
 from gradsift.datastore.objects import ObjectFiles
+from gradsift.datastore.place import Place
+from gradsift.datastore.store import Store
 from gradsift.datastore.testing import CONTENT, BackendTests, finished, put
 
 
@@ -150,6 +153,25 @@ def test_a_missing_bucket_is_named_whatever_is_asked(s3_server, tmp_path):
         with pytest.raises(InputError, match=f"no bucket 'nobodys' at http://{s3_server}"):
             use()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_no_bucket_can_have_is_told(s3_server, tmp_path):
+    backend = ObjectFiles(f"s3://a_B?endpoint_override={s3_server}&scheme=http", tmp_path)
+    for use in uses(backend):
+        with pytest.raises(InputError, match="a_B"):
+            use()
+    with pytest.raises(InputError, match="s3://%20"):
+        put(ObjectFiles("s3://%20", tmp_path))
+
+
+def test_doctor_says_what_is_wrong_with_the_server(bucket, tmp_path):
+    root = tmp_path / "store"
+    Store(Place(root, None, bucket.url())).close()
+    assert [check.state for check in api.doctor(root) if check.check == "store"] == ["ok"]
+    bucket.client.delete_bucket(Bucket=bucket.name)
+    (bad,) = [check for check in api.doctor(root) if check.check == "store"]
+    assert bad.state == "bad"
+    assert "no bucket" in bad.detail
 
 
 def test_refused_credentials_are_told_with_where_they_are_read_from(bucket, faulty, tmp_path):
@@ -309,14 +331,14 @@ def test_a_limit_that_is_no_number_is_refused(tmp_path, monkeypatch, text):
 
 def test_copies_that_nobody_knows_go_and_those_being_written_stay(tmp_path):
     cache = Cache(tmp_path / "cache")
-    for name in ("a" * 64, "b" * 64, cache_module.TMP_PREFIX + "left"):
+    for name in ("a" * 64, "b" * 64, cache_module.TMP_PREFIX + "0" * 32, "notes.txt"):
         cache.folder.mkdir(exist_ok=True)
         (cache.folder / name).write_bytes(b"text")
     with cache.aside() as (path, handle):
         handle.write(b"half")
         Cache(cache.folder).keep({"a" * 64})
-        assert sorted(found.name for found in cache.folder.iterdir()) == sorted(["a" * 64, path.name])
-    assert [found.name for found in cache.folder.iterdir()] == ["a" * 64]
+        assert sorted(found.name for found in cache.folder.iterdir()) == sorted(["a" * 64, path.name, "notes.txt"])
+    assert sorted(found.name for found in cache.folder.iterdir()) == ["a" * 64, "notes.txt"]
 
 
 def test_what_a_killed_writer_left_beside_the_copies_goes(bucket, faulty, tmp_path):

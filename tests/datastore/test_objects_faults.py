@@ -169,6 +169,17 @@ def test_a_commit_that_fails_is_none_and_the_same_again_goes_on(place, bucket, f
         assert is_whole(store, bucket, 1, 2)
 
 
+def test_a_lost_race_is_lost_quietly_also_where_its_object_cannot_be_deleted(place, bucket, faulty):
+    with Store(place) as store:
+        add(store, 1)
+        faulty[1].plan("500", "DELETE", times=1000)
+        made = store.commit_file("features", ".bin", 1, lambda handle: handle.write(CONTENT), lambda db, shard: False)
+        assert made is None
+        faulty[1].planned.clear()
+        assert len(maintenance.collect(store, grace=-1)) == 1
+        assert is_whole(store, bucket, 1)
+
+
 def test_damage_on_the_way_names_the_shard_and_is_gone_when_the_network_is_well(place, faulty):
     with Store(place) as store:
         add(store, 1)

@@ -9,6 +9,7 @@ from prefect.logging import get_run_logger
 
 from gradsift.datastore import lives
 from gradsift.datastore.store import Store
+from gradsift.flows.artifacts import progress_bars
 from gradsift.pipelines.progress import Progress
 
 Logs: TypeAlias = logging.Logger | logging.LoggerAdapter[logging.Logger]
@@ -18,16 +19,24 @@ EVERY_SECONDS = 30.0
 def logged(store: Store, name: str, every: float = EVERY_SECONDS) -> Progress:
     """Progress that writes to the log of the flow or task run that it is called in: when a stage begins and ends, and
     every `every` seconds between. Lines begin with store and run, since the log of a task does not say them:
-    `[/data/store run 12] gradients-1: 512 of 4,096`. To be made inside a flow run."""
+    `[/data/store run 12] gradients-1: 512 of 4,096`. A stage that takes longer than that gets a progress artifact, too.
+    To be made inside a flow run."""
     flow_log = get_run_logger()
+    show = progress_bars(name)
+    long: set[str] = set()
     said: dict[str, float] = {}
     number: list[int] = []
 
     def progress(stage: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if stage in said and done != total and now - said[stage] < every:
+        begun = stage in said
+        if begun and done != total and now - said[stage] < every:
             return
         said[stage] = now
+        if begun and done != total:
+            long.add(stage)
+        if stage in long and total is not None:
+            show(stage, done, total)
         if not number:
             number.extend(lives.open_numbers(store, name)[:1])
         which = f"run {number[0]}" if number else f"run of {name}"
@@ -35,6 +44,11 @@ def logged(store: Store, name: str, every: float = EVERY_SECONDS) -> Progress:
         _log(flow_log).info("[%s %s] %s: %s%s", store.root.resolve(), which, stage, f"{done:,}", of)
 
     return progress
+
+
+def warned(stage: str, done: int, total: int | None) -> None:  # noqa: ARG001 - as progress is told
+    """Progress that is a warning in the log of the run that it is called in."""
+    get_run_logger().warning(stage)
 
 
 def _log(flow_log: Logs) -> Logs:

@@ -8,10 +8,8 @@ the task that it happened in, then once the whole (`flows.retries`).
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
@@ -21,10 +19,12 @@ from gradsift.datastore.errors import BusyError
 from gradsift.datastore.place import place_of
 from gradsift.datastore.store import Store
 from gradsift.flows.curate import curate_with_prefect
-from gradsift.flows.logs import logged
-from gradsift.flows.retries import policy
+from gradsift.flows.events import emit
+from gradsift.flows.logs import logged, warned
+from gradsift.flows.tasks import as_task
 from gradsift.flows.validate import validate_with_prefect
 from gradsift.pipelines.recipe import load_recipe
+from gradsift.pipelines.runs.events import failure, webhook
 
 AGAIN_SECONDS = 600.0  # before the whole is tried once more
 ALREADY_RUNNING = "AlreadyRunning"
@@ -68,9 +68,16 @@ def nightly(recipe: str, store: str, export_to: str | None = None) -> State[None
             if leases.is_held(there, leases.RUN):  # asked first, so that no flow run begins for nothing
                 raise BusyError(f"another run is working on {place.root}; the next scheduled run goes on")
             export_root = None if export_to is None else Path(export_to)
-            curate_with_prefect(loaded, place, export_root=export_root, progress=logged(there, loaded.name))
+            progress = logged(there, loaded.name)
+            curate_with_prefect(loaded, place, export_root=export_root, progress=progress, tell_failure=False)
 
-    return _tried("curate", work)
+    try:
+        return _tried("curate", work)
+    except Exception as error:
+        failed = failure(place.root, loaded.name, error)
+        emit(failed)
+        webhook(loaded.notify, warned)(failed)
+        raise
 
 
 @flow(name="weekly", flow_run_name=_run_name, persist_result=False)
@@ -98,7 +105,11 @@ def weekly(store: str) -> State[None] | None:
         with Store(place, create=False) as there:
             validate_with_prefect(place, progress=logged(there, place.root.name))
 
-    return _tried("validate", work)
+    try:
+        return _tried("validate", work)
+    except Exception as error:
+        emit(failure(place.root, place.root.name, error))
+        raise
 
 
 def _tried(name: str, work: Callable[[], None]) -> State[None] | None:
@@ -111,6 +122,5 @@ def _tried(name: str, work: Callable[[], None]) -> State[None] | None:
             return str(error)
         return None
 
-    again: dict[str, Any] = policy() | {"retries": 1, "retry_delay_seconds": AGAIN_SECONDS}
-    busy = task(name=name, cache_policy=NO_CACHE, persist_result=False, **again)(attempt)()
+    busy = as_task(name, attempt, retries=1, retry_delay_seconds=AGAIN_SECONDS)
     return None if busy is None else Cancelled(name=ALREADY_RUNNING, message=busy)

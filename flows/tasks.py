@@ -13,7 +13,6 @@ from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.base import ServerType
 from prefect.context import FlowRunContext
@@ -26,29 +25,25 @@ from prefect.settings import (
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from gradsift.datastore.errors import GradsiftError
-from gradsift.datastore.runs import ArmRow, Json
-from gradsift.datastore.store import Store
 from gradsift.flows.retries import policy
 from gradsift.flows.runners import Workers
 from gradsift.pipelines.model.pieces import do
 from gradsift.pipelines.model.work import Done, Piece, Spread
-from gradsift.pipelines.report.page import markdown
-from gradsift.pipelines.report.report import report
 
 T = TypeVar("T")
 SERVER_START_SECONDS = 120
 
 
-def _task(name: str, action: Callable[[], Any]) -> Any:
+def _task(name: str, action: Callable[[], Any], **options: Any) -> Any:
     """A task without parameters (a runner may look into those, and change them): what it needs is in `action`. It is
     tried again after failures that may pass (`retries`)."""
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False, **policy())(action)
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False, **(policy() | options))(action)
 
 
-def as_task(name: str, action: Callable[[], Any]) -> Any:
+def as_task(name: str, action: Callable[[], Any], **options: Any) -> Any:
     """Run a piece of work as a Prefect task. Nothing is passed or kept: the store holds all state."""
     with _named(action) as key:
-        return _task(name, lambda: _do_named(key))()
+        return _task(name, lambda: _do_named(key), **options)()
 
 
 _NAMED: dict[str, Callable[[], Any]] = {}
@@ -225,13 +220,3 @@ def in_flow(name: str, run_name: str, action: Callable[[Spread], T], workers: Wo
         if isinstance(cause, KeyboardInterrupt | GradsiftError):
             raise cause from cause.__cause__  # Prefect's own are left out
         raise error from None
-
-
-def publish(store: Store, name: str, arms: Sequence[ArmRow]) -> None:
-    """The report as Prefect artifacts of the flow run: the page as Markdown, and the table of arms as a table."""
-    key = f"gradsift-{name}"
-    create_markdown_artifact(markdown(report(store)), key=key, description=f"Report of {name}")
-    if arms:
-        columns = ("target", "arm", "examples", "test_loss_mean", "test_loss_ci95", "score_mean", "forgetting")
-        rows: list[Json] = [{c: getattr(arm, c) for c in columns} for arm in arms]
-        create_table_artifact(rows, key=f"{key}-arms", description="Test loss by arm, mean over seeds")

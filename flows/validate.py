@@ -9,8 +9,9 @@ from gradsift.datastore import runs
 from gradsift.datastore.place import Place
 from gradsift.datastore.runs import RunResult
 from gradsift.datastore.store import Store
+from gradsift.flows.artifacts import publish
 from gradsift.flows.runners import Workers, workers_of
-from gradsift.flows.tasks import as_task, in_flow, publish
+from gradsift.flows.tasks import as_task, in_flow
 from gradsift.pipelines.model.work import Spread
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Fields, recorded_recipe
@@ -42,7 +43,7 @@ def validate_with_prefect(
     def run(spread: Spread) -> RunResult:
         with Store(place, create=False) as store:
             result = revalidate(store, settings, out=out, step=as_task, progress=progress, spread=spread)
-            publish(store, Path(result.report).stem, result.arms)
+            publish(store, Path(result.report).stem, result)
             return result
 
     return in_flow("validate", place.root.resolve().name or "store", run, workers)

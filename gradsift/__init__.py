@@ -16,6 +16,9 @@ Runs:
     init            write a commented recipe for data that are there
     dry_run         what a run would do: rows, bytes, minutes
     run             run a recipe, or finish an interrupted run
+    runs            all runs and how they ended
+    serve           run a recipe on a schedule, on this machine
+    deploy          have a work pool run a recipe on a schedule
 Where rows went:
     quarantine      which rows stayed out, and why
     marks           what screening left out, each beside its twin
@@ -68,6 +71,7 @@ from gradsift.api import (
     connect,
     delete,
     deleted,
+    deploy,
     diff,
     doctor,
     dry_run,
@@ -92,8 +96,10 @@ from gradsift.api import (
     reports,
     revive,
     run,
+    runs,
     score,
     select,
+    serve,
     status,
     validate,
     verify,
@@ -127,6 +133,7 @@ __all__ = [
     "curate",
     "delete",
     "deleted",
+    "deploy",
     "diff",
     "doctor",
     "dry_run",
@@ -154,8 +161,10 @@ __all__ = [
     "reports",
     "revive",
     "run",
+    "runs",
     "score",
     "select",
+    "serve",
     "status",
     "validate",
     "verify",

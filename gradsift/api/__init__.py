@@ -14,6 +14,7 @@ from gradsift.api.indexing import index_build, index_drop, index_list, index_ref
 from gradsift.api.looking import marks, quarantine, query, status
 from gradsift.api.mixing import diff, export, mix
 from gradsift.api.reporting import report, report_data, reports
+from gradsift.api.scheduling import deploy, runs, serve
 from gradsift.api.shared import connect, open_store
 from gradsift.api.upkeep import compact, doctor, gc, verify
 
@@ -23,6 +24,7 @@ __all__ = [
     "connect",
     "delete",
     "deleted",
+    "deploy",
     "diff",
     "doctor",
     "dry_run",
@@ -47,8 +49,10 @@ __all__ = [
     "reports",
     "revive",
     "run",
+    "runs",
     "score",
     "select",
+    "serve",
     "status",
     "validate",
     "verify",

@@ -94,9 +94,15 @@ def run(
         )
     loaded.require_threads()
     from gradsift.pipelines.runs.curate import curate
+    from gradsift.pipelines.runs.events import telling, webhook
 
     with opened(store, loaded) as there:
-        return curate(loaded, there, export_root=root, new_warmup=new_warmup, progress=progress)
+        return telling(
+            loaded.name,
+            there.root,
+            webhook(loaded.notify, progress),
+            lambda: curate(loaded, there, export_root=root, new_warmup=new_warmup, progress=progress),
+        )
 
 
 def dry_run(

@@ -10,6 +10,7 @@ from gradsift.cli import (  # noqa: F401 - they register their commands
     quarantine,
     results,
     run,
+    schedule,
     store,
     versions,
 )

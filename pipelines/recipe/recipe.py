@@ -14,6 +14,7 @@ from gradsift.pipelines.recipe.export import Export
 from gradsift.pipelines.recipe.features import Features
 from gradsift.pipelines.recipe.mix import Mix, Part
 from gradsift.pipelines.recipe.model import Encoding, Lora, Model, Warmup
+from gradsift.pipelines.recipe.notify import Notify
 from gradsift.pipelines.recipe.pool import Source, Target
 from gradsift.pipelines.recipe.runner import PROCESS, THREADS, AnyRunner, Runner
 from gradsift.pipelines.recipe.screening import Decontaminate, Dedup
@@ -53,6 +54,7 @@ class Recipe(Section):
     export: Export = Export()
     validate_: Validate | None = Field(default=None, alias="validate")
     """Leave out to stop after the export."""
+    notify: Notify | None = None
     workers: Annotated[int, Field(gt=0)] = 1
     """How many pieces of the work are done at once, each by a worker that loads the model for itself; never changes the
     result. A cluster that is there (`runner.address`) has as many as it has."""

@@ -3,19 +3,24 @@
 import errno
 import os
 import socket
+import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect_server import free_port
+from running import PATIENCE
+from webhook import listening
 
 from gradsift.datastore import leases, lives, runs
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.store import Store
 from gradsift.flows import nightly as flows
 from gradsift.flows import retries
+from gradsift.flows.logs import logged
 from gradsift.pipelines.recipe import parse_recipe
 
 ROWS = [{"prompt": f"What is {n} + {n}?", "completion": f"It is {2 * n}."} for n in range(40)]
@@ -27,6 +32,12 @@ def folder(tmp_path, write_jsonl):
     recipe = {"name": "sums", "pool": [{"path": "pool.jsonl"}], "mix": {"examples": 10}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return tmp_path
+
+
+@pytest.fixture
+def hook():
+    with listening() as there:
+        yield there
 
 
 @pytest.fixture
@@ -127,3 +138,81 @@ def test_failures_are_tried_again_by_their_kind(folder, on_server, soon, monkeyp
     state = night(folder)
     assert state.is_failed()
     assert len(tried) == tries
+
+
+def test_lines_of_a_night_carry_its_store_and_run(folder, on_server, monkeypatch):
+    said, shown = [], []
+    monkeypatch.setattr("gradsift.flows.logs.get_run_logger", lambda: said_to(said))
+    monkeypatch.setattr("gradsift.flows.logs.progress_bars", lambda _name: lambda *what: shown.append(what))
+    with Store(folder / "store") as store:
+        number = runs.start(store, "sums", runs.Recipes({}, {}))
+        progress = logged(store, "sums", every=0.0)
+        for done in (0, 5, 10):
+            progress("gradients-1", done, 10)
+        progress("quick", 10, 10)
+        patient = logged(store, "sums", every=3600.0)
+        for done in range(11):
+            patient("pieces", done, 10)
+    where = f"[{(folder / 'store').resolve()} run {number}]"
+    assert said[:3] == [f"{where} gradients-1: {done} of 10" for done in (0, 5, 10)]
+    assert said[4:] == [f"{where} pieces: 0 of 10", f"{where} pieces: 10 of 10"]
+    assert shown == [("gradients-1", 5, 10), ("gradients-1", 10, 10)]
+
+
+def said_to(lines):
+    class Log:
+        def info(self, text, *values):
+            lines.append(text % values)
+
+    return Log()
+
+
+def test_what_a_night_made_is_told_once_as_events_and_to_the_webhook(folder, on_server, hook):
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text()) | {"notify": {"webhook": hook.url}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert night(folder).is_completed()
+    assert night(folder).is_completed()  # nothing new: nothing is told
+    (made,) = hook.bodies
+    assert made["event"] == "mixture made"
+    assert (made["version"], made["rows"], made["store"]) == ("sums@1", 10, str(folder / "store"))
+    assert Path(made["export"]).is_dir()
+    (event,) = events(on_server, "gradsift.mixture.made", folder)
+    assert event["payload"] == made
+    assert event["resource"]["gradsift.version"] == "sums@1"
+    assert any(one["prefect.resource.id"].startswith("prefect.flow-run.") for one in event["related"])
+
+
+def events(url, name, folder, count=1):
+    """Events of that name and store, as soon as there are so many."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        asked = {"filter": {"event": {"name": [name]}}, "limit": 50}
+        found = httpx.post(f"{url}/events/filter", json=asked, timeout=60).json()["events"]
+        found = [event for event in found if event["resource"]["gradsift.store"] == str(folder / "store")]
+        if len(found) >= count:
+            return found
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+def test_a_night_that_failed_is_told_once_whatever_was_tried(folder, on_server, soon, hook, monkeypatch):
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text()) | {"notify": {"webhook": "$NIGHT_HOOK"}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.setenv("NIGHT_HOOK", hook.url)
+    monkeypatch.setattr("gradsift.pipelines.runs.curate.read_datasets", lambda _work: refused())
+    assert night(folder).is_failed()
+    (told,) = hook.bodies
+    assert told == {
+        "event": "run failed", "store": str(folder / "store"), "run": "sums", "error": "ConnectionRefusedError",
+        "message": "",
+    }  # fmt: skip
+    (event,) = events(on_server, "gradsift.run.failed", folder)
+    assert event["payload"] == told
+
+
+def test_a_night_shows_its_report_and_stages(folder, on_server):
+    assert night(folder).is_completed()
+    with get_client(sync_client=True) as client:
+        found = {artifact.key: artifact.data for artifact in client.read_artifacts()}
+    assert "sums" in found["gradsift-sums"]
+    assert "ingest" in found["gradsift-sums-stages"]

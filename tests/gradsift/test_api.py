@@ -38,6 +38,7 @@ ONLY_FUNCTION = {
         "task_runner": "an object: on the command line the recipe's `runner` names one",
     },
     "validate": {"prefect": "as `run`", "task_runner": "as `run`"},
+    "serve": {"ready": "the command shows it"},
     "select": {"options": "`--option`, several times"},
     "score": {"options": "`--option`, several times"},
 }
@@ -110,7 +111,7 @@ def test_a_store_may_be_a_folder_or_open(finished):
         assert gradsift.status(store), "the caller's store stays open"
 
 
-STORELESS = {"connect", "init", "methods", "run", "dry_run", "doctor"}
+STORELESS = {"connect", "deploy", "serve", "init", "methods", "run", "dry_run", "doctor"}
 NEEDED = {
     "select": {"method": "bm25", "fraction": 0.1}, "score": {"method": "bm25"}, "mix": {"settings": {"examples": 1}},
     "export": {"name": "x", "folder": "x"}, "diff": {"one": "a", "other": "b"}, "checkout": {"version": "x@1"},

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from measure import interleave, machine, ratio
 
 from gradsift.datastore.local import LocalFiles
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 def read(backend, file):
     backend.ready(file)
     with backend.map(file) as reader:
-        assert sum(memoryview(reader.read_buffer())[:: 1 << 12]) >= 0
+        np.frombuffer(reader.read_buffer(), np.uint8).sum(dtype=np.int64)
 
 
 def main():

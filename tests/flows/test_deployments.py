@@ -1,9 +1,11 @@
 """Schedules on a real Prefect server: `gradsift serve` on this machine, `gradsift deploy` and prefect.yaml for a pool."""
 
-import json
+import re
+import shlex
 import shutil
 import signal
 import time
+from contextlib import contextmanager
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -74,39 +76,90 @@ def test_what_cannot_be_served_is_refused_before_it_waits(folder):
     assert not (folder / "store").exists()
 
 
-@pytest.mark.slow
-def test_a_recipe_is_served_and_a_second_night_is_cancelled(folder, client):
-    log = (folder / "serve.log").open("w")
-    process = start(
-        "-m", "gradsift", "serve", folder / "recipe.yaml", "--store", folder / "store", "--cron", "0 3 * * *",
-        "--timezone", "Europe/Berlin", "--validate-cron", "0 6 * * 0",
-        stderr=log,
-        variables={"PREFECT_RUNNER_POLL_FREQUENCY": "1", "PREFECT_API_URL": str(client.api_url)},
-    )  # fmt: skip
+@contextmanager
+def going_on(command, folder, **variables):
+    """A command that runs until the block ends, which interrupts it; it must then end well."""
+    log = (folder / "going-on.log").open("a")
+    process = start(*command, cwd=folder, stderr=log, variables=variables)
     try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+        log.close()
+    assert process.returncode == 0, (folder / "going-on.log").read_text()
+
+
+def blocks(language):
+    text = (ROOT / "docs" / "every-night.md").read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+@pytest.mark.slow
+def test_the_page_works_as_written(tmp_path, write_jsonl, client):
+    """Its recipe, served on a server; a night, a terminal in its way, the training that it starts; and a work pool."""
+    url = {"PREFECT_API_URL": str(client.api_url)}
+    write_jsonl(*ROWS, name="pool.jsonl")
+    (recipe,), (code,) = blocks("yaml"), blocks("python")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    (tmp_path / "train.py").write_text(code)
+    server, serving, looking, pooled, dead = (block.splitlines() for block in blocks("bash"))
+    assert [line.split("=")[0] for line in server] == ["prefect server start --background", "export PREFECT_API_URL"]
+    (serve,) = serving
+    with (
+        going_on(["train.py"], tmp_path, **url, PREFECT_RUNNER_POLL_FREQUENCY="1"),
+        going_on(["-m", *shlex.split(serve)], tmp_path, **url, PREFECT_RUNNER_POLL_FREQUENCY="1") as process,
+    ):
         said = [process.stdout.readline() for _ in range(6)]
         assert said[0] == "nightly/sums: 0 3 * * * (Europe/Berlin)\n"
         assert said[1].count("03:00") == 3
         assert said[2] == "  now: prefect deployment run nightly/sums\n"
         assert said[3] == "weekly/sums: 0 6 * * 0 (Europe/Berlin)\n"
+        registered(client, "train/on-new-mixture")
         deployment = registered(client, "nightly/sums")
-        assert (deployment.schedules[0].schedule.cron, deployment.schedules[0].schedule.timezone) == (
-            "0 3 * * *",
-            "Europe/Berlin",
-        )
-        first = client.create_flow_run_from_deployment(deployment.id)
-        state = ended(client, first.id)
-        assert state.is_completed(), (folder / "serve.log").read_text()
-        with Store(folder / "store") as store, leases.held(store, leases.RUN):  # somebody works in a terminal
-            busy = client.create_flow_run_from_deployment(deployment.id)
-            state = ended(client, busy.id)
+        (schedule,) = deployment.schedules
+        assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 3 * * *", "Europe/Berlin")
+        with Store(tmp_path / "store") as store, leases.held(store, leases.RUN):  # somebody works in a terminal
+            state = ended(client, client.create_flow_run_from_deployment(deployment.id).id)
         assert (state.name, state.type.value) == ("AlreadyRunning", "CANCELLED")
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate()
-        log.close()
-    assert process.returncode == 0, (folder / "serve.log").read_text()
+        said = [python("-m", *shlex.split(line), cwd=tmp_path, **url).stdout for line in looking]
+        assert "Completed" in said[0]
+        assert "sums@1" in said[1]
+        training = run_of(client, "train/on-new-mixture")
+        assert ended(client, training).is_completed()
+        given = client.read_flow_run(training).parameters
+        assert given == {"version": "sums@1", "export": str(tmp_path / "store" / "exports" / "sums")}
     assert not registered(client, "nightly/sums").paused
+    make, deploy, worker = pooled
+    assert (
+        "prefect work-pool create nights --type process"
+        in python("-m", *shlex.split(deploy), cwd=tmp_path, code=2, **url).stderr
+    )
+    python("-m", *shlex.split(make), cwd=tmp_path, **url)
+    python("-m", *shlex.split(deploy), cwd=tmp_path, **url)
+    number = client.create_flow_run_from_deployment(registered(client, "nightly/pooled").id).id
+    python("-m", *shlex.split(worker), "--run-once", "--type", "process", cwd=tmp_path, **url)
+    assert ended(client, number).is_completed()
+    for line in dead:
+        python("-m", *shlex.split(line), cwd=tmp_path)
+    (unit,) = blocks("ini")
+    (timed,) = blocks("text")
+    for line in (unit, timed):  # what they start is a command that is
+        words = shlex.split(re.search(r"venv/bin/(gradsift .*?)(?: >>.*)?$", line, re.M)[1])
+        assert "serve" in words or "run" in words
+        python("-m", words[0], words[1], "--help")
+
+
+def run_of(client, name):
+    """The number of a deployment's first run, as soon as there is one."""
+    deployment = registered(client, name).id
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found = [run.id for run in client.read_flow_runs() if run.deployment_id == deployment]
+        if found:
+            return found[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
 
 
 def registered(client, name):
@@ -119,21 +172,6 @@ def registered(client, name):
             return match[0]
         assert time.monotonic() < deadline
         time.sleep(0.2)
-
-
-@pytest.mark.slow
-def test_the_workers_of_a_pool_run_what_is_deployed(folder, client):
-    url = {"PREFECT_API_URL": str(client.api_url)}
-    command = ["deploy", folder / "recipe.yaml", "--store", folder / "store", "--cron", "0 3 * * *", "--json"]
-    command += ["--pool", "machines", "--name", "pooled"]
-    assert "prefect work-pool create machines --type process" in gradsift(*command, code=2, **url).stderr
-    python("-m", "prefect", "work-pool", "create", "machines", "--type", "process", **url)
-    (made,) = json.loads(gradsift(*command, **url).stdout)
-    assert (made["name"], made["cron"], len(made["next_times"])) == ("nightly/pooled", "0 3 * * *", 3)
-    run = client.create_flow_run_from_deployment(registered(client, "nightly/pooled").id)
-    python("-m", "prefect", "worker", "start", "--pool", "machines", "--run-once", "--type", "process", **url)
-    assert ended(client, run.id).is_completed()
-    assert (folder / "store" / "exports" / "sums" / "manifest.json").exists()
 
 
 @pytest.mark.slow

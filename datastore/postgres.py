@@ -316,6 +316,11 @@ class PostgresEngine(Engine):
                     f"the catalog in {self.place} is damaged ({self._words(error)}). It cannot be made again from the "
                     "files: restore a backup of the database, or run its recipes into a new store."
                 )
+            case psycopg.DataError() if "NUL" in str(error):
+                return InputError(
+                    "PostgreSQL cannot hold the character NUL, which the name of a source, licence or file has here: "
+                    "take it out of the data"
+                )
             case states.InsufficientPrivilege() | states.ReadOnlySqlTransaction():
                 return InputError(
                     f"{self.place} cannot be written: {self._words(error)}. The role must own the schema, on a "
@@ -351,10 +356,25 @@ class PostgresEngine(Engine):
             raise self._meaning(error, connection) from error
         finally:
             self.close()  # and the handler with it
+        for table in self._tables():
+            if self.one(f"SELECT 1 FROM {table} LIMIT 1") is None:
+                self._drop_statistics(table)
         if any(int(count) for count in kept):
             raise BusyError(
                 f"a transaction in the database of {self.place} may still read it; run this again when it has ended"
             )
+
+    def _drop_statistics(self, table: str) -> None:
+        """ANALYZE leaves those of a table that has become empty as they were; a column whose type is set has none."""
+        columns = self.rows(
+            "SELECT attname AS name FROM pg_attribute AS a WHERE attrelid = ?::text::regclass AND "
+            "atttypid = 'code_text'::regtype AND NOT EXISTS (SELECT 1 FROM pg_depend AS d WHERE d.refobjid = attrelid "
+            "AND d.refobjsubid = attnum AND d.classid = 'pg_rewrite'::regclass)",  # in a view: ids alone
+            (table,),
+        )
+        for column in columns:
+            with self.write() as db:
+                db.execute(f'ALTER TABLE {table} ALTER COLUMN "{column["name"]}" SET DATA TYPE code_text')
 
     def _tables(self) -> list[str]:
         rows = self.rows("SELECT tablename AS name FROM pg_tables WHERE schemaname=? ORDER BY 1", (self.schema,))

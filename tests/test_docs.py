@@ -253,6 +253,38 @@ def test_the_object_store_page_works_as_written(s3_server, data_dir, tmp_path, m
 
 
 @pytest.mark.slow
+def test_the_team_page_works_as_written(data_dir, tmp_path, postgres):
+    """Its SQL on a server, its recipe and commands on two hosts' folders, and its backup."""
+    page = ROOT / "docs" / "team.md"
+    (statements,) = blocks(page, "sql")
+    with postgres.connect() as server:
+        for statement in statements.split(";")[:-1]:
+            server.execute(statement)
+
+    def here(text):
+        there = f"{postgres.address}:{postgres.port}"
+        return (
+            text.replace("db.example", there)
+            .replace("/shared", str(tmp_path))
+            .replace("pg_dump", f"{postgres.bin}/pg_dump")
+        )
+
+    shutil.copy(data_dir / "small.jsonl", tmp_path / "pool.jsonl")
+    (recipe,) = blocks(page, "yaml")
+    (tmp_path / "recipe.yaml").write_text(here(recipe))
+    install, first, second, backup = blocks(page, "bash")
+    assert install == "pip install 'gradsift[postgres]'\n"
+    for line in here(first + second + backup).splitlines():
+        program, *arguments = shlex.split(line)
+        if program == "gradsift":
+            gradsift(*arguments, cwd=tmp_path)
+        else:
+            run([program, *arguments], cwd=tmp_path)
+    assert sum(len(pq.read_table(path)) for path in (tmp_path / "exported" / "data").glob("*.parquet")) == 20
+    assert "CREATE TABLE night.example (" in (tmp_path / "night.sql").read_text()
+
+
+@pytest.mark.slow
 def test_the_validation_page_works_as_written(finished, tmp_path):
     """Its settings and commands on a store that holds a run."""
     page = ROOT / "docs" / "validation.md"
@@ -307,7 +339,7 @@ def test_no_other_code_block_goes_untested():
                "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"},
                "search.md": {"bash", "python"}, "api.md": {"text", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"},
                "reading-the-report.md": {"bash"}, "data.md": {"jsonl", "json", "yaml", "csv", "text"}, "where-did-it-go.md": {"yaml", "bash"},
-               "object-store.md": {"yaml", "bash"}, "way-back.md": {"yaml", "bash", "python"}, "training.md": {"bash", "python"},
+               "object-store.md": {"yaml", "bash"}, "team.md": {"yaml", "bash", "sql"}, "way-back.md": {"yaml", "bash", "python"}, "training.md": {"bash", "python"},
                "first-curation.md": {"yaml", "bash", "python"}}  # the last in tests/test_first_curation.py  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())

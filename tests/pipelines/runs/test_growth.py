@@ -54,8 +54,8 @@ class Grown:
 
     def rows_by_space(self):
         """{space: rows that units were planned with, and feature rows}, from the catalog."""
-        units = self.store.catalog.rows("SELECT space_id, sum(examples) AS n FROM unit GROUP BY space_id")
-        rows = self.store.catalog.rows("SELECT space_id, count(*) AS n FROM feature_row GROUP BY space_id")
+        units = self.store.catalog.rows("SELECT space_id, sum(examples) AS n FROM unit GROUP BY space_id ORDER BY 1")
+        rows = self.store.catalog.rows("SELECT space_id, count(*) AS n FROM feature_row GROUP BY space_id ORDER BY 1")
         return {u["space_id"]: (u["n"], r["n"]) for u, r in zip(units, rows, strict=True)}
 
 

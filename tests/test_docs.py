@@ -2,9 +2,13 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
+import socket
+import subprocess
 import sys
 
 import pyarrow as pa
@@ -12,10 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 import s3
 import yaml
-from running import ROOT, gradsift, python, run
+from running import ROOT, gradsift, python, run, start
 
 from gradsift.datastore import selections
+from gradsift.datastore.runs import last_run
 from gradsift.datastore.store import Store
+from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs.curate import curate
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
@@ -221,6 +228,42 @@ def test_the_memory_page_works_as_written(data_dir, tmp_path):
     assert "`memory` allows 9 KiB" in " ".join(refused.stderr.split())
 
 
+@pytest.mark.slow
+def test_the_page_on_clusters_works_as_written(recipe_data, finished, tmp_path):
+    """Its first recipe is one; then its scheduler and its two workers, commands as on the page, do the work of a run."""
+    page = ROOT / "docs" / "cluster.md"
+    local, there = (yaml.safe_load(block) for block in blocks(page, "yaml"))
+    assert parse_recipe(recipe_data | local).runner.kind == "dask"
+    (commands,) = blocks(page, "bash")
+    scheduler, workers, command = commands.splitlines()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    here = {"kind": "dask", "address": there["runner"]["address"].replace("8786", port)}
+    small = {"features": {"projector": {"dim": 256}, "unit_rows": 16}, "validate": None, "runner": here}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(recipe_data | small))
+    shutil.copytree(finished[1], tmp_path / "team")
+    started = []
+    try:
+        for line in (scheduler, workers):
+            program, *arguments = shlex.split(line.replace("8786", port))
+            assert program == "dask"
+            started.append(start("-m", "dask", *arguments, cwd=tmp_path, stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL, start_new_session=True))  # fmt: skip
+        gradsift(*shlex.split(command)[1:], cwd=tmp_path)
+    finally:
+        for process in started:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    with Store(tmp_path / "team") as store:
+        result = last_run(store).result
+    assert all(made.computed for made in result.rows)
+    expected = parse_recipe(recipe_data | small | {"runner": "threads"})
+    shutil.copytree(finished[1], tmp_path / "alone")
+    with Store(tmp_path / "alone") as store:
+        assert [s.digest for s in curate(expected, store).selections] == [s.digest for s in result.selections]
+
+
 def test_the_memory_page_lists_what_every_score_and_rule_declares():
     from gradsift.pipelines.methods.registry import methods, rules, scores
 
@@ -339,7 +382,8 @@ def test_no_other_code_block_goes_untested():
                "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"},
                "search.md": {"bash", "python"}, "api.md": {"text", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"},
                "reading-the-report.md": {"bash"}, "data.md": {"jsonl", "json", "yaml", "csv", "text"}, "where-did-it-go.md": {"yaml", "bash"},
-               "object-store.md": {"yaml", "bash"}, "team.md": {"yaml", "bash", "sql"}, "way-back.md": {"yaml", "bash", "python"}, "training.md": {"bash", "python"},
+               "object-store.md": {"yaml", "bash"}, "cluster.md": {"yaml", "bash"}, "team.md": {"yaml", "bash", "sql"},
+               "way-back.md": {"yaml", "bash", "python"}, "training.md": {"bash", "python"},
                "first-curation.md": {"yaml", "bash", "python"}}  # the last in tests/test_first_curation.py  # fmt: skip
     for page in PAGES:
         assert {language for language, _ in BLOCK.findall(page.read_text("utf-8"))} <= allowed.get(page.name, set())

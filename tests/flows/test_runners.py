@@ -1,6 +1,10 @@
 """Units, signatures and validation runs as tasks: the same digests whoever does them, and no row twice when one dies."""
 
+import os
 import shutil
+import signal
+import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -70,14 +74,36 @@ def start(finished, encoder_dir, tmp_path_factory):
     return lambda **changes: recipe_for(data, encoder_dir, **changes), copy, expected
 
 
-def run(recipe, root, **options):
-    return curate_with_prefect(recipe, Place(root), **options)
+@contextmanager
+def killing_one(root):
+    """Kill (-9) the first worker process that is seen to compute a unit; gives the list of those that were."""
+    killed, over = [], threading.Event()
+
+    def watch():
+        with Store(root, create=False) as store:
+            while not over.wait(0.01):
+                for row in store.catalog.rows("SELECT holder FROM lease WHERE name LIKE 'unit/%'"):
+                    pid = int(row["holder"].split(":")[1])
+                    if not killed and pid != os.getpid():
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        watcher.join()
 
 
 @pytest.mark.parametrize("kind", ["threads", "process", "dask", "ray"])
-def test_promise_5_same_digests_whoever_does_the_work(start, kind):
+def test_promise_5_same_digests_whoever_does_the_work_and_whoever_dies(start, kind):
+    """Two workers; where they are processes, one is killed while it computes a unit."""
     recipe, copy, expected = start
     root = copy(kind)
-    result = run(recipe(runner=kind, workers=2), root)
+    with killing_one(root) as killed:
+        result = curate_with_prefect(recipe(runner=kind, workers=2), Place(root))
+    assert len(killed) == (kind != "threads")
     with Store(root) as store:
         same(outcome(store, result), expected)

@@ -2,13 +2,14 @@
 
 import copy
 import json
+import re
 
 import pytest
 import yaml
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import canonical_json
-from gradsift.pipelines.recipe import load_recipe, parse_recipe, recorded_recipe
+from gradsift.pipelines.recipe import Runner, load_recipe, parse_recipe, recorded_recipe
 
 MINIMAL = {
     "name": "x",
@@ -118,3 +119,28 @@ def test_plain_rows_that_are_asked_for_are_made():
     bare = {k: v for k, v in MINIMAL.items() if k != "model"}
     with pytest.raises(InputError, match=r"`features.plain_rows` needs `model`"):
         parse_recipe(bare | {"select": {"fraction": 0.05, "method": "random"}, "features": {"plain_rows": True}})
+
+
+@pytest.mark.parametrize(
+    ("runner", "words"),
+    [
+        ("dusk", "no runner 'dusk'; did you mean `dask`"),
+        ({"kind": "threads", "address": "tcp://host:8786"}, "runner `threads` has no `address`"),
+        ({"kind": "dask", "address": "ray://host:10001"}, "it begins with tcp:// or tls:// or ucx://"),
+        ({"kind": "ray", "address": "host:10001"}, "it begins with ray:// or auto"),
+        ({"kind": "dask", "adress": "tcp://host:8786"}, "adress"),
+    ],
+)
+def test_a_runner_that_makes_no_sense_is_told(recipe_data, runner, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        parse_recipe(recipe_data | {"runner": runner})
+
+
+def test_a_runner_is_a_word_or_a_section(recipe_data):
+    assert parse_recipe(recipe_data).runner == Runner(kind="threads")
+    assert parse_recipe(recipe_data | {"runner": "ray"}).runner == Runner(kind="ray")
+    there = {"kind": "dask", "address": "tcp://host:8786"}
+    recipe = parse_recipe(recipe_data | {"runner": there})
+    assert recipe.runner == Runner(**there)
+    with pytest.raises(InputError, match="`runner: dask`, whose workers get their work from Prefect"):
+        recipe.require_threads()

@@ -2,17 +2,25 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import yaml
 from planted import found_in
-from running import ROOT, gradsift, python, start
+from prefect.events.schemas.deployment_triggers import DeploymentTriggerTypes
+from prefect.utilities.importtools import import_object
+from pydantic import TypeAdapter
+from running import ROOT, python, start
 
 from gradsift.datastore import selections
 from gradsift.datastore.store import Store
+from gradsift.examples.nightly import night
 from gradsift.examples.nightly.arrivals import arrivals, drop
 from gradsift.examples.nightly.night import PAST_INGEST, Place, play, prepare
-from gradsift.examples.nightly.truth import Unexpected
+from gradsift.examples.nightly.train import train
+from gradsift.examples.nightly.truth import Ledger
+from gradsift.pipelines.recipe import load_recipe
+from gradsift.pipelines.runs.curate import curate
 
 SIZE = "small"
 CAME = arrivals(SIZE)
@@ -25,8 +33,8 @@ def played(tmp_path_factory):
     folder, second = (tmp_path_factory.mktemp("nightly") / name for name in ("nights", "second"))
     prepare(folder, SIZE)
 
-    def keep(night):
-        if night.night == "night 1":
+    def keep(last):
+        if last.night == "night 1":
             shutil.copytree(folder, second)
 
     return folder, second, play(Place(folder, prefect=False, say=lambda _text: None), SIZE, keep)
@@ -97,8 +105,8 @@ def test_promise_1_a_night_that_is_killed_ends_as_one_that_is_not(played):
     assert killed > before
     (unfinished,) = rows(second, "SELECT count(*) FROM run WHERE finished IS NULL")[0]
     assert unfinished == 1
-    gradsift("run", "recipe.yaml", "--no-prefect", cwd=second)
     with Store(second / "store", create=False) as store:
+        curate(load_recipe(second / "recipe.yaml"), store)
         assert selections.get(store, "nightly").digest == made["digests"]["nightly@3"]
     planned = rows(second, "SELECT space_id, sum(examples) FROM unit GROUP BY space_id")
     came = sum(len(file.rows) for file in (*CAME.day_0, CAME.bad_rows, CAME.overlap))
@@ -107,14 +115,44 @@ def test_promise_1_a_night_that_is_killed_ends_as_one_that_is_not(played):
 
 
 @pytest.mark.slow
-def test_the_play_says_where_a_store_differs_from_what_arrived(tmp_path):
-    """By a recipe that looks for no leaks, and needs no gradients, the leak of night 1 is a row of the pool."""
-    prepare(tmp_path, SIZE)
-    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
-    recipe = {key: recipe[key] for key in ("name", "pool", "targets")} | {"decontaminate": None, "mix": {"examples": 9}}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    with pytest.raises(Unexpected, match="rows that leak the target: 0 in the store, 1 by what arrived"):
-        play(Place(tmp_path, prefect=False, say=lambda _text: None), SIZE)
+def test_a_new_mixture_is_trained_on_once(played):
+    """By TRL, on a checkout; the second time nothing is trained, nor even asked of the store."""
+    folder, _, _ = played
+    given = ("--store", folder / "store", "--model", folder / "model", "--out", folder / "trained")
+    few = ("--max_steps", "1", "--save_strategy", "no")
+    script = ROOT / "examples" / "nightly" / "train.py"
+    said = python(script, folder / "recipe.yaml", *given, *few, HF_DATASETS_CACHE=str(folder / "cache")).stdout
+    made = folder / "trained" / "nightly@6"
+    assert said.splitlines()[-1] == str(made)
+    assert (made / "model.safetensors").read_bytes() != (folder / "model" / "model.safetensors").read_bytes()
+    assert (folder / "store" / "exports" / "nightly@6" / "trl.yaml").exists()
+    assert train.fn("nightly@6", "nowhere", "nowhere", str(folder / "trained")) == str(made)
+
+
+def test_the_training_is_deployed_to_wait_for_the_event_of_a_new_mixture():
+    """Prefect reads the trigger, and it gives the flow what its deployment does not."""
+    path = ROOT / "examples" / "nightly" / "prefect.yaml"
+    nights, training = yaml.safe_load(path.read_text("utf-8"))["deployments"]
+    assert import_object(nights["entrypoint"]).name == "nightly"
+    assert import_object(training["entrypoint"]).name == "train"
+    assert nights["parameters"].keys() == {"recipe", "store"}
+    (given,) = training["triggers"]
+    trigger = TypeAdapter(DeploymentTriggerTypes).validate_python(given)
+    assert trigger.expect == {"gradsift.mixture.made"}
+    assert training["parameters"].keys() | trigger.parameters.keys() == set(train.parameters.required)
+
+
+def test_the_play_ends_with_what_differs(monkeypatch, tmp_path, capsys):
+    """A file of gradients that holds more rows than the catalog knows; the command says so."""
+
+    def found(_place, _size):
+        Ledger({1: 5}, {1: 5}, 1, 1, 6).balance()
+
+    monkeypatch.setattr(night, "prepare", lambda _folder, _size: None)
+    monkeypatch.setattr(night, "play", found)
+    monkeypatch.setattr(sys, "argv", ["night.py", "--folder", str(tmp_path)])
+    assert night.main() == 1
+    assert capsys.readouterr().err == "error: rows in all files of gradients: 6 in the store, 5 by what arrived\n"
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):

@@ -61,7 +61,8 @@ def overview(store: Store) -> dict[str, Table]:
             for index in indexes.all_of(store)
         ],
         "selections": rows(
-            "SELECT s.name, s.target, s.method, count(*) AS examples, sum(copies) AS rows, "
+            "SELECT s.name, (SELECT max(number) FROM version AS v WHERE v.selection_id = s.selection_id) AS version, "
+            "s.target, s.method, count(*) AS examples, sum(copies) AS rows, s.void AS void, "
             "substr(s.digest, 1, 12) AS digest "
             "FROM selection AS s JOIN selection_item USING (selection_id) "
             "GROUP BY s.selection_id ORDER BY s.selection_id"

@@ -3,11 +3,16 @@
 import json
 import shutil
 import sys
+from datetime import UTC, datetime
+from uuid import uuid4
 
 import pytest
 import yaml
+from jinja2 import Template
 from planted import found_in
 from prefect.events.schemas.deployment_triggers import DeploymentTriggerTypes
+from prefect.server.events.schemas.automations import EventTrigger
+from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.utilities.importtools import import_object
 from pydantic import TypeAdapter
 from running import ROOT, python, start
@@ -19,8 +24,10 @@ from gradsift.examples.nightly.arrivals import arrivals, drop
 from gradsift.examples.nightly.night import PAST_INGEST, Place, play, prepare
 from gradsift.examples.nightly.train import train
 from gradsift.examples.nightly.truth import Ledger
+from gradsift.flows import events
 from gradsift.pipelines.recipe import load_recipe
 from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.runs.events import Event
 
 SIZE = "small"
 CAME = arrivals(SIZE)
@@ -129,8 +136,8 @@ def test_a_new_mixture_is_trained_on_once(played):
     assert train.fn("nightly@6", "nowhere", "nowhere", str(folder / "trained")) == str(made)
 
 
-def test_the_training_is_deployed_to_wait_for_the_event_of_a_new_mixture():
-    """Prefect reads the trigger, and it gives the flow what its deployment does not."""
+def test_the_training_is_deployed_to_wait_for_the_event_of_a_new_mixture(monkeypatch):
+    """Prefect reads the trigger; a run's event is what it waits for, and gives the flow what its deployment does not."""
     path = ROOT / "examples" / "nightly" / "prefect.yaml"
     nights, training = yaml.safe_load(path.read_text("utf-8"))["deployments"]
     assert import_object(nights["entrypoint"]).name == "nightly"
@@ -138,8 +145,17 @@ def test_the_training_is_deployed_to_wait_for_the_event_of_a_new_mixture():
     assert nights["parameters"].keys() == {"recipe", "store"}
     (given,) = training["triggers"]
     trigger = TypeAdapter(DeploymentTriggerTypes).validate_python(given)
-    assert trigger.expect == {"gradsift.mixture.made"}
     assert training["parameters"].keys() | trigger.parameters.keys() == set(train.parameters.required)
+    told = []
+    monkeypatch.setattr(events, "emit_event", lambda name, resource, payload: told.append((name, resource, payload)))
+    events.emit(Event("mixture made", "/a/store", "nightly", {"name": "nightly", "version": "nightly@2"}))
+    ((name, resource, payload),) = told
+    event = ReceivedEvent(event=name, resource=resource, payload=payload, occurred=datetime.now(UTC), id=uuid4())
+    waiting = EventTrigger.model_validate(trigger.model_dump(include=set(EventTrigger.model_fields)))
+    assert waiting.immediate
+    assert waiting.covers(event)
+    given = {key: Template(value).render(event=event) for key, value in trigger.parameters.items()}
+    assert given == {"version": "nightly@2", "store": "/a/store"}
 
 
 def test_the_play_ends_with_what_differs(monkeypatch, tmp_path, capsys):

@@ -266,7 +266,8 @@ def show_difference(difference: "Difference") -> None:
     ):
         if samples:
             shown = [asdict(sample) | {"example_id": sample.example_id[:8]} for sample in samples]
-            show.table(f"Only in {letter}: {len(samples)} of {count:,}", shown)
+            columns = [name for name in shown[0] if any(row[name] is not None for row in shown)]  # a pool has no scores
+            show.table(f"Only in {letter}: {len(samples)} of {count:,}", shown, columns)
 
 
 def show_overlap(alike: "Overlap") -> None:

@@ -76,6 +76,7 @@ def test_query_export_verify_gc(copied, tmp_path):
     store, result = copied
     status = json.loads(gradsift("status", "--json", "-s", store).stdout)
     assert status["selections"][0]["examples"] == 12
+    assert (status["selections"][0]["version"], status["selections"][0]["void"]) == (1, None)
     exported = json.loads(gradsift("export", "small-sql", tmp_path / "out", "-s", store, "--json").stdout)
     assert (Path(exported["folder"]) / "manifest.json").exists()
     import pyarrow.parquet as pq

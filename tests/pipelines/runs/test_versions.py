@@ -123,6 +123,9 @@ def test_a_new_number_of_the_same_rows_says_what_changed(nightly):
     assert diff(nightly.store, "mix@3", "mix@4").same == ""
     assert diff(nightly.store, "mix@3", "mix@3").same == "the same rows in the same order"
     at = ("--store", nightly.folder / "store")
+    pools = gradsift("diff", "pool@1", "pool@2", *at).stdout
+    assert "Only in b: 1 of 1" in pools
+    assert "score" not in pools.lower(), "a pool has none"
     assert "same rows; recipe mix changed" in gradsift("log", *at, columns=160).stdout
     assert "The same rows in the same order; recipe mix changed." in gradsift("diff", "mix@1", "mix@2", *at).stdout
 

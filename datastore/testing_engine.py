@@ -224,7 +224,7 @@ class EngineTests:
         assert times[1] <= times[2] <= times[3] + 1e-3
         assert abs(first - time.time()) < 3_600
 
-    def test_work_is_done_again_by_name(self, engine: Engine) -> None:
+    def test_work_that_can_be_run_twice_is_run_once_where_nothing_is_lost(self, engine: Engine) -> None:
         assert engine.again(lambda db: db.execute(LEASE, ("a",))) == 1
         assert names(engine) == ["a"]
 

@@ -1,5 +1,6 @@
 """Both engines pass the suite; what is PostgreSQL's alone; and both dialects end in the same tables."""
 
+import hashlib
 import threading
 from urllib.parse import quote
 
@@ -7,6 +8,7 @@ import psycopg
 import pytest
 from running import python
 
+from gradsift import sql
 from gradsift.datastore import postgres as postgres_engine
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError, StoreFullError, UnavailableError
 from gradsift.datastore.postgres import PostgresEngine
@@ -95,6 +97,14 @@ def postgres_shape(engine):
         ]
         shape[row["relname"]] = (columns, keys, indexes, sorted(foreign))
     return shape
+
+
+def test_promise_10_the_first_migration_of_postgresql_is_what_it_was_and_later_ones_have_a_file_for_each():
+    first, *later = sql.migrations("postgresql")
+    assert hashlib.sha256(first.text.encode()).hexdigest() == (
+        "89ddc039c62c05fc5d10d0ac6d2e76e5e9d55ee54c8ceb8ffdfc700914ce6e3e"
+    )
+    assert [m.name for m in later] == [m.name for m in sql.migrations("sqlite") if m.version > first.version]
 
 
 def test_promise_10_both_dialects_end_in_the_same_tables_columns_and_keys(engine, tmp_path):

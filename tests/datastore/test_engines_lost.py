@@ -167,6 +167,14 @@ def test_a_server_that_stays_away_is_told_after_a_while(monkeypatch):
             use(engine)
 
 
+@pytest.fixture
+def server():
+    """One that may be killed."""
+    made = Server(safe=True)
+    yield made
+    made.close()
+
+
 def committed(engine):
     return engine.one("SELECT count(*) AS n FROM unit WHERE shard_id IS NOT NULL")["n"]
 
@@ -206,9 +214,8 @@ def test_promise_3_eight_writers_lose_nothing_and_do_nothing_twice(tmp_path, cat
 
 
 @pytest.mark.slow
-def test_promise_3_a_server_that_is_killed_and_restarted_loses_nothing(tmp_path, monkeypatch):
+def test_promise_3_a_server_that_is_killed_and_restarted_loses_nothing(tmp_path, server):
     """Four writers are at work when it is killed, and again when it is shut down; each goes on when it is back."""
-    server = Server(safe=True)
     url = server.url("failing")
     engine = PostgresEngine(url)
     processes = run_writers(url, tmp_path, 320, writers=4, seconds=0.02)
@@ -225,7 +232,6 @@ def test_promise_3_a_server_that_is_killed_and_restarted_loses_nothing(tmp_path,
     damage(server, engine)
     with pytest.raises(CorruptionError, match=r"schema failing of database gradsift on 127.0.0.1 is damaged.*restore"):
         engine.check()
-    server.close()
 
 
 def damage(server, engine):

@@ -25,7 +25,7 @@ def publish(store: Store, name: str, result: RunResult) -> None:
     key = f"gradsift-{name}"
     create_markdown_artifact(markdown(report(store)), key=key, description=f"Report of {name}")
     stages: list[Json] = [{"stage": one.stage, "seconds": one.seconds} for one in result.stages]
-    arms: list[Json] = [{column: getattr(arm, column) for column in ARM} for arm in result.arms]
+    arms: list[Json] = [{column: _rounded(getattr(arm, column)) for column in ARM} for arm in result.arms]
     rows: list[Json] = [
         {"dataset": f"{one.role} {one.dataset}", "checkpoint": one.checkpoint, "computed": one.computed, **one.statuses}
         for one in result.rows
@@ -35,6 +35,10 @@ def publish(store: Store, name: str, result: RunResult) -> None:
     for what, table, description in tables:
         if table:
             create_table_artifact(table, key=f"{key}-{what}", description=f"{description}, {name}")
+
+
+def _rounded(value: object) -> object:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def progress_bars(name: str) -> Callable[[str, int, int], None]:

@@ -1,10 +1,10 @@
 """What a second worker gives, and what a unit of work costs beyond its rows.
 
-    python benchmarks/scaling.py [--rounds 3] [--rows 400] [--out benchmarks/results/scaling.json]
+    python benchmarks/scaling.py [--rounds 3] [--rows 2000] [--out benchmarks/results/scaling.json]
 
 Generated chats through the demo's model, untrained, in units of 40 rows, with one thread of torch for each worker; runs
 of one and of two worker processes in turn, each a whole run under Prefect in a process and store of its own. All is of
-the time between the first and the last commit of a unit of the pool: the start of workers is not in it. `rate` is rows
+the later half of the pool's units, by the times of their commits: the start of workers is in the earlier. `rate` is rows
 a second of wall time; `cpu` is milliseconds of processor time of the workers for each row, which other work on the
 machine changes little. A ratio is the median over rounds of the ratio inside a round: `wall_ratio` is what the second
 worker gave; `cpu_ratio` is 2 · cpu(1) / cpu(2), what it gives at most where each has a core to itself.
@@ -68,6 +68,7 @@ def do_run(folder: Path, workers: int) -> dict[str, Any]:
                 "ORDER BY s.created",
                 (pool.space_id,),
             )
+    units = units[len(units) // 2 :]
     first, last = units[0]["created"], units[-1]["created"]
     rows = sum(unit["examples"] for unit in units[1:])
     samples = np.array(used)
@@ -159,7 +160,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", nargs=2, metavar=("FOLDER", "WORKERS"), help=argparse.SUPPRESS)
     args = parser.parse_args()

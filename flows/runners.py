@@ -1,6 +1,7 @@
 """Workers by what a recipe says: threads, processes of this host, Dask, Ray, or a task runner of the user's own."""
 
 import importlib
+import logging
 import multiprocessing.util
 import os
 import signal
@@ -15,6 +16,8 @@ from gradsift.datastore.errors import InputError
 from gradsift.pipelines.recipe import Runner
 from gradsift.pipelines.recipe.runner import DASK, PROCESS, RAY, THREADS
 
+# A Ctrl-C in a terminal goes to each process: the run's own ends the others, which else would each tell of it.
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 RAY_STORE = 100 * 2**20  # bytes of Ray's object store: pieces of work are small
 
 
@@ -67,8 +70,10 @@ def _end(*_: object) -> None:
 
 
 def _dask(address: str | None, workers: int) -> TaskRunner[Any]:
-    own = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    own: dict[str, Any] = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    own["preload"] = [DEAF]
     make = _package("prefect_dask", DASK).DaskTaskRunner
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # each worker's coming and going else
     made: TaskRunner[Any] = make(address=address) if address else make(cluster_kwargs=own)
     return made
 

@@ -91,7 +91,7 @@ def spreading(workers: Workers) -> Iterator[Spread]:
                         waiting.append((piece, one.submit()))
                     else:
                         waiting.append((piece, runner.submit(one, {})))
-            with _stopping_processes():
+            with _ending_processes() if isinstance(runner, ProcessPoolTaskRunner) else nullcontext():
                 for piece, future in waiting:
                     end = _end_of(future)
                     if end is None:
@@ -130,11 +130,12 @@ def _end_of(future: PrefectFuture[Any]) -> _End | None:
 
 
 @contextmanager
-def _stopping_processes() -> Iterator[None]:
+def _ending_processes() -> Iterator[None]:
+    """End a pool's processes at a Ctrl-C: they would go on with the next piece. Clusters end their own."""
     try:
         yield
     except KeyboardInterrupt:
-        for child in multiprocessing.active_children():  # a pool's processes would go on with the next piece
+        for child in multiprocessing.active_children():
             child.terminate()
         raise
 

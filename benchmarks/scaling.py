@@ -4,7 +4,7 @@
 
 Generated chats through the demo's model, untrained, in units of 40 rows, with one thread of torch for each worker; runs
 of one and of two worker processes in turn, each a whole run under Prefect in a process and store of its own. All is of
-the later half of the pool's units, by the times of their commits: the start of workers is in the earlier. `rate` is rows
+the later half of the pool's units, by the times of their commits: workers start in the earlier one. `rate` is rows
 a second of wall time; `cpu` is milliseconds of processor time of the workers for each row, which other work on the
 machine changes little. A ratio is the median over rounds of the ratio inside a round: `wall_ratio` is what the second
 worker gave; `cpu_ratio` is 2 · cpu(1) / cpu(2), what it gives at most where each has a core to itself.

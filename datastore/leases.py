@@ -5,6 +5,8 @@ a run killed with `kill -9` can be resumed immediately; other hosts wait for `ex
 
 Time is the catalog's (`Engine.now`): hosts whose clocks differ agree on when a lease ends.
 
+A lease lasts two minutes after it was last renewed, or GRADSIFT_LEASE_SECONDS, the same on all hosts of a store.
+
 A process that is held up for longer (suspended, asleep) loses its lease to whoever asks. Who lost the run's lease
 commits nothing more: each transaction looks first whose it is. Who lost a unit's does not commit that unit: the
 transaction asks the `Lease`.
@@ -19,10 +21,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradsift.datastore.engine import Engine, Row, Transaction
-from gradsift.datastore.errors import BusyError, UnavailableError
+from gradsift.datastore.errors import BusyError, InputError, UnavailableError
 from gradsift.datastore.store import Store
 
-TTL_SECONDS = 120.0
+SECONDS = "GRADSIFT_LEASE_SECONDS"
+
+
+def _seconds() -> float:
+    text = os.environ.get(SECONDS, "120")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 5 <= seconds <= 3600:
+        raise InputError(f"{SECONDS} is {text!r}: give 5 to 3600 seconds, the same on all hosts of a store")
+    return seconds
+
+
+TTL_SECONDS = _seconds()
 RUN = "run"  # who holds this one changes the store
 
 

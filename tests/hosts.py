@@ -85,11 +85,15 @@ class Host:
             if process.poll() is None:
                 os.killpg(process.pid, number)
 
-    def close(self):
+    def end(self):
+        """Kill all that was started here."""
         self._signal(signal.SIGCONT)
         self._signal(signal.SIGKILL)
         for process in self.processes:
             process.wait(timeout=PATIENCE)
+
+    def close(self):
+        self.end()
         if self.hosts.separate:
             _ip("netns", "delete", self._space)  # the cable goes with it
 

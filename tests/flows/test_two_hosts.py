@@ -102,8 +102,9 @@ def ray(hosts, environment):
     """The same by Ray: a head that does no work, a node for each worker."""
     at = hosts["services"]
     small = ("--object-store-memory", 80 * 2**20, "--disable-usage-stats", "--block")
+    # By default Ray takes five minutes to see that a line is cut in the middle of a task.
     patience = {"RAY_health_check_period_ms": 1000, "RAY_health_check_timeout_ms": 5000}
-    patience |= {"RAY_health_check_failure_threshold": 3}
+    patience |= {"RAY_grpc_client_keepalive_time_ms": 5000, "RAY_grpc_client_keepalive_timeout_ms": 5000}
     head = at.start(
         BIN / "ray", "start", "--head", "--node-ip-address", at.address, "--port", 6379, "--ray-client-server-port",
         10001, "--num-cpus", 0, "--include-dashboard", "false", *small, **environment, **patience,

@@ -87,6 +87,7 @@ def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
     run = store.catalog.one("SELECT * FROM lease WHERE name=? AND expires > ?", (RUN, store.catalog.now()))
     if run and not holder_is_dead(run["holder"]):
         raise BusyError("a run is working on this store; collect its garbage when it has ended")
+    store.require_own_files()
     store.sweep()
     return [(name, size) for name, size in garbage(store, grace) if _delete_orphan(store, name)]
 
@@ -94,6 +95,7 @@ def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
 def collect_at_once(store: Store) -> int:
     """Delete what `garbage` lists, however young, for the caller who holds the store's lease; returns how many. A
     writer beside it whose file goes is told so when it commits (`Store.commit_file`)."""
+    store.require_own_files()
     orphans = garbage(store, grace=float("-inf"))
     for name, _ in orphans:
         _delete_orphan(store, name)

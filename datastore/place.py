@@ -151,7 +151,7 @@ def agree(catalog: Engine, place: Place) -> None:
         with catalog.write() as db:
             known = db.one("SELECT store_url FROM place")
             if known is None:
-                db.execute("INSERT INTO place VALUES (?)", (place.store_url,))
+                db.execute("INSERT INTO place VALUES (?, ?)", (place.store_url, secrets.token_hex(16)))
     if known is not None and _where(known["store_url"]) != _where(place.store_url or ""):
         raise InputError(
             f"the files of this catalog are in {known['store_url']}, not in {place.store_url or 'the folder'}: give "

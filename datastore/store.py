@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradsift.datastore import files
+from gradsift.datastore import files, owner
 from gradsift.datastore.backend import Backend, Fill, StoredFile
 from gradsift.datastore.engine import Engine, Row, Transaction
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError, UnavailableError
-from gradsift.datastore.place import Place, agree, keep, open_catalog, open_files, settled
+from gradsift.datastore.place import PLACE_NAME, Place, agree, keep, open_catalog, open_files, settled
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,6 +52,9 @@ class Store:
         self.catalog = catalog or open_catalog(self.place, create=create)
         self.backend = backend or open_files(self.place)
         agree(self.catalog, self.place)
+        self._owns = self.place.store_url is None
+        if self.place.store_url is not None and not (self.place.root / PLACE_NAME).exists():
+            owner.claim(self.catalog, self.backend, self.place.store_url)
         keep(self.place)
         self._checked: set[str] = set()  # names of files
         self.backend.keep(self._digests)
@@ -144,6 +147,8 @@ class Store:
         returns how many files. Whoever is killed before it leaves them to the next."""
         now = self.catalog.now()
         names = [row["name"] for row in self.catalog.rows("SELECT name FROM doomed WHERE after <= ?", (now,))]
+        if names:
+            self.require_own_files()
         for name in names:
             self.backend.delete(name)
             files.failpoint("swept")
@@ -152,6 +157,12 @@ class Store:
                 db.executemany("DELETE FROM doomed WHERE name=?", [(name,) for name in names])
         self.backend.keep(self._digests)
         return len(names)
+
+    def require_own_files(self) -> None:
+        """Raise InputError where the files are not known to be of this store's catalog: it must delete none then."""
+        if not self._owns and self.place.store_url is not None:
+            owner.require(self.catalog, self.backend, self.place.store_url)
+            self._owns = True
 
     def _digests(self) -> set[str]:
         """Digests of the files that the catalog knows, those that wait for their end too."""

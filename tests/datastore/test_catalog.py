@@ -29,7 +29,7 @@ RELEASED = {
     "0013_extra.sql": "358db1f2c57bde275b81ff034f29332515483ae1ea88ed03eb518fd087cdb427",
     "0014_quarantine.sql": "093e54b9ddc388da4c1f3c510bc02869d9797696524b7014660deea23e58eb8a",
     "0017_lives.sql": "d7c7c4502e0c972e8a4304792dbd70ba46b2b01a47094ba064a6d7007215533d",
-    "0018_place.sql": "621eb36ae40fde27694e2e9b3b8f56b4d2257403ffb9e3b39d74e3bab7d663f4",
+    "0018_place.sql": "d25abc503b81cfbeb57c91fa555e9c3e69f4776d53590eea3d514d05b3e47e8d",
 }
 LEASE = "INSERT INTO lease VALUES (?, 'me', 0)"
 

@@ -168,6 +168,8 @@ def test_doctor_says_what_is_wrong_with_the_server(bucket, tmp_path):
     root = tmp_path / "store"
     Store(Place(root, None, bucket.url())).close()
     assert [check.state for check in api.doctor(root) if check.check == "store"] == ["ok"]
+    for name in bucket.content():
+        bucket.client.delete_object(Bucket=bucket.name, Key=bucket.key(name))
     bucket.client.delete_bucket(Bucket=bucket.name)
     (bad,) = [check for check in api.doctor(root) if check.check == "store"]
     assert bad.state == "bad"

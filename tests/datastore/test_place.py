@@ -1,12 +1,15 @@
 """Where a store's parts are: place.json, what may stand in it, and stores whose files are elsewhere."""
 
 import json
+import os
 import pickle
 from dataclasses import replace
 
 import pytest
 
+from gradsift.datastore import maintenance
 from gradsift.datastore.errors import InputError, NoStoreError
+from gradsift.datastore.local import LocalFiles
 from gradsift.datastore.place import PLACE_NAME, WORKER_FOLDER, Place, check_urls, keep, place_of, settled
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import parse_recipe
@@ -122,3 +125,64 @@ def test_files_of_a_store_can_be_in_another_folder(tmp_path, recipe_data):
     assert not kinds & {path.name for path in (tmp_path / "store").iterdir()}
     with Store(tmp_path / "store", create=False) as again:
         assert again.place.store_url == (tmp_path / "shared").as_uri()
+
+
+def put(store, age=0.0):
+    """A committed file of a store whose files are in a folder, as old as that."""
+    number = store.commit_file("examples", ".parquet", 1, lambda handle: handle.write(b"x"), lambda *_: None)
+    name = store.catalog.one("SELECT name FROM shard WHERE shard_id=?", (number,))["name"]
+    path = store.backend.root / name
+    os.utime(path, (path.stat().st_mtime - age,) * 2)
+    return path
+
+
+def test_files_of_one_catalog_are_no_garbage_of_another(tmp_path):
+    """A schema misspelt makes a new catalog, which knows none of the team's files."""
+    url = (tmp_path / "files").as_uri()
+    with Store(Place(tmp_path / "team", store_url=url)) as team:
+        path = put(team, age=1e6)
+        with pytest.raises(InputError, match=r"belong to another catalog.*misspelt"):
+            Store(Place(tmp_path / "new", store_url=url))
+        assert not (tmp_path / "new" / PLACE_NAME).exists()
+        assert maintenance.collect(team) == []
+        assert maintenance.verify(team) == []
+    with Store(tmp_path / "team", create=False) as again:
+        with again.catalog.write() as db:
+            db.execute("DELETE FROM shard")
+        assert [name for name, _ in maintenance.collect(again)] == [f"examples/{path.name}"]
+
+
+def test_two_catalogs_that_ask_for_a_place_at_once_do_not_both_get_it(tmp_path, monkeypatch):
+    url, real = (tmp_path / "files").as_uri(), LocalFiles.write
+
+    def write(self, kind, suffix, fill):
+        real(self, kind, ".another", fill)
+        return real(self, kind, suffix, fill)
+
+    monkeypatch.setattr(LocalFiles, "write", write)
+    with pytest.raises(InputError, match="another catalog"):
+        Store(Place(tmp_path / "store", store_url=url))
+    assert [path.suffix for path in (tmp_path / "files" / "owner").iterdir()] == [".another"], "its own was taken back"
+
+
+@pytest.mark.parametrize("doing", [Store.sweep, maintenance.collect, maintenance.collect_at_once])
+def test_a_store_that_names_a_folder_of_somebodys_deletes_nothing_there(tmp_path, doing):
+    """The folder was given to its user: place.json and catalog are forged."""
+    home = tmp_path / "home"
+    for name in ("Documents/thesis.pdf", "checkpoint/best.pt"):
+        (home / name).parent.mkdir(parents=True)
+        (home / name).write_text("years of work")
+        os.utime(home / name, (1, 1))
+    with (
+        Store(Place(tmp_path / "store", store_url=(tmp_path / "files").as_uri())) as store,
+        store.catalog.write() as db,
+    ):
+        db.execute("UPDATE place SET store_url=?", (home.as_uri(),))
+        db.execute(
+            "INSERT INTO doomed (name, after, shard_id, kind, bytes, sha256) "
+            "VALUES ('Documents/thesis.pdf', 0, 1, 'examples', 1, 'x')"
+        )
+    (tmp_path / "store" / PLACE_NAME).write_text(json.dumps({"catalog_url": None, "store_url": home.as_uri()}))
+    with Store(tmp_path / "store", create=False) as store, pytest.raises(InputError, match="not known to be of this"):
+        doing(store)
+    assert {path.name for path in home.rglob("*.*")} == {"thesis.pdf", "best.pt"}

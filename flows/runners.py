@@ -13,11 +13,12 @@ from typing import Any
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.recipe import Runner
-from gradsift.pipelines.recipe.runner import DASK, PROCESS, RAY, THREADS
+from gradsift.pipelines.recipe import Recipe, Runner
+from gradsift.pipelines.recipe.runner import DASK, KINDS, PROCESS, RAY, THREADS
 
 # A Ctrl-C in a terminal goes to each process: the run's own ends the others, which else would each tell of it.
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+TRUSTED = "GRADSIFT_RUNNER"  # the one function or address that a store's recorded recipe may name
 RAY_STORE = 100 * 2**20  # bytes of Ray's object store: pieces of work are small
 
 
@@ -28,6 +29,22 @@ class Workers:
 
     runner: TaskRunner[Any] | None = None
     threads: int | None = None
+
+
+def recorded_workers(recipe: Recipe) -> Workers:
+    """`workers_of` a recipe that a store recorded, which its reader may never have seen: code is run, and pickles are
+    exchanged, where its reader's environment says so.
+
+    Raises InputError for a function or a cluster that GRADSIFT_RUNNER does not name.
+    """
+    runner = recipe.runner
+    named = runner.address or (runner.kind if runner.kind not in KINDS else None)
+    if named is not None and named != os.environ.get(TRUSTED):
+        raise InputError(
+            f"the store's recorded recipe has its work done by {named}, which could run any code here: set "
+            f"{TRUSTED}={named} where that is yours, or give `--processes N` (in Python, `task_runner`)"
+        )
+    return workers_of(runner, recipe.workers)
 
 
 def workers_of(runner: Runner, workers: int) -> Workers:

@@ -10,7 +10,7 @@ from gradsift.datastore.place import Place
 from gradsift.datastore.runs import RunResult
 from gradsift.datastore.store import Store
 from gradsift.flows.artifacts import publish
-from gradsift.flows.runners import Workers, workers_of
+from gradsift.flows.runners import Workers, recorded_workers
 from gradsift.flows.tasks import as_task, in_flow
 from gradsift.pipelines.model.work import Spread
 from gradsift.pipelines.progress import Progress, quiet
@@ -36,7 +36,7 @@ def validate_with_prefect(
         with Store(place, create=False) as store:
             recipe = recorded_recipe(runs.last_run(store).recipes.resolved, "this validation")
         recipe = recipe.with_processes(processes) if processes else recipe
-        workers = workers_of(recipe.runner, recipe.workers)
+        workers = recorded_workers(recipe)
     else:
         workers = Workers(task_runner)
 

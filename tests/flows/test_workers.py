@@ -1,12 +1,15 @@
 """Which workers a recipe names, and what is said of those that are not there or give up."""
 
+import json
 import sys
 
 import pytest
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from gradsift.datastore.errors import InputError, WorkerError
-from gradsift.flows.runners import workers_of
+from gradsift.datastore.place import Place
+from gradsift.flows.runners import TRUSTED, recorded_workers, workers_of
+from gradsift.flows.validate import validate_with_prefect
 from gradsift.pipelines.model.pieces import TRIES, finish
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Runner
@@ -45,6 +48,27 @@ def test_a_missing_package_says_what_to_install(monkeypatch, package):
 def test_a_function_that_gives_no_task_runner_is_told(function, words):
     with pytest.raises(InputError, match=words):
         workers_of(Runner(kind=function), 1)
+
+
+@pytest.mark.parametrize(
+    "runner",
+    [f"{__name__}:hostile", {"kind": "dask", "address": "tcp://evil:8786"}, {"kind": "ray", "address": "auto"}],
+)
+def test_a_recorded_recipe_names_no_code_and_no_cluster_unless_its_reader_does(copy, recipe, monkeypatch, runner):
+    """The store may be somebody else's: what it recorded must run nothing."""
+    with copy.catalog.write() as db:
+        for row in db.rows("SELECT run_id, recipe FROM run"):
+            forged = json.dumps(json.loads(row["recipe"]) | {"runner": runner})
+            db.execute("UPDATE run SET recipe=? WHERE run_id=?", (forged, row["run_id"]))
+    with pytest.raises(InputError, match=rf"could run any code here: set {TRUSTED}="):
+        validate_with_prefect(Place(copy.root))
+    own = recipe.model_copy(update={"runner": Runner(kind=f"{__name__}:pool")})
+    monkeypatch.setenv(TRUSTED, f"{__name__}:pool")
+    assert isinstance(recorded_workers(own).runner, ThreadPoolTaskRunner)
+
+
+def hostile(_workers):
+    raise AssertionError("a recorded function was called")
 
 
 class Stuck:

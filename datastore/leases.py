@@ -1,7 +1,8 @@
 """Leases: who works on what. A lease expires by itself, or at once when its holder is known to be dead.
 
-A holder is `host:pid:start-time-of-the-process`. On the holder's own host a dead process is recognised, so that
-a run killed with `kill -9` can be resumed immediately; other hosts wait for `expires`.
+A holder is `host:pid:start-time-of-the-process@system`. On the holder's own system a dead process is recognised, so
+that a run killed with `kill -9` can be resumed immediately; others wait for `expires`. Names of hosts are no proof:
+containers that share their host's name do not see each other's processes, and two machines may have the same name.
 
 Time is the catalog's (`Engine.now`): hosts whose clocks differ agree on when a lease ends.
 
@@ -18,6 +19,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from gradsift.datastore.engine import Engine, Row, Transaction
@@ -66,10 +68,22 @@ def _process_start(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
+@cache
+def _system() -> str:
+    """Where numbers of processes mean what they mean here: this boot of this machine, and its PID namespace; '' if
+    unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
+        namespace = str(Path("/proc/self/ns/pid").readlink())  # pid:[number]
+        return f"{boot[:13]}-{namespace[5:-1]}"
+    except OSError:
+        return ""
+
+
 def process_name() -> str:
-    """This process: its host, its number and when it began."""
+    """This process: its host, its number, when it began and on which system."""
     pid = os.getpid()
-    return f"{socket.gethostname()}:{pid}:{_process_start(pid)}"
+    return f"{socket.gethostname()}:{pid}:{_process_start(pid)}@{_system()}"
 
 
 def holder_name() -> str:
@@ -78,17 +92,19 @@ def holder_name() -> str:
 
 
 def is_of_this_host(holder: str) -> bool:
-    """Whether the holder is a process of this host, so that it is known whether it lives."""
-    return holder.split(":")[0] == socket.gethostname()
+    """Whether the holder is a process that this one would see, so that it is known whether it lives."""
+    host, _, start, *_ = [*holder.split(":"), "", ""]
+    system = start.partition("@")[2]  # none: an older version's, whose stores were of one host
+    return host == socket.gethostname() and system in ("", _system())
 
 
 def holder_is_dead(holder: str) -> bool:
-    """True only when the holder ran on this host and its process has ended."""
-    host, pid, start, *_ = [*holder.split(":"), "", "", ""]
-    if host != socket.gethostname() or not pid.isdigit():
+    """True only when the holder ran on this system and its process has ended."""
+    _, pid, start, *_ = [*holder.split(":"), "", "", ""]
+    if not is_of_this_host(holder) or not pid.isdigit():
         return False
     now = _process_start(int(pid))
-    return now != "?" and now != start
+    return now != "?" and now != start.partition("@")[0]
 
 
 def acquire(store: Store, name: str, holder: str, ttl: float = TTL_SECONDS) -> bool:

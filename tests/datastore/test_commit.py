@@ -264,6 +264,19 @@ def test_a_lease_excludes_and_ends_with_its_process(store):
     assert leases.acquire(store, "old", leases.holder_name())
 
 
+def test_a_host_of_the_same_name_may_be_another(store):
+    """Containers with their host's name, each with processes of its own: none is dead because another does not see
+    it."""
+    host = leases.holder_name().split(":")[0]
+    elsewhere = f"{host}:{2**22 - 3}:123@other-boot:1"
+    assert leases.acquire(store, "run", elsewhere)
+    assert not leases.holder_is_dead(elsewhere)
+    assert not leases.is_of_this_host(elsewhere)
+    assert not leases.acquire(store, "run", leases.holder_name())
+    assert leases.is_of_this_host(leases.holder_name())
+    assert not leases.holder_is_dead(leases.holder_name())
+
+
 def test_a_clock_that_jumped_does_not_lock_the_store(store):
     with store.catalog.write() as db:
         db.execute("INSERT INTO lease VALUES ('run', 'other-host:1:1:1', ?)", (time.time() + 10 * 365 * 86_400,))

@@ -15,6 +15,11 @@ from gradsift.datastore.errors import InputError
 KIND = "owner"
 
 
+def look(backend: Backend) -> None:
+    """Raise what the place raises when it cannot be reached, is not there or may not be read. One listing."""
+    _owners(backend)
+
+
 def claim(catalog: Engine, backend: Backend, url: str) -> None:
     """Make the files at a URL those of this catalog: one listing, or two. Raises InputError where they are not."""
     own = _number(catalog)

@@ -141,8 +141,8 @@ def keep(place: Place) -> None:
         files.fsync_folder(place.root)
 
 
-def agree(catalog: Engine, place: Place) -> None:
-    """Have the catalog know where its files are, when it is not known yet.
+def agree(catalog: Engine, place: Place) -> bool:
+    """Have the catalog know where its files are, when it is not known yet; returns whether it was not.
 
     Raises InputError where it knows of another place: rows would be taken for lost whose files are there.
     """
@@ -152,11 +152,19 @@ def agree(catalog: Engine, place: Place) -> None:
             known = db.one("SELECT store_url FROM place")
             if known is None:
                 db.execute("INSERT INTO place VALUES (?, ?)", (place.store_url, secrets.token_hex(16)))
+                return True
     if known is not None and _where(known["store_url"]) != _where(place.store_url or ""):
         raise InputError(
             f"the files of this catalog are in {known['store_url']}, not in {place.store_url or 'the folder'}: give "
             "that as store_url"
         )
+    return False
+
+
+def part(catalog: Engine) -> None:
+    """Have the catalog know of no place again, after `agree` told it of one that belongs to another."""
+    with catalog.write() as db:
+        db.execute("DELETE FROM place")
 
 
 def _where(url: str) -> tuple[str, str, str]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from gradsift.datastore import files, owner
 from gradsift.datastore.backend import Backend, Fill, StoredFile
 from gradsift.datastore.engine import Engine, Row, Transaction
-from gradsift.datastore.errors import BusyError, CorruptionError, InputError, UnavailableError
-from gradsift.datastore.place import PLACE_NAME, Place, agree, keep, open_catalog, open_files, settled
+from gradsift.datastore.errors import BusyError, CorruptionError, GradsiftError, InputError, UnavailableError
+from gradsift.datastore.place import PLACE_NAME, Place, agree, keep, open_catalog, open_files, part, settled
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,12 +49,21 @@ class Store:
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root} is a file, not a store folder")
         self.place = replace(settled(place), root=self.root.resolve())
-        self.catalog = catalog or open_catalog(self.place, create=create)
+        url = self.place.store_url
+        first = url is not None and not (self.place.root / PLACE_NAME).exists()  # at a URL that its user gave
         self.backend = backend or open_files(self.place)
-        agree(self.catalog, self.place)
-        self._owns = self.place.store_url is None
-        if self.place.store_url is not None and not (self.place.root / PLACE_NAME).exists():
-            owner.claim(self.catalog, self.backend, self.place.store_url)
+        if first:
+            owner.look(self.backend)  # a URL that cannot be used leaves nothing behind
+        self.catalog = catalog or open_catalog(self.place, create=create)
+        new = agree(self.catalog, self.place)
+        self._owns = url is None
+        if url is not None and first:
+            try:
+                owner.claim(self.catalog, self.backend, url)
+            except GradsiftError:
+                if new:
+                    part(self.catalog)
+                raise
         keep(self.place)
         self._checked: set[str] = set()  # names of files
         self.backend.keep(self._digests)
@@ -242,9 +251,11 @@ def _insert_shard(db: Transaction, kind: str, rows: int, file: StoredFile) -> in
 
 
 def _committed(db: Engine | Transaction, written: Sequence[StoredFile]) -> list[int]:
-    """Numbers of those of the files that are part of the store: of all that were written together, or of none."""
-    rows = [db.one("SELECT shard_id FROM shard WHERE name=?", (file.name,)) for file in written]
-    return [int(row["shard_id"]) for row in rows if row is not None]
+    """Numbers of those of the files that are part of the store, or were: of all that were written together, or of none.
+    A file may have been merged into another since, before its writer heard of its commit."""
+    known = "SELECT shard_id FROM shard WHERE name=? UNION SELECT shard_id FROM doomed WHERE name=?"
+    rows = [db.one(known, (file.name, file.name)) for file in written]
+    return [int(row["shard_id"]) for row in rows if row is not None and row["shard_id"] is not None]
 
 
 class _LostRace(Exception):

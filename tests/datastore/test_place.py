@@ -186,3 +186,21 @@ def test_a_store_that_names_a_folder_of_somebodys_deletes_nothing_there(tmp_path
     with Store(tmp_path / "store", create=False) as store, pytest.raises(InputError, match="not known to be of this"):
         doing(store)
     assert {path.name for path in home.rglob("*.*")} == {"thesis.pdf", "best.pt"}
+
+
+def test_a_url_that_cannot_be_used_leaves_nothing_behind(tmp_path, s3_server):
+    """Neither a catalog nor a place: the right one is taken afterwards."""
+    where = f"?endpoint_override={s3_server}&scheme=http&region=us-east-1"
+    with pytest.raises(InputError, match="no-such-bucket"):
+        Store(Place(tmp_path / "store", store_url=f"s3://no-such-bucket/x{where}"))
+    assert not (tmp_path / "store" / "catalog.sqlite").exists()
+    Store(Place(tmp_path / "store", store_url=(tmp_path / "files").as_uri())).close()
+
+
+def test_a_place_of_another_catalog_is_not_remembered(tmp_path):
+    files = (tmp_path / "files").as_uri()
+    Store(Place(tmp_path / "one", store_url=files)).close()
+    with pytest.raises(InputError, match="belong to another catalog"):
+        Store(Place(tmp_path / "two", store_url=files))
+    with Store(tmp_path / "two") as plain:
+        assert plain.catalog.one("SELECT * FROM place") is None

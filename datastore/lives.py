@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from gradsift.datastore import leases, runs
+from gradsift.datastore import leases, runs, versions
 from gradsift.datastore.engine import Row
 from gradsift.datastore.errors import GradsiftError, InputError
 from gradsift.datastore.store import Store
@@ -45,8 +45,11 @@ class Life:
 def lives(store: Store) -> list[Life]:
     """All runs, the oldest first: one query for them and one for what they made."""
     made: dict[int, list[str]] = {}
-    for row in store.catalog.rows("SELECT run_id, name, number FROM version ORDER BY kind, name"):
-        made.setdefault(row["run_id"], []).append(f"{row['name']}@{row['number']}")
+    alone = versions.one_pool(store)
+    for row in store.catalog.rows("SELECT run_id, kind, name, number FROM version ORDER BY kind, name"):
+        made.setdefault(row["run_id"], []).append(
+            versions.label(row["kind"], "" if row["kind"] == "pool" and alone else row["name"], row["number"])
+        )
     held = store.catalog.rows("SELECT holder, expires FROM lease")
     now = store.catalog.now()
     return [

@@ -199,7 +199,7 @@ class PostgresEngine(Engine):
 
     def _words(self, error: BaseException) -> str:
         """What libpq or the server say, on one line and without the password."""
-        text = " ".join(str(error).split()).rstrip(".")
+        text = " ".join(str(error).split()).rstrip(".?")
         return text.replace(self._secret, "…") if self._secret else text
 
     def close(self) -> None:

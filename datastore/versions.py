@@ -42,7 +42,7 @@ class Version:
     void: str | None
 
     def __str__(self) -> str:
-        return _label(self.kind, self.name, self.number)
+        return label(self.kind, self.name, self.number)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def of_run(store: Store, run_id: int) -> list[VersionReport]:
         "WHERE r.run_id=? ORDER BY v.kind = 'mixture', v.kind = 'selection', v.name",
         (run_id,),
     )
-    alone, first = _one_pool(store), _first_numbers(rows)
+    alone, first = one_pool(store), _first_numbers(rows)
     return [_report(store, row, first, alone=alone) for row in rows]
 
 
@@ -171,7 +171,7 @@ def log(store: Store, name: str | None = None) -> list[Entry]:
     if name is not None and not wanted:
         known = sorted({str(row["name"]) for row in rows})
         raise InputError(f"nothing named {name!r} has versions; there are {', '.join(known) or 'none'}")
-    alone, first = _one_pool(store), _first_numbers(rows)
+    alone, first = one_pool(store), _first_numbers(rows)
     return [
         Entry(
             row["by"],
@@ -244,7 +244,8 @@ def _is_there(folder: str | None, manifest: str | None) -> bool:
     return folder is not None and path.is_file() and digest_file(path) == manifest
 
 
-def _one_pool(store: Store) -> bool:
+def one_pool(store: Store) -> bool:
+    """Whether the store has versions of one pool only, which then needs no name."""
     return len([name for kind, name in names(store) if kind == "pool"]) == 1
 
 
@@ -252,7 +253,7 @@ def _report(store: Store, row: Row, first: _Firsts, *, alone: bool) -> VersionRe
     change, new = json.loads(row["change"]), row["run_id"] == row["by"]
     moved = [Moved(**line) for line in change.pop("by_source", [])]
     whose = "" if alone and row["kind"] == "pool" else row["name"]  # of the only pool, `pool@3` says it
-    name = _label(row["kind"], whose, row["number"])
+    name = label(row["kind"], whose, row["number"])
     if not new:  # the run found what was there
         change, moved = {"before": row["number"], "came": 0, "left": 0}, []
     return VersionReport(
@@ -261,7 +262,8 @@ def _report(store: Store, row: Row, first: _Firsts, *, alone: bool) -> VersionRe
     )  # fmt: skip
 
 
-def _label(kind: str, name: str, number: int) -> str:
+def label(kind: str, name: str, number: int) -> str:
+    """A version as the log and messages name it."""
     if kind != "pool":
         return f"{name}@{number}"
     return f"pool:{name}@{number}" if name else f"pool@{number}"

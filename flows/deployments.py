@@ -5,6 +5,7 @@ A deployment runs once at a time: a run that is due while the one before it is a
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +29,7 @@ from gradsift.flows.nightly import nightly, weekly
 
 ONCE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 NEXT = 3
+PATIENCE_SECONDS = 30.0  # a server on a busy machine takes about 15 to listen
 START = "start one with `prefect server start`, then `export PREFECT_API_URL=http://127.0.0.1:4200/api`"
 
 
@@ -55,7 +57,7 @@ def deployments_of(
 ) -> tuple[list[RunnerDeployment], list[Deployed]]:
     """The deployments `nightly/NAME` and, if it has a schedule, `weekly/NAME`. Asks no server.
 
-    Raises InputError for a schedule that is none.
+    Raises InputError for what is not a schedule.
     """
     parameters = {"recipe": str(recipe.resolve()), "store": str(store.resolve())}
     if export_to is not None:
@@ -106,9 +108,10 @@ def _check(cron: str, timezone: str) -> None:
         CronSchedule(cron=cron, timezone=timezone)
     except ValidationError as error:
         where = error.errors()[0]["loc"]
-        what = f"time zone {timezone!r}" if "timezone" in where else f"schedule {cron!r}"
+        if "timezone" in where:
+            raise InputError(f"there is no time zone {timezone!r}; give one such as Europe/Berlin") from None
         raise InputError(
-            f'{what} is none: give five fields such as "0 3 * * *" (three at night), and a zone such as Europe/Berlin'
+            f'{cron!r} is not a schedule: give five fields such as "0 3 * * *" (every day at three)'
         ) from None
 
 
@@ -119,18 +122,28 @@ def _next(cron: str, timezone: str) -> tuple[datetime, ...]:
     return tuple(datetime.fromisoformat(date.isoformat()) for date in dates)
 
 
-def reach() -> None:
-    """Raise InputError where no server is named, UnavailableError where it does not answer."""
+def reach(patience: float = PATIENCE_SECONDS) -> None:
+    """Wait for the server: one that was just started in the background does not listen yet.
+
+    Raises InputError where none is named, UnavailableError where it does not answer in time.
+    """
     url = PREFECT_API_URL.value()
     if url is None:
         raise InputError(f"no Prefect server is named, and without one nothing keeps a schedule: {START}")
-    try:
-        with get_client(sync_client=True) as client:
-            failure = client.api_healthcheck()
-    except httpx.HTTPError as error:
-        failure = error
+    until = time.monotonic() + patience
+    while (failure := _health()) is not None and time.monotonic() < until:
+        time.sleep(0.5)
     if failure is not None:
         raise UnavailableError(
             f"the Prefect server at {url} does not answer ({type(failure).__name__}); start it with "
             "`prefect server start`, or correct PREFECT_API_URL"
         )
+
+
+def _health() -> Exception | None:
+    """What is wrong with the server."""
+    try:
+        with get_client(sync_client=True) as client:
+            return client.api_healthcheck()
+    except httpx.HTTPError as error:
+        return error

@@ -144,9 +144,10 @@ def _deployments(
     loaded.place(root)  # a folder of another store is refused before anything waits for the night
     from gradsift.flows.deployments import Timetable, deployments_of, reach
 
-    reach()
     times = Timetable(cron, timezone, validate_cron)
-    return deployments_of(name or loaded.name, Path(recipe), root, as_path(export_to), times)
+    made = deployments_of(name or loaded.name, Path(recipe), root, as_path(export_to), times)
+    reach()
+    return made
 
 
 def runs(store: AnyStore = "store", *, close_dead: bool = False) -> "list[Life]":

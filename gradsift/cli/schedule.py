@@ -136,6 +136,8 @@ def runs(*, close_dead: Flag = False, store: StorePath = DEFAULT_STORE, json: Js
     show.table("Runs", rows)
     if dead := sum(life.is_dead for life in found):
         show.line(f"{dead} crashed: the end is when it was last seen. The same recipe goes on; --close-dead closes it.")
+    elif close_dead:
+        show.line("Runs whose process died are on record as crashed. The same recipe goes on.")
 
 
 def _utc(seconds: float | None) -> str:

@@ -60,6 +60,7 @@ def ingest(
             duplicates += known is not None
             members[example.example_id] = facts if known is None else min(known, facts)
         progress(f"read {role} {name}", read, None)
+    progress(f"read {role} {name}", read, read)
     quarantine.end(store, reading, {file for tally in tallies for file in tally.files})
     for source, tally in zip(sources, tallies, strict=True):
         _refuse_empty(source, tally, f"{role} {name!r}")

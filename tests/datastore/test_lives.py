@@ -70,7 +70,7 @@ def test_a_finished_run_has_what_it_made(finished):
     with Store(finished[1], create=False) as store:
         (life,) = lives.lives(store)
     assert (life.state, life.closed) == ("finished", True)
-    assert life.made == ("small@1", "small-sql@1")  # its pool and its selection
+    assert life.made == ("pool@1", "small-sql@1")  # its pool and its selection
 
 
 def test_a_run_that_an_older_version_left_open_is_dead(store):

@@ -4,22 +4,25 @@ import re
 import shlex
 import shutil
 import signal
+import threading
 import time
 from contextlib import contextmanager
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_server import free_port
 from running import PATIENCE, ROOT, gradsift, python, start
 
 from gradsift import api
 from gradsift.datastore import leases
-from gradsift.datastore.errors import InputError
+from gradsift.datastore.errors import InputError, UnavailableError
 from gradsift.datastore.store import Store
-from gradsift.flows.deployments import Timetable, deployments_of
+from gradsift.flows.deployments import Timetable, deployments_of, reach
 
 ROWS = [{"prompt": f"What is {n} + {n}?", "completion": f"It is {2 * n}."} for n in range(40)]
 
@@ -61,19 +64,40 @@ def test_times_are_those_of_the_time_zone(tmp_path):
 
 @pytest.mark.parametrize(("cron", "zone"), [("every night", "UTC"), ("0 3 * *", "UTC"), ("0 3 * * *", "Mars/Olympus")])
 def test_a_schedule_that_is_none_is_refused(tmp_path, cron, zone):
-    with pytest.raises(InputError, match="is none: give five fields"):
+    with pytest.raises(InputError, match=r"is not a schedule: give five fields|no time zone"):
         deployments_of("sums", tmp_path, tmp_path, None, Timetable(cron, zone))
 
 
 def test_what_cannot_be_served_is_refused_before_it_waits(folder):
     command = ["serve", folder / "recipe.yaml", "--store", folder / "store", "--cron", "0 3 * * *"]
     assert "prefect server start" in gradsift(*command, code=2).stderr
-    url = f"http://127.0.0.1:{free_port()}/api"
-    assert "does not answer" in gradsift(*command, code=7, PREFECT_API_URL=url).stderr
     (folder / "recipe.yaml").write_text("name: sums\n")
     with pytest.raises(InputError, match="pool"):
         api.serve(folder / "recipe.yaml", folder / "store", cron="0 3 * * *")
     assert not (folder / "store").exists()
+
+
+def test_a_server_that_listens_late_is_waited_for_and_one_that_does_not_is_told():
+    port = free_port()
+
+    class Late(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"true")
+
+        def log_message(self, *_):
+            pass
+
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+        with pytest.raises(UnavailableError, match=r"does not answer .*prefect server start"):
+            reach(patience=0)
+        waiting = threading.Thread(target=reach)
+        waiting.start()
+        with HTTPServer(("127.0.0.1", port), Late) as server:
+            server.timeout = 0.1
+            while waiting.is_alive():
+                server.handle_request()
 
 
 @contextmanager

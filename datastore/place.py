@@ -21,6 +21,7 @@ from gradsift.datastore import files, objects
 from gradsift.datastore.backend import Backend
 from gradsift.datastore.engine import Engine
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.identity import digest_text
 from gradsift.datastore.local import LocalFiles
 from gradsift.datastore.sqlite import SqliteEngine
 
@@ -46,9 +47,12 @@ class Place:
         return self.catalog_url is not None
 
     def on_worker(self) -> "Place":
-        """The place as a worker has it: in the folder that GRADSIFT_WORKER_FOLDER names in its environment, if any."""
+        """The place as a worker has it: in the folder that its environment names in GRADSIFT_WORKER_FOLDER, if any, each
+        store in one of its own."""
         folder = os.environ.get(WORKER_FOLDER)
-        return replace(self, root=Path(folder)) if folder and self.is_shared else self
+        if not folder or not self.is_shared:
+            return self
+        return replace(self, root=Path(folder) / digest_text(f"{self.catalog_url} {self.store_url}")[:16])
 
 
 def place_of(root: Path) -> Place:

@@ -87,7 +87,12 @@ def _end(*_: object) -> None:
 
 
 def _dask(address: str | None, workers: int) -> TaskRunner[Any]:
-    own: dict[str, Any] = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    own: dict[str, Any] = {
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "processes": True,
+        "dashboard_address": "127.0.0.1:0",
+    }
     own["preload"] = [DEAF]
     make = _package("prefect_dask", DASK).DaskTaskRunner
     logging.getLogger("distributed").setLevel(logging.ERROR)  # each worker's coming and going else

@@ -67,6 +67,14 @@ class Host:
         """What all commands that were started here have said."""
         return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')}" for path in self.folder.glob("*.log"))
 
+    def wait_until_said(self, text):
+        """Wait until a command that was started here has said something."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.said():
+            assert time.monotonic() < deadline, self.said()
+            assert any(process.poll() is None for process in self.processes), self.said()
+            time.sleep(0.1)
+
     def cut_off(self):
         """Pull the cable: nobody hears of this host any more, and it hears of nobody."""
         if self.hosts.separate:

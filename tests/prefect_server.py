@@ -67,8 +67,10 @@ def prefect_url(prefect_home):
 @pytest.fixture
 def on_server(prefect_url, monkeypatch):
     """Flows of this process, and of commands that the test starts, go to the server."""
+    from prefect.events.worker import EventsWorker
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     monkeypatch.setenv("PREFECT_API_URL", prefect_url)
     with temporary_settings({PREFECT_API_URL: prefect_url}):
+        EventsWorker.drain_all(timeout=10)  # one that other tests began sends to their server as long as it lives
         yield prefect_url

@@ -89,7 +89,11 @@ def test_a_broken_place_is_named_with_the_way_out(tmp_path, text):
 
 def test_a_worker_has_a_folder_of_its_own_where_the_catalog_is_shared(tmp_path, monkeypatch):
     monkeypatch.setenv(WORKER_FOLDER, str(tmp_path / "mine"))
-    assert Place(tmp_path, *SHARED).on_worker() == Place(tmp_path / "mine", *SHARED)
+    mine = Place(tmp_path, *SHARED).on_worker()
+    assert mine == Place(mine.root, *SHARED)
+    assert mine.root.parent == tmp_path / "mine"
+    other = Place(tmp_path, SHARED[0].replace("team", "other"), SHARED[1]).on_worker()
+    assert other.root != mine.root, "a worker of a cluster works on many stores"
     assert Place(tmp_path).on_worker() == Place(tmp_path), "its catalog is in that folder and nowhere else"
     assert pickle.loads(pickle.dumps(Place(tmp_path, *SHARED))) == Place(tmp_path, *SHARED)
 

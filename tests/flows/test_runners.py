@@ -19,6 +19,18 @@ from gradsift.pipelines.runs.curate import curate
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    """Dask sets threads of its workers in the environment of the process that starts them, and leaves them there."""
+    with monkeypatch.context() as patch:
+        for name, value in os.environ.items():
+            patch.setenv(name, value)
+        before = set(os.environ)
+        yield
+        for name in set(os.environ) - before:
+            del os.environ[name]
+
+
 def recipe_for(data, encoder_dir, **changes):
     """Other rows, screening and arms than the finished store has, at its checkpoints: little work of every kind."""
     return parse_recipe(

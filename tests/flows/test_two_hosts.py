@@ -95,6 +95,8 @@ def dask(hosts, environment):
             "--nthreads", 1, "--no-nanny", "--no-dashboard", "--local-directory", host.folder / "dask",
             **of_worker(host, environment),
         )  # fmt: skip
+    for name in ("one", "two"):
+        hosts[name].wait_until_said("Registered to")
     return {"kind": "dask", "address": f"tcp://{at.address}:8786"}
 
 
@@ -115,6 +117,8 @@ def ray(hosts, environment):
             BIN / "ray", "start", "--address", f"{at.address}:6379", "--node-ip-address", host.address, "--num-cpus", 1,
             *small, **of_worker(host, environment), **patience,
         )  # fmt: skip
+    for name in ("one", "two"):
+        hosts[name].wait_until_said("Ray runtime started")
     return {"kind": "ray", "address": f"ray://{at.address}:10001"}
 
 

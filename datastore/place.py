@@ -47,8 +47,8 @@ class Place:
         return self.catalog_url is not None
 
     def on_worker(self) -> "Place":
-        """The place as a worker has it: in the folder that its environment names in GRADSIFT_WORKER_FOLDER, if any, each
-        store in one of its own."""
+        """The place as a worker has it: each store in a folder of its own, below the one that GRADSIFT_WORKER_FOLDER
+        names in its environment, if any."""
         folder = os.environ.get(WORKER_FOLDER)
         if not folder or not self.is_shared:
             return self

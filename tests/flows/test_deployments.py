@@ -77,8 +77,8 @@ def test_what_cannot_be_served_is_refused_before_it_waits(folder):
     assert not (folder / "store").exists()
 
 
-def test_a_server_that_listens_late_is_waited_for_and_one_that_does_not_is_told():
-    port = free_port()
+def test_a_server_that_listens_late_is_waited_for_and_one_that_does_not_is_told(monkeypatch):
+    port, servers = free_port(), []
 
     class Late(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -89,15 +89,19 @@ def test_a_server_that_listens_late_is_waited_for_and_one_that_does_not_is_told(
         def log_message(self, *_):
             pass
 
+    def listen(_seconds):
+        servers.append(HTTPServer(("127.0.0.1", port), Late))
+        threading.Thread(target=servers[0].serve_forever).start()
+
+    monkeypatch.setattr("gradsift.flows.deployments.time.sleep", listen)
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
         with pytest.raises(UnavailableError, match=r"does not answer .*prefect server start"):
             reach(patience=0)
-        waiting = threading.Thread(target=reach)
-        waiting.start()
-        with HTTPServer(("127.0.0.1", port), Late) as server:
-            server.timeout = 0.1
-            while waiting.is_alive():
-                server.handle_request()
+        assert not servers
+        reach()
+    (server,) = servers
+    server.shutdown()
+    server.server_close()
 
 
 @contextmanager

@@ -77,8 +77,8 @@ def test_what_cannot_be_served_is_refused_before_it_waits(folder):
     assert not (folder / "store").exists()
 
 
-def test_a_server_that_listens_late_is_waited_for_and_one_that_does_not_is_told(monkeypatch):
-    port, servers = free_port(), []
+def test_a_server_that_listens_late_is_waited_for_and_one_that_does_not_is_told():
+    port, over = free_port(), threading.Event()
 
     class Late(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -89,19 +89,23 @@ def test_a_server_that_listens_late_is_waited_for_and_one_that_does_not_is_told(
         def log_message(self, *_):
             pass
 
-    def listen(_seconds):
-        servers.append(HTTPServer(("127.0.0.1", port), Late))
-        threading.Thread(target=servers[0].serve_forever).start()
+    def listen():
+        time.sleep(0.5)  # the first look finds nobody
+        with HTTPServer(("127.0.0.1", port), Late) as server:
+            server.timeout = 0.1
+            while not over.is_set():
+                server.handle_request()
 
-    monkeypatch.setattr("gradsift.flows.deployments.time.sleep", listen)
+    server = threading.Thread(target=listen)
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
         with pytest.raises(UnavailableError, match=r"does not answer .*prefect server start"):
             reach(patience=0)
-        assert not servers
-        reach()
-    (server,) = servers
-    server.shutdown()
-    server.server_close()
+        server.start()
+        try:
+            reach()
+        finally:
+            over.set()
+            server.join()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from gradsift.pipelines.model.work import Done, Order, Piece, Spread, Work, open
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Piece)
-MOST_PIECES = 200  # of a stage: an orchestrator takes about 0.1 s for each
+MOST_PIECES = 200  # of a stage: an orchestrator is reckoned to take 0.1 s for each
 TRIES = 3  # rounds in which workers die and nothing is done, before this gives up
 MODEL = "model of thread"
 _LENT: dict[str, Work] = {}  # the work of runs of this process, by token: its own threads do their pieces with it

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psycopg
 from psycopg import pq
-from running import launch, run
+from running import free_port, launch, run
 
 from gradsift.datastore import place
 
@@ -54,9 +54,7 @@ class Server:
         self.folder = Path(tempfile.mkdtemp(prefix="gradsift-postgres-"))
         if self._user:
             os.chown(self.folder, self._user["user"], self._user["group"])
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         # Sorted as people do, not by code point: the catalog must not lean on the database's order.
         run(
             [self.bin / "initdb", "-D", self.folder / "data", "-U", "gradsift", "-A", "trust", "-E", "UTF8", "-k",

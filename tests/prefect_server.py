@@ -1,19 +1,12 @@
 """A real Prefect server for tests: `prefect server start` in a process of its own, on a free port, with its own home."""
 
 import shutil
-import socket
 import time
 from contextlib import contextmanager
 
 import httpx
 import pytest
-from running import PATIENCE, start
-
-
-def free_port():
-    with socket.socket() as there:
-        there.bind(("127.0.0.1", 0))
-        return there.getsockname()[1]
+from running import PATIENCE, free_port, start
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Commands in tests: one place for their environment, their patience, and what is said when one fails."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,13 @@ def start(*arguments, cwd=None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, 
         [sys.executable, *map(str, arguments)],
         cwd=cwd, env=environment(**(variables or {})), stdout=stdout, stderr=stderr, text=True, **options,
     )  # fmt: skip
+
+
+def free_port():
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def launch(command, *, variables=None, **options):

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3
 import yaml
-from running import ROOT, gradsift, python, run, start
+from running import ROOT, free_port, gradsift, python, run, start
 
 from gradsift.datastore import selections
 from gradsift.datastore.runs import last_run
@@ -236,9 +235,7 @@ def test_the_page_on_clusters_works_as_written(recipe_data, finished, tmp_path):
     assert parse_recipe(recipe_data | local).runner.kind == "dask"
     (commands,) = blocks(page, "bash")
     scheduler, workers, command = commands.splitlines()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     here = {"kind": "dask", "address": there["runner"]["address"].replace("8786", port)}
     small = {"features": {"projector": {"dim": 256}, "unit_rows": 16}, "validate": None, "runner": here}
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(recipe_data | small))

@@ -22,12 +22,12 @@ from gradsift.datastore.leases import Lease
 from gradsift.datastore.rows import FeatureBlock, make_block
 from gradsift.datastore.store import Store
 from gradsift.pipelines.bars import no_bars
-from gradsift.pipelines.features.units import Part, claimed, compute_open, require_space
+from gradsift.pipelines.features.units import UnitsPiece, claimed, compute_open, require_space
 from gradsift.pipelines.methods.evidence import SpacePair, texts_of
 from gradsift.pipelines.model.load import best_device
 from gradsift.pipelines.model.pieces import own_model
 from gradsift.pipelines.model.weights import weight_files
-from gradsift.pipelines.model.work import Order, Work
+from gradsift.pipelines.model.work import Work
 
 VERSION = 1
 MAX_TOKENS = 512
@@ -71,24 +71,11 @@ def _rows(work: Work, space: int, folder: Path, dataset: Dataset) -> None:
 
 
 @dataclass(frozen=True)
-class EncoderPiece:
+class EncoderPiece(UnitsPiece):
     """Units of an encoder's rows."""
 
-    order: Order
-    part: Part
     space_id: int
     folder: Path
-    alone = False
-
-    @property
-    def name(self) -> str:
-        """Its dataset and number."""
-        return self.part.name
-
-    @property
-    def rows(self) -> int:
-        """How many rows its units have."""
-        return self.part.rows
 
     def run(self, work: Work) -> None:
         """Compute the units that are open and free. Raises FeatureSpaceMismatch where the encoder is another."""

@@ -17,11 +17,11 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.features.extract import Extractor
 from gradsift.pipelines.features.gather import Material
 from gradsift.pipelines.features.space import GradientJob, make_job, plain_space
-from gradsift.pipelines.features.units import Part, claimed, compute_open, require_space
+from gradsift.pipelines.features.units import Part, UnitsPiece, claimed, compute_open, require_space
 from gradsift.pipelines.methods.evidence import SpacePair
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.pieces import own_model
-from gradsift.pipelines.model.work import Order, Work
+from gradsift.pipelines.model.work import Work
 
 JOB = "gradient job"
 
@@ -97,28 +97,15 @@ def plan_rows(store: Store, job: GradientJob, dataset: Dataset) -> tuple[int, in
 
 
 @dataclass(frozen=True)
-class GradientPiece:
+class GradientPiece(UnitsPiece):
     """Units of gradient rows at a checkpoint, and the space of plain rows that are made beside them, if any."""
 
-    order: Order
-    part: Part
     space_id: int
     plain: int | None
     checkpoint: Checkpoint
     transform: str
     loss: str
     bare: bool
-    alone = False
-
-    @property
-    def name(self) -> str:
-        """Its dataset, checkpoint and number."""
-        return self.part.name
-
-    @property
-    def rows(self) -> int:
-        """How many rows its units have."""
-        return self.part.rows
 
     def run(self, work: Work) -> None:
         """Compute the units that are open and free. Raises FeatureSpaceMismatch where this process would make other

@@ -18,7 +18,7 @@ from gradsift.datastore.identity import Spec, fingerprint
 from gradsift.datastore.leases import Lease
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.pieces import MOST_PIECES, finish
-from gradsift.pipelines.model.work import Piece, Work
+from gradsift.pipelines.model.work import Order, Piece, Work
 
 LOOK_AGAIN = 1.0  # seconds between looks at units that others hold
 P = TypeVar("P", bound=Piece)
@@ -31,6 +31,25 @@ class Part:
     name: str
     units: tuple[int, ...]
     rows: int
+
+
+@dataclass(frozen=True)
+class UnitsPiece:
+    """What pieces have in common that compute units: the rest of a `Piece` says how."""
+
+    order: Order
+    part: Part
+    alone = False
+
+    @property
+    def name(self) -> str:
+        """Of what rows, and its number."""
+        return self.part.name
+
+    @property
+    def rows(self) -> int:
+        """How many rows its units have."""
+        return self.part.rows
 
 
 def compute_open(work: Work, space_id: int, dataset: Dataset, label: str, piece_of: Callable[[Part], P]) -> int:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import s3
-from running import start
+from running import free_port, start
 
 from gradsift import api
 from gradsift.datastore import cache as cache_module
@@ -194,7 +194,7 @@ def test_missing_credentials_are_told(bucket, tmp_path, monkeypatch):
 
 
 def test_a_dead_server_is_an_error_soon(tmp_path):
-    port = s3.free_port()
+    port = free_port()
     backend = ObjectFiles(f"s3://bucket/x?endpoint_override=127.0.0.1:{port}&scheme=http", tmp_path)
     began = time.monotonic()
     with pytest.raises(UnavailableError, match=rf"s3://bucket/x at http://127.0.0.1:{port}.*same command again"):

@@ -15,8 +15,7 @@ import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect_server import free_port
-from running import PATIENCE, ROOT, gradsift, python, start
+from running import PATIENCE, ROOT, free_port, gradsift, python, start
 
 from gradsift import api
 from gradsift.datastore import leases

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
-from prefect_server import free_port
-from running import PATIENCE
+from running import PATIENCE, free_port
 from webhook import listening
 
 from gradsift.datastore import leases, lives, runs

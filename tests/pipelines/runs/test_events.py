@@ -4,8 +4,7 @@ import json
 
 import pytest
 import yaml
-from prefect_server import free_port
-from running import gradsift
+from running import free_port, gradsift
 from webhook import listening
 
 from gradsift import api

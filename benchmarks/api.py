@@ -37,8 +37,8 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.demo.data import write_demo_data
 from gradsift.pipelines.demo.model import make_demo_model
 from gradsift.pipelines.export.export import export
+from gradsift.pipelines.query.query import query_by_text
 from gradsift.pipelines.recipe import Export
-from gradsift.pipelines.runs.query import query_by_text
 from gradsift.pipelines.runs.reselect import reselect
 from gradsift.pipelines.runs.told import told_of
 

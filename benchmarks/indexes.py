@@ -32,7 +32,7 @@ from gradsift.datastore.index_build import Wish, build
 from gradsift.datastore.index_search import open_index
 from gradsift.datastore.rows import make_block
 from gradsift.datastore.store import Store
-from gradsift.pipelines.runs.query import searched_space
+from gradsift.pipelines.query.query import searched_space
 
 GROUPS, SHARD_ROWS = 300, 4096
 

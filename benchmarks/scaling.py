@@ -1,13 +1,14 @@
 """What a second worker gives, and what a unit of work costs beyond its rows.
 
-    python benchmarks/scaling.py [--rounds 3] [--rows 2000] [--out benchmarks/results/scaling.json]
+    python benchmarks/scaling.py [--rounds 3] [--rows 1500] [--out benchmarks/results/scaling.json]
 
-Generated chats through the demo's model, untrained, in units of 40 rows, with one thread of torch for each worker; runs
-of one and of two worker processes in turn, each a whole run under Prefect in a process and store of its own. All is of
-the later half of the pool's units, by the times of their commits: workers start in the earlier one. `rate` is rows
-a second of wall time; `cpu` is milliseconds of processor time of the workers for each row, which other work on the
-machine changes little. A ratio is the median over rounds of the ratio inside a round: `wall_ratio` is what the second
-worker gave; `cpu_ratio` is 2 · cpu(1) / cpu(2), what it gives at most where each has a core to itself.
+Generated chats through an untrained Llama of 19 M parameters (tens of milliseconds a row), in units of 40 rows, with
+one thread of torch for each worker; runs of one and of two worker processes in turn, each a whole run under Prefect in
+a process and store of its own. All is of the later half of the pool's units, by the times of their commits: workers
+start in the earlier one. `rate` is rows a second of wall time; `cpu` is milliseconds of processor time of the workers
+for each row, which other work on the machine changes little. A ratio is the median over rounds of the ratio inside a
+round: `wall_ratio` is what the second worker gave; `cpu_ratio` is 2 · cpu(1) / cpu(2), what it gives at most where each
+has a core to itself.
 
 `unit` is what a unit takes beyond its rows, in milliseconds: its lease, ids, file, commit and the lease back, of 512
 rows of 1024 numbers that are there already, on SQLite and a local folder; `task` is one task of Prefect's that does
@@ -39,11 +40,30 @@ def make_work(folder: Path, rows: int) -> None:
     from gradsift.pipelines.demo.model import demo_recipe, make_demo_model
 
     write_demo_data(folder / "data")
-    make_demo_model(folder / "model", steps=1)
+    make_demo_model(folder / "small", steps=0)
+    make_larger(folder / "small", folder / "model")
     features = {"transform": "sgd", "unit_rows": UNIT_ROWS}
     pool = [{"path": "data/pool.jsonl", "rows": rows}]
     recipe = demo_recipe() | {"pool": pool, "warmup": None, "validate": None, "features": features}
     (folder / "recipe.json").write_text(json.dumps(recipe), "utf-8")
+
+
+def make_larger(small: Path, folder: Path) -> None:
+    """A Llama with the tokenizer of `small` whose rows cost tens of milliseconds."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(small)
+    config = LlamaConfig.from_pretrained(
+        small,
+        hidden_size=512,
+        intermediate_size=1376,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+    )
+    config.head_dim = 64
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def do_run(folder: Path, workers: int) -> dict[str, Any]:
@@ -160,7 +180,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", nargs=2, metavar=("FOLDER", "WORKERS"), help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -288,7 +288,7 @@ def test_the_object_store_page_works_as_written(s3_server, data_dir, tmp_path, m
         program, *arguments = shlex.split(line)
         assert program == "gradsift"
         gradsift(*arguments, cwd=tmp_path)
-    assert {name.partition("/")[0] for name in bucket.content()} == {"examples", "scores"}
+    assert {name.partition("/")[0] for name in bucket.content()} == {"owner", "examples", "scores"}
     assert sum(len(pq.read_table(path)) for path in (tmp_path / "exported" / "data").glob("*.parquet")) == 20
 
 

@@ -12,7 +12,7 @@ FLOORS = ("sql", "datastore", "scorers", "pipelines", "flows", "gradsift")
 LINKED = FLOORS[:-1]  # top-level folders, imported as gradsift.<name> through links
 ROOMS = (  # of pipelines/, in the order of the data
     "methods", "recipe", "model", "training", "features", "pool", "select", "mix", "export", "validate", "report",
-    "runs", "demo",
+    "runs", "query", "demo",
 )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def loaded_after(code):
 
 def test_the_core_never_imports_prefect_and_no_module_is_loaded_twice():
     code = (
-        "import gradsift.pipelines.runs.curate, gradsift.pipelines.demo.demo, gradsift.pipelines.runs.query, "
+        "import gradsift.pipelines.runs.curate, gradsift.pipelines.demo.demo, gradsift.pipelines.query.query, "
         "gradsift.pipelines.runs.dryrun, gradsift.scorers.less"
     )
     loaded = loaded_after(code)

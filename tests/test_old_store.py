@@ -20,11 +20,11 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.export.checkout import checkout
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.model.load import open_model
+from gradsift.pipelines.query.query import query_by_id
 from gradsift.pipelines.recipe import Export, load_recipe, parse_recipe
 from gradsift.pipelines.report.report import write_report
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.forget import delete
-from gradsift.pipelines.runs.query import query_by_id
 from gradsift.pipelines.runs.reselect import reselect
 
 FIXTURES = ROOT / "tests" / "fixtures"

@@ -95,7 +95,7 @@ def index_build(
     from gradsift.datastore.index_build import build as build_index
 
     with opened(store) as there:
-        from gradsift.pipelines.runs.query import searched_space  # loads torch: not for a store that is not there
+        from gradsift.pipelines.query.query import searched_space  # loads torch: not for a store that is not there
 
         number = searched_space(there, checkpoint, space)
         return _seen(there, build_index(there, number, Wish(kind, nlist or 0, nprobe, seed), progress))

@@ -8,7 +8,7 @@ from gradsift.api.shared import AnyStore, opened
 if TYPE_CHECKING:
     from gradsift.datastore.overview import Table
     from gradsift.pipelines.pool.marked import Marked
-    from gradsift.pipelines.runs.query import Answer
+    from gradsift.pipelines.query.query import Answer
     from gradsift.pipelines.runs.stayed_out import Kind, Stayed
 
 
@@ -110,7 +110,7 @@ def query(
 
         # A wrong id is said before libraries load, which takes seconds.
         found = None if id is None else find_prefix(there, id)
-        from gradsift.pipelines.runs.query import query_by_id, query_by_text
+        from gradsift.pipelines.query.query import query_by_id, query_by_text
 
         if found is not None:
             return query_by_id(there, found, k, checkpoint, everything=everything, index=index, opposed=opposed)

@@ -9,8 +9,8 @@ import pytest
 from gradsift.datastore import indexes, mapped, runs, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.index_build import Wish, build, refresh
+from gradsift.pipelines.query.query import query_by_id, searched_space
 from gradsift.pipelines.report.report import report, write_report
-from gradsift.pipelines.runs.query import query_by_id, searched_space
 
 
 def test_promise_6_everything_derived_can_be_deleted_and_is_rebuilt(copy):

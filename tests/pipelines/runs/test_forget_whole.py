@@ -10,11 +10,11 @@ from planted import SECRET, by_ids, found_in, id_of
 from gradsift.datastore import features, index_build, indexes, picks, runs, selections
 from gradsift.datastore.maintenance import verify
 from gradsift.datastore.store import Store
+from gradsift.pipelines.query.query import query_by_id
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.report.report import report
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.forget import delete
-from gradsift.pipelines.runs.query import query_by_id
 
 pytestmark = pytest.mark.slow
 

@@ -1,12 +1,14 @@
 """Rows of a space as memory maps that stay open, for searches: ids, vectors and scales, without a copy.
 
 A shard's digest is checked on first use in a process (`Store.map`). What left the catalog is let go at the next look.
+Beside the gradient rows of a shard lie the embeddings of the same pass, where they were kept: asked for by their
+column, they are rows like any other.
 Legend: N rows of all shards, n rows of one, D dims.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,6 +23,7 @@ from gradsift.datastore.store import Store
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+Column = Literal["vector", "embedding"]
 _STORED: dict[str, RowDtype] = {"int8": "int8", "uint8": "int4", "float16": "f16"}
 
 
@@ -111,14 +114,15 @@ class Holds(Protocol):
         """The rows."""
 
 
-_open: "WeakKeyDictionary[Store, dict[tuple[int, str], list[MappedRows]]]" = WeakKeyDictionary()
+_open: "WeakKeyDictionary[Store, dict[tuple[int, str, Column], list[MappedRows]]]" = WeakKeyDictionary()
 _beside: "WeakKeyDictionary[Store, dict[str, Holds]]" = WeakKeyDictionary()
 
 
-def open_rows(store: Store, space_id: int, shards: Sequence[int] | None = None) -> Rows:
+def open_rows(store: Store, space_id: int, shards: Sequence[int] | None = None, column: Column = "vector") -> Rows:
     """The committed rows of a space, or of some of its shards. Reads each shard once in a process, to check it.
 
-    Raises CorruptionError for a damaged shard or one of another space, InputError for a shard the space does not have.
+    Raises CorruptionError for a damaged shard or one of another space, InputError for a shard the space does not have,
+    and for embeddings that its pass did not keep.
     """
     listed = _listed(store, space_id)
     if unknown := sorted(set(shards or ()) - set(listed)):
@@ -129,9 +133,9 @@ def open_rows(store: Store, space_id: int, shards: Sequence[int] | None = None) 
     chosen: list[MappedRows] = []
     for shard_id, name in listed.items():
         if shards is None or shard_id in shards:
-            if (shard_id, name) not in mapped:
-                mapped[shard_id, name] = _map(store, shard_id, digest)
-            chosen += mapped[shard_id, name]
+            if (shard_id, name, column) not in mapped:
+                mapped[shard_id, name, column] = _map(store, shard_id, digest, column)
+            chosen += mapped[shard_id, name, column]
     return Rows(tuple(chosen), np.cumsum([0, *map(len, chosen)]))
 
 
@@ -165,7 +169,7 @@ def let_go(store: Store) -> None:
         (int(row["shard_id"]), str(row["name"]))
         for row in store.catalog.rows("SELECT shard_id, name FROM shard WHERE kind='features'")
     }
-    for key in set(kept) - known:
+    for key in [key for key in kept if key[:2] not in known]:
         kept.pop(key, None)
     names = {str(row["name"]) for row in store.catalog.rows("SELECT name FROM search_index")} if opened else set()
     mapped = {id(part) for parts in kept.values() for part in parts}
@@ -174,7 +178,7 @@ def let_go(store: Store) -> None:
             opened.pop(name, None)
 
 
-def _map(store: Store, shard_id: int, digest: str) -> list[MappedRows]:
+def _map(store: Store, shard_id: int, digest: str, column: Column) -> list[MappedRows]:
     """One part for each record batch; joined, they would be copied."""
     with store.map(shard_id) as source:
         file = pa.ipc.open_file(source)
@@ -182,15 +186,31 @@ def _map(store: Store, shard_id: int, digest: str) -> list[MappedRows]:
     recorded = (file.schema.metadata or {}).get(b"gradsift.space", b"").decode()
     if recorded != digest:
         raise CorruptionError(f"shard {shard_id} holds rows of space {recorded[:12]}, not {digest[:12]}")
+    if column not in file.schema.names:
+        raise InputError(f"shard {shard_id} has no column {column!r}; set `features.signals.{column}: true`")
     parts, first = [], 0
     for batch in batches:
         if batch.num_rows:
-            vector, scale = batch["vector"], batch["scale"].to_numpy()
+            vector = batch[column]
             flat = vector.flatten().to_numpy(zero_copy_only=False).reshape(-1, vector.type.list_size)
-            scale = np.where(np.isfinite(scale), scale, 0).astype(np.float32)  # of a row of zeros
+            if column == "vector":
+                scale = batch["scale"].to_numpy()
+                scale = np.where(np.isfinite(scale), scale, 0).astype(np.float32)  # of a row of zeros
+            else:
+                flat, scale = _scaled(flat)
             parts.append(MappedRows(shard_id, first, batch["example_id"], np.asarray(_Unprotected(flat)), scale))
         first += batch.num_rows
     return parts
+
+
+def _scaled(rows: Array) -> tuple[Array, F32]:
+    """[n, D] rows of any length, and the [n] scales that make unit rows of them; 0 for a row of zeros, and for one with
+    a number that is not finite, which becomes zeros: float16 ends at 65,504."""
+    lengths = np.sqrt(np.square(rows.astype(np.float64)).sum(axis=1))
+    finite = np.isfinite(lengths)
+    usable = finite & (lengths > 0)
+    scale = np.where(usable, 1 / np.where(usable, lengths, 1), 0).astype(np.float32)
+    return (rows if finite.all() else np.where(finite[:, None], rows, rows.dtype.type(0))), scale
 
 
 class _Unprotected:
@@ -229,10 +249,10 @@ def _places(store: Store, space_id: int, ids: Sequence[str] | None) -> Mapping[s
     return {str(row["example_id"]): (int(row["shard_id"]), int(row["row"])) for row in rows}
 
 
-def units(store: Store, space_id: int, ids: Sequence[str]) -> dict[str, F32]:
+def units(store: Store, space_id: int, ids: Sequence[str], column: Column = "vector") -> dict[str, F32]:
     """{example: its unit row [D]} of those examples that have one. For few: a question for each 500 ids."""
     for _ in range(2):  # shards may be merged between the two looks
-        rows = open_rows(store, space_id)
+        rows = open_rows(store, space_id, column=column)
         first_of = {
             part.shard_id: int(start) for part, start in zip(rows.parts, rows.starts, strict=False) if not part.first
         }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradsift.datastore import features, mapped
 from gradsift.datastore.errors import BusyError, InputError
-from gradsift.datastore.mapped import Rows, open_rows
+from gradsift.datastore.mapped import Column, Rows, open_rows
 from gradsift.datastore.nearest import I64, Found, Mask, Part, nearest
 from gradsift.datastore.products import Name
 from gradsift.datastore.store import Store
@@ -56,6 +56,7 @@ def neighbours(
     without: Sequence[str] = (),
     shards: Sequence[int] | None = None,
     kernel: Name | None = None,
+    column: Column = "vector",
 ) -> list[list[Neighbour]]:
     """The k rows of a space (of the given ids, if any; without some; of the given shards, if any) with the highest
     cosine to each of [Q, D] unit queries, best first. For the lowest ask with −q: cosines then have the other sign.
@@ -63,11 +64,11 @@ def neighbours(
     Exact: cosines are float64 sums over stored rows, ties go to the smaller id, whatever the kernel (`products.Name`;
     by default the best one here). Cost O(N·Q·D) in blocks over memory maps, each shard read once more in a process to
     check it; memory a block and Q·k. It uses as many threads as torch does (`OMP_NUM_THREADS`,
-    `torch.set_num_threads`). Check first that the query's space is comparable (`features.check_spaces`,
-    `identity.check_comparable`). Raises InputError for queries of another dimension or with numbers that are not
-    finite, CorruptionError for a damaged shard.
+    `torch.set_num_threads`). `column`: search the embeddings that lie beside a space's gradient rows. Check first that
+    the query's space is comparable (`features.check_spaces`, `identity.check_comparable`). Raises InputError for
+    queries of another dimension or with numbers that are not finite, CorruptionError for a damaged shard.
     """
-    return _neighbours(store, [(space_id, 1.0)], [queries], k, _Wish(ids, without, shards, kernel))
+    return _neighbours(store, [(space_id, 1.0)], [queries], k, _Wish(ids, without, shards, kernel, column))
 
 
 def neighbours_combined(
@@ -105,13 +106,14 @@ class _Wish:
     without: Sequence[str]
     shards: Sequence[int] | None
     kernel: Name | None
+    column: Column = "vector"
 
 
 def _neighbours(
     store: Store, spaces: Sequence[tuple[int, float]], queries: Sequence[NDArray[np.float32]], k: int, wish: _Wish
 ) -> list[list[Neighbour]]:
     for _ in range(ATTEMPTS):
-        rows = [open_rows(store, space, wish.shards) for space, _ in spaces]
+        rows = [open_rows(store, space, wish.shards, wish.column) for space, _ in spaces]
         found = _of_rows(store, spaces, rows, queries, k, wish)
         if all(mapped.are_current(store, space, held) for (space, _), held in zip(spaces, rows, strict=True)):
             return [[Neighbour(f.example_id, f.cosine) for f in best] for best in found]

@@ -388,3 +388,37 @@ def test_shards_that_are_merged_during_a_search_are_searched_again(empty, monkey
     monkeypatch.setattr(mapped, "places", slow)
     assert neighbours(store, space, queries, 50, ids[:60]) == reference(blocks, queries, 50)
     assert [bool(done.merges) for done in looked] == [True, False]  # the first answer was stale
+
+
+def test_embeddings_beside_the_rows_are_searched_like_rows(empty):
+    """Stored as float16 of any length: a cosine is that of what is stored, and a row that is too long for float16 is
+    no answer but the last."""
+    store, ids = empty
+    rng = np.random.default_rng(3)
+    kept = (rng.standard_normal((60, 24)) * rng.uniform(0.01, 300, (60, 1))).astype(np.float16)
+    kept[7], kept[30] = 0, np.inf
+    kept[11] = kept[4]
+    blocks = []
+    for part in np.array_split(np.arange(60), 3):
+        flat = pa.array(kept[part].reshape(-1), pa.float16())
+        table = pa.table({"embedding": pa.FixedSizeListArray.from_arrays(flat, 24)})
+        rows = rng.standard_normal((len(part), 64)).astype(np.float32)
+        blocks.append(make_block([ids[k] for k in part], rows, table, "int8"))
+    space = new_space(store, blocks)
+    exact = np.where(np.isfinite(kept), kept, 0).astype(np.float64)
+    exact /= np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-300)
+    units = mapped.units(store, space, ids[:60], "embedding")
+    assert {i for i, row in units.items() if not row.any()} == {ids[7], ids[30]}
+    questions = np.stack([units[ids[k]] for k in (4, 20, 59)])
+    for sign in (1, -1):
+        found = neighbours(store, space, np.float32(sign) * questions, 25, column="embedding")
+        for q, best in zip(questions, found, strict=True):
+            cosines = sign * (exact @ q.astype(np.float64))
+            order = sorted(range(60), key=lambda n: (-round(cosines[n], 6), ids[n]))[:25]
+            assert [n.example_id for n in best] == [ids[n] for n in order]
+            assert [n.cosine for n in best] == pytest.approx([cosines[n] for n in order], abs=1e-6)
+    same = neighbours(store, space, questions[:1], 2, column="embedding")[0]
+    assert [n.example_id for n in same] == sorted([ids[4], ids[11]])
+    assert same[0].cosine == same[1].cosine == pytest.approx(1, abs=1e-6)
+    with pytest.raises(InputError, match=r"features\.signals\.embedding: true"):
+        neighbours(store, new_space(store, [made(ids[:5], np.eye(5, 64), "int8")]), questions, 3, column="embedding")

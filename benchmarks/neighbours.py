@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from gradsift.datastore import examples, features
 from gradsift.datastore.runs import last_run
 from gradsift.datastore.store import Store
-from gradsift.pipelines.features.space import plain_space
-from gradsift.pipelines.runs.last import space_at
+from gradsift.pipelines.features.plain import plain_space
+from gradsift.pipelines.runs.points import space_at
 
 NEAREST, PAIRS = 10, 20_000
 F32 = NDArray[np.float32]

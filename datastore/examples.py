@@ -1,6 +1,6 @@
 """Examples in the store: canonical chats in Parquet shards, identity and provenance in the catalog."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
@@ -127,11 +127,25 @@ def known_ids(store: Store, ids: Sequence[str]) -> set[str]:
     }
 
 
+def members(store: Store, dataset_id: int, ids: Collection[str]) -> set[str]:
+    """Which of the ids are members of a dataset."""
+    return {
+        str(row["example_id"])
+        for part in parts(sorted(ids))
+        for row in store.catalog.rows(
+            f"SELECT example_id FROM dataset_member WHERE dataset_id=? AND example_id IN ({marks(part)})",
+            (dataset_id, *part),
+        )
+    }
+
+
 def find_prefix(store: Store, start: str) -> str:
     """The one example id that starts with this. Raises InputError when there is none, or more than one."""
-    rows = store.catalog.rows(
-        "SELECT example_id FROM example WHERE substr(example_id, 1, length(?)) = ? LIMIT 2", (start, start)
-    )
+    rows = []
+    if set(start) <= set("0123456789abcdef"):  # as a range, which the key of the table answers at once
+        rows = store.catalog.rows(
+            "SELECT example_id FROM example WHERE example_id >= ? AND example_id < ? LIMIT 2", (start, start + "g")
+        )
     if len(rows) != 1:
         raise InputError(f"{'no' if not rows else 'more than one'} example has an id starting with {start!r}")
     return str(rows[0]["example_id"])

@@ -8,7 +8,7 @@ from gradsift.api.shared import AnyStore, opened
 if TYPE_CHECKING:
     from gradsift.datastore.overview import Table
     from gradsift.pipelines.pool.marked import Marked
-    from gradsift.pipelines.query.query import Answer
+    from gradsift.pipelines.query.answers import Answer
     from gradsift.pipelines.runs.stayed_out import Kind, Stayed
 
 
@@ -52,6 +52,7 @@ def query(
     text: str | None = None,
     *,
     answer: str | None = None,
+    greedy: bool = False,
     id: str | None = None,  # noqa: A002 - the name of the command's flag
     k: int = 10,
     checkpoint: int | Literal["all"] | None = None,
@@ -67,7 +68,9 @@ def query(
     text
         What the user says.
     answer
-        What the assistant answers; default: the model's own greedy answer.
+        What the assistant answers.
+    greedy
+        Let the model write the answer, at the last checkpoint that is searched.
     id
         Ask for the neighbours of a stored example instead (the start of its id is enough).
     k
@@ -101,21 +104,14 @@ def query(
     >>> [hit.rank for hit in gradsift.query(id=found.hits[0].example_id, k=2, store="store").hits]
     [0, 1]
     """
-    from gradsift.datastore.errors import InputError
+    from gradsift.pipelines.query.query import Question, Where, ask
 
-    if (text is None) == (id is None) or k < 1:
-        raise InputError("give either a text or --id, and -k of at least 1")
+    question, where = (
+        Question(text, id, answer=answer, greedy=greedy),
+        Where("gradients", checkpoint, everything, index),
+    )
     with opened(store) as there:
-        from gradsift.datastore.examples import find_prefix
-
-        # A wrong id is said before libraries load, which takes seconds.
-        found = None if id is None else find_prefix(there, id)
-        from gradsift.pipelines.query.query import query_by_id, query_by_text
-
-        if found is not None:
-            return query_by_id(there, found, k, checkpoint, everything=everything, index=index, opposed=opposed)
-        return query_by_text(there, text or "", answer, k, checkpoint, everything=everything, index=index,
-                             opposed=opposed)  # fmt: skip
+        return ask(there, question, k, where, opposed=opposed)
 
 
 def marks(store: AnyStore = "store", *, reason: str | None = None, k: int = 10) -> "Marked":

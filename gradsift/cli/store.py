@@ -15,6 +15,7 @@ def query(
     /,
     *,
     answer: str | None = None,
+    greedy: Flag = False,
     id: Annotated[str | None, Parameter(name="--id")] = None,  # noqa: A002 - the flag's name
     k: Annotated[int, Parameter(name=["-k", "--top"])] = 10,
     checkpoint: int | Literal["all"] | None = None,
@@ -31,7 +32,9 @@ def query(
     text
         What the user says.
     answer
-        What the assistant answers; default: the model's own greedy answer.
+        What the assistant answers.
+    greedy
+        Let the model write the answer, at the last checkpoint that is searched.
     id
         Ask for the neighbours of a stored example instead (the start of its id is enough).
     k
@@ -49,7 +52,7 @@ def query(
     from gradsift.cli import show
 
     quiet_libraries()
-    answered = api.query(text, answer=answer, id=id, k=k, checkpoint=checkpoint, opposed=opposed,
+    answered = api.query(text, answer=answer, greedy=greedy, id=id, k=k, checkpoint=checkpoint, opposed=opposed,
                          everything=everything, index=index, store=store)  # fmt: skip
     if json:
         show.document(asdict(answered))

@@ -19,7 +19,7 @@ from gradsift.datastore.chats import Messages, turn_text
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.features.space import plain_space
+from gradsift.pipelines.features.plain import plain_space
 from gradsift.pipelines.progress import Progress
 
 NEIGHBOURS = 15

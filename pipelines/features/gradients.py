@@ -16,7 +16,8 @@ from gradsift.datastore.runs import SpaceRows
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.extract import Extractor
 from gradsift.pipelines.features.gather import Material
-from gradsift.pipelines.features.space import GradientJob, make_job, plain_space
+from gradsift.pipelines.features.plain import plain_space
+from gradsift.pipelines.features.space import GradientJob, make_job
 from gradsift.pipelines.features.units import Part, UnitsPiece, claimed, compute_open, require_space
 from gradsift.pipelines.methods.evidence import SpacePair
 from gradsift.pipelines.model.encode import encode

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from gradsift.datastore import checkpoints, features
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.errors import FeatureSpaceMismatch
-from gradsift.datastore.identity import Spec, fingerprint
+from gradsift.datastore.identity import Spec
 from gradsift.datastore.store import Store
+from gradsift.pipelines.features.plain import PLAIN
 from gradsift.pipelines.features.projectors import projector_spec
 from gradsift.pipelines.model.encode import LABEL_POLICY
 from gradsift.pipelines.model.load import Loaded, best_device
@@ -15,8 +16,6 @@ from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model
 
 EXTRACTOR_VERSION = 3  # 3: `grad_norm` and `module_norms` are of the plain gradient
-
-PLAIN = "sgd"  # the transform of rows that are the gradient itself
 
 
 @dataclass(frozen=True)
@@ -64,14 +63,6 @@ class GradientJob:
             "signals": None if self.bare else f.signals.model_dump(),
             "extractor": EXTRACTOR_VERSION,
         }
-
-
-def plain_space(store: Store, train: int) -> int | None:
-    """The space of plain rows that go with a space of the pool's: itself where that is plain, None where none is."""
-    spec = features.space_spec(store, train)
-    if spec["transform"] == PLAIN:
-        return train
-    return features.space_by_fingerprint(store, fingerprint({**spec, "transform": PLAIN, "signals": None}))
 
 
 def require_model(store: Store, space_id: int, loaded: Loaded) -> None:

@@ -1,126 +1,123 @@
-"""Queries: which pool rows have a gradient like this chat's, or like that row's?
+"""Queries: a question in a user's words → the nearest rows of a space, with enough to read."""
 
-The question is always a plain gradient, as a target's row is: of a chat that is asked about, or of a stored example,
-taken from the store where it has one, else computed. It is compared with the pool's plain rows where the store keeps
-them for the whole pool (`features.plain_rows`), else with the pool's own rows, as LESS compares a target with them. Two
-rows of Adam's steps are never compared: momentum gives all of them a common part, and everything looks alike.
-
-At `all` checkpoints, cosines are added with the weights of LESS, the checkpoints' mean learning rates over their sum.
-"""
-
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradsift.datastore import checkpoints, examples, features, index_search, indexes, mapped
+from gradsift.datastore import examples, indexes
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.identity import check_comparable, example_id
-from gradsift.datastore.index_search import Found
-from gradsift.datastore.runs import last_run
-from gradsift.datastore.search import Typical, neighbours_combined, typical
 from gradsift.datastore.store import Store
-from gradsift.pipelines.features.extract import Extractor
-from gradsift.pipelines.features.space import make_job, plain_space, require_model
-from gradsift.pipelines.model.generate import greedy, stop_tokens
-from gradsift.pipelines.model.work import open_work
-from gradsift.pipelines.recipe import recorded_recipe
-from gradsift.pipelines.runs.last import mean_lr, space_at
-from gradsift.pipelines.tables import first_turn
-from gradsift.scorers.less import checkpoint_weights
+from gradsift.pipelines.query import questions
+from gradsift.pipelines.query.answers import Answer, answer
+from gradsift.pipelines.query.filters import Filter, matching
+from gradsift.pipelines.query.gradients import At, Gradients, open_gradients
+from gradsift.pipelines.query.opening import open_space
+from gradsift.pipelines.query.questions import Questions
+from gradsift.pipelines.query.spaces import Kind, Space
 
-F32 = NDArray[np.float32]
-At = int | Literal["all"] | None  # a checkpoint, all of them, or the last
-ANSWER_TOKENS = 64
-EXCERPT_CHARS = 160
+ALL = Filter()
 
 
 @dataclass(frozen=True)
-class Hit:
-    """A neighbour, with enough to read."""
+class Question:
+    """What a user asks with: one of these. `answer` and `greedy` go with `text`, `unlike` with `like`."""
 
-    rank: int
-    cosine: float
-    example_id: str
-    source: str
-    user: str
-    assistant: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Neighbours of a query and the chat that was asked about. `rows`: the transform of the pool rows that were
-    compared with its plain gradient; `typical`: cosines of random pairs of such rows."""
-
-    user: str
-    assistant: str
-    checkpoint: int | Literal["all"]
-    generated: bool
-    hits: list[Hit]
-    rows: str = ""
-    typical: Typical | None = None
-    index: str = ""  # the kind that was asked, '' where the search was exact
-    recall: float | None = None  # of that index, as it was measured
-    note: str = ""
-    opposed: bool = False  # whether the hits are those that point the other way: the lowest cosines
+    text: str | None = None
+    id: str | None = None  # the start of one is enough, here and in the two below
+    chats: Path | Sequence[Messages] | None = None  # a file of chats, or chats
+    target: str | None = None
+    vectors: Path | NDArray[np.generic] | None = None
+    like: Sequence[str] = ()
+    unlike: Sequence[str] = ()
+    answer: str | None = None
+    greedy: bool = False  # let the model write the answer to `text`
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Rows of one checkpoint: the pool's space that is searched, the space that questions are of, the weight."""
+class Where:
+    """Where a question is asked, and which rows may be answers."""
 
-    space: int
-    asked: int
-    ordinal: int
-    weight: float
+    space: Kind = "gradients"
+    checkpoint: At = None
+    everything: bool = False  # rows that left the pool, too
+    index: str | None = None  # the kind of the index that is asked (`auto`: the best), None for exact search
+    filters: Filter = ALL
 
 
-@dataclass(frozen=True)
-class _Searched:
-    """Where a run's rows are searched: at which checkpoints, and the pool whose members are looked at (None: all)."""
+def ask(store: Store, question: Question, k: int = 10, where: Where | None = None, *, opposed: bool = False) -> Answer:
+    """The k nearest rows to a question, or the farthest (`opposed`): those that point the other way.
 
-    store: Store
-    places: tuple[_Place, ...]
-    pool: int | None
-    at: int | Literal["all"]
-    index: str | None = None  # kind of the index that is asked, or `auto`; None for exact search
-    opposed: bool = False
+    A question that is the row of a stored example, or made of such, takes no model where the store keeps that row.
+    Raises InputError for a question that is none or several, for what it names and is not there, and for a chat that
+    has no row; FeatureSpaceMismatch where the model is not the one of the rows any more.
+    """
+    check(question, k)
+    where = where or Where()
+    named = {name: [examples.find_prefix(store, i) for i in getattr(question, name)] for name in ("like", "unlike")}
+    example = None if question.id is None else examples.find_prefix(store, question.id)
+    if twice := sorted(set(named["like"]) & set(named["unlike"])):
+        raise InputError(f"example {twice[0][:8]} is given with --like and with --unlike; take one away")
+    space = open_space(store, where.space, where.checkpoint, everything=where.everything, index=where.index)
+    ids = matching(store, where.filters) if where.filters else None
+    if example is not None:
+        asked = questions.of_ids(store, space, [example])
+    elif named["like"]:
+        asked = questions.of_difference(space, named["like"], named["unlike"])
+    elif question.text is not None:
+        asked = _of_text(store, space, question)
+    else:
+        asked = _of_others(store, space, question)
+    generated = question.text is not None and question.answer is None and question.greedy
+    return answer(store, space, asked, k, ids=ids, opposed=opposed, generated=generated)
 
-    @property
-    def transform(self) -> str:
-        """Of the pool's rows."""
-        return str(features.space_spec(self.store, self.places[0].space)["transform"])
 
-    def near(self, rows: Sequence[F32], k: int, leave_out: str = "") -> Found:
-        """The k nearest rows to a question, of which there is a row [D] for each place, without an example."""
-        sign = np.float32(-1 if self.opposed else 1)
-        questions, count = [sign * row[None] for row in rows], k + bool(leave_out)
-        spaces = [(place.space, place.weight) for place in self.places]
-        without = [] if self.pool is None else features.outside(self.store, spaces[0][0], self.pool)
-        if self.index is None:
-            found = Found(neighbours_combined(self.store, spaces, questions, count, without=without))
-        elif self.opposed or len(spaces) > 1:
-            raise InputError("an index is of the nearest rows at one checkpoint; ask anything else without --index")
-        else:
-            space, question = spaces[0][0], questions[0]
-            found = index_search.near(self.store, space, question, count, without=without, kind=self.index)
-        kept = [neighbour for neighbour in found.neighbours[0] if neighbour.example_id != leave_out][:k]
-        return replace(found, neighbours=[[replace(n, cosine=float(sign) * n.cosine) for n in kept]])
+def check(question: Question, k: int) -> None:
+    """Raise InputError for a question that is none or several, or k below 1."""
+    one_of = ("text", "id", "chats", "target", "vectors", "like")
+    given = [name for name in one_of if _is_given(getattr(question, name))]
+    if question.unlike and not question.like:
+        raise InputError("--unlike goes with --like; to see what is farthest from one example, --id with --opposed")
+    if len(given) != 1 or k < 1:
+        raise InputError("give either a text or --id, --chats, --target, --vectors or --like, and -k of at least 1")
+    if question.text is None and (question.answer is not None or question.greedy):
+        raise InputError("--answer and --greedy go with a text")
+    if question.answer is not None and question.greedy:
+        raise InputError("give --answer or --greedy, not both")
 
-    @property
-    def plain(self) -> bool:
-        """Whether the pool's rows are as a question is: of the same transform and loss."""
-        place = self.places[0]
-        pool, asked = (features.space_spec(self.store, space) for space in (place.space, place.asked))
-        return bool((pool["transform"], pool["loss"]) == (asked["transform"], asked["loss"]))
 
-    def typical(self) -> Typical | None:
-        """Cosines of random pairs: of rows as questions are, of targets unless the pool has such, and pool rows."""
-        spaces = [(p.space, p.space if self.plain else p.asked, p.weight) for p in self.places]
-        return typical(self.store, spaces, self.pool, self.pool if self.plain else None)
+def _is_given(value: Any) -> bool:
+    return value is not None and not (isinstance(value, list | tuple) and not value)
+
+
+def _of_text(store: Store, space: Space, question: Question) -> Questions:
+    said = question.answer
+    if question.greedy:
+        if not isinstance(space, Gradients):
+            raise InputError("--greedy is for gradients; another space takes a text without an answer")
+        from gradsift.pipelines.query.computed import own_answer
+
+        said = own_answer(store, space.places[-1].space, question.text or "")
+    chat = [{"role": "user", "content": question.text or ""}]
+    if said is not None:
+        if not said.strip():
+            raise InputError("the answer is empty; give one with --answer")
+        chat.append({"role": "assistant", "content": said})
+    return questions.of_chats(space, [chat])
+
+
+def _of_others(store: Store, space: Space, question: Question) -> Questions:
+    if question.target is not None:
+        return questions.of_target(store, space, question.target)
+    if question.vectors is not None:
+        return questions.of_vectors(space, question.vectors)
+    if isinstance(question.chats, Path):
+        return questions.of_file(space, question.chats)
+    return questions.of_chats(space, question.chats or [])
 
 
 def query_by_id(
@@ -133,29 +130,15 @@ def query_by_id(
     index: str | None = None,
     opposed: bool = False,
 ) -> Answer:
-    """Neighbours of a stored example (without itself). `name` may be the start of an id. The model is loaded where the
-    store has no plain row of the example. `everything`: look at rows that left the pool, too. `index`: ask one of this
-    kind (`auto`: the best there is) instead of searching exactly. `opposed`: the rows with the lowest cosines."""
-    example = examples.find_prefix(store, name)
-    where = replace(_where(store, checkpoint, everything), index=index, opposed=opposed)
-    chat = examples.get_messages(store, [example])[example]
-    rows = [_stored_row(where, place, example) for place in where.places]
-    known = [row for row in rows if row is not None]
-    if len(known) < len(rows):
-        try:
-            known = [_computed_row(extractor, chat) for extractor in _extractors(where)][::-1]
-        except InputError as error:
-            raise InputError(
-                f"the store has no plain gradient of example {example[:8]}, and its model cannot compute it: {error} "
-                "(`features.plain_rows: true` keeps them)"
-            ) from error
-    return _answer(where, chat, where.near(known, k, example))
+    """Neighbours of a stored example by its gradient, without itself."""
+    where = Where("gradients", checkpoint, everything, index)
+    return ask(store, Question(id=name), k, where, opposed=opposed)
 
 
 def query_by_text(
     store: Store,
     user: str,
-    assistant: str | None,
+    assistant: str,
     k: int,
     checkpoint: At = None,
     *,
@@ -163,111 +146,13 @@ def query_by_text(
     index: str | None = None,
     opposed: bool = False,
 ) -> Answer:
-    """Neighbours of a chat of one turn. Without an answer, the checkpoint's own greedy one is used.
-
-    Loads the model of the store's last run, and refuses if its rows would be of another feature space.
-    """
-    where = replace(_where(store, checkpoint, everything), index=index, opposed=opposed)
-    extractors = _extractors(where)
-    extractor = next(extractors)
-    text = assistant if assistant is not None else _own_answer(extractor, user)
-    if not text.strip():
-        raise InputError("the model answers nothing here; give an answer with --answer")
-    chat = [{"role": "user", "content": user}, {"role": "assistant", "content": text}]
-    rows = [_computed_row(extractor, chat)]
-    del extractor
-    rows += [_computed_row(older, chat) for older in extractors]
-    return _answer(where, chat, where.near(rows[::-1], k), generated=assistant is None)
+    """Neighbours of a chat of one turn by its gradient."""
+    where = Where("gradients", checkpoint, everything, index)
+    return ask(store, Question(user, answer=assistant), k, where, opposed=opposed)
 
 
 def searched_space(store: Store, checkpoint: int | None = None, start: str | None = None) -> int:
     """The feature space that a query at a checkpoint searches, or the one whose fingerprint starts so."""
     if start is not None:
         return indexes.find_space(store, start)
-    return _where(store, checkpoint, everything=False).places[0].space
-
-
-def _where(store: Store, checkpoint: At, everything: bool) -> _Searched:
-    last = last_run(store)
-    if checkpoint == "all" and last.result.pool_rows:
-        ordinals: list[int | None] = [row.checkpoint for row in last.result.pool_rows]
-    else:
-        ordinals = [None if checkpoint == "all" else checkpoint]
-    spaces = [space_at(last, ordinal) for ordinal in ordinals]
-    asked = {row.checkpoint: row.space_id for row in last.result.rows if row.role == "target"}
-    weights = checkpoint_weights([mean_lr(store, space) for space, _ in spaces]) if len(spaces) > 1 else [1.0]
-    pool = None if everything else last.result.ingest.pool.used_dataset_id
-    plain = [plain_space(store, train) for train, _ in spaces]
-    all_plain = all(
-        p is not None and features.covers(store, s, p, pool) for p, (s, _) in zip(plain, spaces, strict=True)
-    )
-    places = tuple(
-        _Place(p if all_plain and p is not None else space, asked[ordinal], ordinal, weight)
-        for p, (space, ordinal), weight in zip(plain, spaces, weights, strict=True)
-        if weight > 0
-    )
-    return _Searched(store, places, pool, "all" if checkpoint == "all" else places[0].ordinal)
-
-
-def _stored_row(where: _Searched, place: _Place, example: str) -> F32 | None:
-    """The plain row of an example, of a target's or of the pool where both are of the same loss."""
-    for space in [place.asked, place.space] if where.plain else [place.asked]:
-        row = mapped.units(where.store, space, [example]).get(example)
-        if row is not None:
-            return row
-    return None
-
-
-def _computed_row(extractor: Extractor, chat: Messages) -> F32:
-    encoded = extractor.encode(chat)
-    if not encoded.usable:
-        raise InputError(
-            f"this chat has no label token within {extractor.job.encoding.max_length} tokens ({encoded.status}), "
-            "so it has no gradient; give a shorter prompt"
-        )
-    block, rejected = extractor.rows([example_id(chat)], [encoded], as_query=True)
-    if rejected:
-        raise InputError(f"the gradient of this query is {next(iter(rejected.values()))}; try another answer")
-    row: F32 = block.unit()[0]
-    return row
-
-
-def _extractors(where: _Searched) -> Iterator[Extractor]:
-    """The model as it computes rows of questions, at the last checkpoint first: one at a time, each takes its memory.
-    Raises FeatureSpaceMismatch where it is not the pool's any more."""
-    store = where.store
-    recipe = recorded_recipe(last_run(store).recipes.resolved, "the recipe of the store's last run")
-    work = open_work(store, recipe)
-    for place in reversed(where.places):
-        spec = features.space_spec(store, place.space)
-        require_model(store, place.space, work.model)
-        job = make_job(work, checkpoints.by_digest(store, spec["checkpoint"]))
-        check_comparable(spec, job.as_query().space())
-        yield Extractor(job)
-
-
-def _own_answer(extractor: Extractor, user: str) -> str:
-    tokenizer, longest = extractor.job.loaded.tokenizer, extractor.job.encoding.max_length
-    prompt = [{"role": "user", "content": user}]
-    stops = stop_tokens(extractor.model, tokenizer)
-    (tokens,) = greedy(extractor.model, tokenizer, [prompt], ANSWER_TOKENS, longest, stops=stops)
-    return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
-
-
-def _answer(where: _Searched, chat: Messages, found: Found, *, generated: bool = False) -> Answer:
-    near = found.neighbours[0]
-    ids = [neighbour.example_id for neighbour in near]
-    chats, sources = examples.get_messages(where.store, ids), examples.sources_of(where.store, ids)
-    hits = [
-        Hit(rank, round(neighbour.cosine, 4), i, sources[i].source, *_turns(chats[i]))
-        for rank, (i, neighbour) in enumerate(zip(ids, near, strict=True))
-    ]
-    return Answer(
-        *_turns(chat), where.at, generated, hits, where.transform, where.typical(),
-        index=found.index, recall=found.recall, note=found.note, opposed=where.opposed,
-    )  # fmt: skip
-
-
-def _turns(chat: Messages) -> tuple[str, str]:
-    """The first turns of user and assistant, shortened."""
-    return first_turn(chat, "user", EXCERPT_CHARS), first_turn(chat, "assistant", EXCERPT_CHARS)
+    return open_gradients(store, checkpoint).places[0].space

@@ -14,7 +14,7 @@ from gradsift.datastore.runs import RunResult
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.atlas import components
-from gradsift.pipelines.features.space import plain_space
+from gradsift.pipelines.features.plain import plain_space
 from gradsift.pipelines.pool.signatures import text_of
 from gradsift.pipelines.report import charts
 from gradsift.pipelines.report.parts import Part

@@ -11,7 +11,8 @@ from gradsift.datastore.identity import fingerprint
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material, evidence
-from gradsift.pipelines.features.space import make_job, plain_space
+from gradsift.pipelines.features.plain import plain_space
+from gradsift.pipelines.features.space import make_job
 from gradsift.pipelines.methods.evidence import SpacePair
 from gradsift.pipelines.methods.registry import methods
 from gradsift.pipelines.mix.mixture import mixture_of

@@ -1,15 +1,16 @@
 """What later work takes from a run that is over: its recipe, its datasets, the spaces of its gradient rows."""
 
-from gradsift.datastore import checkpoints, examples, features
+from gradsift.datastore import examples
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import Run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material
-from gradsift.pipelines.features.space import plain_space
+from gradsift.pipelines.features.plain import plain_space
 from gradsift.pipelines.methods.evidence import SpacePair
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Fields, Recipe, parse_recipe, renamed
+from gradsift.pipelines.runs.points import mean_lr, space_at
 
 OLDER = "the store's last run is of an older version; run its recipe again"
 
@@ -52,18 +53,6 @@ def work_on(store: Store, recipe: Recipe, material: Material, progress: Progress
     return Work(store, recipe, progress=progress) if material.pairs else open_work(store, recipe, progress)
 
 
-def space_at(last: Run, checkpoint: int | None) -> tuple[int, int]:
-    """(the pool's feature space, its checkpoint) of a run, the last checkpoint where none is asked for. Raises
-    InputError for an unknown one, and for a run without gradients."""
-    ordinals = [row.checkpoint for row in last.result.pool_rows]
-    if not ordinals:
-        raise InputError("the store's last run computed no gradients; run a recipe whose method needs them")
-    wanted = max(ordinals) if checkpoint is None else checkpoint
-    if wanted not in ordinals:
-        raise InputError(f"there is no checkpoint {wanted}; this store has {sorted(ordinals)}")
-    return next(row.space_id for row in last.result.pool_rows if row.checkpoint == wanted), wanted
-
-
 def _pairs(store: Store, last: Run, checkpoint: int | None) -> tuple[SpacePair, ...]:
     if checkpoint is not None:
         space_at(last, checkpoint)
@@ -78,8 +67,3 @@ def _pairs(store: Store, last: Run, checkpoint: int | None) -> tuple[SpacePair, 
         for row in last.result.pool_rows
         if checkpoint is None or row.checkpoint == checkpoint
     )
-
-
-def mean_lr(store: Store, space_id: int) -> float:
-    """Mean learning rate of the checkpoint that a space is of."""
-    return checkpoints.by_digest(store, features.space_spec(store, space_id)["checkpoint"]).mean_lr

@@ -9,7 +9,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.query.query import query_by_id, query_by_text
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
-from gradsift.pipelines.runs.last import mean_lr
+from gradsift.pipelines.runs.points import mean_lr
 
 
 def test_query_by_id_and_by_text(finished):
@@ -27,7 +27,7 @@ def test_query_by_id_and_by_text(finished):
         for call, words in (
             (lambda: query_by_id(store, "zz", 3), "no example has an id"),
             (lambda: query_by_text(store, "x", "y", 3, 9), "there is no checkpoint 9"),
-            (lambda: query_by_text(store, "x", "  ", 3), "the model answers nothing"),
+            (lambda: query_by_text(store, "x", "  ", 3), "the answer is empty"),
             (lambda: query_by_text(store, "long " * 500, "y", 3), "no label token within 128 tokens"),
         ):
             with pytest.raises(InputError, match=words):

@@ -1,0 +1,97 @@
+"""Questions of a space → answers with enough to read: neighbours, their text, and what is usual here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from gradsift.datastore import examples
+from gradsift.datastore.errors import BusyError
+from gradsift.datastore.search import Typical
+from gradsift.datastore.store import Store
+from gradsift.pipelines.query.questions import Questions, turns
+from gradsift.pipelines.query.spaces import Kind, Near, Space
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A neighbour, with enough to read. `similarity` is what the space measures: a cosine, unless it is of words."""
+
+    rank: int
+    similarity: float
+    example_id: str
+    source: str
+    user: str
+    assistant: str
+
+    @property
+    def cosine(self) -> float:
+        """`similarity`, by the name that it had when gradients were all that was searched."""
+        return self.similarity
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Neighbours of a question, and the first turns of the chat that was asked about. `rows`: what the rows are that
+    were searched, for gradients the transform of the pool rows that its plain gradient was compared with; `typical`:
+    cosines of random pairs of such rows."""
+
+    user: str
+    assistant: str
+    checkpoint: int | Literal["all"] | None
+    generated: bool
+    hits: list[Hit]
+    rows: str = ""
+    typical: Typical | None = None
+    index: str = ""  # the kind that was asked, '' where the search was exact
+    recall: float | None = None  # of that index, as it was measured
+    note: str = ""
+    opposed: bool = False  # whether the hits are those that point the other way: the lowest cosines
+    space: Kind = "gradients"
+    question: str = ""  # what was asked, in words
+    among: int | None = None  # how many examples the filters left; None without a filter
+    more: list["Answer"] = field(default_factory=list)  # answers to the other questions, in their order
+
+
+def answer(
+    store: Store,
+    space: Space,
+    questions: Questions,
+    k: int,
+    *,
+    ids: Sequence[str] | None = None,
+    opposed: bool = False,
+    generated: bool = False,
+) -> Answer:
+    """The k nearest rows to each question (of the given ids, if any), without what it was made of; the answers to the
+    second and later ones are in `more`."""
+    out = max(len(asked.examples) for asked in questions.asked)
+    found = space.near(questions.rows, k + out, ids=ids, opposed=opposed)
+    near = [
+        [one for one in best if one.example_id not in set(asked.examples)][:k]
+        for asked, best in zip(questions.asked, found.near, strict=True)
+    ]
+    hits = _hits(store, near)
+    usual, among = space.typical(), None if ids is None else len(ids)
+    first, *others = [
+        Answer(
+            asked.user, asked.assistant, space.checkpoint, generated, best, space.rows, usual, found.index,
+            found.recall, found.note, opposed, space.name, asked.question, among,
+        )
+        for asked, best in zip(questions.asked, hits, strict=True)
+    ]  # fmt: skip
+    return replace(first, more=others)
+
+
+def _hits(store: Store, near: Sequence[Sequence[Near]]) -> list[list[Hit]]:
+    ids = sorted({one.example_id for best in near for one in best})
+    chats, sources = examples.get_messages(store, ids), examples.sources_of(store, ids)
+    if len(chats) < len(ids) or len(sources) < len(ids):
+        raise BusyError(f"examples were deleted from {store.root} meanwhile; ask again")
+    return [
+        [
+            Hit(rank, round(one.similarity, 4), i, sources[i].source, *turns(chats[i]))
+            for rank, one in enumerate(best)
+            for i in [one.example_id]
+        ]
+        for best in near
+    ]

@@ -1,0 +1,75 @@
+"""Rows of questions that the model of the store's last run computes: it is loaded, one checkpoint at a time."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradsift.datastore import checkpoints, features
+from gradsift.datastore.chats import Messages
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.identity import check_comparable, example_id
+from gradsift.datastore.runs import last_run
+from gradsift.datastore.store import Store
+from gradsift.pipelines.features.extract import Extractor
+from gradsift.pipelines.features.space import make_job, require_model
+from gradsift.pipelines.model.generate import greedy, stop_tokens
+from gradsift.pipelines.model.work import open_work
+from gradsift.pipelines.recipe import recorded_recipe
+
+F32 = NDArray[np.float32]
+ANSWER_TOKENS = 64
+
+
+def rows_of(store: Store, spaces: Sequence[int], chats: Sequence[Messages]) -> list[F32]:
+    """[Q, D] unit rows of chats, as a target has them, at the checkpoint of each of the pool's spaces.
+
+    Raises InputError for a chat without a gradient, FeatureSpaceMismatch where the model is another.
+    """
+    return [_rows(extractor, chats) for extractor in _extractors(store, spaces)]
+
+
+def own_answer(store: Store, space: int, user: str) -> str:
+    """The greedy answer of the model at the checkpoint of a space of the pool's. Raises InputError where it says
+    nothing."""
+    extractor = next(_extractors(store, [space]))
+    tokenizer, longest = extractor.job.loaded.tokenizer, extractor.job.encoding.max_length
+    prompt = [{"role": "user", "content": user}]
+    stops = stop_tokens(extractor.model, tokenizer)
+    (tokens,) = greedy(extractor.model, tokenizer, [prompt], ANSWER_TOKENS, longest, stops=stops)
+    answer = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+    if not answer:
+        raise InputError("the model answers nothing here; give an answer with --answer")
+    return answer
+
+
+def _rows(extractor: Extractor, chats: Sequence[Messages]) -> F32:
+    encoded = [extractor.encode(chat) for chat in chats]
+    which = "this chat" if len(chats) == 1 else "chat {} of the questions"
+    for number, one in enumerate(encoded, 1):
+        if not one.usable:
+            raise InputError(
+                f"{which.format(number)} has no label token within {extractor.job.encoding.max_length} tokens "
+                f"({one.status}), so it has no gradient; give a shorter prompt"
+            )
+    names = [example_id(chat) for chat in chats]
+    places = {name: k for k, name in enumerate(names)}  # a chat that is asked about twice is computed once
+    block, rejected = extractor.rows(list(places), [encoded[k] for k in places.values()], as_query=True)
+    if rejected:
+        name, status = next(iter(rejected.items()))
+        raise InputError(f"the gradient of {which.format(places[name] + 1)} is {status}; try another answer")
+    unit = dict(zip(block.example_ids, block.unit(), strict=True))
+    return np.stack([unit[name] for name in names])
+
+
+def _extractors(store: Store, spaces: Sequence[int]) -> Iterator[Extractor]:
+    """The model as it computes rows of questions, at one checkpoint after the other: each takes its memory.
+    Raises FeatureSpaceMismatch where it is not the pool's any more."""
+    recipe = recorded_recipe(last_run(store).recipes.resolved, "the recipe of the store's last run")
+    work = open_work(store, recipe)
+    for space in spaces:
+        spec = features.space_spec(store, space)
+        require_model(store, space, work.model)
+        job = make_job(work, checkpoints.by_digest(store, spec["checkpoint"]))
+        check_comparable(spec, job.as_query().space())
+        yield Extractor(job)

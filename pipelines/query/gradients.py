@@ -1,0 +1,203 @@
+"""Gradients as a space: which pool rows have a gradient like this chat's, or like that row's?
+
+The question is always a plain gradient, as a target's row is: of a chat that is asked about, or of a stored example,
+taken from the store where it has one, else computed. It is compared with the pool's plain rows where the store keeps
+them for the whole pool (`features.plain_rows`), else with the pool's own rows, as LESS compares a target with them. Two
+rows of Adam's steps are never compared: momentum gives all of them a common part, and everything looks alike.
+
+At `all` checkpoints, cosines are added with the weights of LESS, the checkpoints' mean learning rates over their sum.
+Legend: Q questions, C checkpoints, D dims of a row, W = C·D.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradsift.datastore import examples, features, index_search, mapped
+from gradsift.datastore.chats import Messages
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.runs import last_run
+from gradsift.datastore.search import Neighbour, Typical, neighbours_combined, typical
+from gradsift.datastore.store import Store
+from gradsift.pipelines.features.plain import plain_space
+from gradsift.pipelines.query.spaces import Found, Kind, Near
+from gradsift.pipelines.runs.points import mean_lr, space_at
+from gradsift.scorers.less import checkpoint_weights
+
+F32 = NDArray[np.float32]
+At = int | Literal["all"] | None  # a checkpoint, all of them, or the last
+SPARE = 64  # rows beyond twice those that are wanted, of which some may have left the pool
+
+
+@dataclass(frozen=True)
+class Place:
+    """Rows of one checkpoint: the pool's space that is searched, the space that questions are of, the weight."""
+
+    space: int
+    asked: int
+    ordinal: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Where a run's rows are searched: at which checkpoints, and the pool whose members are looked at (None: all)."""
+
+    store: Store
+    places: tuple[Place, ...]
+    pool: int | None
+    checkpoint: int | Literal["all"]
+    index: str | None = None  # kind of the index that is asked, or `auto`; None for exact search
+    by_model: bool = True  # whether the model is loaded for a row that the store does not keep
+    name: Kind = "gradients"
+    needs_answers: bool = True
+
+    @property
+    def rows(self) -> str:
+        """The transform of the pool's rows."""
+        return str(features.space_spec(self.store, self.places[0].space)["transform"])
+
+    @property
+    def plain(self) -> bool:
+        """Whether the pool's rows are as a question is: of the same transform and loss."""
+        place = self.places[0]
+        pool, asked = (features.space_spec(self.store, space) for space in (place.space, place.asked))
+        return bool((pool["transform"], pool["loss"]) == (asked["transform"], asked["loss"]))
+
+    def known(self, ids: Sequence[str]) -> list[str]:
+        """Those of the ids whose plain row the store has at every checkpoint, in their order."""
+        stored = self._stored(ids)
+        return [i for i in ids if i in stored]
+
+    def of_ids(self, ids: Sequence[str]) -> F32:
+        """[Q, W] unit rows of stored examples, at one checkpoint after the other. The model is loaded where the store
+        has no plain row of one. Raises InputError where it may not be, and where it cannot compute it."""
+        stored = self._stored(ids)
+        lacking = [i for i in dict.fromkeys(ids) if i not in stored]
+        if lacking:
+            stored |= zip(lacking, self._computed(lacking), strict=True)
+        return np.stack([stored[i] for i in ids])
+
+    def of_chats(self, chats: Sequence[Messages]) -> F32:
+        """[Q, W] unit rows of chats, computed by the model of the store's last run. Raises InputError for a chat that
+        has no gradient, FeatureSpaceMismatch where the model is not that of the rows any more."""
+        from gradsift.pipelines.query.computed import rows_of
+
+        return np.concatenate(rows_of(self.store, [place.space for place in self.places], chats), axis=1)
+
+    def unit(self, questions: F32) -> F32:
+        """[Q, W] questions of which the part of each checkpoint is of length 1."""
+        by_place = np.asarray(questions, np.float64).reshape(len(questions), len(self.places), -1)
+        lengths = np.linalg.norm(by_place, axis=2, keepdims=True)
+        if not np.isfinite(lengths).all():
+            raise InputError("a question has numbers that are not finite; leave it out")
+        if not (lengths > 0).all():
+            raise InputError("a question is all zeros, which point nowhere: the rows cancel each other out")
+        return np.asarray((by_place / lengths).reshape(questions.shape), np.float32)
+
+    def near(self, questions: F32, k: int, *, ids: Sequence[str] | None = None, opposed: bool = False) -> Found:
+        """The k members of the pool (of these ids, if any) with the highest cosine to each of [Q, W] questions, or the
+        lowest. Cost: that of `datastore.search.neighbours`."""
+        parts = self._parts(questions, opposed)
+        if self.index is None:
+            spaces = [(place.space, place.weight) for place in self.places]
+            near = self._of_pool(lambda n, but: neighbours_combined(self.store, spaces, parts, n, ids, without=but), k)
+            return Found(_signed(near, opposed))
+        if opposed or len(parts) > 1:
+            raise InputError("an index is of the nearest rows at one checkpoint; ask anything else without --index")
+        space, but = self.places[0].space, self._outside()
+        found = index_search.near(self.store, space, parts[0], k, ids, without=but, kind=self.index)
+        return Found(_signed(found.neighbours, opposed), found.index, found.recall, found.note)
+
+    def typical(self) -> Typical | None:
+        """Cosines of random pairs: of rows as questions are, of targets unless the pool has such, and pool rows."""
+        spaces = [(p.space, p.space if self.plain else p.asked, p.weight) for p in self.places]
+        return typical(self.store, spaces, self.pool, self.pool if self.plain else None)
+
+    def _parts(self, questions: F32, opposed: bool) -> list[F32]:
+        """[Q, D] for each checkpoint. Raises InputError for another width than that of the rows."""
+        dim = mapped.open_rows(self.store, self.places[0].space).dim
+        if questions.ndim != 2 or (dim and questions.shape[1] != dim * len(self.places)):
+            raise InputError(
+                f"questions of shape {questions.shape} do not fit rows of {dim} numbers at "
+                f"{len(self.places)} checkpoint{'s' * (len(self.places) > 1)}"
+            )
+        sign = np.float32(-1 if opposed else 1)
+        return [np.ascontiguousarray(sign * part) for part in np.split(questions, len(self.places), axis=1)]
+
+    def _of_pool(self, search: Callable[[int, Sequence[str]], list[list[Neighbour]]], k: int) -> list[list[Neighbour]]:
+        """The k best members of the pool. More rows than are wanted are looked for first: mostly no row has left the
+        pool, and which have is a long question to the catalog."""
+        if self.pool is None:
+            return search(k, ())
+        count = 2 * k + SPARE
+        found = search(count, ())
+        members = examples.members(self.store, self.pool, {n.example_id for best in found for n in best})
+        kept = [[n for n in best if n.example_id in members] for best in found]
+        if all(len(inside) >= k or len(best) < count for inside, best in zip(kept, found, strict=True)):
+            return [best[:k] for best in kept]
+        return search(k, self._outside())
+
+    def _outside(self) -> list[str]:
+        return [] if self.pool is None else features.outside(self.store, self.places[0].space, self.pool)
+
+    def _stored(self, ids: Sequence[str]) -> dict[str, F32]:
+        """{example: its plain row [W]}, of a target's or of the pool where both are of the same loss."""
+        parts = []
+        for place in self.places:
+            found: dict[str, F32] = {}
+            for space in [place.space, place.asked] if self.plain else [place.asked]:
+                found |= mapped.units(self.store, space, [i for i in ids if i not in found])
+            parts.append(found)
+        return {i: np.concatenate([part[i] for part in parts]) for i in ids if all(i in part for part in parts)}
+
+    def _computed(self, ids: Sequence[str]) -> F32:
+        missing = f"the store has no plain gradient of example {ids[0][:8]}"
+        keep = "(`features.plain_rows: true` keeps them)"
+        if not self.by_model:
+            raise InputError(f"{missing}, and no model is loaded here {keep}; `gradsift query` loads it")
+        chats = examples.get_messages(self.store, ids)
+        try:
+            return self.of_chats([chats[i] for i in ids])
+        except InputError as error:
+            raise InputError(f"{missing}, and its model cannot compute it: {error} {keep}") from error
+
+
+def open_gradients(
+    store: Store,
+    checkpoint: At = None,
+    *,
+    everything: bool = False,
+    index: str | None = None,
+    by_model: bool = True,
+) -> Gradients:
+    """The gradients of the store's last run, at a checkpoint, at `all`, or at the last. `everything`: rows that left
+    the pool, too. Raises InputError for an unknown checkpoint, and where the run computed no gradients."""
+    last = last_run(store)
+    if checkpoint == "all" and last.result.pool_rows:
+        ordinals: list[int | None] = [row.checkpoint for row in last.result.pool_rows]
+    else:
+        ordinals = [None if checkpoint == "all" else checkpoint]
+    spaces = [space_at(last, ordinal) for ordinal in ordinals]
+    asked = {row.checkpoint: row.space_id for row in last.result.rows if row.role == "target"}
+    weights = checkpoint_weights([mean_lr(store, space) for space, _ in spaces]) if len(spaces) > 1 else [1.0]
+    pool = None if everything else last.result.ingest.pool.used_dataset_id
+    plain = [plain_space(store, train) for train, _ in spaces]
+    all_plain = all(
+        p is not None and features.covers(store, s, p, pool) for p, (s, _) in zip(plain, spaces, strict=True)
+    )
+    places = tuple(
+        Place(p if all_plain and p is not None else space, asked[ordinal], ordinal, weight)
+        for p, (space, ordinal), weight in zip(plain, spaces, weights, strict=True)
+        if weight > 0
+    )
+    at: int | Literal["all"] = "all" if checkpoint == "all" else places[0].ordinal
+    return Gradients(store, places, pool, at, index, by_model)
+
+
+def _signed(found: Sequence[Sequence[Neighbour]], opposed: bool) -> list[list[Near]]:
+    sign = -1.0 if opposed else 1.0
+    return [[Near(n.example_id, sign * n.cosine) for n in best] for best in found]

@@ -13,14 +13,15 @@ from itertools import accumulate
 from pathlib import Path
 
 from gradsift.datastore import examples, tombstones
-from gradsift.datastore.chats import Messages, all_text, of_table
+from gradsift.datastore.chats import Messages, all_text
 from gradsift.datastore.engine import Row, marks, parts
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.forget import Picked
-from gradsift.datastore.predicates import COLUMNS, Predicate
+from gradsift.datastore.predicates import COLUMNS
 from gradsift.datastore.store import Store
+from gradsift.datastore.where import asked_of, rows_for
 
-OF_QUARANTINED = {"source", "file", "line", "text"}  # of a row that was refused, `text` is its excerpt
+OF_QUARANTINED = {"source": "source", "file": "file", "line": "line", "text": "excerpt"}  # of a row that was refused
 BATCH = 5_000
 LEAST = 8  # characters of the start of an id
 RUN = 24  # letters in a row that make an excerpt one of a deleted text
@@ -82,47 +83,20 @@ def by_source(store: Store, name: str) -> Picked:
 def by_predicate(store: Store, predicate: str) -> Picked:
     """Examples, and quarantined rows, of which a predicate holds. Raises InputError, naming columns and functions, for
     one that is none, and for one about another column that no row has: it may hold of all rows."""
-    asked = Predicate(predicate, COLUMNS, "--where")
-    try:
-        asked.of([])  # learns which columns it looks at
-        ids = {name for batch in _examples(store, texts="text" in asked.used) for name in asked.of(batch)}
+    with asked_of(predicate, COLUMNS, "--where") as asked:
+        ids = {name for batch in rows_for(store, asked) for name in asked.of(batch)}
         asked.refuse_absent()
         places = []
-        if asked.used and asked.used <= OF_QUARANTINED:
+        if asked.columns and asked.columns.keys() <= OF_QUARANTINED.keys():
             refused = store.catalog.rows("SELECT * FROM quarantine WHERE excerpt <> '' ORDER BY file, line")
-            rows = [
-                (str(k), None, row["source"], None, row["file"], row["line"], None, row["excerpt"], None)
-                for k, row in enumerate(refused)
-            ]
+            shown = [OF_QUARANTINED[name] for name in asked.columns]
+            rows = [(str(k), *(row[name] for name in shown)) for k, row in enumerate(refused)]
             places = _places([refused[int(k)] for k in asked.of(rows)])
-    finally:
-        asked.close()
     return _with_quarantine(store, ids, places)
 
 
 def _places(rows: Sequence[Row]) -> list[tuple[str, int]]:
     return [(row["file"], row["line"]) for row in rows]
-
-
-def _examples(store: Store, *, texts: bool) -> Iterator[list[tuple[object, ...]]]:
-    """Rows for a predicate, one for each place that an example was read from, a shard of examples at a time."""
-    for shard in store.catalog.rows("SELECT shard_id FROM shard WHERE kind='examples' ORDER BY shard_id"):
-        rows = store.catalog.rows(
-            "SELECT e.example_id, coalesce(o.source, e.source) AS source, CASE WHEN o.file IS NULL THEN e.licence "
-            "ELSE o.licence END AS licence, o.file, o.line, e.chars, o.extra FROM example AS e "
-            "LEFT JOIN origin AS o USING (example_id) WHERE e.shard_id=?",
-            (shard["shard_id"],),
-        )
-        text_of: dict[str, str] = {}
-        if texts:
-            table = examples.read_shard(store, shard["shard_id"])
-            names = table["example_id"].to_pylist()
-            text_of = {name: "\n".join(map(all_text, chat)) for name, chat in zip(names, of_table(table), strict=True)}
-        yield [
-            (row["example_id"], row["example_id"], row["source"], row["licence"], row["file"], row["line"],
-             row["chars"], text_of.get(row["example_id"]), row["extra"])
-            for row in rows
-        ]  # fmt: skip
 
 
 def _with_quarantine(

@@ -24,6 +24,20 @@ COLUMNS = {
     "text": "all its turns, one after the other, with what they think",
     "extra": "other columns of the row there, as JSON text or null",
 }
+SIGNALS = {  # of the newest run that computed gradients, at its last checkpoint; null for an example without a row
+    "loss": "mean loss over label tokens, nats",
+    "entropy": "mean entropy of the model's distribution there",
+    "el2n": "mean EL2N there",
+    "grad_norm": "length of the plain gradient",
+    "answer_loss": "mean loss of the label tokens given only those before them",
+    "tokens": "tokens of the chat",
+    "label_tokens": "tokens that the loss is taken of",
+}
+STATES = {
+    "mark": "why the newest run's screening left it out, or null",
+    "selected": "how many of the newest selections and mixtures of each name hold it",
+}
+ASKED = {**COLUMNS, **SIGNALS, **STATES}  # what a question may be about
 OF_ROW = {
     "source": "its source",
     "licence": "its licence, or null",
@@ -36,9 +50,10 @@ FUNCTIONS = {
     "->", "->>", "abs", "coalesce", "glob", "ifnull", "instr", "json_extract", "json_type", "length", "like", "lower",
     "ltrim", "max", "min", "nullif", "replace", "round", "rtrim", "substr", "substring", "trim", "upper",
 }  # fmt: skip
-NUMBERS = {"line", "chars"}
+NUMBERS = {"line", "chars", "tokens", "label_tokens", "selected"}
+REALS = set(SIGNALS) - NUMBERS
 SHOWN = 20  # known other columns that a message lists
-ASKED = re.compile(
+OF_EXTRA = re.compile(
     r"""\bextra"? \s* ->>? \s* '((?:[^']|'')*)'
     | \bjson_(?:extract|type) \s* \( \s* "?extra"? \s* , \s* '(\$(?:[^']|'')*)'""",
     re.I | re.X,
@@ -49,7 +64,7 @@ PATH = re.compile(r"""\$\.(?:"([^"]*)"|([^.\[]+))""")
 def asked_of_extra(text: str) -> set[str]:
     """Names of other columns that a predicate looks at, as far as its text says them."""
     found = set()
-    for name, path in ASKED.findall(text):
+    for name, path in OF_EXTRA.findall(text):
         plain = (name or path).replace("''", "'")
         in_path = PATH.match(plain)
         if in_path:
@@ -67,13 +82,13 @@ class Predicate:
         self.used: set[str] = set()
         self.absent = asked_of_extra(text)  # other columns that it looks at and no row had until now
         self.known: set[str] = set()  # other columns that rows had, as long as one is absent
-        self._columns, self._field = columns, field
+        self.columns, self._field = columns, field
         self._refused = ""
         self._selects = 0
         self._text = f"SELECT DISTINCT key FROM example WHERE (\n{text}\n)"
         self._database = sqlite3.connect(":memory:", isolation_level=None)
-        typed = ", ".join(f"{name} {'INTEGER' if name in NUMBERS else 'TEXT'}" for name in columns)
-        self._database.execute(f"CREATE TABLE example (key TEXT, {typed})")
+        typed = "".join(f", {name} {_kind(name)}" for name in columns)
+        self._database.execute(f"CREATE TABLE example (key TEXT{typed})")
         self._insert = f"INSERT INTO example VALUES (?{', ?' * len(columns)})"
 
     def of(self, rows: Sequence[Sequence[object]]) -> list[str]:
@@ -87,7 +102,7 @@ class Predicate:
         try:
             return [str(row[0]) for row in self._database.execute(self._text)]
         except (sqlite3.Error, sqlite3.Warning) as error:
-            listed = ", ".join(f"{name} ({what})" for name, what in self._columns.items())
+            listed = ", ".join(f"{name} ({what})" for name, what in self.columns.items())
             raise InputError(
                 f'{self._field}: {self._refused or error}. It is what stands after WHERE in SQL, as in "licence is '
                 f"null\", \"text like '%ann@example.org%'\" or \"extra->>'difficulty' = 'hard'\", over {listed}; "
@@ -105,6 +120,12 @@ class Predicate:
         """Let its rows go."""
         self._database.close()
 
+    def __enter__(self) -> "Predicate":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _look_for_absent(self) -> None:
         rows = self._database.execute("SELECT DISTINCT j.key FROM example, json_each(example.extra) AS j")
         self.known |= {str(row[0]) for row in rows}
@@ -116,14 +137,18 @@ class Predicate:
             if self._selects == 1:
                 return sqlite3.SQLITE_OK
             self._refused = "a SELECT inside is not allowed"
-        elif action == sqlite3.SQLITE_READ and one == "example" and other in {*self._columns, "key"}:
-            self.used |= {other} & set(self._columns)
+        elif action == sqlite3.SQLITE_READ and one == "example" and other in {*self.columns, "key"}:
+            self.used |= {other} & set(self.columns)
             return sqlite3.SQLITE_OK
         elif action == sqlite3.SQLITE_FUNCTION and other in FUNCTIONS:
             return sqlite3.SQLITE_OK
         elif action == sqlite3.SQLITE_FUNCTION:
             self._refused = f"there is no function {other}"
         return sqlite3.SQLITE_DENY
+
+
+def _kind(name: str) -> str:
+    return "INTEGER" if name in NUMBERS else "REAL" if name in REALS else "TEXT"
 
 
 def absent_words(absent: Collection[str], known: Collection[str]) -> str:

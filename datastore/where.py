@@ -1,0 +1,136 @@
+"""Examples of which a predicate holds: what stands behind every `--where`.
+
+The predicate is SQLite's (`predicates`), over the columns of a place that an example was read from, the signals of its
+gradient row and its standing in the store. It holds of an example where it holds of any of its places.
+
+Only what it looks at is read: columns of the catalog alone take one pass over it, a shard of examples at a time;
+`text` reads the shards of examples, a signal those columns of the mapped gradient rows (40 bytes and more an example).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from gradsift.datastore import examples, runs, signals
+from gradsift.datastore.chats import all_text, of_table
+from gradsift.datastore.errors import BusyError, InputError
+from gradsift.datastore.predicates import ASKED, SIGNALS, Predicate
+from gradsift.datastore.selections import NEWEST
+from gradsift.datastore.store import Store
+
+OF_PLACE = {
+    "source": "coalesce(o.source, e.source)",
+    "licence": "CASE WHEN o.file IS NULL THEN e.licence ELSE o.licence END",
+    "file": "o.file",
+    "line": "o.line",
+    "extra": "o.extra",
+}
+OF_EXAMPLE = {"id": "e.example_id", "chars": "e.chars"}
+ABSENT = {"selected": 0}  # what a column says of an example that it knows nothing of; else null
+Looked = dict[str, dict[str, object]]  # {column: {id: value}}
+
+
+def matching(store: Store, predicate: str, field: str = "--where") -> list[str]:
+    """Ids of the examples of which a predicate holds, sorted. `field` is where a user wrote it.
+
+    Raises InputError, naming columns and functions, for one that is none; for one about another column (`extra`) that
+    no row has, which may hold of all; and for one about a signal that no example has.
+    """
+    with asked_of(predicate, ASKED, field) as asked:
+        found = {name for batch in rows_for(store, asked) for name in asked.of(batch)}
+        asked.refuse_absent()
+    return sorted(found)
+
+
+def asked_of(predicate: str, columns: Mapping[str, str], field: str) -> Predicate:
+    """A predicate that knows which of the columns it looks at and has no others."""
+    with Predicate(predicate, columns, field) as whole:
+        whole.of([])  # learns which, and says what is wrong with it
+        return Predicate(predicate, {name: what for name, what in columns.items() if name in whole.used}, field)
+
+
+def rows_for(store: Store, asked: Predicate) -> Iterator[list[tuple[object, ...]]]:
+    """Rows for a predicate over some of `ASKED`: an example's id and its columns, one for each of its places; those of
+    a shard of examples at a time."""
+    names = list(asked.columns)
+    looked = {**_signals(store, names), **_states(store, names)}
+    of_catalog = {name: of for name, of in {**OF_EXAMPLE, **OF_PLACE}.items() if name in names}
+    joined = "LEFT JOIN origin AS o USING (example_id) " if OF_PLACE.keys() & of_catalog.keys() else ""
+    listed = ", ".join(["e.example_id AS key", *(f"{of} AS {name}" for name, of in of_catalog.items())])
+    for shard_id in example_shards(store):
+        rows = store.catalog.rows(f"SELECT {listed} FROM example AS e {joined}WHERE e.shard_id=?", (shard_id,))
+        if not rows:
+            require_there(store, shard_id)
+        if "text" in names:
+            looked["text"] = dict(_texts(store, shard_id))
+        keys = [row["key"] for row in rows]
+        columns = [
+            [row[name] for row in rows] if name in of_catalog else _of_keys(looked[name], keys, ABSENT.get(name))
+            for name in names
+        ]
+        yield list(zip(keys, *columns, strict=True))
+
+
+def _of_keys(values: Mapping[str, object], keys: Sequence[str], absent: object) -> list[object]:
+    return [values.get(key, absent) for key in keys]
+
+
+def example_shards(store: Store) -> list[int]:
+    """Numbers of the shards of examples, sorted."""
+    rows = store.catalog.rows("SELECT shard_id FROM shard WHERE kind='examples' ORDER BY shard_id")
+    return [int(row["shard_id"]) for row in rows]
+
+
+def require_there(store: Store, shard_id: int) -> None:
+    """Raise BusyError where a shard has left: another has its rows, which a pass over the shards would not see."""
+    if store.catalog.one("SELECT 1 FROM shard WHERE shard_id=?", (shard_id,)) is None:
+        raise BusyError("the store was compacted or pruned while it was read; run this again")
+
+
+def _texts(store: Store, shard_id: int) -> Iterator[tuple[str, str]]:
+    for table in examples.read_groups(store, shard_id):
+        for name, chat in zip(table["example_id"].to_pylist(), of_table(table), strict=True):
+            yield name, "\n".join(map(all_text, chat))
+
+
+def _signals(store: Store, names: Sequence[str]) -> Looked:
+    """{signal: {id: value}} of the newest run's rows. Raises InputError for one that they have not."""
+    wanted = [name for name in names if name in SIGNALS]
+    if not wanted:
+        return {}
+    space = signals.newest_space(store)
+    there = set() if space is None else signals.names_in(store, space)
+    if space is None or set(wanted) - there:
+        known = ", ".join(name for name in SIGNALS if name in there) or "none, for no run has computed gradients"
+        raise InputError(
+            f"no example of {store.root} has `{min(set(wanted) - there)}`: of the signals there are {known}; "
+            "`features.signals` of a recipe says which a run computes"
+        )
+    found: dict[str, dict[str, object]] = {name: {} for name in wanted}
+    for table in signals.tables(store, space, wanted):
+        ids = table["example_id"].to_pylist()
+        for name in wanted:
+            found[name].update(zip(ids, table[name].to_numpy(zero_copy_only=False).tolist(), strict=True))
+    return found
+
+
+def _states(store: Store, names: Sequence[str]) -> Looked:
+    found: dict[str, dict[str, object]] = {}
+    if "mark" in names:
+        found["mark"] = screened(store)
+    if "selected" in names:
+        counted = store.catalog.rows(
+            f"SELECT i.example_id, count(*) AS n FROM ({NEWEST}) AS s JOIN selection_item AS i USING (selection_id) "
+            "GROUP BY i.example_id"
+        )
+        found["selected"] = {row["example_id"]: row["n"] for row in counted}
+    return found
+
+
+def screened(store: Store) -> dict[str, object]:
+    """{id: why} of what the newest run's screenings left out."""
+    newest = next((run for run in runs.finished(store) if not run.summary.get("base")), None)
+    numbers = newest.summary.get("ingest", {}).get("pool", {}).get("screenings", ()) if newest else ()
+    return {
+        row["example_id"]: row["reason"]
+        for number in numbers
+        for row in store.catalog.rows("SELECT example_id, reason FROM mark WHERE screening_id=?", (number,))
+    }

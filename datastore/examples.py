@@ -199,6 +199,19 @@ def read_groups(store: Store, shard_id: int) -> Iterator[pa.Table]:
     return (table for _, table in _groups(store, shard_id))
 
 
+def scan(store: Store, shard_id: int = 0, row: int = 0) -> Iterator[tuple[int, int, pa.Table]]:
+    """(shard, row of its first, row group) of all examples from a place on, by shard and row, each read when asked for.
+    A shard that is merged or written anew meanwhile is passed over. Raises CorruptionError for a damaged one."""
+    shards = store.catalog.rows(
+        "SELECT shard_id, rows FROM shard WHERE kind='examples' AND shard_id >= ? ORDER BY shard_id", (shard_id,)
+    )
+    for number, rows in ((int(shard["shard_id"]), int(shard["rows"])) for shard in shards):
+        first = row if number == shard_id else 0
+        if store.catalog.one("SELECT 1 FROM shard WHERE shard_id=?", (number,)) is not None:
+            wanted = np.arange(first, rows) if first else None
+            yield from ((number, start, table) for start, table in _groups(store, number, wanted))
+
+
 def shards_of(store: Store, ids: Sequence[str]) -> list[int]:
     """Numbers of the shards that hold any of the given examples, sorted."""
     while True:

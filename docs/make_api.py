@@ -22,7 +22,7 @@ GROUPS = {
     "A store": ("open_store", "status", "connect"),
     "Runs": ("init", "dry_run", "run", "runs", "serve", "deploy", "demo"),
     "Where rows went": ("quarantine", "marks"),
-    "Search": ("query", "index_build", "index_list", "index_refresh", "index_drop"),
+    "Search": ("explore", "query", "index_build", "index_list", "index_refresh", "index_drop"),
     "Selections and mixtures": ("methods", "select", "score", "overlap", "mix"),
     "Results": ("export", "validate", "report", "reports", "report_data"),
     "Versions": ("diff", "log", "checkout", "prune"),

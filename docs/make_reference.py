@@ -36,6 +36,7 @@ COMMANDS = (
     "validate",
     "report",
     "query",
+    "explore",
     "index build",
     "index list",
     "index refresh",

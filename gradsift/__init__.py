@@ -23,6 +23,7 @@ Where rows went:
     quarantine      which rows stayed out, and why
     marks           what screening left out, each beside its twin
 Search:
+    explore         look at it in the browser
     query           training rows whose gradients are most like a chat's
     index_build     build a search index and measure it
     index_list      the indexes, whether they are fresh, what they find
@@ -75,6 +76,7 @@ from gradsift.api import (
     diff,
     doctor,
     dry_run,
+    explore,
     export,
     gc,
     index_build,
@@ -137,6 +139,7 @@ __all__ = [
     "diff",
     "doctor",
     "dry_run",
+    "explore",
     "export",
     "gc",
     "index_build",

@@ -9,6 +9,7 @@ from gradsift.api.beginning import init
 from gradsift.api.choosing import methods, overlap, score, select
 from gradsift.api.curation import dry_run, run, validate
 from gradsift.api.deletion import delete, deleted, revive
+from gradsift.api.exploring import explore
 from gradsift.api.history import checkout, log, prune
 from gradsift.api.indexing import index_build, index_drop, index_list, index_refresh
 from gradsift.api.looking import marks, quarantine, query, status
@@ -28,6 +29,7 @@ __all__ = [
     "diff",
     "doctor",
     "dry_run",
+    "explore",
     "export",
     "gc",
     "index_build",

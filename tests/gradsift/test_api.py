@@ -39,6 +39,7 @@ ONLY_FUNCTION = {
     },
     "validate": {"prefect": "as `run`", "task_runner": "as `run`"},
     "serve": {"ready": "the command shows it"},
+    "explore": {"ready": "the command shows it"},
     "select": {"options": "`--option`, several times"},
     "score": {"options": "`--option`, several times"},
 }

@@ -1,0 +1,77 @@
+"""The explorer as an application: routers of its views, one store, and errors that say what to do."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from gradsift.datastore.errors import BusyError, GradsiftError, InputError, UnavailableError
+from gradsift.datastore.store import Store
+from gradsift.explorer import search
+from gradsift.explorer.security import LOOPBACK, Rules, guarded
+from gradsift.explorer.shared import NAVIGATION, STATIC, page
+from gradsift.pipelines.version import VERSION
+
+ROUTERS = [search.router]  # one of each view
+THREADS = 8  # that answer at once: each has a connection to the catalog
+NO_PAGE = "there is no page here; the links above lead to those there are"
+
+
+def make_app(store: Store, rules: Rules = LOOPBACK) -> FastAPI:
+    """The page of a store, for an ASGI server. The store stays its caller's, who closes it afterwards."""
+
+    @asynccontextmanager
+    async def life(_app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+        yield
+
+    app = FastAPI(title="gradsift", version=VERSION, docs_url=None, redoc_url=None, lifespan=life)
+    app.state.store = store
+    app.add_middleware(guarded, rules=rules)
+    app.add_exception_handler(GradsiftError, _refused)
+    app.add_exception_handler(HTTPException, _failed)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.mount("/static", StaticFiles(directory=STATIC))
+    app.add_api_route("/", _first_view, include_in_schema=False)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def _first_view() -> Response:
+    return RedirectResponse(NAVIGATION[0][1], 307)
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    return _told(request, str(error), _status(error))
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, InputError):
+        return 400
+    return 503 if isinstance(error, BusyError | UnavailableError) else 500
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    known = {404: NO_PAGE, 405: "this path takes no such request"}
+    told = str(error.detail) if isinstance(error, HTTPException) else ""
+    return _told(request, told if told and told not in ("Not Found", "Method Not Allowed") else known[status], status)
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    told = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in problems)
+    return _told(request, told, 422)
+
+
+def _told(request: Request, message: str, status: int) -> Response:
+    """A page for a person, JSON for a program."""
+    if "text/html" in request.headers.get("accept", ""):
+        return page(request, "error.html.j2", status, title="Not possible", message=message)
+    return JSONResponse({"error": message}, status)

@@ -133,7 +133,6 @@ def unit_costs(folder: Path) -> dict[str, float]:
     from gradsift.datastore.store import Store
     from gradsift.flows.runners import Workers
     from gradsift.flows.tasks import as_task, in_flow
-    from gradsift.pipelines.features.units import claimed
 
     with Store(folder / "units") as store:
         chats = [[{"role": "user", "content": f"{k}"}, {"role": "assistant", "content": "yes"}] for k in range(20_000)]
@@ -144,14 +143,15 @@ def unit_costs(folder: Path) -> dict[str, float]:
         features.plan(store, space, pool.example_ids, {}, 512)
         vectors = np.random.default_rng(0).normal(size=(512, 1024)).astype(np.float32)
 
-        def commit(unit: int, lease: leases.Lease) -> None:
-            ids = features.unit_ids(store, unit)
-            signals = pa.table({"loss": pa.array(np.ones(len(ids), np.float32))})
-            features.commit_unit(store, space, unit, make_block(ids, vectors[: len(ids)], signals, "int8"), {}, lease)
-
         units = features.open_units(store, space, pool.dataset_id)
         start = time.perf_counter()
-        claimed(store, units, commit)
+        for number in units:
+            with leases.held(store, f"unit/{number}") as lease:
+                assert features.is_open(store, number)
+                ids = features.unit_ids(store, number)
+                signals = pa.table({"loss": pa.array(np.ones(len(ids), np.float32))})
+                block = make_block(ids, vectors[: len(ids)], signals, "int8")
+                features.commit_unit(store, space, number, block, {}, lease)
         unit = (time.perf_counter() - start) / len(units)
 
     def tasks(_spread: Any) -> float:

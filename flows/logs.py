@@ -1,7 +1,10 @@
-"""What a scheduled run says in Prefect's log: a line every so often, each with its store and run."""
+"""What a scheduled run says in Prefect's log: a line every so often, and one for each unit of work, each with its store
+and run."""
 
 import logging
 import time
+from contextlib import suppress
+from functools import cache
 from typing import TypeAlias
 
 from prefect.exceptions import MissingContextError
@@ -10,6 +13,7 @@ from prefect.logging import get_run_logger
 from gradsift.datastore import lives
 from gradsift.datastore.store import Store
 from gradsift.flows.artifacts import progress_bars
+from gradsift.pipelines.features.units import LOG as UNITS
 from gradsift.pipelines.progress import Progress
 
 Logs: TypeAlias = logging.Logger | logging.LoggerAdapter[logging.Logger]
@@ -49,6 +53,23 @@ def logged(store: Store, name: str, every: float = EVERY_SECONDS) -> Progress:
 def warned(stage: str, done: int, total: int | None) -> None:  # noqa: ARG001 - as progress is told
     """Progress that is a warning in the log of the run that it is called in."""
     get_run_logger().warning(stage)
+
+
+@cache  # once for a process
+def log_units() -> None:
+    """Have each unit that this process computes told in the log of its task run, wherever that is done:
+    `[/data/store run 12 unit 345] computed in 5.2 s`."""
+    UNITS.addHandler(_TaskLog())
+    UNITS.setLevel(logging.INFO)
+
+
+class _TaskLog(logging.Handler):
+    """Passes records on to the log of the task run that they come from."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell it, unless it comes from no task run."""
+        with suppress(MissingContextError):
+            get_run_logger().info("%s", record.getMessage())
 
 
 def _log(flow_log: Logs) -> Logs:

@@ -25,6 +25,7 @@ from prefect.settings import (
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from gradsift.datastore.errors import GradsiftError
+from gradsift.flows.logs import log_units
 from gradsift.flows.retries import policy
 from gradsift.flows.runners import Workers
 from gradsift.pipelines.model.pieces import do
@@ -166,6 +167,7 @@ def _action_of(piece: Piece, threads: int | None) -> Callable[[], None]:
             import torch
 
             torch.set_num_threads(threads)
+        log_units()
         do(piece)
 
     return action

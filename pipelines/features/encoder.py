@@ -89,7 +89,7 @@ class EncoderPiece(UnitsPiece):
             block, rejected = rows(features.unit_ids(work.store, unit))
             features.commit_unit(work.store, self.space_id, unit, block, rejected, lease)
 
-        claimed(work.store, self.part.units, compute)
+        claimed(work, self.part.units, compute)
 
 
 def encoder_rows(store: Store, folder: Path) -> Callable[[Sequence[str]], tuple[FeatureBlock, dict[str, str]]]:

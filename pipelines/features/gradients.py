@@ -115,7 +115,7 @@ class GradientPiece(UnitsPiece):
         def compute(unit: int, lease: Lease) -> None:
             _compute(work.store, own_model(work, self.space_id, lambda: self._extractor(work)), self, unit, lease)
 
-        claimed(work.store, self.part.units, compute)
+        claimed(work, self.part.units, compute)
 
     def _extractor(self, work: Work) -> Extractor:
         job = work.kept.get((JOB, self.space_id))  # the run's own process has it

@@ -6,12 +6,13 @@ finds a unit of its piece in other hands goes on to the next; when all pieces ha
 are handed out again, and those that somebody alive holds are waited for.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gradsift.datastore import features, leases
+from gradsift.datastore import features, leases, lives
 from gradsift.datastore.errors import FeatureSpaceMismatch
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import Spec, fingerprint
@@ -20,6 +21,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.model.pieces import MOST_PIECES, finish
 from gradsift.pipelines.model.work import Order, Piece, Work
 
+LOG = logging.getLogger("gradsift.units")  # of what was computed, for whoever listens
 LOOK_AGAIN = 1.0  # seconds between looks at units that others hold
 P = TypeVar("P", bound=Piece)
 
@@ -103,12 +105,21 @@ def _parts(store: Store, units: Sequence[int], label: str, most: int) -> list[Pa
     ]
 
 
-def claimed(store: Store, units: Sequence[int], compute: Callable[[int, Lease], None]) -> None:
+def claimed(work: Work, units: Sequence[int], compute: Callable[[int, Lease], None]) -> None:
     """Compute those of the units that are open and that nobody else holds, each under its lease."""
+    store = work.store
+    run = _run(work) if LOG.isEnabledFor(logging.INFO) else ""
     for unit in units:
         with leases.held(store, _name(unit)) as lease:
             if lease is not None and features.is_open(store, unit):
+                begun = time.monotonic()
                 compute(unit, lease)
+                LOG.info("[%s %s unit %d] computed in %.1f s", store.root, run, unit, time.monotonic() - begun)
+
+
+def _run(work: Work) -> str:
+    numbers = lives.open_numbers(work.store, work.recipe.name)
+    return f"run {numbers[0]}" if numbers else f"run of {work.recipe.name}"
 
 
 def _name(unit: int) -> str:

@@ -1,9 +1,11 @@
 """The flows that deployments name, on a real Prefect server: what a night does, and when it does nothing or again."""
 
 import errno
+import logging
 import os
 import socket
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -11,15 +13,23 @@ import numpy as np
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
+from prefect.task_runners import ThreadPoolTaskRunner
 from running import PATIENCE, free_port
 from webhook import listening
 
-from gradsift.datastore import leases, lives, runs
+from gradsift.datastore import examples, features, leases, lives, runs
 from gradsift.datastore.errors import CorruptionError, InputError
+from gradsift.datastore.examples import Example
+from gradsift.datastore.identity import example_id
 from gradsift.datastore.store import Store
 from gradsift.flows import nightly as flows
 from gradsift.flows import retries
 from gradsift.flows.logs import logged
+from gradsift.flows.runners import Workers
+from gradsift.flows.tasks import in_flow
+from gradsift.pipelines.features.units import Part, UnitsPiece, claimed
+from gradsift.pipelines.model.pieces import finish
+from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import parse_recipe
 
 ROWS = [{"prompt": f"What is {n} + {n}?", "completion": f"It is {2 * n}."} for n in range(40)]
@@ -156,6 +166,46 @@ def test_lines_of_a_night_carry_its_store_and_run(folder, on_server, monkeypatch
     assert said[:3] == [f"{where} gradients-1: {done} of 10" for done in (0, 5, 10)]
     assert said[4:] == [f"{where} pieces: 0 of 10", f"{where} pieces: 10 of 10"]
     assert shown == [("gradients-1", 5, 10), ("gradients-1", 10, 10)]
+
+
+@dataclass(frozen=True)
+class Units(UnitsPiece):
+    """Units of which nothing is computed."""
+
+    def run(self, work):
+        claimed(work, self.part.units, lambda _unit, _lease: None)
+
+
+def test_lines_of_units_carry_their_store_run_and_number(folder, on_server, caplog):
+    """As the server has them."""
+    caplog.set_level(logging.INFO, "prefect.task_runs")  # as it is outside of tests
+    recipe = parse_recipe(yaml.safe_load((folder / "recipe.yaml").read_text()), folder=folder)
+    chats = [[{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": "yes"}] for n in range(2)]
+    with Store(folder / "store") as store:
+        number = runs.start(store, "sums", runs.Recipes({}, {}))
+        examples.add(store, [Example(example_id(c), c, "made", "made.jsonl", n) for n, c in enumerate(chats, 1)])
+        space = features.define_space(store, {"model": "m", "projector": {"dim": 4, "seed": 0}})
+        features.plan(store, space, [example_id(c) for c in chats], {}, 1)
+        units = tuple(sorted(features.sizes(store, range(1, 9))))
+
+        def compute(spread):
+            work = Work(store, recipe, spread=spread)
+            pieces = [[Units(work.order(model=False), Part("rows", units, 2))], []]
+            finish(work, lambda: pieces.pop(0), lambda _piece: None)
+
+        in_flow("units", "units", compute, Workers(ThreadPoolTaskRunner(max_workers=2)))
+    where = f"[{(folder / 'store').resolve()} run {number} unit"
+    deadline = time.monotonic() + PATIENCE
+    wanted = {f"{where} {unit}] computed in 0.0 s" for unit in units}
+    assert len(wanted) == 2
+    while not wanted <= logged_lines():
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+def logged_lines():
+    with get_client(sync_client=True) as client:
+        return {log.message for log in client.read_logs(limit=200)}
 
 
 def said_to(lines):

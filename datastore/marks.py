@@ -1,10 +1,12 @@
 """Marks: which examples a screening leaves out, why, and for which other example. The examples themselves stay."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gradsift.datastore import tombstones
+from gradsift.datastore.engine import Row
+from gradsift.datastore.engine import marks as placeholders
 from gradsift.datastore.identity import Spec, canonical_json
 from gradsift.datastore.store import Store
 
@@ -67,7 +69,7 @@ def of_screening(store: Store, screening_id: int) -> list[Mark]:
         "SELECT example_id, reason, twin, similarity FROM mark WHERE screening_id=? ORDER BY example_id",
         (screening_id,),
     )
-    return [Mark(row["example_id"], row["reason"], row["twin"], row["similarity"]) for row in rows]
+    return [_mark(row) for row in rows]
 
 
 def examples_of(store: Store, reason: str) -> set[str]:
@@ -78,3 +80,44 @@ def examples_of(store: Store, reason: str) -> set[str]:
 def reasons(store: Store) -> list[str]:
     """The reasons for which examples are marked, sorted."""
     return [row["reason"] for row in store.catalog.rows("SELECT DISTINCT reason FROM mark ORDER BY reason")]
+
+
+def counts(store: Store, screenings: Sequence[int]) -> dict[str, int]:
+    """{reason: examples} of some screenings, the most first."""
+    if not screenings:
+        return {}
+    rows = store.catalog.rows(
+        f"SELECT reason, count(*) AS n FROM mark WHERE screening_id IN ({placeholders(screenings)}) "
+        "GROUP BY reason ORDER BY n DESC, reason",
+        tuple(screenings),
+    )
+    return {row["reason"]: int(row["n"]) for row in rows}
+
+
+def page(store: Store, screenings: Sequence[int], reason: str, first: int, count: int) -> list[Mark]:
+    """Marks of some screenings for one reason from a place on, the least similar first, then by example."""
+    if not screenings:
+        return []
+    rows = store.catalog.rows(
+        f"SELECT example_id, reason, twin, similarity FROM mark WHERE screening_id IN ({placeholders(screenings)}) "
+        "AND reason=? ORDER BY similarity, example_id LIMIT ? OFFSET ?",
+        (*screenings, reason, count, first),
+    )
+    return [_mark(row) for row in rows]
+
+
+def of_example(store: Store, screenings: Sequence[int], example_id: str, count: int) -> list[Mark]:
+    """Marks of some screenings that leave an example out or name it as the twin: its own first, then the most
+    similar."""
+    if not screenings:
+        return []
+    rows = store.catalog.rows(
+        f"SELECT example_id, reason, twin, similarity FROM mark WHERE screening_id IN ({placeholders(screenings)}) "
+        "AND (example_id=? OR twin=?) ORDER BY example_id=? DESC, similarity DESC, example_id LIMIT ?",
+        (*screenings, example_id, example_id, example_id, count),
+    )
+    return [_mark(row) for row in rows]
+
+
+def _mark(row: Row) -> Mark:
+    return Mark(row["example_id"], row["reason"], row["twin"], row["similarity"])

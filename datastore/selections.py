@@ -222,12 +222,17 @@ def get(store: Store, name: str, target: str | None = None) -> Selection:
 
     Raises InputError that lists what there is, and for a version that is void or was pruned.
     """
+    return by_number(store, number_of(store, name, target))
+
+
+def number_of(store: Store, name: str, target: str | None = None) -> int:
+    """The number in the catalog of what `get` gives, whose rows are not read."""
     if versions.is_number(name):
-        return of_version(store, versions.find(store, name))
+        return _number_of_version(store, versions.find(store, name))
     plain, _, digest = name.partition("@")
     row = store.catalog.one(
-        "SELECT * FROM selection WHERE name=? AND target=coalesce(?, target) AND substr(digest, 1, length(?))=? "
-        "AND void IS NULL ORDER BY created DESC, selection_id DESC LIMIT 1",
+        "SELECT selection_id FROM selection WHERE name=? AND target=coalesce(?, target) "
+        "AND substr(digest, 1, length(?))=? AND void IS NULL ORDER BY created DESC, selection_id DESC LIMIT 1",
         (plain, target, digest, digest),
     )
     if row is None:
@@ -236,15 +241,18 @@ def get(store: Store, name: str, target: str | None = None) -> Selection:
         )
         names = ", ".join(str(row["name"]) for row in known)
         raise InputError(f"no selection {name!r} in {store.root}; there are: {names or 'none'}")
-    return _load(store, row)
+    return int(row["selection_id"])
 
 
 def of_version(store: Store, version: versions.Version) -> Selection:
     """What a version holds. Raises InputError for a pool's, and for one that is void or was pruned."""
+    return by_number(store, _number_of_version(store, version))
+
+
+def _number_of_version(store: Store, version: versions.Version) -> int:
     if version.kind == "pool":
         raise InputError(f"{version} is a pool, not a selection or mixture")
-    (row,) = store.catalog.rows("SELECT * FROM selection WHERE selection_id=?", (versions.usable(store, version),))
-    return _load(store, row)
+    return versions.usable(store, version)
 
 
 def standing_for(store: Store, name: str, target: str, digest: str) -> Selection | None:

@@ -10,6 +10,7 @@ import secrets
 import shutil
 from pathlib import Path
 
+import hostile
 import pytest
 from filelock import FileLock
 from hypothesis import settings
@@ -18,7 +19,8 @@ from postgres import Server, stores_on
 from prefect_server import on_server, prefect_home, prefect_url  # noqa: F401 - fixtures
 from workers import CORES, MOST_WORKERS, WORKER, WORKERS  # before gradsift, which imports torch
 
-from gradsift.datastore import files
+import gradsift
+from gradsift.datastore import examples, files
 from gradsift.datastore.store import Store
 from gradsift.pipelines.demo.data import write_demo_data
 from gradsift.pipelines.demo.model import make_demo_model
@@ -179,6 +181,24 @@ def copy(finished, tmp_path):
     shutil.copytree(finished[1], tmp_path / "copy")
     with Store(tmp_path / "copy") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def browsed(finished, built_once, tmp_path_factory):
+    """The folder of the finished store with more to look at: a selection that prunes tokens (`small-qtuning-sql`), one by
+    chance (`small-random-sql`), and hostile rows (`hostile.py`). Read only, as `finished`."""
+
+    def build(folder):
+        shutil.copytree(finished[1], folder / "store")
+        with Store(folder / "store") as store:
+            gradsift.select("qtuning", examples=40, store=store)
+            gradsift.select("mean_cosine", examples=12, store=store)
+            gradsift.select("random", examples=12, store=store)
+            examples.add(store, hostile.rows())
+
+    root = tmp_path_factory.mktemp("browsed") / "store"
+    shutil.copytree(built_once("browsed", build) / "store", root)
+    return root
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def report(store: AnyStore = "store", *, run: int | None = None, out: AnyPath | 
     """
     with opened(store) as there:
         wanted = _run(there, run)
-        from gradsift.pipelines.report.kept import keep_report  # loads torch: not for a run that is not there
+        from gradsift.pipelines.report.report import keep_report  # loads torch: not for a run that is not there
 
         return keep_report(there, wanted, as_path(out))
 

@@ -42,13 +42,15 @@ class ExampleFacts:
 
 @dataclass(frozen=True)
 class Side:
-    """One side: copies and facts by example, and how to read chats by their ids."""
+    """One side: copies and facts by example, and how to read chats by their ids; `ranked` where the examples come in
+    the order of a choice."""
 
     name: str
     digest: str
     copies: Mapping[str, int]
     facts: Mapping[str, ExampleFacts]
     chats: Callable[[Sequence[str]], Mapping[str, Messages]]
+    ranked: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,12 @@ class Difference:
 def diff(store: Store | None, one: str, other: str, shown: int = SHOWN) -> Difference:
     """Compare two sides: counts, tables, and up to `shown` examples that only one has. Raises InputError."""
     a, b = _side(store, one), _side(store, other)
+    same = same_words(store, one, other) if a.digest == b.digest else ""
+    return between(a, b, shown, same)
+
+
+def between(a: Side, b: Side, shown: int = SHOWN, same: str = "") -> Difference:
+    """What `diff` says of two sides."""
     left, came = sorted(set(a.copies) - set(b.copies)), sorted(set(b.copies) - set(a.copies))
     both = set(a.copies) & set(b.copies)
     return Difference(
@@ -112,11 +120,12 @@ def diff(store: Store | None, one: str, other: str, shown: int = SHOWN) -> Diffe
         by={key: table for key in ("source", "part", "cluster", "length") if (table := _by(a, b, key))},
         score=_scores(a, b, left, came, both),
         examples=Samples(_samples(a, left, shown), _samples(b, came, shown)),
-        same=_same(store, one, other) if a.digest == b.digest else "",
+        same=same,
     )
 
 
-def _same(store: Store | None, one: str, other: str) -> str:
+def same_words(store: Store | None, one: str, other: str) -> str:
+    """What there is to say of two sides with the same rows in the same order."""
     words = "the same rows in the same order"
     if store is None or not (versions.is_number(one) and versions.is_number(other)):
         return words
@@ -133,10 +142,11 @@ def _side(store: Store | None, name: str) -> Side:
         return _exported(folder)
     if store is None:
         raise InputError(f"{name} is not the folder of an export, and there is no store to look for a selection in")
-    return _stored(store, name)
+    return stored_side(store, name)
 
 
-def _stored(store: Store, name: str) -> Side:
+def stored_side(store: Store, name: str) -> Side:
+    """A selection or version of the store as a side; no name is taken for a folder. Raises InputError."""
     if not versions.is_number(name):
         return _selected(store, selections.get(store, name))
     version = versions.find(store, name)
@@ -157,7 +167,7 @@ def _selected(store: Store, chosen: Selection) -> Side:
     chars = dict(zip(chosen.example_ids, selections.facts(store, chosen).chars, strict=True))
     facts = {row["example_id"]: _facts(row, chars[row["example_id"]]) for row in table.to_pylist()}
     copies = dict(zip(chosen.example_ids, chosen.copies, strict=True))
-    return Side(chosen.name, chosen.digest, copies, facts, lambda ids: examples.get_messages(store, ids))
+    return Side(chosen.name, chosen.digest, copies, facts, lambda ids: examples.get_messages(store, ids), ranked=True)
 
 
 def _exported(folder: Path) -> Side:

@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from gradsift.datastore.errors import InputError
 from gradsift.pipelines.bars import no_bars
 from gradsift.pipelines.model.causal import check_causal
-from gradsift.pipelines.model.encode import pin_date, tokenizer_digest
+from gradsift.pipelines.model.encode import tokenizer_digest
+from gradsift.pipelines.model.tokenizer import HUB_FILES, from_pretrained, load_tokenizer
 from gradsift.pipelines.model.weights import model_digest, refuse_adapter
 from gradsift.pipelines.recipe import Lora, Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")  # whose kernels take out_proj's weight itself
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 # transformers and peft build models under process-wide state (default device, skipped initialisation, warning
 # filters, the random generator): two threads at once end in silently re-initialised weights.
 _BUILDING = threading.Lock()
@@ -51,23 +50,8 @@ def open_model(model: Model) -> Loaded:
             "or a `gguf_file` in it."
         )
     digest = model_digest(folder, model.gguf_file)
-    tokenizer = _tokenizer(folder, model)
-    if not getattr(tokenizer, "is_fast", False):
-        raise InputError(f"the tokenizer in {folder} has no fast form (tokenizer.json), which labels need")
-    pin_date(tokenizer, model.date)
+    tokenizer = load_tokenizer(folder, model)
     return Loaded(folder, tokenizer, resolved_dtype(model), digest, tokenizer_digest(tokenizer))
-
-
-def _tokenizer(folder: Path, model: Model) -> Any:
-    try:
-        return _from_pretrained("AutoTokenizer", folder, model)
-    except InputError as error:
-        if model.gguf_file or any((folder / name).is_file() for name in TOKENIZERS):
-            raise
-        raise InputError(
-            f"{folder} has no tokenizer (none of {', '.join(TOKENIZERS)}). Put the files of the model's tokenizer "
-            "beside its weights: `AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)` writes them."
-        ) from error
 
 
 def resolved_dtype(model: Model) -> str:
@@ -88,23 +72,6 @@ def _hub_folder(model: Model) -> Path:
         raise InputError(
             f"cannot get {model.hub!r} from the hub: {error}. Check the name and the network, or give a local `path`."
         ) from error
-
-
-def _from_pretrained(kind: str, folder: Path, model: Model, **options: Any) -> Any:
-    import transformers
-
-    if model.gguf_file:
-        options["gguf_file"] = model.gguf_file
-    try:
-        with no_bars():
-            return getattr(transformers, kind).from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False, **options
-            )
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        if "attn_implementation" in reason:
-            reason = f"it has no attention `{model.attention}`; set `model.attention: auto`"
-        raise InputError(f"cannot load {kind} from {folder}: {type(error).__name__}: {reason}") from error
 
 
 def best_device() -> torch.device:
@@ -197,7 +164,7 @@ def _is_product(module: Any) -> bool:
 
 def load_config(loaded: Loaded, model: Model) -> Any:
     """The model's configuration, without its weights."""
-    return _from_pretrained("AutoConfig", loaded.folder, model)
+    return from_pretrained("AutoConfig", loaded.folder, model)
 
 
 def load_trainable(loaded: Loaded, model: Model, lora: Lora, seed: int, mode: str) -> Any:
@@ -216,7 +183,7 @@ def load_base(loaded: Loaded, model: Model) -> Any:
 
 
 def _load_base(loaded: Loaded, model: Model) -> Any:
-    base, info = _from_pretrained(
+    base, info = from_pretrained(
         "AutoModelForCausalLM",
         loaded.folder,
         model,

@@ -4,18 +4,19 @@ Both are written when a run ends, each with its JSON; older ones stay as they we
 so no name is taken for another's.
 """
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gradsift.datastore import runs
-from gradsift.datastore.errors import GradsiftError
+from gradsift.datastore.errors import GradsiftError, InputError
 from gradsift.datastore.runs import Run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.report.answers import answers
 from gradsift.pipelines.report.facts import date_of
-from gradsift.pipelines.report.report import write_report
 
 KEPT = re.compile(r"(?P<name>[^.]+)\.run(?P<run>\d+)\.html")
 
@@ -41,18 +42,6 @@ def page_of(store: Store, run: Run) -> Path:
     return store.root / "reports" / f"{run.name}.run{run.run_id}.html"
 
 
-def keep_report(store: Store, run: Run, out: Path | None = None) -> Path:
-    """Write a run's report to `out`, else to where it is kept, and to its name's page if no later run has the name.
-    Returns `out`, or the page."""
-    newest = next((one.run_id for one in runs.newest_of_each(store) if one.name == run.name), run.run_id)
-    kept = page_of(store, run)
-    write_report(store, kept, run)
-    page = kept
-    if newest == run.run_id:
-        page = write_report(store, newest_page(store, run.name), run)
-    return page if out is None else write_report(store, out, run)
-
-
 def kept_pages(store: Store) -> Iterator[tuple[Path, Run]]:
     """Kept pages of which something is there, and their runs, in the order of their names."""
     folder = store.root / "reports"
@@ -66,16 +55,44 @@ def kept_pages(store: Store) -> Iterator[tuple[Path, Run]]:
             yield page, run
 
 
+def read_page(store: Store, run: Run) -> str:
+    """The kept page of a run, as it stands in the store's own folder: no link is followed, and nothing but a regular
+    file is read. Raises InputError where there is none."""
+    lacking = InputError(
+        f"run {run.run_id} has no report in {store.root}; `gradsift report --run {run.run_id}` makes it"
+    )
+    kept = _kept(store, run)
+    if kept is None or os.sep in run.name:
+        raise lacking
+    try:
+        folder = os.open(store.root / "reports", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            page = os.open(kept.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        finally:
+            os.close(folder)
+        with open(page, encoding="utf-8") as file:  # noqa: PTH123 - what was opened, not what a name stands for by now
+            if not stat.S_ISREG(os.fstat(page).st_mode):
+                raise lacking
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise lacking from error
+
+
 def listed(store: Store) -> list[Kept]:
     """Finished runs with what they found, the newest first."""
     return [_entry(store, run) for run in runs.finished(store)]
 
 
 def _entry(store: Store, run: Run) -> Kept:
+    path = _kept(store, run)
+    return Kept(run.run_id, date_of(run), run.name, _headline(run), "" if path is None else str(path))
+
+
+def _kept(store: Store, run: Run) -> Path | None:
+    """The page of a run, or of its name where it is the newest of it; None where there is none."""
     own, newest = page_of(store, run), newest_page(store, run.name)
     is_newest = all(one.run_id == run.run_id for one in runs.newest_of_each(store) if one.name == run.name)
-    path = own if own.is_file() else newest if is_newest and newest.is_file() else None
-    return Kept(run.run_id, date_of(run), run.name, _headline(run), "" if path is None else str(path))
+    return own if own.is_file() else newest if is_newest and newest.is_file() else None
 
 
 def _headline(run: Run) -> str:

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from gradsift.datastore import outputs
+from gradsift.datastore import outputs, runs
 from gradsift.datastore.files import disk_errors
 from gradsift.datastore.runs import ArmRow, MixtureReport, Run, RunResult, last_run
 from gradsift.datastore.store import Store
@@ -18,6 +18,7 @@ from gradsift.pipelines.report.answers import HEADLINES, answers
 from gradsift.pipelines.report.arms import BETTER
 from gradsift.pipelines.report.facts import date_of, facts, recipe_text, words
 from gradsift.pipelines.report.funnel import funnel
+from gradsift.pipelines.report.kept import newest_page, page_of
 from gradsift.pipelines.report.matrix import matrix
 from gradsift.pipelines.report.page import html
 from gradsift.pipelines.report.parts import Card, Document
@@ -61,6 +62,18 @@ def write_report(store: Store, path: Path, run: Run | None = None) -> Path:
         path.write_text(html(document), "utf-8")
         path.with_suffix(".json").write_text(json.dumps(asdict(document), indent=1, ensure_ascii=False) + "\n", "utf-8")
     return path
+
+
+def keep_report(store: Store, run: Run, out: Path | None = None) -> Path:
+    """Write a run's report to `out`, else to where it is kept, and to its name's page if no later run has the name.
+    Returns `out`, or the page."""
+    newest = next((one.run_id for one in runs.newest_of_each(store) if one.name == run.name), run.run_id)
+    kept = page_of(store, run)
+    write_report(store, kept, run)
+    page = kept
+    if newest == run.run_id:
+        page = write_report(store, newest_page(store, run.name), run)
+    return page if out is None else write_report(store, out, run)
 
 
 def is_whole(path: Path) -> bool:

@@ -34,7 +34,8 @@ from gradsift.pipelines.pool import semantic
 from gradsift.pipelines.pool.read import read_datasets, with_screening
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe, packages
-from gradsift.pipelines.report.kept import keep_report, newest_page
+from gradsift.pipelines.report.kept import newest_page
+from gradsift.pipelines.report.report import keep_report
 from gradsift.pipelines.runs import forget
 from gradsift.pipelines.runs.look import lost_labels
 from gradsift.pipelines.select import need

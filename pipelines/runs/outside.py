@@ -224,8 +224,8 @@ def write_reports(store: Store) -> list[str]:
     """Write the store's reports again, each that of its run or of the newest that wrote one of its name, or remove
     them: pages and the JSON beside them; what else lies there is not the tool's. Returns what is to be said: what was
     removed, and reports elsewhere that may show what was deleted."""
-    from gradsift.pipelines.report.kept import kept_pages  # loads torch: seconds, before any error is said
-    from gradsift.pipelines.report.report import write_report
+    from gradsift.pipelines.report.kept import kept_pages
+    from gradsift.pipelines.report.report import write_report  # loads torch: seconds, before any error is said
 
     pages, said = reported_to(store), []
     folder = store.root / "reports"

@@ -14,7 +14,8 @@ from gradsift.pipelines.pool.ingest import ingest
 from gradsift.pipelines.pool.read import refuse_leaks
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Fields, recorded_recipe
-from gradsift.pipelines.report.kept import keep_report, newest_page
+from gradsift.pipelines.report.kept import newest_page
+from gradsift.pipelines.report.report import keep_report
 from gradsift.pipelines.runs import forget
 from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.validate.validate import Made, validate

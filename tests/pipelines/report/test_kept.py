@@ -1,7 +1,9 @@
 """Each run keeps its report: the newest by its name, all by their numbers; listed, mended, and forgotten."""
 
 import json
+import os
 import time
+from dataclasses import replace
 
 import pytest
 from planted import by_ids
@@ -12,8 +14,8 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.maintenance import verify
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import parse_recipe
-from gradsift.pipelines.report.kept import keep_report, kept_pages, listed, newest_page, page_of
-from gradsift.pipelines.report.report import report, write_report
+from gradsift.pipelines.report.kept import kept_pages, listed, newest_page, page_of, read_page
+from gradsift.pipelines.report.report import keep_report, report, write_report
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.forget import delete
 from gradsift.pipelines.runs.repair import mend
@@ -83,6 +85,30 @@ def test_runs_are_listed_with_what_they_found(twice):
         page.unlink()
     second, first = listed(twice)
     assert (first.path, second.path) == ("", str(newest_page(twice, "mix"))), "its name's page is the newest run's"
+
+
+def test_a_kept_page_is_read_from_the_stores_own_folder_alone(twice, tmp_path):
+    """Not through a link, of whatever part of its path, and not under a name that leads elsewhere."""
+    run = runs.get(twice, 1)
+    page = page_of(twice, run)
+    assert read_page(twice, run) == page.read_text("utf-8")
+    secret = tmp_path / "secret.html"
+    secret.write_text(SECRET)
+    page.unlink()
+    page.symlink_to(secret)
+    with pytest.raises(InputError, match="`gradsift report --run 1` makes it"):
+        read_page(twice, run)
+    page.unlink()
+    os.mkfifo(page)
+    with pytest.raises(InputError, match="has no report"):
+        read_page(twice, run)
+    (twice.root / "reports").rename(tmp_path / "elsewhere")
+    (twice.root / "reports").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="has no report"):
+        read_page(twice, runs.get(twice, 2))
+    (tmp_path / "out.run1.html").write_text(SECRET)
+    with pytest.raises(InputError, match="has no report"):
+        read_page(twice, replace(run, name=f"../../{tmp_path.name}/out"))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# Processes that run tests: `auto` is one for each core, 0 runs them in the process of pytest.
+# Processes that run tests: `auto` is one more than cores, 0 runs them in the process of pytest.
 WORKERS ?= auto
 PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -108,9 +108,14 @@ def close_dead(store: Store) -> list[Life]:
 
 @contextmanager
 def ending(store: Store, run_id: int) -> Iterator[None]:
-    """Put on record how the run of this block ended, if it did not finish; its error is raised in any case."""
+    """Put on record how the run of this block ended, if it did not finish; its error is raised in any case.
+
+    It holds a lease of its own as long as it goes on, whether it has the store's or not: by it other hosts see that it
+    lives, and a deletion or `gc` that it is at work.
+    """
     try:
-        yield
+        with leases.held(store, f"{leases.RUN} {run_id}"):
+            yield
     except BaseException as error:
         outcome = "failed" if isinstance(error, Exception) else "interrupted"
         with suppress(GradsiftError, OSError), store.catalog.write() as db:

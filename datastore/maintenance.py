@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from gradsift.datastore import indexes, selections
+from gradsift.datastore import indexes, leases, selections
 from gradsift.datastore.backend import ADVICE
 from gradsift.datastore.errors import BusyError, CorruptionError
-from gradsift.datastore.leases import RUN, holder_is_dead
 from gradsift.datastore.store import Store, stored_file
 
 GRACE_SECONDS = 3600.0
@@ -83,9 +82,8 @@ def _delete_orphan(store: Store, name: str) -> bool:
 
 
 def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]:
-    """Delete what `garbage` lists, unless a run holds the store; returns what was deleted."""
-    run = store.catalog.one("SELECT * FROM lease WHERE name=? AND expires > ?", (RUN, store.catalog.now()))
-    if run and not holder_is_dead(run["holder"]):
+    """Delete what `garbage` lists, unless a run goes on, which may be writing; returns what was deleted."""
+    if leases.all_held(store, leases.RUN):
         raise BusyError("a run is working on this store; collect its garbage when it has ended")
     store.require_own_files()
     store.sweep()

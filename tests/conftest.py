@@ -37,8 +37,8 @@ def pytest_configure(config):
 
 
 def pytest_xdist_auto_num_workers():
-    """`-n auto`: a worker for each core that this process may use."""
-    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", min(CORES, MOST_WORKERS)))
+    """`-n auto`: a worker for each core that this process may use, and one for when others wait for servers."""
+    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", min(CORES + 1, MOST_WORKERS)))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -6,7 +6,8 @@ import time
 import pytest
 from running import start
 
-from gradsift.datastore import leases, lives, runs
+from gradsift.datastore import leases, lives, maintenance, runs
+from gradsift.datastore.errors import BusyError
 from gradsift.datastore.place import Place
 from gradsift.datastore.runs import Recipes
 from gradsift.datastore.store import Store
@@ -64,6 +65,24 @@ def test_a_run_of_another_host_lives_as_long_as_its_lease(store):
         db.execute("UPDATE lease SET expires = expires - 1000")
     (life,) = lives.close_dead(store)
     assert life.state == "crashed"
+
+
+def test_a_run_without_the_stores_lease_is_seen_at_work(store):
+    """A validation or a selection: other hosts see that it lives, and nothing is deleted beside it."""
+    run_id = runs.start(store, "sums", RECIPES)
+    with lives.ending(store, run_id):
+        with store.catalog.write() as db:  # as another host sees it
+            db.execute("UPDATE run SET holder='elsewhere:7:99'")
+            db.execute("UPDATE lease SET holder='elsewhere:7:99:1'")
+        assert states(store) == ["running"]
+        assert lives.close_dead(store) == []
+        with pytest.raises(BusyError, match="a run is working"):
+            maintenance.collect(store)
+        with leases.alone(store, "delete"), pytest.raises(BusyError, match=f"run {run_id} is being worked on"):
+            leases.require_no_other(store, "delete")
+        with store.catalog.write() as db:
+            db.execute("UPDATE lease SET holder=?", (leases.holder_name(),))
+    assert leases.all_held(store, "") == set()
 
 
 def test_a_finished_run_has_what_it_made(finished):

@@ -20,6 +20,7 @@ from gradsift.pipelines.report.drift import drift_words
 from gradsift.pipelines.report.report import report
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.dryrun import plan_run
+from gradsift.pipelines.runs.events import telling
 from gradsift.pipelines.runs.forget import delete
 
 
@@ -254,8 +255,11 @@ def test_drift_is_the_share_of_later_rows_times_the_gap_of_their_signals(grown, 
     assert finished[2].drift.came == finished[2].drift.left == 0
     assert finished[2].drift.trained == round(0.2 * finished[2].drift.drawn_from)
     grown.append(chats(40))
-    result = grown.run()
+    told = []
+    result = telling("small", grown.store.root, told.append, grown.run)
     drift = result.drift
+    (event,) = (event for event in told if event.what == "drift above")
+    assert (event.run, event.facts["drift"], event.facts["max_drift"]) == ("small", drift.drift, drift.max_drift)
     assert (drift.reused, drift.came, drift.left, drift.rows) == (True, 40, 0, drift.drawn_from + 40)
     space = result.pool_rows[-1].space_id
     block = features.read_all(grown.store, space, features.ids_with_rows(grown.store, space))

@@ -62,6 +62,12 @@ def spaces_at(store: Store, checkpoint: str) -> list[tuple[int, int]]:
     return [(row["space_id"], row["n"]) for row in spaces if json.loads(row["spec"]).get("checkpoint") == checkpoint]
 
 
+def spaces_of(store: Store, kind: str) -> list[int]:
+    """Numbers of the feature spaces whose spec names this kind, such as `encoder`; gradient rows name none."""
+    spaces = store.catalog.rows("SELECT space_id, spec FROM feature_space ORDER BY space_id")
+    return [int(row["space_id"]) for row in spaces if json.loads(row["spec"]).get("kind") == kind]
+
+
 def planned_in(store: Store, spec: str) -> bool:
     """Whether rows are planned in any space whose fingerprint is in this text. Cost: one pass over the rows."""
     found = store.catalog.rows(

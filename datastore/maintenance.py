@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gradsift.datastore import indexes, leases, selections
+from gradsift.datastore import indexes, kept, leases, selections
 from gradsift.datastore.backend import ADVICE
 from gradsift.datastore.errors import BusyError, CorruptionError
 from gradsift.datastore.store import Store, stored_file
@@ -57,11 +57,16 @@ def reach(store: Store) -> None:
 
 
 def garbage(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]:
-    """(name, bytes) of files without a catalog row that are older than `grace` seconds.
+    """(name, bytes) of files without a catalog row that are older than `grace` seconds, and of what this host keeps of
+    datasets that are gone.
 
     The grace keeps a live writer's file, unfinished or not yet committed, safe. Files that were replaced have a time of
     their own, and go by `Store.sweep`.
     """
+    return _orphans(store, grace) + kept.garbage(store, grace)
+
+
+def _orphans(store: Store, grace: float) -> list[tuple[str, int]]:
     rows = store.catalog.rows("SELECT name FROM shard UNION ALL SELECT name FROM doomed")
     known = {row["name"] for row in rows} | indexes.names(store)
     return [
@@ -87,14 +92,15 @@ def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
         raise BusyError("a run is working on this store; collect its garbage when it has ended")
     store.require_own_files()
     store.sweep()
-    return [(name, size) for name, size in garbage(store, grace) if _delete_orphan(store, name)]
+    orphans = [(name, size) for name, size in _orphans(store, grace) if _delete_orphan(store, name)]
+    return orphans + kept.collect(store, grace)
 
 
 def collect_at_once(store: Store) -> int:
     """Delete what `garbage` lists, however young, for the caller who holds the store's lease; returns how many. A
     writer beside it whose file goes is told so when it commits (`Store.commit_file`)."""
     store.require_own_files()
-    orphans = garbage(store, grace=float("-inf"))
+    orphans = _orphans(store, grace=float("-inf"))
     for name, _ in orphans:
         _delete_orphan(store, name)
-    return len(orphans)
+    return len(orphans) + len(kept.collect(store, grace=float("-inf")))

@@ -211,7 +211,11 @@ def _all_listed(
 
 
 def typical(
-    store: Store, spaces: Sequence[tuple[int, int, float]], pool: int | None, asked_pool: int | None
+    store: Store,
+    spaces: Sequence[tuple[int, int, float]],
+    pool: int | None,
+    asked_pool: int | None,
+    column: Column = "vector",
 ) -> Typical | None:
     """Cosines of rows of spaces with rows of the spaces that questions are of; None without a pair.
 
@@ -222,7 +226,7 @@ def typical(
     (space, asked, _), *_ = spaces
     left = features.some_with_rows(store, asked, asked_pool, SAMPLE, last=True)
     right = features.some_with_rows(store, space, pool, SAMPLE)
-    sides = [(mapped.units(store, a, left), mapped.units(store, s, right)) for s, a, _ in spaces]
+    sides = [(mapped.units(store, a, left, column), mapped.units(store, s, right, column)) for s, a, _ in spaces]
     left = [i for i in left if all(i in questions for questions, _ in sides)]
     right = [i for i in right if all(i in rows for _, rows in sides)]
     pairs = np.array(left, object)[:, None] != np.array(right, object)[None, :]
@@ -232,6 +236,11 @@ def typical(
         weight * (np.stack([questions[i] for i in left]) @ np.stack([rows[i] for i in right]).T)[pairs]
         for (questions, rows), (_, _, weight) in zip(sides, spaces, strict=True)
     )
-    quantiles = np.quantile(cosines, (0, 0.01, 0.05, 0.5, 0.95, 0.99, 1))
-    lowest, p1, p5, median, p95, p99, highest = (round(float(q), 4) for q in quantiles)
-    return Typical(int(pairs.sum()), median, p95, p99, highest, p5, p1, lowest)
+    return quantiles(np.asarray(cosines))
+
+
+def quantiles(cosines: NDArray[np.floating]) -> Typical:
+    """What is ordinary among the cosines of pairs [n], of which there is one at least."""
+    found = np.quantile(cosines, (0, 0.01, 0.05, 0.5, 0.95, 0.99, 1))
+    lowest, p1, p5, median, p95, p99, highest = (round(float(q), 4) for q in found)
+    return Typical(cosines.size, median, p95, p99, highest, p5, p1, lowest)

@@ -94,15 +94,21 @@ class EncoderPiece(UnitsPiece):
 
 def encoder_rows(store: Store, folder: Path) -> Callable[[Sequence[str]], tuple[FeatureBlock, dict[str, str]]]:
     """A function that gives rows of examples, and {id: status} of those without one. Loads the encoder."""
+    rows = text_rows(folder)
+    return lambda ids: rows(ids, texts_of(store, ids))
+
+
+def text_rows(folder: Path) -> Callable[[Sequence[str], list[str]], tuple[FeatureBlock, dict[str, str]]]:
+    """A function that gives rows of texts by their names, and {name: status} of others. Loads the encoder."""
     encode = _encoder(folder)
 
-    def rows(ids: Sequence[str]) -> tuple[FeatureBlock, dict[str, str]]:
-        vectors, counts = encode(texts_of(store, ids))
+    def rows(names: Sequence[str], texts: list[str]) -> tuple[FeatureBlock, dict[str, str]]:
+        vectors, counts = encode(texts)
         good = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
-        kept = [i for i, ok in zip(ids, good, strict=True) if ok]
+        kept = [i for i, ok in zip(names, good, strict=True) if ok]
         signals = pa.table({"n_tokens": pa.array(counts[good], pa.int32())})
         block = make_block(kept, vectors[good], signals, "f16")
-        return block, {i: "non_finite" for i, ok in zip(ids, good, strict=True) if not ok}
+        return block, {i: "non_finite" for i, ok in zip(names, good, strict=True) if not ok}
 
     return rows
 

@@ -36,8 +36,9 @@ from gradsift.pipelines.features.space import GradientJob
 from gradsift.pipelines.features.transforms import Transform, make_transform
 from gradsift.pipelines.model.batches import Batch, by_length, collate, pad_id
 from gradsift.pipelines.model.encode import Encoded, encode
-from gradsift.pipelines.model.head import TokenLosses, example_means, token_losses
+from gradsift.pipelines.model.head import example_means, token_losses
 from gradsift.pipelines.model.load import best_device, load_base, load_lora, set_adapter
+from gradsift.pipelines.model.trunk import hidden_states
 from gradsift.pipelines.recipe import Signals
 
 Columns = dict[str, torch.Tensor]  # of a batch, by name: [B, ...], or [L] for those of tokens
@@ -163,12 +164,24 @@ class Extractor:
         if wanted.tokens:
             columns |= {"token_nll": tokens.nll.detach(), "token_entropy": tokens.entropy}
         if wanted.embedding:
-            columns["embedding"] = position_weighted_mean(tokens, batch)
+            columns["embedding"] = position_weighted_mean(tokens.hidden, batch)
         if wanted.module_norms:
             columns["module_norms"] = modules
         if wanted.answer_loss:
             columns["answer_loss"] = self._answer_loss(chats)
         return columns
+
+    @torch.no_grad()
+    def embeddings(self, chats: Sequence[Encoded]) -> NDArray[np.float16]:
+        """[N, H] embeddings of chats as rows keep them, of chats without a label token, too. One forward for each
+        batch; every chat must have a token."""
+        lengths = [len(chat.input_ids) for chat in chats]
+        made: dict[int, NDArray[np.float16]] = {}
+        for part in by_length(lengths, self.batch_tokens):
+            batch = collate([chats[k] for k in part], pad_id(self.job.loaded.tokenizer)).to(self.device)
+            means = position_weighted_mean(hidden_states(self.model, batch), batch)
+            made |= zip(part, means.cpu().numpy().astype(np.float16), strict=True)
+        return np.stack([made[k] for k in range(len(chats))])
 
     @torch.no_grad()
     def _answer_loss(self, chats: Sequence[Encoded]) -> torch.Tensor:
@@ -223,11 +236,11 @@ def _alone(chat: Encoded, bos: int | None) -> Encoded:
     return Encoded(start + ids, (False,) * len(start) + (bos is not None,) + (True,) * (len(ids) - 1), chat.status)
 
 
-def position_weighted_mean(tokens: TokenLosses, batch: Batch) -> torch.Tensor:
-    """[B, H] mean of the last hidden states, weighted by position from 1; padding does not count (RDS+)."""
+def position_weighted_mean(hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """[B, H] mean of the last hidden states [B, T, H], weighted by position from 1; padding does not count (RDS+)."""
     weights = ((batch.positions + 1) * batch.attention_mask).float()
     weights /= weights.sum(1, keepdim=True)
-    return torch.bmm(weights[:, None], tokens.hidden.float())[:, 0]
+    return torch.bmm(weights[:, None], hidden.float())[:, 0]
 
 
 def out_of_memory(error: BaseException) -> bool:

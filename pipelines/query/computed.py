@@ -29,6 +29,24 @@ def rows_of(store: Store, spaces: Sequence[int], chats: Sequence[Messages]) -> l
     return [_rows(extractor, chats) for extractor in _extractors(store, spaces)]
 
 
+def embeddings_of(store: Store, space: int, chats: Sequence[Messages]) -> F32:
+    """[Q, H] unit RDS+ embeddings of chats, with or without an answer, at the checkpoint of a space of the pool's.
+
+    Raises InputError for a chat that the model's template does not render, and for one without a finite embedding;
+    FeatureSpaceMismatch where the model is another.
+    """
+    extractor = next(_extractors(store, [space]))
+    encoded = [extractor.encode(chat) for chat in chats]
+    for number, one in enumerate(encoded, 1):
+        if not one.input_ids:
+            raise InputError(f"the model's chat template does not render chat {number} of the questions")
+    rows = extractor.embeddings(encoded).astype(np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise InputError("a question has no finite embedding at this checkpoint; leave it out")
+    return np.asarray(rows / lengths, np.float32)
+
+
 def own_answer(store: Store, space: int, user: str) -> str:
     """The greedy answer of the model at the checkpoint of a space of the pool's. Raises InputError where it says
     nothing."""

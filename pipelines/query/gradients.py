@@ -9,7 +9,7 @@ At `all` checkpoints, cosines are added with the weights of LESS, the checkpoint
 Legend: Q questions, C checkpoints, D dims of a row, W = C·D.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,12 +24,12 @@ from gradsift.datastore.search import Neighbour, Typical, neighbours_combined, t
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.plain import plain_space
 from gradsift.pipelines.query.spaces import Found, Kind, Near
+from gradsift.pipelines.query.stored import best_of_pool
 from gradsift.pipelines.runs.points import mean_lr, space_at
 from gradsift.scorers.less import checkpoint_weights
 
 F32 = NDArray[np.float32]
 At = int | Literal["all"] | None  # a checkpoint, all of them, or the last
-SPARE = 64  # rows beyond twice those that are wanted, of which some may have left the pool
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,11 @@ class Gradients:
         parts = self._parts(questions, opposed)
         if self.index is None:
             spaces = [(place.space, place.weight) for place in self.places]
-            near = self._of_pool(lambda n, but: neighbours_combined(self.store, spaces, parts, n, ids, without=but), k)
+
+            def search(count: int, without: Sequence[str]) -> list[list[Neighbour]]:
+                return neighbours_combined(self.store, spaces, parts, count, ids, without=without)
+
+            near = best_of_pool(self.store, spaces[0][0], self.pool, k, search)
             return Found(_signed(near, opposed))
         if opposed or len(parts) > 1:
             raise InputError("an index is of the nearest rows at one checkpoint; ask anything else without --index")
@@ -127,19 +131,6 @@ class Gradients:
             )
         sign = np.float32(-1 if opposed else 1)
         return [np.ascontiguousarray(sign * part) for part in np.split(questions, len(self.places), axis=1)]
-
-    def _of_pool(self, search: Callable[[int, Sequence[str]], list[list[Neighbour]]], k: int) -> list[list[Neighbour]]:
-        """The k best members of the pool. More rows than are wanted are looked for first: mostly no row has left the
-        pool, and which have is a long question to the catalog."""
-        if self.pool is None:
-            return search(k, ())
-        count = 2 * k + SPARE
-        found = search(count, ())
-        members = examples.members(self.store, self.pool, {n.example_id for best in found for n in best})
-        kept = [[n for n in best if n.example_id in members] for best in found]
-        if all(len(inside) >= k or len(best) < count for inside, best in zip(kept, found, strict=True)):
-            return [best[:k] for best in kept]
-        return search(k, self._outside())
 
     def _outside(self) -> list[str]:
         return [] if self.pool is None else features.outside(self.store, self.places[0].space, self.pool)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from gradsift.datastore.errors import BusyError, CorruptionError, GradsiftError,
 from gradsift.datastore.place import PLACE_NAME, Place, agree, keep, open_catalog, open_files, part, settled
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow as pa
 
 CLEARED = "a deletion on {} took this file away before it was part of the store; run this again when that has ended"
@@ -198,6 +200,16 @@ class Store:
     def map(self, shard_id: int) -> "pa.NativeFile":
         """Like `open`, as memory that readers need not copy."""
         return self._reader(shard_id, self.backend.map)
+
+    def frame(self, name: str) -> "pl.LazyFrame":
+        """A table of the store as a lazy frame of Polars: examples, signals, scores, selections, mixtures, marks, …
+        (`gradsift sql --schema` lists them and their columns).
+
+        It reads nothing until it is collected, and then, a batch at a time, the columns that are asked for and the rows
+        that the catalog lists. Collect it while the store is open. Raises InputError for an unknown name.
+        """
+        frame: pl.LazyFrame = import_module("gradsift.datastore.frames").frame(self, name)  # it imports this module
+        return frame
 
     def _shard(self, shard_id: int) -> Row | None:
         """What is known of a shard, or of one that left and whose file is still there: its number may have been read

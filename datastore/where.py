@@ -113,24 +113,33 @@ def _signals(store: Store, names: Sequence[str]) -> Looked:
 
 
 def _states(store: Store, names: Sequence[str]) -> Looked:
-    found: dict[str, dict[str, object]] = {}
+    found: Looked = {}
     if "mark" in names:
         found["mark"] = screened(store)
     if "selected" in names:
-        counted = store.catalog.rows(
-            f"SELECT i.example_id, count(*) AS n FROM ({NEWEST}) AS s JOIN selection_item AS i USING (selection_id) "
-            "GROUP BY i.example_id"
-        )
-        found["selected"] = {row["example_id"]: row["n"] for row in counted}
+        found["selected"] = selected(store)
     return found
 
 
 def screened(store: Store) -> dict[str, object]:
     """{id: why} of what the newest run's screenings left out."""
-    newest = next((run for run in runs.finished(store) if not run.summary.get("base")), None)
-    numbers = newest.summary.get("ingest", {}).get("pool", {}).get("screenings", ()) if newest else ()
     return {
         row["example_id"]: row["reason"]
-        for number in numbers
+        for number in newest_screenings(store)
         for row in store.catalog.rows("SELECT example_id, reason FROM mark WHERE screening_id=?", (number,))
     }
+
+
+def newest_screenings(store: Store) -> list[int]:
+    """Numbers of the screenings of the newest run that read its sources."""
+    newest = next((run for run in runs.finished(store) if not run.summary.get("base")), None)
+    return list(newest.summary.get("ingest", {}).get("pool", {}).get("screenings", ())) if newest else []
+
+
+def selected(store: Store) -> dict[str, object]:
+    """{id: how many of the newest selections and mixtures of each name hold it}."""
+    counted = store.catalog.rows(
+        f"SELECT i.example_id, count(*) AS n FROM ({NEWEST}) AS s JOIN selection_item AS i USING (selection_id) "
+        "GROUP BY i.example_id"
+    )
+    return {row["example_id"]: row["n"] for row in counted}

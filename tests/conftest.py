@@ -20,7 +20,7 @@ from prefect_server import on_server, prefect_home, prefect_url  # noqa: F401 - 
 from workers import CORES, MOST_WORKERS, WORKER, WORKERS  # before gradsift, which imports torch
 
 import gradsift
-from gradsift.datastore import examples, files
+from gradsift.datastore import examples, files, place
 from gradsift.datastore.store import Store
 from gradsift.pipelines.demo.data import write_demo_data
 from gradsift.pipelines.demo.model import make_demo_model
@@ -216,6 +216,16 @@ def replaced(finished, tmp_path):
 @pytest.fixture
 def store(tmp_path):
     with Store(tmp_path / "store") as opened:
+        yield opened
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either(request, tmp_path):
+    """An empty store, its catalog in either database."""
+    at = place.Place(tmp_path / "either")
+    if request.param == "postgresql":
+        at = place.Place(tmp_path / "either", request.getfixturevalue("catalog_url"), (tmp_path / "files").as_uri())
+    with Store(at) as opened:
         yield opened
 
 

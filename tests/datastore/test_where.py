@@ -8,9 +8,7 @@ from gradsift.datastore.compact import compact
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.examples import Example
 from gradsift.datastore.identity import example_id
-from gradsift.datastore.place import Place
 from gradsift.datastore.predicates import ASKED
-from gradsift.datastore.store import Store
 from gradsift.datastore.where import matching
 
 
@@ -22,18 +20,13 @@ def of(k, source, file="a.jsonl", line=None, **extra):
     return Example(example_id(chat(k)), chat(k), source, file, k + 1 if line is None else line, None, "", extra)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def made(request, tmp_path):
+@pytest.fixture
+def made(either):
     """Twelve examples in three shards, of two sources; one of them in two places."""
-    place = Place(tmp_path / "made")
-    if request.param == "postgresql":
-        url = request.getfixturevalue("catalog_url")
-        place = Place(tmp_path / "made", url, (tmp_path / "files").as_uri())
-    with Store(place) as store:
-        for first in (0, 4, 8):
-            examples.add(store, [of(k, "ab"[k % 2], quality=k % 3, tag="o'k") for k in range(first, first + 4)])
-        examples.add(store, [of(3, "a", "b.jsonl", 99, quality=9)])
-        yield store
+    for first in (0, 4, 8):
+        examples.add(either, [of(k, "ab"[k % 2], quality=k % 3, tag="o'k") for k in range(first, first + 4)])
+    examples.add(either, [of(3, "a", "b.jsonl", 99, quality=9)])
+    return either
 
 
 IDS = [example_id(chat(k)) for k in range(12)]

@@ -1,0 +1,101 @@
+"""SQL over a store: a statement that `statements` lets pass, run by Polars over the lazy frames of `frames`.
+
+The streaming engine runs it: memory is that of batches, of what it sorts, groups or joins by, and of the result. It can
+be interrupted, and asks for nothing but the tables and columns that it names.
+"""
+
+import difflib
+import re
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import polars as pl
+from polars.exceptions import PanicException, PolarsError
+
+from gradsift.datastore.errors import GradsiftError, InputError
+from gradsift.datastore.frames import frame
+from gradsift.datastore.statements import Statement, checked
+from gradsift.datastore.store import Store
+from gradsift.datastore.tables import TABLES
+
+BATCH = 10_000  # rows of a part of an answer
+WHERE = "`gradsift sql --schema` lists tables and columns"
+AS_TEXT = "; extra->>'name' is text: CAST(extra->>'name' AS DOUBLE) is its number"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a statement gives: types by column, and its rows in parts, each read when it is asked for."""
+
+    schema: pl.Schema
+    parts: Iterator[pl.DataFrame]
+
+
+def query_sql(store: Store, statement: str) -> pl.DataFrame:
+    """The rows that a SELECT gives. Holds all of them in memory; `answer` does not.
+
+    Raises InputError for a statement that may not be run or that Polars cannot, and what reading the store raises.
+    """
+    found = answer(store, statement)
+    parts = list(found.parts)
+    return pl.concat(parts) if parts else found.schema.to_frame()
+
+
+def answer(store: Store, statement: str) -> Answer:
+    """The same in parts. What reading the store raises comes with the part that needs it."""
+    asked, failed = checked(statement), list[GradsiftError]()
+    frames = {name: _with_fields(frame(store, name, failed.append), name, asked) for name in asked.tables}
+    with _in_words(asked, failed):
+        found = pl.SQLContext(frames, register_globals=False).execute(asked.text, eager=False)
+        names = found.collect_schema().names()
+        if asked.star:
+            names = [name for name in names if name not in {field.name for field in asked.fields}]
+            found = found.select(names)
+        schema = found.collect_schema()
+    return Answer(schema, _parts(found, asked, failed))
+
+
+def _parts(found: pl.LazyFrame, asked: Statement, failed: list[GradsiftError]) -> Iterator[pl.DataFrame]:
+    with _in_words(asked, failed):
+        yield from found.collect_batches(chunk_size=BATCH)
+
+
+def _with_fields(table: pl.LazyFrame, name: str, asked: Statement) -> pl.LazyFrame:
+    """A table with a column for each field that is asked of one of its columns."""
+    fields = [field for field in asked.fields if field.column in TABLES[name].columns]
+    return table.with_columns(pl.col(f.column).str.json_path_match(f.path).alias(f.name) for f in fields)
+
+
+@contextmanager
+def _in_words(asked: Statement, failed: list[GradsiftError]) -> Iterator[None]:
+    """Errors as ours: of the store as they were, of Polars with what to do."""
+    try:
+        yield
+    except (PolarsError, PanicException) as error:
+        if failed:
+            raise failed[0] from error
+        raise InputError(f"SQL: {_said(asked, str(error))}") from None
+    except KeyboardInterrupt:
+        with suppress(KeyboardInterrupt):
+            time.sleep(0.01)  # Polars raises it, and Python once more
+        raise
+
+
+def _said(asked: Statement, text: str) -> str:
+    column = re.match(r'unable to find column "(.*?)"; valid columns: \[(.*?)\]', text)
+    if column is not None:
+        known = re.findall(r'"(.*?)"', column[2])
+        return f"there is no column {column[1]!r} there{_hint(column[1], known)}"
+    table = re.match(r"relation '(.*?)' was not found", text)
+    if table is not None:
+        return f"there is no table {table[1]!r}{_hint(table[1], TABLES)}"
+    first = text.partition("\n\nResolved plan")[0].strip().partition("\n")[0]
+    as_text = AS_TEXT if asked.fields and "string" in first else ""
+    return f"{first}{as_text}. {WHERE}"
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}. {WHERE}"

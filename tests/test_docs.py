@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 
+import hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -210,6 +211,24 @@ def test_the_page_of_indexes_works_as_written(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_page_on_pushing_works_as_written(tmp_path):
+    """Its commands, against a stand-in for the hub."""
+    rows = [{"prompt": f"Ask {k} of many other things", "completion": f"say {k}"} for k in range(30)]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "recipe.yaml").write_text("name: nightly\npool: [{path: pool.jsonl}]\nmix: {examples: 20}\n")
+    (commands,) = blocks(ROOT / "docs" / "push.md", "bash")
+    gradsift("run", "recipe.yaml", "--no-prefect", cwd=tmp_path)
+    with hub.serving() as server:
+        variables = hub.variables(server, tmp_path)
+        said = [gradsift(*shlex.split(line)[1:], cwd=tmp_path, **variables).stdout for line in commands.splitlines()]
+    assert "Nothing was pushed" in said[0]
+    repository = server.repositories["ann/nightly"]
+    assert repository.private
+    assert [len(repository.branches[name]) for name in ("main", "first")] == [2, 3]
+    assert "manifest.json" in repository.at("main")[1]
+
+
+@pytest.mark.slow
 def test_the_memory_page_works_as_written(data_dir, tmp_path):
     """Its recipe and commands, the first of which says what each method will hold; less than that is refused."""
     page = ROOT / "docs" / "memory.md"
@@ -379,7 +398,7 @@ def test_no_other_code_block_goes_untested():
                "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"},
                "search.md": {"bash", "python"}, "api.md": {"text", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"},
                "reading-the-report.md": {"bash"}, "data.md": {"jsonl", "json", "yaml", "csv", "text"}, "where-did-it-go.md": {"yaml", "bash"},
-               "object-store.md": {"yaml", "bash"}, "cluster.md": {"yaml", "bash"}, "team.md": {"yaml", "bash", "sql"},
+               "object-store.md": {"yaml", "bash"}, "push.md": {"bash"}, "cluster.md": {"yaml", "bash"}, "team.md": {"yaml", "bash", "sql"},
                "way-back.md": {"yaml", "bash", "python"}, "training.md": {"bash", "python"},
                "first-curation.md": {"yaml", "bash", "python"}}  # the last in tests/test_first_curation.py  # fmt: skip
     for page in PAGES:

@@ -1,5 +1,7 @@
 """Functions about versions: list them, export an old one as it was, drop old ones."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradsift.api.shared import AnyPath, AnyStore, as_path, opened
@@ -43,7 +45,15 @@ def log(name: str | None = None, *, store: AnyStore = "store") -> "list[Entry]":
 
 
 def checkout(
-    version: str, *, out: AnyPath | None = None, store: AnyStore = "store", progress: Progress = quiet
+    version: str,
+    *,
+    out: AnyPath | None = None,
+    push: str | None = None,
+    revision: str | None = None,
+    private: bool = True,
+    dry_run: bool = False,
+    store: AnyStore = "store",
+    progress: Progress = quiet,
 ) -> "CheckedOut":
     """Export an old version of a selection or mixture, byte for byte as its run did.
 
@@ -53,6 +63,14 @@ def checkout(
         NAME@NUMBER, or selection@NUMBER and mixture@NUMBER where the store has one name of that kind.
     out
         Where to write it; default: exports/NAME@NUMBER in the store.
+    push
+        Also push it to this data set on the Hugging Face Hub, `owner/name`, as `gradsift.export` does.
+    revision
+        Branch to push to; default: the main one.
+    private
+        A new data set is private, and one that is public is refused.
+    dry_run
+        Write the export and ask the hub what it has, but push nothing.
     store
         Folder of the store, or an open one.
     progress
@@ -61,13 +79,13 @@ def checkout(
     Returns
     -------
     CheckedOut
-        The folder, how many rows, and whether its run exported the same bytes.
+        The folder, how many rows, whether its run exported the same bytes, and what was pushed.
 
     Raises
     ------
     InputError
         For a version that is void or was pruned, a folder that holds anything but an export, and where the same bytes
-        cannot be made any more.
+        cannot be made any more. Of a push: as `gradsift.export`.
 
     Example
     -------
@@ -75,9 +93,13 @@ def checkout(
     >>> made = gradsift.checkout(version, out="as-it-was", store="store")
     """
     from gradsift.pipelines.export.checkout import checkout as write
+    from gradsift.pipelines.export.push import destination
+    from gradsift.pipelines.export.push import push as send
 
+    to = destination(push, revision=revision, private=private, dry_run=dry_run)
     with opened(store) as there:
-        return write(there, version, as_path(out), progress)
+        made = write(there, version, as_path(out), progress)
+    return replace(made, pushed=send(Path(made.folder), to, progress)) if to else made
 
 
 def prune(store: AnyStore = "store", *, keep: int, examples: bool = False, dry_run: bool = False) -> "Pruned":

@@ -11,17 +11,20 @@ from gradsift.pipelines.progress import Progress, quiet
 if TYPE_CHECKING:
     from gradsift.datastore.runs import MixtureReport
     from gradsift.pipelines.export.diff import Difference
+    from gradsift.pipelines.export.push import Pushed
 
 
 @dataclass(frozen=True)
 class Written:
-    """An export: of which selection, how many examples and rows (copies counted), its digest, and where it is."""
+    """An export: of which selection, how many examples and rows (copies counted), its digest, where it is, and what
+    was pushed."""
 
     name: str
     examples: int
     rows: int
     digest: str
     folder: str
+    pushed: "Pushed | None" = None
 
 
 def mix(
@@ -92,6 +95,10 @@ def export(
     labels: bool | None = None,
     atlas: bool = False,
     require_licence: bool = False,
+    push: str | None = None,
+    revision: str | None = None,
+    private: bool = True,
+    dry_run: bool = False,
     store: AnyStore = "store",
     progress: Progress = quiet,
 ) -> Written:
@@ -113,6 +120,15 @@ def export(
         Add atlas.parquet: x, y and neighbours for embedding-atlas.
     require_licence
         Refuse rows of unknown licence.
+    push
+        Also push it to this data set on the Hugging Face Hub, `owner/name`, with the token of HF_TOKEN or `hf auth
+        login`: one commit of what the hub does not have yet.
+    revision
+        Branch to push to; default: the main one. It is made where it is not there.
+    private
+        A new data set is private, and one that is public is refused.
+    dry_run
+        Write the export and ask the hub what it has, but push nothing.
     store
         Folder of the store, or an open one.
     progress
@@ -121,13 +137,18 @@ def export(
     Returns
     -------
     Written
-        Counts, digest and folder.
+        Counts, digest and folder, and in `pushed` what the hub got: `url`, `commit`, names of files that were `sent`
+        and `removed`.
 
     Raises
     ------
     InputError
         For a name that is not there, a folder that holds anything but an export, and rows without the licence that is
-        asked for.
+        asked for; for a data set on the hub that is something else, or that the token may not write to.
+    BusyError
+        Where somebody else changed the data set meanwhile.
+    UnavailableError
+        Where the hub does not answer. The export is written by then, and the same call pushes the rest.
     StoreFullError
         When the disk is full.
 
@@ -137,8 +158,11 @@ def export(
     >>> written = gradsift.export(newest, "out", format="jsonl", store="store")
     """
     from gradsift.datastore import selections, versions
+    from gradsift.pipelines.export.push import destination
+    from gradsift.pipelines.export.push import push as send
     from gradsift.pipelines.recipe import Export
 
+    to = destination(push, revision=revision, private=private, dry_run=dry_run)
     given = {"format": format, "labels": labels, "atlas": atlas or None,
              "require_licence": require_licence or None}  # fmt: skip
     with opened(store) as there:
@@ -150,7 +174,8 @@ def export(
 
         told = told_of(there, chosen)
         path = write(there, chosen, recipes, Path(folder), Export.model_validate(options), progress, told=told)
-    return Written(chosen.name, len(chosen.example_ids), chosen.rows, chosen.digest, str(path))
+    pushed = send(path, to, progress) if to else None
+    return Written(chosen.name, len(chosen.example_ids), chosen.rows, chosen.digest, str(path), pushed)
 
 
 def diff(one: AnyPath, other: AnyPath, *, examples: int = 3, store: AnyStore = "store") -> "Difference":

@@ -52,6 +52,10 @@ def export(
     labels: bool | None = None,
     atlas: Flag = False,
     require_licence: Flag = False,
+    push: str | None = None,
+    revision: str | None = None,
+    private: bool = True,
+    dry_run: Flag = False,
     store: StorePath = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
@@ -75,16 +79,29 @@ def export(
         Add atlas.parquet: x, y and neighbours for embedding-atlas.
     require_licence
         Refuse rows of unknown licence.
+    push
+        Also push it to this data set on the Hugging Face Hub, `owner/name`, with the token of HF_TOKEN or `hf auth
+        login`: one commit of what the hub does not have yet.
+    revision
+        Branch to push to; default: the main one. It is made where it is not there.
+    private
+        A new data set is private, and one that is public is refused; --no-private: everybody may see it.
+    dry_run
+        Write the export and ask the hub what it has, but push nothing: print what would be pushed.
     """
     from gradsift import api
-    from gradsift.cli import show
+    from gradsift.cli import pushed, show
 
     with show.progress() as progress:
         made = api.export(name, folder, target=target, format=format, labels=labels, atlas=atlas,
-                          require_licence=require_licence, store=store, progress=progress)  # fmt: skip
-    show.document(asdict(made)) if json else show.line(
-        f"{made.rows} rows in {made.folder}; read them with load_dataset({made.folder!r})"
-    )
+                          require_licence=require_licence, push=push, revision=revision, private=private,
+                          dry_run=dry_run, store=store, progress=progress)  # fmt: skip
+    if json:
+        show.document(asdict(made))
+        return
+    show.line(f"{made.rows} rows in {made.folder}; read them with load_dataset({made.folder!r})")
+    if made.pushed:
+        pushed.show_pushed(made.pushed)
 
 
 @app.command

@@ -23,7 +23,18 @@ def log(name: str | None = None, /, *, store: StorePath = DEFAULT_STORE, json: J
 
 
 @app.command
-def checkout(version: str, /, *, out: Path | None = None, store: StorePath = DEFAULT_STORE, json: Json = False) -> None:
+def checkout(
+    version: str,
+    /,
+    *,
+    out: Path | None = None,
+    push: str | None = None,
+    revision: str | None = None,
+    private: bool = True,
+    dry_run: Flag = False,
+    store: StorePath = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
     """Export an old version of a selection or mixture, byte for byte as its run did.
 
     Parameters
@@ -32,17 +43,28 @@ def checkout(version: str, /, *, out: Path | None = None, store: StorePath = DEF
         NAME@NUMBER, or selection@NUMBER and mixture@NUMBER where the store has one name of that kind.
     out
         Where to write it; default: exports/NAME@NUMBER in the store.
+    push
+        Also push it to this data set on the Hugging Face Hub, `owner/name`, as `gradsift export` does.
+    revision
+        Branch to push to; default: the main one. It is made where it is not there.
+    private
+        A new data set is private, and one that is public is refused; --no-private: everybody may see it.
+    dry_run
+        Write the export and ask the hub what it has, but push nothing: print what would be pushed.
     """
     from gradsift import api
-    from gradsift.cli import show
+    from gradsift.cli import pushed, show
 
     with show.progress() as progress:
-        made = api.checkout(version, out=out, store=store, progress=progress)
+        made = api.checkout(version, out=out, push=push, revision=revision, private=private, dry_run=dry_run,
+                            store=store, progress=progress)  # fmt: skip
     if json:
         show.document(asdict(made))
         return
     compared = "the bytes that its run exported" if made.as_then else "its run exported nothing to compare with"
     show.line(f"{made.version}: {made.rows:,} rows in {made.folder}; {compared}")
+    if made.pushed:
+        pushed.show_pushed(made.pushed)
 
 
 @app.command

@@ -19,18 +19,21 @@ from gradsift.datastore.versions import Version
 from gradsift.pipelines.export.about import Told, pool_words
 from gradsift.pipelines.export.export import EXPORT_VERSION, PLACELESS, PROGRAMS, damaged, export, manifest_at
 from gradsift.pipelines.export.place import settle, swap
+from gradsift.pipelines.export.push import Pushed
 from gradsift.pipelines.progress import Progress, quiet
 
 
 @dataclass(frozen=True)
 class CheckedOut:
-    """Where a version was written. `as_then`: compared with what its run exported (False where it exported nothing)."""
+    """Where a version was written. `as_then`: compared with what its run exported (False where it exported nothing).
+    `pushed`: what the hub got of it, where it was pushed."""
 
     version: str
     folder: str
     rows: int
     manifest: str
     as_then: bool
+    pushed: Pushed | None = None
 
 
 def checkout(store: Store, reference: str, folder: Path | None = None, progress: Progress = quiet) -> CheckedOut:

@@ -25,8 +25,8 @@ from gradsift.datastore.identity import fingerprint
 from gradsift.datastore.store import Store
 
 TEXTS = (
-    "README.md", "atlas.parquet", "axolotl.yaml", "composition.csv", "dataset_info.json", "recipe.yaml",
-    "trl-messages.yaml", "trl.yaml",
+    "README.md", "atlas.parquet", "axolotl.yaml", "composition.csv", "croissant.json", "dataset_info.json",
+    "recipe.yaml", "trl-messages.yaml", "trl.yaml",
 )  # fmt: skip
 OLD = ".gradsift-old-"  # and the name of the folder whose place was taken
 
@@ -91,7 +91,7 @@ def _settle(folder: Path) -> None:
 
 def remove(folder: Path) -> bool:
     """Remove an export; returns whether nothing is left. Files of others stay, and the folder with them."""
-    names = sorted(_own(folder) - {"manifest.json"})
+    names = sorted(own_files(folder) - {"manifest.json"})
     for name in (*names, "manifest.json"):  # which says what else is to go, after a kill
         if not (folder / name).is_dir():
             (folder / name).unlink(missing_ok=True)
@@ -104,7 +104,7 @@ def remove(folder: Path) -> bool:
 
 def others(folder: Path) -> list[str]:
     """Names below an export of what is not its own; a folder in which nothing can be its own stands for all in it."""
-    own = _own(folder)
+    own = own_files(folder)
     mixed = {parent.as_posix() for name in own for parent in Path(name).parents} | {"data"}
     return list(_others(folder, "", own, mixed))
 
@@ -119,7 +119,7 @@ def _others(folder: Path, below: str, own: set[str], mixed: set[str]) -> Iterato
             yield name
 
 
-def _own(folder: Path) -> set[str]:
+def own_files(folder: Path) -> set[str]:
     """Names of an export's own files: by its manifest, or, where that is damaged, by what exports call theirs."""
     if not (folder / "manifest.json").is_file():
         return set()

@@ -175,6 +175,23 @@ def finished(recipe_data, built_once, tmp_path_factory):
     return recipe_data, root, pickle.loads((made / "result.pickle").read_bytes())
 
 
+@pytest.fixture(scope="session")
+def searched(recipe_data, encoder_dir, built_once, tmp_path_factory):
+    """The folder of a finished run of 96 rows in three shards, which has rows of every space that can be searched: plain
+    gradients, embeddings, an encoder's. Read only: copy it to change it."""
+    (source,) = recipe_data["pool"]
+    select = {"examples": 12, "encoder": str(encoder_dir)}
+    recipe = recipe_data | {"pool": [source | {"rows": 96}], "select": select, "validate": None}
+
+    def build(folder):
+        with Store(folder / "store") as store:
+            curate(parse_recipe(recipe), store)
+
+    root = tmp_path_factory.mktemp("searched") / "store"
+    shutil.copytree(built_once("searched", build) / "store", root)
+    return root
+
+
 @pytest.fixture
 def copy(finished, tmp_path):
     """A copy of the finished store, open."""

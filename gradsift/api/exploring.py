@@ -18,6 +18,7 @@ def explore(
     host: str = "127.0.0.1",
     token: bool = False,
     browser: bool = True,
+    model: bool = True,
     ready: Callable[[str], None] = _say_nothing,
 ) -> None:
     """Look at a store in the browser: a local page that only reads, until the call is interrupted.
@@ -34,6 +35,8 @@ def explore(
         Ask for a token on the loopback, too: on a machine with other users.
     browser
         Open the page in the browser, where there is a screen.
+    model
+        Let a question of text load the model of the rows, which is kept for the next.
     ready
         Called with the URL as soon as the page can be opened.
 
@@ -55,4 +58,4 @@ def explore(
     with opened(store) as there:
         from gradsift.explorer.serve import serve
 
-        serve(there, host, port, token=token, browser=browser, ready=ready)
+        serve(there, host, port, token=token, browser=browser, models=model, ready=ready)

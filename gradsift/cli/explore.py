@@ -16,6 +16,7 @@ def explore(
     host: str = "127.0.0.1",
     token: Flag = False,
     browser: Annotated[bool, Parameter(negative="--no-browser")] = True,
+    model: Annotated[bool, Parameter(negative="--no-model")] = True,
 ) -> None:
     """Look at a store in the browser: a local page that only reads, until it is stopped (Ctrl-C).
 
@@ -29,6 +30,8 @@ def explore(
         Ask for a token on the loopback, too: on a machine with other users.
     browser
         Open the page in the browser, where there is a screen.
+    model
+        Let a question of text load the model of the rows, which is kept for the next.
     """
     from gradsift import api
     from gradsift.cli import show
@@ -40,5 +43,5 @@ def explore(
         sys.stdout.flush()
         show.line(f"{store} is open there. Ctrl-C stops it.")
 
-    api.explore(store, port=port, host=host, token=token, browser=browser, ready=ready)
+    api.explore(store, port=port, host=host, token=token, browser=browser, model=model, ready=ready)
     show.line("Stopped.")

@@ -10,20 +10,28 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from gradsift.datastore.errors import BusyError, GradsiftError, InputError, UnavailableError
+from gradsift.datastore.errors import (
+    BusyError,
+    FeatureSpaceMismatch,
+    GradsiftError,
+    InputError,
+    UnavailableError,
+)
 from gradsift.datastore.store import Store
-from gradsift.explorer import search
+from gradsift.explorer import api, search
 from gradsift.explorer.security import LOOPBACK, Rules, guarded
 from gradsift.explorer.shared import NAVIGATION, STATIC, page
+from gradsift.pipelines.query.models import keep_models
 from gradsift.pipelines.version import VERSION
 
-ROUTERS = [search.router]  # one of each view
+ROUTERS = [api.router, search.router]  # one of each view
 THREADS = 8  # that answer at once: each has a connection to the catalog
 NO_PAGE = "there is no page here; the links above lead to those there are"
 
 
-def make_app(store: Store, rules: Rules = LOOPBACK) -> FastAPI:
-    """The page of a store, for an ASGI server. The store stays its caller's, who closes it afterwards."""
+def make_app(store: Store, rules: Rules = LOOPBACK, *, models: bool = True) -> FastAPI:
+    """The page of a store, for an ASGI server. The store stays its caller's, who closes it afterwards. `models`:
+    whether a question of text may load the model of the rows, which is kept then."""
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
@@ -31,7 +39,9 @@ def make_app(store: Store, rules: Rules = LOOPBACK) -> FastAPI:
         yield
 
     app = FastAPI(title="gradsift", version=VERSION, docs_url=None, redoc_url=None, lifespan=life)
-    app.state.store = store
+    app.state.store, app.state.models = store, models
+    if models:
+        keep_models(store)
     app.add_middleware(guarded, rules=rules)
     app.add_exception_handler(GradsiftError, _refused)
     app.add_exception_handler(HTTPException, _failed)
@@ -54,6 +64,8 @@ def _refused(request: Request, error: Exception) -> Response:
 def _status(error: Exception) -> int:
     if isinstance(error, InputError):
         return 400
+    if isinstance(error, FeatureSpaceMismatch):
+        return 409
     return 503 if isinstance(error, BusyError | UnavailableError) else 500
 
 

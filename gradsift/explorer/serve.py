@@ -44,15 +44,17 @@ def url_of(host: str, at: socket.socket, rules: Rules) -> str:
     return f"http://{shown}:{at.getsockname()[1]}/{f'?token={rules.token}' if rules.token else ''}"
 
 
-def serve(store: Store, host: str, port: int, *, token: bool, browser: bool, ready: Callable[[str], None]) -> None:
+def serve(
+    store: Store, host: str, port: int, *, token: bool, browser: bool, models: bool, ready: Callable[[str], None]
+) -> None:
     """Answer until interrupted. `ready` is called with the URL as soon as the page can be opened; `browser`: open it,
-    where there is a screen."""
+    where there is a screen; `models`: whether a question of text may load a model."""
     with listen(host, port) as at:
         rules = rules_for(host, at, token=token)
         url = url_of(host, at, rules)
         settings = uvicorn.Config(
-            make_app(store, rules), log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-            timeout_graceful_shutdown=PATIENCE, lifespan="on",
+            make_app(store, rules, models=models), log_level="warning", access_log=False, server_header=False,
+            proxy_headers=False, timeout_graceful_shutdown=PATIENCE, lifespan="on",
         )  # fmt: skip
         ready(url)  # the socket listens: a browser that is faster than the server waits
         if browser and _has_screen():

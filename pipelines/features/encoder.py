@@ -33,6 +33,7 @@ VERSION = 1
 MAX_TOKENS = 512
 BATCH_ROWS = 32
 UNIT_ROWS = 1024
+Rows = Callable[[Sequence[str], list[str]], tuple[FeatureBlock, dict[str, str]]]  # of names and texts
 
 
 def encoder_pair(work: Work, folder: str | None, *datasets: Dataset) -> SpacePair | None:
@@ -98,7 +99,7 @@ def encoder_rows(store: Store, folder: Path) -> Callable[[Sequence[str]], tuple[
     return lambda ids: rows(ids, texts_of(store, ids))
 
 
-def text_rows(folder: Path) -> Callable[[Sequence[str], list[str]], tuple[FeatureBlock, dict[str, str]]]:
+def text_rows(folder: Path) -> Rows:
     """A function that gives rows of texts by their names, and {name: status} of others. Loads the encoder."""
     encode = _encoder(folder)
 

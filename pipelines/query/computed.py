@@ -1,6 +1,8 @@
 """Rows of questions that the model of the store's last run computes: it is loaded, one checkpoint at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +16,11 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.features.extract import Extractor
 from gradsift.pipelines.features.space import make_job, require_model
 from gradsift.pipelines.model.generate import greedy, stop_tokens
-from gradsift.pipelines.model.work import open_work
+from gradsift.pipelines.model.work import Work, open_work
+from gradsift.pipelines.query.models import model_for
 from gradsift.pipelines.recipe import recorded_recipe
 
+T = TypeVar("T")
 F32 = NDArray[np.float32]
 ANSWER_TOKENS = 64
 
@@ -26,7 +30,7 @@ def rows_of(store: Store, spaces: Sequence[int], chats: Sequence[Messages]) -> l
 
     Raises InputError for a chat without a gradient, FeatureSpaceMismatch where the model is another.
     """
-    return [_rows(extractor, chats) for extractor in _extractors(store, spaces)]
+    return _at_each(store, spaces, lambda extractor: _rows(extractor, chats))
 
 
 def embeddings_of(store: Store, space: int, chats: Sequence[Messages]) -> F32:
@@ -35,12 +39,15 @@ def embeddings_of(store: Store, space: int, chats: Sequence[Messages]) -> F32:
     Raises InputError for a chat that the model's template does not render, and for one without a finite embedding;
     FeatureSpaceMismatch where the model is another.
     """
-    extractor = next(_extractors(store, [space]))
-    encoded = [extractor.encode(chat) for chat in chats]
-    for number, one in enumerate(encoded, 1):
-        if not one.input_ids:
-            raise InputError(f"the model's chat template does not render chat {number} of the questions")
-    rows = extractor.embeddings(encoded).astype(np.float32)
+
+    def embed(extractor: Extractor) -> F32:
+        encoded = [extractor.encode(chat) for chat in chats]
+        for number, one in enumerate(encoded, 1):
+            if not one.input_ids:
+                raise InputError(f"the model's chat template does not render chat {number} of the questions")
+        return extractor.embeddings(encoded).astype(np.float32)
+
+    (rows,) = _at_each(store, [space], embed)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not (np.isfinite(lengths) & (lengths > 0)).all():
         raise InputError("a question has no finite embedding at this checkpoint; leave it out")
@@ -50,12 +57,15 @@ def embeddings_of(store: Store, space: int, chats: Sequence[Messages]) -> F32:
 def own_answer(store: Store, space: int, user: str) -> str:
     """The greedy answer of the model at the checkpoint of a space of the pool's. Raises InputError where it says
     nothing."""
-    extractor = next(_extractors(store, [space]))
-    tokenizer, longest = extractor.job.loaded.tokenizer, extractor.job.encoding.max_length
-    prompt = [{"role": "user", "content": user}]
-    stops = stop_tokens(extractor.model, tokenizer)
-    (tokens,) = greedy(extractor.model, tokenizer, [prompt], ANSWER_TOKENS, longest, stops=stops)
-    answer = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+
+    def write(extractor: Extractor) -> str:
+        tokenizer, longest = extractor.job.loaded.tokenizer, extractor.job.encoding.max_length
+        prompt = [{"role": "user", "content": user}]
+        stops = stop_tokens(extractor.model, tokenizer)
+        (tokens,) = greedy(extractor.model, tokenizer, [prompt], ANSWER_TOKENS, longest, stops=stops)
+        return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+
+    (answer,) = _at_each(store, [space], write)
     if not answer:
         raise InputError("the model answers nothing here; give an answer with --answer")
     return answer
@@ -80,14 +90,23 @@ def _rows(extractor: Extractor, chats: Sequence[Messages]) -> F32:
     return np.stack([unit[name] for name in names])
 
 
-def _extractors(store: Store, spaces: Sequence[int]) -> Iterator[Extractor]:
-    """The model as it computes rows of questions, at one checkpoint after the other: each takes its memory.
-    Raises FeatureSpaceMismatch where it is not the pool's any more."""
+def _at_each(store: Store, spaces: Sequence[int], use: Callable[[Extractor], T]) -> list[T]:
+    """What a function makes of the model as it computes rows of questions, at one checkpoint after the other: each
+    takes its memory. Raises FeatureSpaceMismatch where it is not the pool's any more."""
     recipe = recorded_recipe(last_run(store).recipes.resolved, "the recipe of the store's last run")
-    work = open_work(store, recipe)
-    for space in spaces:
+    works: list[Work] = []  # the model's files are opened once, and not at all for one that is kept
+
+    def load(space: int) -> Extractor:
+        if not works:
+            works.append(open_work(store, recipe))
         spec = features.space_spec(store, space)
-        require_model(store, space, work.model)
-        job = make_job(work, checkpoints.by_digest(store, spec["checkpoint"]))
+        require_model(store, space, works[0].model)
+        job = make_job(works[0], checkpoints.by_digest(store, spec["checkpoint"]))
         check_comparable(spec, job.as_query().space())
-        yield Extractor(job)
+        return Extractor(job)
+
+    made = []
+    for space in spaces:
+        with model_for(store, ("checkpoint", space), partial(load, space)) as extractor:
+            made.append(use(extractor))
+    return made

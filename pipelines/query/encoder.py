@@ -14,6 +14,7 @@ from gradsift.datastore.errors import FeatureSpaceMismatch, InputError
 from gradsift.datastore.identity import fingerprint
 from gradsift.datastore.runs import Run, last_run
 from gradsift.datastore.store import Store
+from gradsift.pipelines.query.models import model_for
 from gradsift.pipelines.query.stored import F32, StoredRows
 
 NONE = (
@@ -66,15 +67,19 @@ def _folder(last: Run) -> Path:
 
 
 def _computed(store: Store, space: int, folder: Path, chats: Sequence[Messages]) -> F32:
-    from gradsift.pipelines.features.encoder import encoder_spec, text_rows
+    from gradsift.pipelines.features.encoder import Rows, encoder_spec, text_rows
 
-    if fingerprint(encoder_spec(folder)) != features.space_fingerprint(store, space):
-        raise FeatureSpaceMismatch(
-            f"the encoder in {folder} is not the one that made this store's rows. Run the recipe again, or put the old "
-            "files back."
-        )
+    def load() -> Rows:
+        if fingerprint(encoder_spec(folder)) != features.space_fingerprint(store, space):
+            raise FeatureSpaceMismatch(
+                f"the encoder in {folder} is not the one that made this store's rows. Run the recipe again, or put the "
+                "old files back."
+            )
+        return text_rows(folder)
+
     names = [str(number) for number in range(1, len(chats) + 1)]
-    block, rejected = text_rows(folder)(names, [text(chat) for chat in chats])
+    with model_for(store, ("encoder", space), load) as rows:
+        block, rejected = rows(names, [text(chat) for chat in chats])
     if rejected:
         raise InputError(f"the encoder gives chat {next(iter(rejected))} of the questions no finite row; leave it out")
     return block.unit()

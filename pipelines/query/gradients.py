@@ -83,7 +83,12 @@ class Gradients:
 
     def of_chats(self, chats: Sequence[Messages]) -> F32:
         """[Q, W] unit rows of chats, computed by the model of the store's last run. Raises InputError for a chat that
-        has no gradient, FeatureSpaceMismatch where the model is not that of the rows any more."""
+        has no gradient, and where no model may be loaded; FeatureSpaceMismatch where it is not that of the rows any
+        more."""
+        if not self.by_model:
+            raise InputError(
+                "the gradient of a text takes the model, and none is loaded here; ask with a stored example"
+            )
         from gradsift.pipelines.query.computed import rows_of
 
         return np.concatenate(rows_of(self.store, [place.space for place in self.places], chats), axis=1)
@@ -149,7 +154,7 @@ class Gradients:
         missing = f"the store has no plain gradient of example {ids[0][:8]}"
         keep = "(`features.plain_rows: true` keeps them)"
         if not self.by_model:
-            raise InputError(f"{missing}, and no model is loaded here {keep}; `gradsift query` loads it")
+            raise InputError(f"{missing}, and no model is loaded here {keep}")
         chats = examples.get_messages(self.store, ids)
         try:
             return self.of_chats([chats[i] for i in ids])

@@ -47,6 +47,7 @@ class Where:
     everything: bool = False  # rows that left the pool, too
     index: str | None = None  # the kind of the index that is asked (`auto`: the best), None for exact search
     filters: Filter = ALL
+    by_model: bool = True  # whether a model may be loaded, for what the store keeps no row of
 
 
 def ask(store: Store, question: Question, k: int = 10, where: Where | None = None, *, opposed: bool = False) -> Answer:
@@ -62,7 +63,9 @@ def ask(store: Store, question: Question, k: int = 10, where: Where | None = Non
     example = None if question.id is None else examples.find_prefix(store, question.id)
     if twice := sorted(set(named["like"]) & set(named["unlike"])):
         raise InputError(f"example {twice[0][:8]} is given with --like and with --unlike; take one away")
-    space = open_space(store, where.space, where.checkpoint, everything=where.everything, index=where.index)
+    space = open_space(
+        store, where.space, where.checkpoint, everything=where.everything, index=where.index, by_model=where.by_model
+    )
     ids = matching(store, where.filters) if where.filters else None
     if example is not None:
         asked = questions.of_ids(store, space, [example])
@@ -99,6 +102,8 @@ def _of_text(store: Store, space: Space, question: Question) -> Questions:
     if question.greedy:
         if not isinstance(space, Gradients):
             raise InputError("--greedy is for gradients; another space takes a text without an answer")
+        if not space.by_model:
+            raise InputError("an answer of the model's own takes the model, and none is loaded here; give an answer")
         from gradsift.pipelines.query.computed import own_answer
 
         said = own_answer(store, space.places[-1].space, question.text or "")

@@ -14,6 +14,7 @@ host keeps (`word_index.py`). Legend: Q questions, N rows, V words of the vocabu
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -29,6 +30,7 @@ from gradsift.pipelines.query.spaces import Found, Kind, Near
 from gradsift.pipelines.query.stored import unit
 from gradsift.pipelines.query.word_index import F32, F64, I64, WordIndex, open_index
 
+_one = Lock()  # two requests at once build one index
 _opened: "WeakKeyDictionary[Store, tuple[str, WordIndex]]" = WeakKeyDictionary()
 
 
@@ -107,9 +109,10 @@ def open_words(store: Store, progress: Progress = quiet) -> Words:
     if pool is None:
         raise InputError("the store's last run is of an older version; run its recipe again")
     key = kept.key_of(store, pool)
-    if _opened.get(store, ("", None))[0] != key:
-        _opened[store] = key, open_index(store, pool, progress)
-    return Words(store, _opened[store][1])
+    with _one:
+        if _opened.get(store, ("", None))[0] != key:
+            _opened[store] = key, open_index(store, pool, progress)
+        return Words(store, _opened[store][1])
 
 
 def _best(values: F64, some: I64 | None, k: int, opposed: bool) -> tuple[I64, F64]:

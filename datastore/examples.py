@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gradsift.datastore import chats, origins, tombstones
+from gradsift.datastore.arrow import positions
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.engine import Transaction, marks, parts
 from gradsift.datastore.errors import CorruptionError, InputError
@@ -169,7 +170,7 @@ def get_messages(store: Store, ids: Sequence[str]) -> dict[str, Messages]:
         done = 0
         for first, table in _groups(store, shard, rows):
             end = int(np.searchsorted(rows, first + table.num_rows))
-            found = table.take(pa.array(rows[done:end] - first))
+            found = table.take(positions(rows[done:end] - first))
             names = [name for _, name in wanted[done:end]]
             if found["example_id"].to_pylist() != names:
                 break

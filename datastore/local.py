@@ -12,10 +12,9 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from gradsift.datastore import files
+from gradsift.datastore import files, quick
 from gradsift.datastore.backend import ADVICE, Backend, Fill, Listed, StoredFile
 from gradsift.datastore.errors import CorruptionError
-from gradsift.datastore.identity import digest_file
 
 if TYPE_CHECKING:  # it takes a while to import, and a look at the catalog does not need it
     import pyarrow as pa
@@ -26,8 +25,10 @@ TMP_PREFIX = ".tmp-"
 class LocalFiles(Backend):
     """The files below a folder, which is made when the first is written."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, notes: Path | None = None) -> None:
+        """`notes`: a file for quick digests (`datastore/quick.py`), where the catalog is no safer than these files."""
         self.root = root
+        self.notes = None if notes is None else quick.Notes(notes)
 
     def write(self, kind: str, suffix: str, fill: Fill) -> StoredFile:
         """Write a new file `kind/<random hex><suffix>` durably and return its name and digest.
@@ -46,7 +47,7 @@ class LocalFiles(Backend):
                     handle.flush()
                     os.fsync(handle.fileno())
                 files.failpoint("synced")
-                size, sha = temporary.stat().st_size, digest_file(temporary)
+                size, (sha, quickly) = temporary.stat().st_size, quick.both(temporary)
                 temporary.rename(final)
                 files.failpoint("renamed")
                 files.fsync_folder(folder)
@@ -54,6 +55,8 @@ class LocalFiles(Backend):
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
                 raise
+        if self.notes is not None:
+            self.notes.note(sha, quickly)
         return StoredFile(f"{kind}/{final.name}", size, sha)
 
     def there(self, file: StoredFile) -> bool:
@@ -70,13 +73,25 @@ class LocalFiles(Backend):
         if size != file.bytes:
             raise CorruptionError(f"{file.name} has {size} bytes, not {file.bytes}. {ADVICE}")
         try:
-            digest = digest_file(path)
+            digest, quickly = quick.both(path)
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
             raise CorruptionError(f"{file.name} cannot be read from its disk any more. {ADVICE}") from error
         if digest != file.sha256:
             raise CorruptionError(f"{file.name} does not match its digest (changed bytes). {ADVICE}")
+        if self.notes is not None:
+            self.notes.note(digest, quickly)
+
+    def ready(self, file: StoredFile) -> None:
+        """Read a file, at the speed of memory where a process on this host has checked it before, else `check`."""
+        noted = None if self.notes is None else self.notes.of(file.sha256)
+        if noted is not None:
+            path = self._path(file.name)
+            with suppress(OSError):
+                if path.stat().st_size == file.bytes and quick.quick_digest(path) == noted:
+                    return
+        self.check(file)
 
     def open(self, file: StoredFile) -> "pa.NativeFile":
         """A file's bytes for reading, with seek. Check it first."""
@@ -113,7 +128,9 @@ class LocalFiles(Backend):
                     yield Listed(f"{kind}/{path.name}", state.st_size, now - state.st_mtime, finished)
 
     def keep(self, known: Callable[[], Collection[str]]) -> None:
-        """There are no copies."""
+        """There are no copies, but there may be notes of files that are gone."""
+        if self.notes is not None and self.notes.are_many():
+            self.notes.keep(known())
 
     def _path(self, name: str) -> Path:
         path = self.root / name

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gradsift.datastore import features
+from gradsift.datastore.arrow import numbers, positions
 from gradsift.datastore.engine import marks, parts
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.rows import Array, RowDtype, unpack_int4
@@ -68,13 +69,13 @@ class Rows:
         """Example ids of rows."""
         found = np.empty(len(numbers), object)
         for part, at, rows in self.by_part(numbers):
-            found[at] = part.ids.take(pa.array(rows)).to_pylist()
+            found[at] = part.ids.take(positions(rows)).to_pylist()
         return list(found)
 
     def by_part(self, numbers: I64) -> Iterator[tuple[MappedRows, I64, I64]]:
         """(part, positions in `numbers`, rows of the part) for the parts that some of the rows are of."""
         of = np.searchsorted(self.starts, numbers, side="right") - 1
-        for k in np.unique(of):
+        for k in sorted(set(of.tolist())):
             at = np.flatnonzero(of == k)
             yield self.parts[k], at, numbers[at] - self.starts[k]
 
@@ -192,10 +193,10 @@ def _map(store: Store, shard_id: int, digest: str, column: Column) -> list[Mappe
     for batch in batches:
         if batch.num_rows:
             vector = batch[column]
-            flat = vector.flatten().to_numpy(zero_copy_only=False).reshape(-1, vector.type.list_size)
+            flat = numbers(vector.flatten()).reshape(-1, vector.type.list_size)
             if column == "vector":
-                scale = batch["scale"].to_numpy()
-                scale = np.where(np.isfinite(scale), scale, 0).astype(np.float32)  # of a row of zeros
+                stored = numbers(batch["scale"])
+                scale = np.where(np.isfinite(stored), stored, 0).astype(np.float32)  # of a row of zeros
             else:
                 flat, scale = _scaled(flat)
             parts.append(MappedRows(shard_id, first, batch["example_id"], np.asarray(_Unprotected(flat)), scale))

@@ -15,7 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradsift.datastore.mapped import Rows
-from gradsift.datastore.products import F32, F64, Buffers, Name, Prepared, block_rows, multiply, prepare, rounding
+from gradsift.datastore.products import (
+    F32,
+    F64,
+    FINE,
+    Buffers,
+    Name,
+    Prepared,
+    block_rows,
+    choose,
+    multiply,
+    prepare,
+    rounding,
+)
 from gradsift.datastore.rows import Array
 
 I64 = NDArray[np.int64]
@@ -124,6 +136,8 @@ def nearest(parts: Sequence[Part], wanted: Mask | None, k: int, kernel: Name | N
     """
     if k < 1 or not len(parts[0].rows):
         return [[] for _ in parts[0].queries]
+    first = parts[0]
+    kernel = kernel or choose(len(parts) * len(first.queries), len(first.rows), first.rows.dim)
     try:
         return _scanned(parts, wanted, k, kernel)
     except _Crowded:
@@ -134,7 +148,7 @@ def _scanned(parts: Sequence[Part], wanted: Mask | None, k: int, kernel: Name | 
     prepared = [prepare(part.queries, part.rows.stored, kernel) for part in parts]
     margin = np.stack([part.weight * ready.error for part, ready in zip(parts, prepared, strict=True)]).sum(axis=0)
     pool, buffers = _Pool(k, margin), Buffers()
-    coarse = any(ready.kernel != "f32" for ready in prepared)
+    coarse = any(ready.kernel not in FINE for ready in prepared)
     for numbers, mask in _blocks(parts, wanted):
         pool.admit(*_scores(parts, prepared, numbers, buffers), numbers, mask)
         if pool.crowded:

@@ -26,6 +26,7 @@ from gradsift.datastore.local import LocalFiles
 from gradsift.datastore.sqlite import SqliteEngine
 
 PLACE_NAME = "place.json"
+CHECKED = "checked.txt"  # quick digests of files that were found whole
 CATALOG_NAME = "catalog.sqlite"
 WORKER_FOLDER = "GRADSIFT_WORKER_FOLDER"
 CATALOG_SCHEMES = ("postgresql", "postgres")
@@ -194,7 +195,7 @@ def open_catalog(place: Place, *, create: bool) -> Engine:
 def open_files(place: Place) -> Backend:
     """Where the files are."""
     if place.store_url is None:
-        return LocalFiles(place.root)
+        return LocalFiles(place.root, place.root / CHECKED)
     parts = urlsplit(place.store_url)
     if parts.scheme == "file":
         return LocalFiles(Path(unquote(parts.path)))

@@ -7,10 +7,12 @@ float64 what the bound leaves open. With x a row's stored integers, s its scale,
   Sums of integers are exact where the CPU adds them in 32 bits (VNNI). Older CPUs add pairs of products in 16 bits,
   which is right for |i| ≤ 64 in one order of the operands: what holds here is tried out once.
 - `f32`: rows are decoded into a small buffer; a sum of D products is off by at most D·2⁻²⁴·‖q‖·‖s·x‖.
+- `numpy`: the same without torch, whose import takes longer than a few questions to a million rows.
 
 Legend: Q queries, n rows of a block, D dims.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +30,8 @@ if TYPE_CHECKING:  # it takes seconds to import, and most of the store does not 
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-Name = Literal["int8", "int8_half", "f32"]
+Name = Literal["int8", "int8_half", "f32", "numpy"]
+FINE: tuple[Name, ...] = ("f32", "numpy")  # their products are as good as sums of float32 get
 
 BLOCK_NUMBERS = 1 << 22  # of the rows of a block, of which there are more for a single query
 CACHED_BYTES = 1 << 20  # of rows that are read or decoded, then multiplied: what a core has for itself
@@ -37,6 +40,8 @@ SHORTEST = 8  # of fewer dims nothing is gained, and oneDNN mistakes the layout 
 SLACK = 1e-6  # of rounding a sum to f32, and of two products in f32, of numbers below 2
 UNIT = 1.002  # longest stored unit row: float16 rounds each of its numbers by 2⁻¹¹ at most
 PROBE_ROWS = 512
+BY_NUMPY = 1 << 18  # numbers that are decoded at once: of more, OpenBLAS wakes threads for a product of microseconds
+WORTH_TORCH = 5e9  # products of numbers beyond which torch, where it is not loaded yet, has made up for its import
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Prepared:
     """Queries as a kernel wants them. `step[q]·products[q]` is within `error[q]` of the cosine."""
 
     kernel: Name
-    operand: "Tensor"  # [Q, D] int8 or f32
+    operand: "Tensor | F32"  # [Q, D] int8 or f32; an array for `numpy`
     step: F32  # [Q]
     error: F64  # [Q]
 
@@ -54,6 +59,7 @@ class Buffers:
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
+        self._arrays: dict[str, F32] = {}
 
     def take(self, name: str, rows: int, columns: int, dtype: "torch.dtype") -> "Tensor":
         """[rows, columns] of memory, of which the content is undefined."""
@@ -62,6 +68,17 @@ class Buffers:
         if name not in self._kept or self._kept[name].numel() < rows * columns:
             self._kept[name] = torch.empty(rows * columns, dtype=dtype)
         return self._kept[name][: rows * columns].view(rows, columns)
+
+    def take_array(self, name: str, rows: int, columns: int) -> F32:
+        """The same of float32, as an array."""
+        if name not in self._arrays or self._arrays[name].size < rows * columns:
+            self._arrays[name] = np.empty(rows * columns, np.float32)
+        return self._arrays[name][: rows * columns].reshape(rows, columns)
+
+
+def choose(count: int, rows: int, dim: int) -> Name | None:
+    """`numpy` for so many queries and rows where torch is not loaded and would not pay; None: `prepare` knows."""
+    return "numpy" if "torch" not in sys.modules and count * rows * dim < WORTH_TORCH else None
 
 
 def block_rows(dim: int, count: int) -> int:
@@ -74,6 +91,8 @@ def prepare(queries: F32, stored: str, kernel: Name | None = None) -> Prepared:
 
     Cost O(Q·D); the first time for a shape, some milliseconds of trying.
     """
+    if kernel == "numpy":
+        return Prepared(kernel, queries.copy(), np.ones(len(queries), np.float32), rounding(queries))
     import torch
 
     if kernel is None:
@@ -105,21 +124,36 @@ def multiply(prepared: Prepared, vectors: Array, scale: F32, buffers: Buffers) -
 
     They are valid until the next call with these buffers. Memory: what `Buffers` keeps.
     """
-    import torch
-
     if vectors.dtype == np.uint8:
         vectors = unpack_int4(vectors)
+    if isinstance(prepared.operand, np.ndarray):
+        return _by_numpy(prepared.operand, vectors, scale, buffers)
+    import torch
+
     products = buffers.take("products", len(prepared.operand), len(vectors), torch.float32)
     rows = torch.from_numpy(vectors)
     if prepared.kernel == "f32":
         _decoded(prepared.operand, rows, products, buffers)
     elif len(products) == 1 and torch.get_num_threads() == 1:
-        products.copy_(_read_first(prepared, vectors, buffers))
+        products.copy_(_read_first(prepared.kernel, prepared.operand, vectors, buffers))
     else:
         sums = buffers.take("sums", 1, products.numel(), torch.int32)[0]
         products.copy_(_SUMS[prepared.kernel](prepared.operand, rows, sums))
     found: F32 = products.mul_(torch.from_numpy(scale)).numpy()
     return found
+
+
+def _by_numpy(queries: F32, vectors: Array, scale: F32, buffers: Buffers) -> F32:
+    """Products with rows that are decoded to f32, as many at a time as stay in the cache, times their scales."""
+    products = buffers.take_array("products", len(queries), len(vectors))
+    size = max(32, BY_NUMPY // vectors.shape[1])
+    for start in range(0, len(vectors), size):
+        part = vectors[start : start + size]
+        decoded = buffers.take_array("decoded", len(part), part.shape[1])
+        np.copyto(decoded, part, casting="unsafe")
+        products[:, start : start + size] = queries @ decoded.T
+    products *= scale
+    return products
 
 
 def _decoded(queries: "Tensor", rows: "Tensor", products: "Tensor", buffers: Buffers) -> None:
@@ -133,7 +167,7 @@ def _decoded(queries: "Tensor", rows: "Tensor", products: "Tensor", buffers: Buf
         products[:, start : start + size] = torch.mm(queries, decoded.t())
 
 
-def _read_first(prepared: Prepared, vectors: Array, buffers: Buffers) -> "Tensor":
+def _read_first(kernel: Name, operand: "Tensor", vectors: Array, buffers: Buffers) -> "Tensor":
     """[1, n] sums of one query, of rows that were brought into the cache, in order, just before: the product walks over
     several rows at once, which the CPU does not foresee, and would wait for memory twice as long (ADR 16)."""
     import torch
@@ -143,10 +177,10 @@ def _read_first(prepared: Prepared, vectors: Array, buffers: Buffers) -> "Tensor
     rows, sums = torch.from_numpy(vectors), buffers.take("sums", 1, len(vectors), torch.int32)[0]
     flat = vectors.reshape(-1)
     words = flat[: len(flat) & ~7].view(np.int64)
-    multiply_part = _SUMS[prepared.kernel]
+    multiply_part = _SUMS[kernel]
     for start in range(0, len(vectors), size):
         np.bitwise_or.reduce(words[start * dim // 8 : (start + size) * dim // 8])
-        multiply_part(prepared.operand, rows[start : start + size], sums[start : start + size])
+        multiply_part(operand, rows[start : start + size], sums[start : start + size])
     return sums[None]
 
 
@@ -183,10 +217,10 @@ def best(count: int, dim: int) -> Name:
 
 def is_right(kernel: Name, count: int, dim: int) -> bool:
     """Whether a kernel adds as it should, of rows and queries that come nearest to an overflow."""
+    if kernel in FINE:
+        return True
     import torch
 
-    if kernel == "f32":
-        return True
     reach = 127 if kernel == "int8" else 64
     rows, queries = np.full((PROBE_ROWS, dim), 127, np.int8), np.full((count, dim), reach, np.int8)
     rows[1::4], rows[2::4, ::2], rows[3::4, ::3] = -127, -127, -127

@@ -202,7 +202,7 @@ def _all_listed(
     store: Store, spaces: Sequence[tuple[int, float]], rows: Sequence[Rows], found: Sequence[Sequence[Found]]
 ) -> bool:
     """Whether the catalog lists every row that was found. If so, rows that it does not list changed nothing."""
-    numbers = np.unique(np.array([f.number for best in found for f in best], np.int64))
+    numbers = np.array(sorted({f.number for best in found for f in best}), np.int64)
     for c, ((space, _), held) in enumerate(zip(spaces, rows, strict=True)):
         own = numbers if c == 0 else _place(rows[0], held, None)[numbers]
         if not mapped.listed(store, space, held, own).all():

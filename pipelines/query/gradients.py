@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gradsift.datastore import examples, features, index_search, mapped
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.runs import last_run
+from gradsift.datastore.runs import Run, last_run
 from gradsift.datastore.search import Neighbour, Typical, neighbours_combined, typical
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.plain import plain_space
@@ -30,6 +30,7 @@ from gradsift.scorers.less import checkpoint_weights
 
 F32 = NDArray[np.float32]
 At = int | Literal["all"] | None  # a checkpoint, all of them, or the last
+NO_LOSS = {"ok", "zero", "no_labels", "unrenderable"}  # statuses of a space that lacks no row that another one has
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,8 @@ def open_gradients(
     pool = None if everything else last.result.ingest.pool.used_dataset_id
     plain = [plain_space(store, train) for train, _ in spaces]
     all_plain = all(
-        p is not None and features.covers(store, s, p, pool) for p, (s, _) in zip(plain, spaces, strict=True)
+        p is not None and (_is_whole(store, last, p, pool) or features.covers(store, s, p, pool))
+        for p, (s, _) in zip(plain, spaces, strict=True)
     )
     places = tuple(
         Place(p if all_plain and p is not None else space, asked[ordinal], ordinal, weight)
@@ -192,6 +194,15 @@ def open_gradients(
     )
     at: int | Literal["all"] = "all" if checkpoint == "all" else places[0].ordinal
     return Gradients(store, places, pool, at, index, by_model)
+
+
+def _is_whole(store: Store, last: Run, space: int, pool: int | None) -> bool:
+    """Whether a run left a plain row of each member of its pool that can have one, and none has left since: all that
+    a short question can tell. `features.covers` looks at every row."""
+    for row in last.result.rows:
+        if (row.role, row.space_id, row.dataset_id) == ("plain", space, pool) and not row.statuses.keys() - NO_LOSS:
+            return row.statuses.get("ok") == features.count(store, space)
+    return False
 
 
 def _signed(found: Sequence[Sequence[Neighbour]], opposed: bool) -> list[list[Near]]:

@@ -17,7 +17,7 @@ from gradsift.datastore.rows import FeatureBlock, make_block
 from gradsift.datastore.search import Neighbour, merge, neighbours, neighbours_combined
 from gradsift.datastore.store import Store
 
-KERNELS = ["int8", "int8_half", "f32"]
+KERNELS = ["int8", "int8_half", "f32", "numpy"]
 SPEC = {"model": "m", "transform": "sgd"}
 
 

@@ -141,8 +141,8 @@ def mask_of(store: Store, selection_id: int, example_id: str) -> list[bool] | No
 
 
 def _choice(row: Row) -> Choice:
-    names = ("selection_id", "name", "target", "method", "digest", "examples", "rows", "created", "void")
-    return Choice(version=_version(row), **{name: row[name] for name in names})
+    names = ("selection_id", "name", "target", "method", "digest", "examples", "created", "void")
+    return Choice(version=_version(row), rows=int(row["rows"]), **{name: row[name] for name in names})
 
 
 def _version(row: Row) -> str:

@@ -209,8 +209,7 @@ def browsed(finished, built_once, tmp_path_factory):
         shutil.copytree(finished[1], folder / "store")
         with Store(folder / "store") as store:
             gradsift.select("qtuning", examples=40, store=store)
-            gradsift.select("mean_cosine", examples=12, store=store)
-            gradsift.select("random", examples=12, store=store)
+            gradsift.select("random", examples=60, store=store)
             examples.add(store, hostile.rows())
 
     root = tmp_path_factory.mktemp("browsed") / "store"

@@ -76,7 +76,7 @@ def guarded(app: ASGIApp, rules: Rules) -> ASGIApp:
                 begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
-                    headers[name] = value
+                    headers.setdefault(name, value)  # a view may have a policy of its own
             await send(message)
 
         answer = refusal(scope, rules) or entry(scope, rules)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gradsift.datastore import choices
+from gradsift.datastore.choices import Choice
 from gradsift.datastore.quarantine import Asked
 from gradsift.datastore.runs import Counts, Run
 from gradsift.datastore.store import Store
@@ -68,6 +69,14 @@ def sources(store: Store) -> Sources:
         by_source(counted) if counted else [],
         kinds(store),
     )
+
+
+def of_choice(store: Store, chosen: Choice) -> Sources:
+    """Sources of the last run's pool beside those of one selection or mixture."""
+    run = computed_run(store)
+    own = Stage(chosen.name, chosen.reference, choices.by_source(store, chosen.selection_id))
+    stages = [*(_of_pool(run) if run is not None else ()), own]
+    return Sources("" if run is None else run.name, stages, _order(stages), [], [], [])
 
 
 def stayed(store: Store, asked: Asked, first: int, count: int) -> list[Stayed]:

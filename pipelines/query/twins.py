@@ -92,9 +92,10 @@ def _pairs(store: Store, shown: Sequence[Mark]) -> list[Twins]:
 
 def difference(a: str, b: str) -> tuple[tuple[list[Piece], bool], tuple[list[Piece], bool]]:
     """(pieces, whether the text is cut) of each of two texts: runs of words and signs that the other has too,
-    and runs that it has not. Of long texts the beginnings are compared."""
+    and runs that it has not; space alone is no difference. Of long texts the beginnings are compared."""
     (words_a, cut_a), (words_b, cut_b) = _words(a), _words(b)
-    matcher = SequenceMatcher(None, words_a, words_b, autojunk=False)
+    bare_a, bare_b = ([word.strip() for word in words] for words in (words_a, words_b))
+    matcher = SequenceMatcher(None, bare_a, bare_b, autojunk=False)
     of_a: list[Piece] = []
     of_b: list[Piece] = []
     for kind, start_a, end_a, start_b, end_b in matcher.get_opcodes():

@@ -39,7 +39,7 @@ def test_choices_are_listed_and_paged_without_reading_all_rows(store):
 
 
 def test_a_comparison_says_what_moved(store):
-    names = ("small-sql", "small-mean-cosine-sql")
+    names = ("small-random-sql", "small-qtuning-sql")
     found = compare(store, *names, shown=100)
     assert found.difference == diff(store, *names, 100)
     a, b = (selections.get(store, name) for name in names)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pyarrow.compute as pc
 
-from gradsift.datastore import features, marks, picks, selections
+from gradsift.datastore import features, marks, selections, where
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import last_run
 from gradsift.datastore.store import Store
@@ -102,7 +102,7 @@ def _passing(store: Store, wanted: Filter) -> Iterator[tuple[str, set[str]]]:
     if wanted.cluster is not None:
         yield "cluster", _of_table(store, wanted.cluster, "cluster")
     for name, predicate in _predicates(wanted):
-        yield name, set(picks.by_predicate(store, predicate).ids)
+        yield name, set(where.matching(store, predicate))
     if wanted.loss is not None:
         yield "loss", _of_loss(store, wanted.loss)
 

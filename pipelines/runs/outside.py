@@ -45,10 +45,10 @@ class Exported:
 def holding(store: Store, ids: Sequence[str]) -> list[Exported]:
     """Exports on disk that hold any of the examples: those of runs, wherever, and all below the store's `exports`."""
     wanted = set(ids)
-    return [held for folder in _folders(store) if (held := _held(folder, wanted)) is not None]
+    return [held for folder in folders(store) if (held := _held(folder, wanted)) is not None]
 
 
-def _folders(store: Store) -> list[Path]:
+def folders(store: Store) -> list[Path]:
     """Folders of exports, each once: those of the store first, then others in the order of the runs."""
     folders = [*_inside(store), *map(Path, exported_to(store))]
     mine = [folder for folder in folders if not _is_left_behind(folder.name)]

@@ -15,8 +15,9 @@ Legend: N rows, V words of the vocabulary, n entries.
 import json
 import tempfile
 from array import array
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -56,13 +57,12 @@ class Part:
     ends: I64  # [rows + 1] of the rows' entries, from 0
 
     def products(self, wide: F64) -> F64:
-        """[rows] sums of products with a question [V]. By operations that check their bounds: the file may be a
-        stranger's."""
-        out = np.zeros(len(self.ends) - 1)
-        some = np.flatnonzero(np.diff(self.ends))
-        if len(some):
-            out[some] = np.add.reduceat(wide[self.words] * self.weights, self.ends[some])
-        return out
+        """[rows] sums of products with a question [V], in the order of words. By operations that check their bounds:
+        the file may be a stranger's."""
+        hit = np.flatnonzero((wide != 0)[self.words])
+        of_row = np.searchsorted(self.ends, hit, side="right") - 1
+        products = wide[self.words[hit]] * self.weights[hit]
+        return np.asarray(np.bincount(of_row, products, len(self.ends) - 1), np.float64)
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,17 @@ class WordIndex:
         """Of a text: [m] numbers of its words that the vocabulary has, sorted; [m] how often it has each; and how often
         it has each word that the vocabulary lacks."""
         counted = Counter(words_of(text.encode("utf-8", "replace").decode()))  # half of a pair that a shell passed on
-        found = pc.index_in(pa.array(list(counted), pa.string()), value_set=self.vocabulary)
-        numbers = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        numbers = np.array([self._number(word) for word in counted], np.int64)
         often = np.fromiter(counted.values(), np.int64, len(counted))
         order = np.argsort(numbers, kind="stable")
         unknown = int((numbers < 0).sum())
         return numbers[order[unknown:]], often[order[unknown:]], often[order[:unknown]]
+
+    def _number(self, word: str) -> int:
+        """The number of a word; −1 where the vocabulary lacks it."""
+        number = bisect_left(self.vocabulary, word, key=str)
+        known = number < len(self.vocabulary) and str(self.vocabulary[number]) == word
+        return number if known else -1
 
     def row(self, text: str) -> tuple[I64, F32, float]:
         """Of a text: [m] numbers of its words, [m] the weights that it would have in a row, and the length of that
@@ -299,18 +304,27 @@ def _lengths(weights: F32, ends: I64) -> F64:
 
 
 def _read(source: pa.NativeFile) -> WordIndex:
-    """An index from its file, every number of which is checked to be in its bounds first."""
-    with source:
-        file = pa.ipc.open_file(source)
-        batches = [file.get_batch(k) for k in range(file.num_record_batches)]
-    metadata = file.schema.metadata
+    """An index from its file, every number of which is checked to be in its bounds first. Raises CorruptionError for a
+    file that is none."""
+    try:
+        with source:
+            file = pa.ipc.open_file(source)
+            batches = [file.get_batch(k) for k in range(file.num_record_batches)]
+        for batch in batches:
+            batch.validate(full=True)
+        return _index(batches, file.schema.metadata)
+    except (pa.ArrowException, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CorruptionError(
+            f"what the folder `{kept.FOLDER}` holds is no index of words; delete it: {error}"
+        ) from error
+
+
+def _index(batches: Sequence[pa.RecordBatch], metadata: Mapping[bytes, bytes]) -> WordIndex:
     parts = []
     for batch in batches:
-        batch.validate(full=True)
         pairs = batch["words"].values
-        words, weights = pairs.field(0).indices, pairs.field(1)
         ends = batch["words"].offsets.to_numpy().astype(np.int64)
-        parts.append(Part(words.to_numpy(), weights.to_numpy(), ends))
+        parts.append(Part(pairs.field(0).indices.to_numpy(), pairs.field(1).to_numpy(), ends))
     return WordIndex(
         pa.chunked_array([batch["example_id"] for batch in batches]),
         batches[0]["words"].values.field(0).dictionary,

@@ -41,8 +41,8 @@ import gradsift, gradsift.datastore.store, gradsift.pipelines.query.query, pyarr
 ready, cpu = time.perf_counter(), time.process_time()
 found = gradsift.query(id=sys.argv[2], store=sys.argv[1], **json.loads(sys.argv[3]))
 done = time.perf_counter()
-print(json.dumps({"cpu": time.process_time() - cpu, "import": ready - began, "work": done - ready, "torch": "torch" in sys.modules,
-                  "hits": [hit.example_id for hit in found.hits], "index": found.index}))
+print(json.dumps({"cpu": time.process_time() - cpu, "import": ready - began, "work": done - ready,
+                  "torch": "torch" in sys.modules, "hits": len(found.hits), "index": found.index}))
 """
 
 
@@ -90,10 +90,11 @@ def measure(root: Path, times: int, more: dict[str, object]) -> None:
         asked = [one(root, example, more, cold=cold) for example in ids]
         whole = [command(root, example, cold=cold) for example in ids] if not more else []
         middle = {name: statistics.median(answer[name] for answer in asked) for name in ("import", "work", "cpu")}
+        loaded = any(answer["torch"] for answer in asked)
         print(
-            f"{'cold' if cold else 'warm'} {json.dumps(more)}: import {middle['import']:.2f} s, work {middle['work']:.3f} "
-            f"s (the most {max(answer['work'] for answer in asked):.3f}; of the CPU {middle['cpu']:.3f}), command "
-            f"{statistics.median(whole or [0]):.2f} s, torch loaded: {any(answer['torch'] for answer in asked)}",
+            f"{'cold' if cold else 'warm'} {json.dumps(more)}: import {middle['import']:.2f} s, "
+            f"work {middle['work']:.3f} s (the most {max(answer['work'] for answer in asked):.3f}; "
+            f"of the CPU {middle['cpu']:.3f}), command {statistics.median(whole or [0]):.2f} s, torch loaded: {loaded}",
             flush=True,
         )
 

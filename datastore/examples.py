@@ -405,6 +405,11 @@ def source_counts(store: Store, dataset: Dataset) -> dict[str, int]:
     return {row["source"]: int(row["n"]) for row in rows}
 
 
+def all_sources(store: Store) -> list[str]:
+    """Names of the sources that examples count as coming from, sorted."""
+    return [row["source"] for row in store.catalog.rows("SELECT DISTINCT source FROM example ORDER BY source")]
+
+
 def sources_of(store: Store, ids: Sequence[str]) -> dict[str, Provenance]:
     """Source and licence of the given ids."""
     return {

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from gradsift.datastore.engine import Engine, Transaction, marks, parts
 from gradsift.datastore.errors import CorruptionError, InputError
@@ -328,6 +329,19 @@ def read_all(store: Store, space_id: int, ids: Sequence[str]) -> FeatureBlock:
     joined = join_blocks(blocks)
     place = {name: k for k, name in enumerate(joined.example_ids)}
     return joined.take(np.array([place[i] for i in ids if i in place], np.int64))
+
+
+def modules_of(store: Store, space_id: int) -> list[str]:
+    """Names of the parameters whose parts lie side by side in the rows of a space, in their order; [] where a row is
+    one sketch of all, and where an older version kept no names."""
+    if not space_spec(store, space_id).get("projector", {}).get("per_module"):
+        return []
+    for shard_id in shards_of(store, space_id)[:1]:
+        with store.map(shard_id) as source:
+            metadata = pa.ipc.open_file(source).schema.metadata or {}
+        names: list[str] = json.loads(metadata.get(b"gradsift.modules", "[]"))
+        return names
+    return []
 
 
 def with_rows(store: Store, space_id: int, dataset_id: int) -> list[str]:

@@ -72,16 +72,6 @@ def of_screening(store: Store, screening_id: int) -> list[Mark]:
     return [_mark(row) for row in rows]
 
 
-def examples_of(store: Store, reason: str) -> set[str]:
-    """Examples that any screening marked for a reason."""
-    return {row["example_id"] for row in store.catalog.rows("SELECT example_id FROM mark WHERE reason=?", (reason,))}
-
-
-def reasons(store: Store) -> list[str]:
-    """The reasons for which examples are marked, sorted."""
-    return [row["reason"] for row in store.catalog.rows("SELECT DISTINCT reason FROM mark ORDER BY reason")]
-
-
 def counts(store: Store, screenings: Sequence[int]) -> dict[str, int]:
     """{reason: examples} of some screenings, the most first."""
     if not screenings:

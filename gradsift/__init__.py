@@ -3,7 +3,7 @@
 import gradsift
 
 result = gradsift.run("recipe.yaml", "store")
-answer = gradsift.query("What is the capital of France?", store="store")
+answer = gradsift.query("What is the capital of France?", answer="Paris.", store="store")
 
 There is a function for each command, by its name and with its parameters; `index build` is `index_build`. A store is a
 folder or an open `Store`; results are values; nothing is printed. docs/api.md has an example of each.

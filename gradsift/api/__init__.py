@@ -5,6 +5,7 @@ it is called, so that `import gradsift` is quick. All raise InputError for what 
 that is no store; only `run` makes one.
 """
 
+from gradsift.api.asking import query
 from gradsift.api.beginning import init
 from gradsift.api.choosing import methods, overlap, score, select
 from gradsift.api.curation import dry_run, run, validate
@@ -12,7 +13,7 @@ from gradsift.api.deletion import delete, deleted, revive
 from gradsift.api.exploring import explore
 from gradsift.api.history import checkout, log, prune
 from gradsift.api.indexing import index_build, index_drop, index_list, index_refresh
-from gradsift.api.looking import marks, quarantine, query, status
+from gradsift.api.looking import marks, quarantine, status
 from gradsift.api.mixing import diff, export, mix
 from gradsift.api.reporting import report, report_data, reports
 from gradsift.api.scheduling import deploy, runs, serve

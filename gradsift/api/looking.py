@@ -1,14 +1,13 @@
-"""Functions that look into a store: what it holds, what stayed out, and which rows are like a chat."""
+"""Functions that look into a store: what it holds, and what stayed out."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from gradsift.api.shared import AnyStore, opened
 
 if TYPE_CHECKING:
     from gradsift.datastore.overview import Table
     from gradsift.pipelines.pool.marked import Marked
-    from gradsift.pipelines.query.answers import Answer
     from gradsift.pipelines.runs.stayed_out import Kind, Stayed
 
 
@@ -46,72 +45,6 @@ def status(store: AnyStore = "store") -> "dict[str, Table]":
 
     with opened(store) as there:
         return overview(there)
-
-
-def query(
-    text: str | None = None,
-    *,
-    answer: str | None = None,
-    greedy: bool = False,
-    id: str | None = None,  # noqa: A002 - the name of the command's flag
-    k: int = 10,
-    checkpoint: int | Literal["all"] | None = None,
-    opposed: bool = False,
-    everything: bool = False,
-    index: str | None = None,
-    store: AnyStore = "store",
-) -> "Answer":
-    """Show the training rows whose gradients are most like a chat's.
-
-    Parameters
-    ----------
-    text
-        What the user says.
-    answer
-        What the assistant answers.
-    greedy
-        Let the model write the answer, at the last checkpoint that is searched.
-    id
-        Ask for the neighbours of a stored example instead (the start of its id is enough).
-    k
-        How many rows.
-    checkpoint
-        Which checkpoint's gradients, or "all": the cosines' sum, weighted by mean learning rates; default: the last.
-    opposed
-        Show the rows whose gradients point the other way most, instead: the lowest cosines.
-    everything
-        Look at rows that left the pool, too.
-    index
-        Ask an index of this kind (flat, ivf_flat, ivf_sq8, hnsw), or the best (auto), instead of searching exactly.
-    store
-        Folder of the store, or an open one.
-
-    Returns
-    -------
-    Answer
-        `hits`, the nearest first, and what cosines are usual here. A text takes the model, an id does not.
-
-    Raises
-    ------
-    InputError
-        For neither or both of text and id, for an id that is not there, and where no run computed gradient rows.
-    FeatureSpaceMismatch
-        Where the model is not the one of the rows any more.
-
-    Example
-    -------
-    >>> found = gradsift.query("Write SQL: all names.", answer="SELECT name FROM users;", k=3, store="store")
-    >>> [hit.rank for hit in gradsift.query(id=found.hits[0].example_id, k=2, store="store").hits]
-    [0, 1]
-    """
-    from gradsift.pipelines.query.query import Question, Where, ask
-
-    question, where = (
-        Question(text, id, answer=answer, greedy=greedy),
-        Where("gradients", checkpoint, everything, index),
-    )
-    with opened(store) as there:
-        return ask(there, question, k, where, opposed=opposed)
 
 
 def marks(store: AnyStore = "store", *, reason: str | None = None, k: int = 10) -> "Marked":

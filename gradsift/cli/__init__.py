@@ -2,6 +2,7 @@
 `--help` is quick."""
 
 from gradsift.cli import (  # noqa: F401 - they register their commands
+    asking,
     explore,
     forget,
     indexes,

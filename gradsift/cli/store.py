@@ -1,86 +1,12 @@
-"""Commands about a store: what it holds, whether it is whole, and asking it for similar rows."""
+"""Commands about a store: what it holds, and whether it is whole."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from gradsift.cli.shared import DEFAULT_STORE, Flag, Json, StorePath, app, quiet_libraries
-
-
-@app.command
-def query(
-    text: str | None = None,
-    /,
-    *,
-    answer: str | None = None,
-    greedy: Flag = False,
-    id: Annotated[str | None, Parameter(name="--id")] = None,  # noqa: A002 - the flag's name
-    k: Annotated[int, Parameter(name=["-k", "--top"])] = 10,
-    checkpoint: int | Literal["all"] | None = None,
-    opposed: Flag = False,
-    everything: Flag = False,
-    index: str | None = None,
-    store: StorePath = DEFAULT_STORE,
-    json: Json = False,
-) -> None:
-    """Show the training rows whose gradients are most like a chat's.
-
-    Parameters
-    ----------
-    text
-        What the user says.
-    answer
-        What the assistant answers.
-    greedy
-        Let the model write the answer, at the last checkpoint that is searched.
-    id
-        Ask for the neighbours of a stored example instead (the start of its id is enough).
-    k
-        How many rows.
-    checkpoint
-        Which checkpoint's gradients, or `all`: the cosines' sum, weighted by mean learning rates; default: the last.
-    opposed
-        Show the rows whose gradients point the other way most, instead: the lowest cosines.
-    everything
-        Look at rows that left the pool, too.
-    index
-        Ask an index of this kind (flat, ivf_flat, ivf_sq8, hnsw), or the best (auto), instead of searching exactly.
-    """
-    from gradsift import api
-    from gradsift.cli import show
-
-    quiet_libraries()
-    answered = api.query(text, answer=answer, greedy=greedy, id=id, k=k, checkpoint=checkpoint, opposed=opposed,
-                         everything=everything, index=index, store=store)  # fmt: skip
-    if json:
-        show.document(asdict(answered))
-        return
-    show.line(f"user: {answered.user}")
-    show.line(f"assistant{' (generated)' if answered.generated else ''}: {answered.assistant}")
-    rows = [asdict(hit) | {"rank": hit.rank + 1, "example_id": hit.example_id[:8]} for hit in answered.hits]
-    compared = "plain gradients" if answered.rows == "sgd" else f"its plain gradient × {answered.rows} rows"
-    what = "Opposed" if answered.opposed else "Nearest"
-    at = "all checkpoints" if answered.checkpoint == "all" else f"checkpoint {answered.checkpoint}"
-    show.table(f"{what} in gradient space ({at}, {compared})", rows)
-    if answered.index:
-        show.line(
-            f"By the {answered.index} index, which found {answered.recall:.1%} of the ten nearest when it was measured."
-        )
-    if answered.note:
-        show.line(f"Note: {answered.note}.")
-    usual = answered.typical
-    if usual is not None and answered.opposed:
-        show.line(
-            f"Cosines of {usual.pairs:,} random pairs here: median {usual.median:.2f}, 95 % above {usual.p5:.2f}, "
-            f"99 % above {usual.p1:.2f}, the lowest {usual.lowest:.2f}."
-        )
-    elif usual is not None:
-        show.line(
-            f"Cosines of {usual.pairs:,} random pairs here: median {usual.median:.2f}, 95 % below {usual.p95:.2f}, "
-            f"99 % below {usual.p99:.2f}, the highest {usual.highest:.2f}."
-        )
 
 
 @app.command

@@ -1,6 +1,6 @@
 """Questions of a space → answers with enough to read: neighbours, their text, and what is usual here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -8,13 +8,15 @@ from gradsift.datastore import examples
 from gradsift.datastore.errors import BusyError
 from gradsift.datastore.search import Typical
 from gradsift.datastore.store import Store
+from gradsift.pipelines.query.gradients import Gradients
 from gradsift.pipelines.query.questions import Questions, turns
 from gradsift.pipelines.query.spaces import Kind, Near, Space
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A neighbour, with enough to read. `similarity` is what the space measures: a cosine, unless it is of words."""
+    """A neighbour, with enough to read. `similarity` is what the space measures: a cosine, unless it is of words.
+    `layers`: the cosine of each parameter's part of the row, where gradient rows are by module."""
 
     rank: int
     similarity: float
@@ -22,6 +24,7 @@ class Hit:
     source: str
     user: str
     assistant: str
+    layers: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def cosine(self) -> float:
@@ -70,7 +73,11 @@ def answer(
         [one for one in best if one.example_id not in set(asked.examples)][:k]
         for asked, best in zip(questions.asked, found.near, strict=True)
     ]
-    hits = _hits(store, near)
+    layers: list[list[dict[str, float]]] = [
+        space.by_module(row, [one.example_id for one in best]) if isinstance(space, Gradients) else [{}] * len(best)
+        for row, best in zip(questions.rows, near, strict=True)
+    ]
+    hits = _hits(store, near, layers)
     usual, among = space.typical(), None if ids is None else len(ids)
     first, *others = [
         Answer(
@@ -82,16 +89,19 @@ def answer(
     return replace(first, more=others)
 
 
-def _hits(store: Store, near: Sequence[Sequence[Near]]) -> list[list[Hit]]:
+def _hits(
+    store: Store, near: Sequence[Sequence[Near]], layers: Sequence[Sequence[Mapping[str, float]]]
+) -> list[list[Hit]]:
     ids = sorted({one.example_id for best in near for one in best})
     chats, sources = examples.get_messages(store, ids), examples.sources_of(store, ids)
     if len(chats) < len(ids) or len(sources) < len(ids):
         raise BusyError(f"examples were deleted from {store.root} meanwhile; ask again")
+
+    def hit(rank: int, one: Near, parts: Mapping[str, float]) -> Hit:
+        i = one.example_id
+        return Hit(rank, round(one.similarity, 4), i, sources[i].source, *turns(chats[i]), parts)
+
     return [
-        [
-            Hit(rank, round(one.similarity, 4), i, sources[i].source, *turns(chats[i]))
-            for rank, one in enumerate(best)
-            for i in [one.example_id]
-        ]
-        for best in near
+        [hit(rank, *pair) for rank, pair in enumerate(zip(best, parts, strict=True))]
+        for best, parts in zip(near, layers, strict=True)
     ]

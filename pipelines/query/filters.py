@@ -1,22 +1,20 @@
 """Which examples may be an answer: filters, applied before the nearest are taken.
 
-Each field narrows down; one that is not given lets all pass. Cost: one pass over the catalog's examples where a field
-of examples or a predicate is given (over their text where the predicate looks at it), one over the gradient rows for
-`loss`, and what is named for the others.
+Each field narrows down; one that is not given lets all pass. Fields of examples, `loss`, `mark` and `where` are one
+predicate, and cost what that does (`datastore/where.py`): a pass over the catalog's examples, over their text only
+where `where` looks at it. The others read what they name.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow.compute as pc
 
-from gradsift.datastore import features, marks, selections, where
+from gradsift.datastore import examples, selections, where
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.runs import last_run
 from gradsift.datastore.store import Store
-from gradsift.pipelines.runs.points import space_at
 
 RANGE = re.compile(r"\s*(\S*?)\s*\.\.\s*(\S*?)\s*")
 
@@ -47,7 +45,7 @@ class Filter:
     loss: Range | None = None  # of the last run, at its last checkpoint
     score: Of | None = None
     cluster: Of | None = None
-    mark: str | None = None  # a reason of a screening: such rows have left the pool
+    mark: str | None = None  # why the newest run's screening left it out: such rows are no members of the pool
     selected_in: str | None = None  # a selection or mixture
     where: str | None = None  # what stands after WHERE
 
@@ -56,14 +54,36 @@ class Filter:
 
 
 def matching(store: Store, wanted: Filter) -> list[str]:
-    """Ids of the examples that pass all filters, sorted. Raises InputError for an unknown name, and where none passes,
-    naming the filter that left none."""
+    """Ids of the examples that pass all filters, sorted. Raises InputError for a selection, column or predicate that is
+    not there, and where no example passes."""
     left: set[str] | None = None
-    for name, ids in _passing(store, wanted):
+    for ids in _passing(store, wanted):
         left = ids if left is None else left & ids
-        if not left:
-            raise InputError(f"no example passes the filters: `{name}` lets none pass of those that the others did")
-    return sorted(left or ())
+    if not left:
+        given = [one.name for one in fields(wanted) if getattr(wanted, one.name) not in (None, ())]
+        sources = f"; sources here: {', '.join(examples.all_sources(store))}" if wanted.sources else ""
+        raise InputError(f"no example passes the filters ({', '.join(given)}){sources}")
+    return sorted(left)
+
+
+def filter_of(
+    *,
+    source: Sequence[str] = (),
+    licence: Sequence[str] = (),
+    chars: str | None = None,
+    loss: str | None = None,
+    score: str | None = None,
+    cluster: str | None = None,
+    mark: str | None = None,
+    selected_in: str | None = None,
+    where: str | None = None,
+) -> Filter:
+    """A filter from what a user writes: ranges as LOW..HIGH, `score` and `cluster` as NAME:LOW..HIGH. Raises InputError
+    for anything else."""
+    return Filter(
+        tuple(source), tuple(licence), range_of(chars, "chars"), range_of(loss, "loss"), of_selection(score, "score"),
+        of_selection(cluster, "cluster"), mark, selected_in, where,
+    )  # fmt: skip
 
 
 def range_of(text: str | None, name: str) -> Range | None:
@@ -91,33 +111,32 @@ def of_selection(text: str | None, name: str) -> Of | None:
     return Of(selection, range_of(bounds, name) or Range())
 
 
-def _passing(store: Store, wanted: Filter) -> Iterator[tuple[str, set[str]]]:
-    """(filter, ids of the examples that it lets pass), the cheap ones first."""
+def _passing(store: Store, wanted: Filter) -> Iterator[set[str]]:
     if wanted.selected_in is not None:
-        yield "selected in", set(selections.get(store, wanted.selected_in).example_ids)
-    if wanted.mark is not None:
-        yield "mark", _marked(store, wanted.mark)
+        yield set(selections.get(store, wanted.selected_in).example_ids)
     if wanted.score is not None:
-        yield "score", _of_table(store, wanted.score, "score")
+        yield _of_table(store, wanted.score, "score")
     if wanted.cluster is not None:
-        yield "cluster", _of_table(store, wanted.cluster, "cluster")
-    for name, predicate in _predicates(wanted):
-        yield name, set(where.matching(store, predicate))
-    if wanted.loss is not None:
-        yield "loss", _of_loss(store, wanted.loss)
+        yield _of_table(store, wanted.cluster, "cluster")
+    if predicate := " AND ".join(f"({one})" for one in _predicates(wanted)):
+        yield set(where.matching(store, predicate))
 
 
-def _predicates(wanted: Filter) -> Iterator[tuple[str, str]]:
+def _predicates(wanted: Filter) -> Iterator[str]:
     if wanted.sources:
-        yield "source", f"source IN ({', '.join(map(_quoted, wanted.sources))})"
+        yield f"source IN ({', '.join(map(_quoted, wanted.sources))})"
     if wanted.licences:
         named = [_quoted(one) for one in wanted.licences if one != "null"]
         unknown = ["licence IS NULL"] if "null" in wanted.licences else []
-        yield "licence", " OR ".join(unknown + ([f"licence IN ({', '.join(named)})"] if named else []))
+        yield " OR ".join(unknown + ([f"licence IN ({', '.join(named)})"] if named else []))
     if wanted.chars is not None:
-        yield "chars", _bounded("chars", wanted.chars)
+        yield _bounded("chars", wanted.chars)
+    if wanted.loss is not None:
+        yield _bounded("loss", wanted.loss)
+    if wanted.mark is not None:
+        yield f"mark = {_quoted(wanted.mark)}"
     if wanted.where is not None:
-        yield "where", wanted.where
+        yield wanted.where
 
 
 def _bounded(column: str, bounds: Range) -> str:
@@ -127,14 +146,6 @@ def _bounded(column: str, bounds: Range) -> str:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _marked(store: Store, reason: str) -> set[str]:
-    """Examples that any screening of the last run's pool left out for a reason."""
-    ids = marks.examples_of(store, reason)
-    if not ids:
-        raise InputError(f"no example is marked {reason!r}; there are: {', '.join(marks.reasons(store)) or 'no marks'}")
-    return ids
 
 
 def _of_table(store: Store, of: Of, column: str) -> set[str]:
@@ -150,14 +161,3 @@ def _of_table(store: Store, of: Of, column: str) -> set[str]:
     if of.range.high is not None:
         keep = pc.and_(keep, pc.less_equal(values, of.range.high))
     return set(table["example_id"].filter(keep.fill_null(False)).to_pylist())
-
-
-def _of_loss(store: Store, bounds: Range) -> set[str]:
-    space, _ = space_at(last_run(store), None)
-    low, high = (-np.inf if bounds.low is None else bounds.low), (np.inf if bounds.high is None else bounds.high)
-    return {
-        name
-        for block in features.read(store, space)
-        for name, loss in zip(block.example_ids, block.signal("loss").tolist(), strict=True)
-        if low <= loss <= high
-    }

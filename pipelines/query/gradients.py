@@ -127,6 +127,28 @@ class Gradients:
         spaces = [(p.space, p.space if self.plain else p.asked, p.weight) for p in self.places]
         return typical(self.store, spaces, self.pool, self.pool if self.plain else None)
 
+    def by_module(self, question: F32, ids: Sequence[str]) -> list[dict[str, float]]:
+        """For each of the ids {parameter: cosine of its part of the row with that of a question [W]}, where rows are by
+        module (`features.projector.per_module`); {} each where they are not. A part of zeros is left out.
+
+        Of rows of integers, one scale for all parts has rounded small ones: those of `row_dtype: f16` tell more.
+        """
+        names = features.modules_of(self.store, self.places[0].space)
+        if not names:
+            return [{} for _ in ids]
+        total = np.zeros((len(ids), len(names)))
+        for place, asked in zip(self.places, np.split(question, len(self.places)), strict=True):
+            rows = mapped.units(self.store, place.space, ids)
+            stacked = np.stack([rows[i] for i in ids]).reshape(len(ids), len(names), -1).astype(np.float64)
+            parts = asked.reshape(len(names), -1).astype(np.float64)
+            lengths = np.linalg.norm(stacked, axis=2) * np.linalg.norm(parts, axis=1)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                total += place.weight * np.einsum("kmd,md->km", stacked, parts) / lengths
+        return [
+            {name: round(float(value), 4) for name, value in zip(names, row, strict=True) if np.isfinite(value)}
+            for row in total
+        ]
+
     def _parts(self, questions: F32, opposed: bool) -> list[F32]:
         """[Q, D] for each checkpoint. Raises InputError for another width than that of the rows."""
         dim = mapped.open_rows(self.store, self.places[0].space).dim

@@ -55,8 +55,9 @@ def of_chats(space: Space, chats: Sequence[Messages]) -> Questions:
     """The rows that chats have. Raises InputError where the space wants answers and a chat has none."""
     for number, chat in enumerate(chats, 1):
         if space.needs_answers and not any(turn["role"] == "assistant" for turn in chat):
+            which = "this chat" if len(chats) == 1 else f"chat {number} of the questions"
             raise InputError(
-                f"question {number} has no answer, and a gradient is of an answer: give it with --answer, or let the "
+                f"{which} has no answer, and a gradient is of an answer: give it with --answer, or let the "
                 "model write its own with --greedy (--space embedding and --space bm25 take a text alone)"
             )
     asked = tuple(Asked("chat", *turns(chat)) for chat in chats)
@@ -122,7 +123,11 @@ def of_vectors(space: Space, vectors: NDArray[np.generic] | Path) -> Questions:
     if rows.ndim != 2 or not len(rows) or rows.dtype.kind not in "fiu":
         raise InputError(f"{where}: an array of {vectors.dtype} {vectors.shape}; give [D] or [Q, D] of numbers")
     asked = tuple(Asked(f"vector {k} of {len(rows)}") for k in range(1, len(rows) + 1))
-    return Questions(space.unit(rows.astype(np.float32)), asked)
+    rows = rows.astype(np.float64)
+    peak = np.abs(rows).max(axis=1, initial=0.0, keepdims=True)
+    if not np.isfinite(peak).all():
+        raise InputError(f"{where}: numbers that are not finite")
+    return Questions(space.unit((rows / np.where(peak > 0, peak, 1)).astype(np.float32)), asked)
 
 
 def turns(chat: Messages) -> tuple[str, str]:

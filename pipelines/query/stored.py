@@ -49,9 +49,9 @@ class StoredRows:
         stored = self._stored(ids)
         lacking = [i for i in dict.fromkeys(ids) if i not in stored]
         if lacking:
-            chats = examples.get_messages(self.store, lacking)
+            chats = chats_of(self.store, lacking)
             try:
-                stored |= zip(lacking, self.compute([chats[i] for i in lacking]), strict=True)
+                stored |= zip(lacking, self.compute(chats), strict=True)
             except InputError as error:
                 raise InputError(f"the store has no {self.name} row of example {lacking[0][:8]}: {error}") from error
         return np.stack([stored[i] for i in ids])
@@ -87,6 +87,14 @@ class StoredRows:
             rows = mapped.units(self.store, space, [i for i in ids if i not in found], self.column)
             found |= {i: row for i, row in rows.items() if row.any()}
         return found
+
+
+def chats_of(store: Store, ids: Sequence[str]) -> list[Messages]:
+    """The chats of stored examples. Raises InputError naming one that is not there."""
+    chats = examples.get_messages(store, ids)
+    if gone := [i for i in ids if i not in chats]:
+        raise InputError(f"example {gone[0][:8]} is not in the store any more")
+    return [chats[i] for i in ids]
 
 
 def unit(questions: F32) -> F32:

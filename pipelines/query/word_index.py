@@ -16,7 +16,7 @@ import json
 import tempfile
 from array import array
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -202,14 +202,15 @@ def _build(store: Store, dataset: Dataset, progress: Progress, handle: BinaryIO)
 def _count(store: Store, dataset: Dataset, progress: Progress, words: IO[bytes], often: IO[bytes]) -> _Counted:
     size = len(dataset.example_ids)
     first, entries, length = (np.zeros(size, np.int64) for _ in range(3))
-    numbers: dict[str, int] = {}
+    numbers: defaultdict[str, int] = defaultdict()
+    numbers.default_factory = numbers.__len__  # a word that is met first has the next number
     done = written = 0
     for places, texts in _texts(store, dataset):
         of_words, counts = array("i"), array("i")
         for place, text in zip(places, texts, strict=True):
             counted = Counter(words_of(text))
             first[place], entries[place], length[place] = written + len(counts), len(counted), counted.total()
-            of_words.extend(numbers.setdefault(word, len(numbers)) for word in counted)
+            of_words.extend(map(numbers.__getitem__, counted))
             counts.extend(counted.values())
         words.write(of_words.tobytes())
         often.write(counts.tobytes())

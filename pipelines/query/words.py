@@ -27,7 +27,7 @@ from gradsift.datastore.search import Typical
 from gradsift.datastore.store import Store
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.query.spaces import Found, Kind, Near
-from gradsift.pipelines.query.stored import unit
+from gradsift.pipelines.query.stored import chats_of, unit
 from gradsift.pipelines.query.word_index import F32, F64, I64, WordIndex, open_index
 
 _one = Lock()  # two requests at once build one index
@@ -52,10 +52,7 @@ class Words:
 
     def of_ids(self, ids: Sequence[str]) -> F32:
         """[Q, V] rows of stored examples, of the pool or not."""
-        chats = examples.get_messages(self.store, ids)
-        if gone := [i for i in ids if i not in chats]:
-            raise InputError(f"example {gone[0][:8]} is not in the store any more")
-        return self.of_chats([chats[i] for i in ids])
+        return self.of_chats(chats_of(self.store, ids))
 
     def of_chats(self, chats: Sequence[Messages]) -> F32:
         """[Q, V] rows of chats, of length 1 with the words that the pool lacks. Raises InputError for one without a

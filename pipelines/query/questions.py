@@ -21,6 +21,7 @@ from gradsift.pipelines.tables import first_turn
 
 F32 = NDArray[np.float32]
 EXCERPT_CHARS = 160
+PART = 64  # rows that are averaged at once
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ def of_target(store: Store, space: Space, name: str) -> Questions:
     usable = space.known(ids)
     if not usable:
         raise InputError(f"no example of target {name!r} has a row here")
-    mean = space.of_ids(usable).mean(axis=0, keepdims=True)
-    return Questions(space.unit(mean), (Asked(f"mean of {len(usable)} examples of target {name}", "", "", tuple(ids)),))
+    asked = Asked(f"mean of {len(usable)} examples of target {name}", "", "", tuple(ids))
+    return Questions(space.unit(_mean(space, usable)), (asked,))
 
 
 def of_difference(space: Space, like: Sequence[str], unlike: Sequence[str]) -> Questions:
@@ -101,12 +102,18 @@ def of_difference(space: Space, like: Sequence[str], unlike: Sequence[str]) -> Q
     """
     if not like:
         raise InputError("give at least one example with --like; --unlike alone says what to be far from: --opposed")
-    difference = space.of_ids(like).mean(axis=0, keepdims=True)
+    difference = _mean(space, like)
     words = f"like {', '.join(i[:8] for i in like)}"
     if unlike:
-        difference = difference - space.of_ids(unlike).mean(axis=0, keepdims=True)
+        difference = difference - _mean(space, unlike)
         words += f", unlike {', '.join(i[:8] for i in unlike)}"
     return Questions(space.unit(difference), (Asked(words, "", "", (*like, *unlike)),))
+
+
+def _mean(space: Space, ids: Sequence[str]) -> F32:
+    """[1, W] mean of the rows of stored examples. Memory: PART rows, which are as wide as a vocabulary for words."""
+    total = sum(space.of_ids(ids[k : k + PART]).sum(axis=0, dtype=np.float64) for k in range(0, len(ids), PART))
+    return np.asarray(total / len(ids), np.float32)[None]
 
 
 def of_vectors(space: Space, vectors: NDArray[np.generic] | Path) -> Questions:

@@ -30,6 +30,7 @@ from gradsift.pipelines.query.spaces import Found, Kind, Near
 from gradsift.pipelines.query.stored import chats_of, unit
 from gradsift.pipelines.query.word_index import F32, F64, I64, WordIndex, open_index
 
+MOST_NUMBERS = 1 << 28  # of questions, 4 bytes each
 _one = Lock()  # two requests at once build one index
 _opened: "WeakKeyDictionary[Store, tuple[str, WordIndex]]" = WeakKeyDictionary()
 
@@ -56,7 +57,9 @@ class Words:
 
     def of_chats(self, chats: Sequence[Messages]) -> F32:
         """[Q, V] rows of chats, of length 1 with the words that the pool lacks. Raises InputError for one without a
-        word."""
+        word, and for more chats than MOST_NUMBERS allows."""
+        if len(chats) > (most := max(1, MOST_NUMBERS // len(self.index.vocabulary))):
+            raise InputError(f"with a vocabulary of {len(self.index.vocabulary):,} words, ask {most:,} chats at a time")
         questions = np.zeros((len(chats), len(self.index.vocabulary)), np.float32)
         for number, chat in enumerate(chats):
             words, weights, length = self.index.row(text(chat))

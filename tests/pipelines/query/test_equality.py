@@ -9,6 +9,7 @@ import pytest
 
 from gradsift.datastore import chats, examples, features, runs, selections
 from gradsift.datastore.store import Store
+from gradsift.pipelines.query import questions
 from gradsift.pipelines.query.filters import Filter, Of, Range, matching
 from gradsift.pipelines.query.opening import open_space
 from gradsift.pipelines.query.query import Question, Where, ask
@@ -105,9 +106,9 @@ def test_a_search_equals_a_look_at_all_rows(store, pool, cosines, name, filters,
     left = [i for i in (pool if ids is None else ids) if i in cosines[name]]
     assert 0 < len(left) < len(pool) or filters in (FILTERS["no filter"], FILTERS["all examples, of targets too"])
     asked = [pool[0], pool[40], pool[-1]]
-    questions = space.of_ids(asked)
+    rows = space.of_ids(asked)
     for k in (1, 40, 1000):  # of the three shards each has 32 rows
-        found = space.near(questions, k, ids=ids, opposed=opposed).near
+        found = space.near(rows, k, ids=ids, opposed=opposed).near
         for question, near in zip(asked, found, strict=True):
             sign = -1 if opposed else 1
             value = {i: sign * cosines[name][question][i] for i in left}
@@ -163,7 +164,8 @@ def test_a_question_by_id_and_by_text_has_the_same_answers(store, pool, name):
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_a_difference_is_the_mean_of_some_less_that_of_others(store, pool, cosines, name):
+def test_a_difference_is_the_mean_of_some_less_that_of_others(store, pool, cosines, name, monkeypatch):
+    monkeypatch.setattr(questions, "PART", 2)  # of three
     like, unlike = pool[:3], pool[10:12]
     found = ask(store, Question(like=like, unlike=unlike), 20, Where(space=name))
     c = cosines[name]

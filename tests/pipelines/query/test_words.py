@@ -12,7 +12,7 @@ from gradsift.datastore.errors import BusyError, CorruptionError, InputError
 from gradsift.datastore.examples import Example
 from gradsift.datastore.identity import example_id
 from gradsift.datastore.store import Store
-from gradsift.pipelines.query import word_index
+from gradsift.pipelines.query import word_index, words
 from gradsift.pipelines.query.word_index import open_index
 from gradsift.pipelines.query.words import Words, open_words
 from gradsift.pipelines.runs import forget
@@ -77,7 +77,7 @@ def test_a_row_is_the_nearest_to_its_own_text_though_longer_ones_repeat_it(store
     assert near[1].similarity < 0.999
 
 
-def test_words_that_the_pool_lacks_make_a_question_less_like_any_row(store):
+def test_words_that_the_pool_lacks_make_a_question_less_like_any_row(store, monkeypatch):
     space = space_of(store, pool_of(store, TEXTS))
     alone = space.near(space.of_chats([chat("cat dog mat")]), 1).near[0][0]
     with_more = space.near(space.of_chats([chat("cat dog mat giraffe zebra")]), 1).near[0][0]
@@ -88,7 +88,10 @@ def test_words_that_the_pool_lacks_make_a_question_less_like_any_row(store):
         space.of_chats([chat("a"), [{"role": "user", "content": " "}]])
     with pytest.raises(InputError, match="do not fit a vocabulary of"):
         space.near(np.ones((1, 3), np.float32), 5)
-    assert space.of_chats([[{"role": "user", "content": "half \ud800 a pair"}]]).any() is not None
+    assert space.of_chats([[{"role": "user", "content": "half \ud800 of a yes"}]]).any()  # as a shell may pass it on
+    monkeypatch.setattr(words, "MOST_NUMBERS", 3 * len(space.index.vocabulary))
+    with pytest.raises(InputError, match="ask 3 chats at a time"):
+        space.of_chats([chat("a")] * 4)
 
 
 def test_a_pool_without_a_word_is_told(store):

@@ -2,15 +2,14 @@
 
 from gradsift.datastore import examples
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.points import mean_lr, plain_space, space_at
 from gradsift.datastore.runs import Run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material
-from gradsift.pipelines.features.plain import plain_space
 from gradsift.pipelines.methods.evidence import SpacePair
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Fields, Recipe, parse_recipe, renamed
-from gradsift.pipelines.runs.points import mean_lr, space_at
 
 OLDER = "the store's last run is of an older version; run its recipe again"
 

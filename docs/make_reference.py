@@ -36,8 +36,6 @@ COMMANDS = (
     "validate",
     "report",
     "query",
-    "sql",
-    "lineage",
     "explore",
     "index build",
     "index list",

@@ -14,7 +14,6 @@ from gradsift.cli import (  # noqa: F401 - they register their commands
     run,
     schedule,
     store,
-    tracing,
     versions,
 )
 from gradsift.cli.shared import app

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradsift.datastore import examples, features
+from gradsift.datastore.points import plain_space, space_at
 from gradsift.datastore.runs import last_run
 from gradsift.datastore.store import Store
-from gradsift.pipelines.features.plain import plain_space
-from gradsift.pipelines.runs.points import space_at
 
 NEAREST, PAIRS = 10, 20_000
 F32 = NDArray[np.float32]

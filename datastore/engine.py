@@ -9,7 +9,7 @@ must differ is a file below `sql/<dialect>/queries` (see `sql.query`). Texts sor
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -103,6 +103,13 @@ class Engine(ABC):
     def scrub(self) -> None:
         """Leave nothing of what was deleted: in free pages, in logs, in copies from before migrations. Writes the whole
         catalog anew. Raises BusyError while others read it."""
+
+    def ids_where(self, rows: str, predicate: str, functions: Collection[str]) -> list[str] | None:
+        """Values of `key` of the rows of which a predicate of `predicates` holds, one for each row: `rows` is a SELECT
+        of ours, `predicate` was let pass over its columns. None where this engine does not speak that language; raises
+        InputError where the predicate fails on a row."""
+        del rows, predicate, functions
+        return None
 
     @abstractmethod
     def close(self) -> None:

@@ -82,7 +82,7 @@ class Predicate:
         self.used: set[str] = set()
         self.absent = asked_of_extra(text)  # other columns that it looks at and no row had until now
         self.known: set[str] = set()  # other columns that rows had, as long as one is absent
-        self.columns, self._field = columns, field
+        self.columns, self.text, self._field = columns, text, field
         self._refused = ""
         self._selects = 0
         self._text = f"SELECT DISTINCT key FROM example WHERE (\n{text}\n)"
@@ -102,14 +102,18 @@ class Predicate:
         try:
             return [str(row[0]) for row in self._database.execute(self._text)]
         except (sqlite3.Error, sqlite3.Warning) as error:
-            listed = ", ".join(f"{name} ({what})" for name, what in self.columns.items())
-            raise InputError(
-                f'{self._field}: {self._refused or error}. It is what stands after WHERE in SQL, as in "licence is '
-                f"null\", \"text like '%ann@example.org%'\" or \"extra->>'difficulty' = 'hard'\", over {listed}; "
-                f"functions: {', '.join(sorted(FUNCTIONS))}"
-            ) from error
+            raise self.refusal(error) from error
         finally:
             self._database.set_authorizer(None)
+
+    def refusal(self, error: Exception) -> InputError:
+        """What to say of an error that it ran into."""
+        listed = ", ".join(f"{name} ({what})" for name, what in self.columns.items())
+        return InputError(
+            f'{self._field}: {self._refused or error}. It is what stands after WHERE in SQL, as in "licence is '
+            f"null\", \"text like '%ann@example.org%'\" or \"extra->>'difficulty' = 'hard'\", over {listed}; "
+            f"functions: {', '.join(sorted(FUNCTIONS))}"
+        )
 
     def refuse_absent(self) -> None:
         """Raise InputError where it looks at another column that none of the rows had."""

@@ -4,7 +4,7 @@
 Legend: N rows, Q queries, D dims.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,24 +12,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gradsift.datastore import features, mapped
+from gradsift.datastore import examples, features, mapped
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.mapped import Column, Rows, open_rows
 from gradsift.datastore.nearest import I64, Found, Mask, Part, nearest
+from gradsift.datastore.neighbour import Neighbour as Neighbour
 from gradsift.datastore.products import Name
 from gradsift.datastore.store import Store
 
 SAMPLE = 200  # rows on each side of random pairs
 AT_ONCE = 256  # queries
+SPARE = 64  # rows beyond twice those that are wanted, of which some may have left the pool
+MANY = 5_000  # ids beyond which they are looked for in the shards, not in the catalog
 ATTEMPTS = 5  # of a search while shards are merged or rewritten
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A row near a query: cosine of their (projected) gradients."""
-
-    example_id: str
-    cosine: float
 
 
 @dataclass(frozen=True)
@@ -91,6 +86,27 @@ def neighbours_combined(
     if not all(weight > 0 for _, weight in spaces):
         raise InputError("weights of spaces must be above 0; leave the others out")
     return _neighbours(store, spaces, queries, k, _Wish(ids, without, None, kernel))
+
+
+def best_of_pool(
+    store: Store,
+    space: int,
+    pool: int | None,
+    k: int,
+    search: Callable[[int, Sequence[str]], list[list[Neighbour]]],
+) -> list[list[Neighbour]]:
+    """The k best rows that are members of a pool (None: of all), by a search for so many rows, without some. More rows
+    than are wanted are looked for first: mostly no row has left the pool, and which have is a long question to the
+    catalog."""
+    if pool is None:
+        return search(k, ())
+    count = 2 * k + SPARE
+    found = search(count, ())
+    members = examples.members(store, pool, {n.example_id for best in found for n in best})
+    kept = [[n for n in best if n.example_id in members] for best in found]
+    if all(len(inside) >= k or len(best) < count for inside, best in zip(kept, found, strict=True)):
+        return [best[:k] for best in kept]
+    return search(k, features.outside(store, space, pool))
 
 
 def merge(lists: Iterable[Sequence[Neighbour]], k: int) -> list[Neighbour]:
@@ -175,7 +191,12 @@ def _found(
 
 
 def _mask(store: Store, space_id: int, rows: Rows, ids: Sequence[str] | None) -> Mask:
-    """[N] which rows the catalog lists, of all examples or of some."""
+    """[N] which rows the catalog lists, of all examples or of some; of many, rows that have left may be among them, of
+    which `_all_listed` knows."""
+    if ids is not None and len(ids) > MANY:
+        wanted = pa.array(ids, pa.string())
+        inside = [pc.is_in(part.ids, value_set=wanted) for part in rows.parts]
+        return np.concatenate([part.to_numpy(zero_copy_only=False) for part in inside]) if inside else np.zeros(0, bool)
     mask = np.zeros(len(rows), bool)
     start_of: dict[int, int] = {}
     for part, start in zip(rows.parts, rows.starts.tolist(), strict=False):

@@ -7,14 +7,17 @@ be interrupted, and asks for nothing but the tables and columns that it names.
 import difflib
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
+from gradsift.datastore.engine import Record
 from gradsift.datastore.errors import GradsiftError, InputError
+from gradsift.datastore.files import disk_errors
 from gradsift.datastore.frames import frame
 from gradsift.datastore.statements import Statement, checked
 from gradsift.datastore.store import Store
@@ -27,10 +30,39 @@ AS_TEXT = "; extra->>'name' is text: CAST(extra->>'name' AS DOUBLE) is its numbe
 
 @dataclass(frozen=True)
 class Answer:
-    """What a statement gives: types by column, and its rows in parts, each read when it is asked for."""
+    """What a statement gives: types by column; nothing is read until one of its functions is called, and that does all
+    of it. `failed` gets the store's own errors."""
 
+    frame: pl.LazyFrame
     schema: pl.Schema
-    parts: Iterator[pl.DataFrame]
+    asked: Statement
+    failed: list[GradsiftError]
+
+    def head(self, rows: int) -> "Answer":
+        """The first rows alone."""
+        return replace(self, frame=self.frame.head(rows))
+
+    def parts(self) -> Iterator[pl.DataFrame]:
+        """The rows in parts, each read when it is asked for."""
+        with _in_words(self.asked, self.failed):
+            yield from self.frame.collect_batches(chunk_size=BATCH)
+
+    def count(self) -> int:
+        """How many rows there are. Reads what decides that, and not what is only shown."""
+        with _in_words(self.asked, self.failed):
+            return int(self.frame.select(pl.len()).collect().item())
+
+    def write(self, path: Path) -> None:
+        """Write the rows to a Parquet file, a part at a time; it has its name when it is whole."""
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with _in_words(self.asked, self.failed), disk_errors(path):
+                self.frame.sink_parquet(partial)
+            partial.replace(path)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def query_sql(store: Store, statement: str) -> pl.DataFrame:
@@ -39,27 +71,28 @@ def query_sql(store: Store, statement: str) -> pl.DataFrame:
     Raises InputError for a statement that may not be run or that Polars cannot, and what reading the store raises.
     """
     found = answer(store, statement)
-    parts = list(found.parts)
-    return pl.concat(parts) if parts else found.schema.to_frame()
+    with _in_words(found.asked, found.failed):
+        return found.frame.collect()
 
 
 def answer(store: Store, statement: str) -> Answer:
-    """The same in parts. What reading the store raises comes with the part that needs it."""
+    """The same, to be read in parts. Raises InputError for a statement that may not be run; what reading the store
+    raises comes when it is read."""
     asked, failed = checked(statement), list[GradsiftError]()
     frames = {name: _with_fields(frame(store, name, failed.append), name, asked) for name in asked.tables}
     with _in_words(asked, failed):
         found = pl.SQLContext(frames, register_globals=False).execute(asked.text, eager=False)
-        names = found.collect_schema().names()
-        if asked.star:
-            names = [name for name in names if name not in {field.name for field in asked.fields}]
-            found = found.select(names)
         schema = found.collect_schema()
-    return Answer(schema, _parts(found, asked, failed))
+        if asked.star:
+            names = [name for name in schema.names() if name not in {field.name for field in asked.fields}]
+            found, schema = found.select(names), pl.Schema({name: schema[name] for name in names})
+    return Answer(found, schema, asked, failed)
 
 
-def _parts(found: pl.LazyFrame, asked: Statement, failed: list[GradsiftError]) -> Iterator[pl.DataFrame]:
-    with _in_words(asked, failed):
-        yield from found.collect_batches(chunk_size=BATCH)
+def of_records(records: Sequence[Record]) -> Answer:
+    """Rows that are there already, as an answer."""
+    frame = pl.DataFrame(records, infer_schema_length=None)
+    return Answer(frame.lazy(), frame.schema, Statement("", (), (), star=False), [])
 
 
 def _with_fields(table: pl.LazyFrame, name: str, asked: Statement) -> pl.LazyFrame:

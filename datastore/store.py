@@ -14,8 +14,12 @@ from gradsift.datastore.errors import BusyError, CorruptionError, GradsiftError,
 from gradsift.datastore.place import PLACE_NAME, Place, agree, keep, open_catalog, open_files, part, settled
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from gradsift.datastore.neighbour import Neighbour
 
 CLEARED = "a deletion on {} took this file away before it was part of the store; run this again when that has ended"
 
@@ -210,6 +214,36 @@ class Store:
         """
         frame: pl.LazyFrame = import_module("gradsift.datastore.frames").frame(self, name)  # it imports this module
         return frame
+
+    def neighbours(
+        self,
+        question: "str | Sequence[str] | NDArray[np.generic]",
+        k: int = 10,
+        *,
+        unlike: Sequence[str] = (),
+        opposed: bool = False,
+        checkpoint: int | None = None,
+        where: str | None = None,
+        everything: bool = False,
+    ) -> "list[Neighbour]":
+        """The k rows of the last run's pool whose gradients are nearest to a question, best first, without a model.
+
+        `question` is a stored example (the start of its id), several (their mean), or a vector [D] of the projected
+        space; `unlike` are examples to be less like. `opposed`: the farthest instead, those that point the other way.
+        `checkpoint`: its number, default the last. `where`: only rows for which this holds, as after WHERE in SQL
+        (`gradsift delete --where` has the columns). `everything`: rows that left the pool, too.
+
+        Each neighbour has `example_id` and `cosine`. Exact; ties go to the smaller id; what was asked with is left
+        out. Cost O(N·D), and a pass over the catalog's rows. Raises InputError for an unknown id, checkpoint or column,
+        a vector of another width, and an example without a plain row (`gradsift.query` has the model compute it);
+        CorruptionError for a damaged shard. More ways to ask, and other spaces: `gradsift.query`.
+        """
+        nearby = import_module("gradsift.datastore.nearby")  # it imports this module
+        found: list[Neighbour] = nearby.near(
+            self, question, k, unlike=unlike, opposed=opposed, checkpoint=checkpoint, predicate=where,
+            everything=everything,
+        )  # fmt: skip
+        return found
 
     def _shard(self, shard_id: int) -> Row | None:
         """What is known of a shard, or of one that left and whose file is still there: its number may have been read

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from gradsift.datastore import examples, runs, signals
 from gradsift.datastore.chats import all_text, of_table
 from gradsift.datastore.errors import BusyError, InputError
-from gradsift.datastore.predicates import ASKED, SIGNALS, Predicate
+from gradsift.datastore.predicates import ASKED, FUNCTIONS, SIGNALS, Predicate
 from gradsift.datastore.selections import NEWEST
 from gradsift.datastore.store import Store
 
 OF_PLACE = {
-    "source": "coalesce(o.source, e.source)",
-    "licence": "CASE WHEN o.file IS NULL THEN e.licence ELSE o.licence END",
+    "source": "CAST(coalesce(o.source, e.source) AS TEXT)",
+    "licence": "CAST(CASE WHEN o.file IS NULL THEN e.licence ELSE o.licence END AS TEXT)",
     "file": "o.file",
     "line": "o.line",
     "extra": "o.extra",
@@ -35,9 +35,33 @@ def matching(store: Store, predicate: str, field: str = "--where") -> list[str]:
     no row has, which may hold of all; and for one about a signal that no example has.
     """
     with asked_of(predicate, ASKED, field) as asked:
-        found = {name for batch in rows_for(store, asked) for name in asked.of(batch)}
+        found = _in_catalog(store, asked)
+        if found is None:
+            found = {name for batch in rows_for(store, asked) for name in asked.of(batch)}
         asked.refuse_absent()
     return sorted(found)
+
+
+def _in_catalog(store: Store, asked: Predicate) -> set[str] | None:
+    """Ids of the examples of which a predicate holds that looks at the catalog alone, where the catalog can be asked it
+    as it is. Not for other columns: those that no row has must be told."""
+    of_catalog = {name: of for name, of in {**OF_EXAMPLE, **OF_PLACE}.items() if name != "extra"}
+    if not asked.columns.keys() <= of_catalog.keys():
+        return None
+    listed, joined = _of_catalog([name for name in of_catalog if name in asked.columns])
+    rows = f"SELECT {listed} FROM main.example AS e {joined}"
+    try:
+        found = store.catalog.ids_where(rows, asked.text, {*FUNCTIONS, "coalesce"})
+    except InputError as error:
+        raise asked.refusal(error) from error
+    return None if found is None else set(found)
+
+
+def _of_catalog(names: Sequence[str]) -> tuple[str, str]:
+    """What a query of the catalog lists for these columns, and what it joins for them."""
+    expressions = {**OF_EXAMPLE, **OF_PLACE}
+    joined = "LEFT JOIN origin AS o USING (example_id) " if any(name in OF_PLACE for name in names) else ""
+    return ", ".join(["e.example_id AS key", *(f"{expressions[name]} AS {name}" for name in names)]), joined
 
 
 def asked_of(predicate: str, columns: Mapping[str, str], field: str) -> Predicate:
@@ -52,9 +76,8 @@ def rows_for(store: Store, asked: Predicate) -> Iterator[list[tuple[object, ...]
     a shard of examples at a time."""
     names = list(asked.columns)
     looked = {**_signals(store, names), **_states(store, names)}
-    of_catalog = {name: of for name, of in {**OF_EXAMPLE, **OF_PLACE}.items() if name in names}
-    joined = "LEFT JOIN origin AS o USING (example_id) " if OF_PLACE.keys() & of_catalog.keys() else ""
-    listed = ", ".join(["e.example_id AS key", *(f"{of} AS {name}" for name, of in of_catalog.items())])
+    of_catalog = [name for name in (*OF_EXAMPLE, *OF_PLACE) if name in names]
+    listed, joined = _of_catalog(of_catalog)
     for shard_id in example_shards(store):
         rows = store.catalog.rows(f"SELECT {listed} FROM example AS e {joined}WHERE e.shard_id=?", (shard_id,))
         if not rows:

@@ -35,21 +35,32 @@ def examples(store: Store, names: Names) -> Frames:
     """Examples, a shard of them at a time; with their texts, a row group. Raises BusyError where the store is compacted
     meanwhile, CorruptionError for a damaged shard."""
     beside = _beside(store, names)
+    alone = set(names) <= set(OF_CATALOG) and "id" not in names  # else what is beside them is found by their ids
+    wanted = [name for name in OF_CATALOG if name in names or (name == "id" and not alone)]
+    listed = ", ".join("example_id AS id" if name == "id" else name for name in wanted)
     for shard_id in where.example_shards(store):
-        rows = store.catalog.rows(
-            "SELECT example_id AS id, source, licence, chars FROM example WHERE shard_id=? ORDER BY row", (shard_id,)
-        )
+        rows = store.catalog.rows(f"SELECT {listed} FROM example WHERE shard_id=? ORDER BY row", (shard_id,))
         if not rows:
             where.require_there(store, shard_id)
             continue
-        frame = of_rows("examples", [name for name in OF_CATALOG if name == "id" or name in names], rows)
+        frame = of_rows("examples", wanted, rows)
         if any(name in names for name in OF_PLACE):
             frame = frame.join(_places(store, shard_id, names), on="id", how="left", maintain_order="left")
         for other in beside:
-            frame = frame.join(other, on="id", how="left", maintain_order="left")
+            frame = _with_columns_of(other, frame)
         if "selected" in names:
             frame = frame.with_columns(pl.col("selected").fill_null(0))
         yield from _with_texts(store, shard_id, frame, names) if set(OF_TEXT) & set(names) else [frame]
+
+
+def _with_columns_of(other: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
+    """A frame with what another, sorted by `id`, has of its ids; null where it has none. A join would hash the other
+    one again for each shard."""
+    if not other.height:
+        return frame.with_columns(pl.lit(None, of.dtype).alias(of.name) for of in other.drop("id"))
+    at = other["id"].search_sorted(frame["id"]).clip(0, other.height - 1)
+    there = other["id"].gather(at) == frame["id"]
+    return frame.with_columns(of.gather(at).set(~there, None) for of in other.drop("id"))
 
 
 def _with_texts(store: Store, shard_id: int, frame: pl.DataFrame, names: Names) -> Frames:
@@ -104,12 +115,12 @@ def _beside(store: Store, names: Names) -> list[pl.DataFrame]:
     if wanted:
         of_space = [] if space is None else list(_signals(store, "examples", space, wanted))
         empty = pl.DataFrame(schema={name: schema[name] for name in ("id", *wanted)})
-        frames.append(pl.concat([empty, *of_space]).unique("id", keep="any"))
+        frames.append(pl.concat([empty, *of_space]).sort("id"))
     for name, look in (("mark", where.screened), ("selected", where.selected)):
         if name in names:
             known = look(store)
             frames.append(pl.DataFrame({"id": list(known), name: list(known.values())},
-                                       schema={"id": pl.String, name: schema[name]}))  # fmt: skip
+                                       schema={"id": pl.String, name: schema[name]}).sort("id"))  # fmt: skip
     return frames
 
 

@@ -21,8 +21,8 @@ import gradsift
 GROUPS = {
     "A store": ("open_store", "status", "connect"),
     "Runs": ("init", "dry_run", "run", "runs", "serve", "deploy", "demo"),
-    "Where rows went": ("quarantine", "marks"),
-    "Search": ("explore", "query", "index_build", "index_list", "index_refresh", "index_drop"),
+    "Where rows went": ("quarantine", "marks", "lineage"),
+    "Search": ("explore", "query", "query_sql", "index_build", "index_list", "index_refresh", "index_drop"),
     "Selections and mixtures": ("methods", "select", "score", "overlap", "mix"),
     "Results": ("export", "validate", "report", "reports", "report_data"),
     "Versions": ("diff", "log", "checkout", "prune"),

@@ -36,6 +36,8 @@ COMMANDS = (
     "validate",
     "report",
     "query",
+    "sql",
+    "lineage",
     "explore",
     "index build",
     "index list",

@@ -22,9 +22,11 @@ Runs:
 Where rows went:
     quarantine      which rows stayed out, and why
     marks           what screening left out, each beside its twin
+    lineage         a row's way back to its file and forward to all that was made of it
 Search:
     explore         look at it in the browser
     query           training rows whose gradients are most like a chat's
+    query_sql       one SELECT over the store's tables (`gradsift sql`)
     index_build     build a search index and measure it
     index_list      the indexes, whether they are fresh, what they find
     index_refresh   make them hold the rows of the store again
@@ -84,6 +86,7 @@ from gradsift.api import (
     index_list,
     index_refresh,
     init,
+    lineage,
     log,
     marks,
     methods,
@@ -93,6 +96,7 @@ from gradsift.api import (
     prune,
     quarantine,
     query,
+    query_sql,
     report,
     report_data,
     reports,
@@ -147,6 +151,7 @@ __all__ = [
     "index_list",
     "index_refresh",
     "init",
+    "lineage",
     "load_recipe",
     "log",
     "marks",
@@ -159,6 +164,7 @@ __all__ = [
     "prune",
     "quarantine",
     "query",
+    "query_sql",
     "report",
     "report_data",
     "reports",

@@ -226,6 +226,15 @@ def test_the_page_on_pushing_works_as_written(tmp_path):
     assert repository.private
     assert [len(repository.branches[name]) for name in ("main", "first")] == [2, 3]
     assert "manifest.json" in repository.at("main")[1]
+    (section,) = blocks(ROOT / "docs" / "push.md", "yaml")
+    whole = yaml.safe_load((tmp_path / "recipe.yaml").read_text()) | yaml.safe_load(section)
+    whole |= {"model": {"path": "m"}, "targets": {"t": {"val": {"path": "v.jsonl"}, "test": {"path": "t.jsonl"}}}}
+    assert parse_recipe(whole).validation.report_to == ["trackio"]
+    (code,) = blocks(ROOT / "docs" / "push.md", "python")
+    assert (
+        "['user', 'assistant']"
+        in python("-c", code + "\nprint([role.decode() for role in turns])", cwd=tmp_path).stdout
+    )
 
 
 @pytest.mark.slow
@@ -398,7 +407,9 @@ def test_no_other_code_block_goes_untested():
                "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"},
                "search.md": {"bash", "python"}, "api.md": {"text", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"},
                "reading-the-report.md": {"bash"}, "data.md": {"jsonl", "json", "yaml", "csv", "text"}, "where-did-it-go.md": {"yaml", "bash"},
-               "object-store.md": {"yaml", "bash"}, "push.md": {"bash"}, "cluster.md": {"yaml", "bash"}, "team.md": {"yaml", "bash", "sql"},
+               "object-store.md": {"yaml", "bash"}, "cluster.md": {"yaml", "bash"}, "team.md": {"yaml", "bash", "sql"},
+               "push.md": {"bash", "python", "yaml"},
+               "notebook.md": {"bash"},  # in tests/test_notebook.py
                "way-back.md": {"yaml", "bash", "python"}, "training.md": {"bash", "python"},
                "first-curation.md": {"yaml", "bash", "python"}}  # the last in tests/test_first_curation.py  # fmt: skip
     for page in PAGES:

@@ -18,6 +18,7 @@ from gradsift.api.mixing import diff, export, mix
 from gradsift.api.reporting import report, report_data, reports
 from gradsift.api.scheduling import deploy, runs, serve
 from gradsift.api.shared import connect, open_store
+from gradsift.api.tracing import lineage, query_sql
 from gradsift.api.upkeep import compact, doctor, gc, verify
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "index_list",
     "index_refresh",
     "init",
+    "lineage",
     "log",
     "marks",
     "methods",
@@ -47,6 +49,7 @@ __all__ = [
     "prune",
     "quarantine",
     "query",
+    "query_sql",
     "report",
     "report_data",
     "reports",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gradsift.api.shared import AnyPath, AnyStore, as_path, opened
+from gradsift.pipelines.progress import Progress, quiet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +43,7 @@ def query(
     where: str | None = None,
     parquet: AnyPath | None = None,
     store: AnyStore = "store",
+    progress: Progress = quiet,
 ) -> "Answer":
     """Show the training rows whose gradients are most like a chat's, or most unlike, or that are so by another measure.
 
@@ -99,6 +101,8 @@ def query(
         Write the hits to a Parquet file, too.
     store
         Folder of the store, or an open one.
+    progress
+        Called with a stage, rows done and rows in all, while the index of words is built: once for a pool.
 
     Returns
     -------
@@ -131,7 +135,8 @@ def query(
         Path(vectors) if isinstance(vectors, str) else vectors, tuple(like), tuple(unlike), answer, greedy,
     )  # fmt: skip
     with opened(store) as there:
-        found = ask(there, question, k, Where(space, checkpoint, everything, index, filters), opposed=opposed)
+        at = Where(space, checkpoint, everything, index, filters)
+        found = ask(there, question, k, at, opposed=opposed, progress=progress)
     if (path := as_path(parquet)) is not None:
         from gradsift.pipelines.query.table import write
 

@@ -14,6 +14,7 @@ from gradsift.cli import (  # noqa: F401 - they register their commands
     run,
     schedule,
     store,
+    tracing,
     versions,
 )
 from gradsift.cli.shared import app

@@ -110,12 +110,13 @@ def query(
     from gradsift.cli import show
 
     quiet_libraries()
-    answered = api.query(
-        text, answer=answer, greedy=greedy, id=id, chats=chats, target=target, vectors=vectors, like=like,
-        unlike=unlike, k=k, opposed=opposed, space=space, checkpoint=checkpoint, everything=everything, index=index,
-        source=source, licence=licence, chars=chars, loss=loss, score=score, cluster=cluster, mark=mark,
-        selected_in=selected_in, where=where, parquet=parquet, store=store,
-    )  # fmt: skip
+    with show.progress() as progress:
+        answered = api.query(
+            text, answer=answer, greedy=greedy, id=id, chats=chats, target=target, vectors=vectors, like=like,
+            unlike=unlike, k=k, opposed=opposed, space=space, checkpoint=checkpoint, everything=everything,
+            index=index, source=source, licence=licence, chars=chars, loss=loss, score=score, cluster=cluster,
+            mark=mark, selected_in=selected_in, where=where, parquet=parquet, store=store, progress=progress,
+        )  # fmt: skip
     several = chats is not None or vectors is not None
     if json:
         show.document([_plain(one) for one in (answered, *answered.more)] if several else _plain(answered))

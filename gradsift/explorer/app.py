@@ -18,14 +18,13 @@ from gradsift.datastore.errors import (
     UnavailableError,
 )
 from gradsift.datastore.store import Store
-from gradsift.explorer import api, marks, rows, runs, search, selections, sources
-from gradsift.explorer import map as map_view
+from gradsift.explorer import api, lineage, marks, rows, runs, search, selections, sources
 from gradsift.explorer.security import LOOPBACK, Rules, guarded
 from gradsift.explorer.shared import NAVIGATION, STATIC, page
 from gradsift.pipelines.query.models import keep_models
 from gradsift.pipelines.version import VERSION
 
-ROUTERS = [one.router for one in (map_view, search, api, rows, selections, sources, marks, runs)]  # one of each view
+ROUTERS = [one.router for one in (api, search, rows, lineage, selections, sources, marks, runs)]  # one of each view
 THREADS = 8  # that answer at once: each has a connection to the catalog
 NO_PAGE = "there is no page here; the links above lead to those there are"
 

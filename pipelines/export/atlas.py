@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from gradsift.datastore import examples, features, selections
 from gradsift.datastore.chats import Messages, turn_text
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.points import plain_space
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.features.plain import plain_space
 from gradsift.pipelines.progress import Progress
 
 NEIGHBOURS = 15

@@ -8,6 +8,7 @@
                                    trl-messages.yaml, for other models
     <name>/composition.csv         what it consists of; of a mixture, requested against realised
     <name>/atlas.parquet           on request: x, y and neighbours for embedding-atlas
+    <name>/croissant.json          what the files and columns are, for programs (`croissant`)
     <name>/manifest.json           digests, lineage, counts, seed, versions, sha256 of every file
     <name>/recipe.yaml             the recipe, with paths as its author wrote them
 
@@ -20,31 +21,38 @@ manifest names).
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from gradsift.datastore import leases, origins, outputs, selections, tombstones
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.files import disk_errors, fsync_folder, fsync_path
-from gradsift.datastore.identity import Spec, digest_file, fingerprint
+from gradsift.datastore.identity import digest_file, fingerprint
 from gradsift.datastore.origins import Place
 from gradsift.datastore.runs import Json, Recipes, plan_as_json
-from gradsift.datastore.selections import BY_HAND, MIXTURE, Selection
+from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.export import about, card, wayback
+from gradsift.pipelines.export import card, wayback
 from gradsift.pipelines.export.about import Told
+from gradsift.pipelines.export.described import (
+    card_of,
+    croissant_of,
+    licences_of,
+    sources_of,
+    tokens_of,
+    told_in,
+    unlicensed,
+)
+from gradsift.pipelines.export.job import EXPORT_VERSION, OF_PLACELESS, PLACELESS, UNDESCRIBED, Job
 from gradsift.pipelines.export.place import settle, swap
 from gradsift.pipelines.export.rows import (
     SPILL,
-    Labels,
     Layout,
     has_objects,
     labels_for,
@@ -56,21 +64,9 @@ from gradsift.pipelines.export.rows import (
 from gradsift.pipelines.export.trainers import Tokens, configs, wants_labels
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Encoding, Export, recorded_recipe
-from gradsift.pipelines.tables import Row, as_csv
+from gradsift.pipelines.tables import as_csv
 from gradsift.pipelines.version import VERSION
 
-EXPORT_VERSION = 3  # the layout of what is written
-PLACELESS = 2  # the one before: without `file`, `line` and `extra`
-OF_PLACELESS = {"format", "labels", "atlas", "require_licence"}  # options that it knew
-KEEPS_ANSWERS = (
-    "The rows were chosen under `encoding.truncation: keep_answer`: of a chat that is too long, the middle of its "
-    "prompt went. A trainer that reads `messages` cuts the end of such a chat instead, answer and all. Export with "
-    "`export: {labels: true}` to train on what was chosen."
-)
-KEEPS_ANSWERS_LABELLED = (
-    "Of a chat that is too long, `input_ids` lack the middle of the prompt (`encoding.truncation: keep_answer`); "
-    "`messages` are whole."
-)
 NOTHING = Told()
 PROGRAMS = {"gradsift": VERSION, "pyarrow": pa.__version__}  # that decide the bytes
 
@@ -83,27 +79,6 @@ NO_LABELS = (
     "no row of {name} has a label under the recipe's model: the template refuses all, or encoding.max_length cuts all "
     "answers off. Raise it, set encoding.truncation: keep_answer, or use `gradsift export --no-labels`"
 )
-
-
-@dataclass(frozen=True)
-class _Export:
-    """One export: what is written, how, and the key that all of it gives."""
-
-    store: Store
-    selection: Selection
-    recipes: Recipes
-    options: Export
-    key: str
-    progress: Progress
-    made_by: Mapping[str, str]
-    lineage: Spec
-    places: list[Place]  # in rank order
-    layout: int
-    told: Told
-
-    @property
-    def seed(self) -> int:
-        return int(self.recipes.resolved.get("seed", 0))
 
 
 def export(
@@ -147,7 +122,7 @@ def export(
     deciding += [wayback.shown(found, options), asdict(told)] if layout != PLACELESS else []
     key = fingerprint([layout, made_by["gradsift"], *deciding])
     lineage = selections.spec_of(store, selection)
-    job = _Export(store, selection, recipes, options, key, progress, made_by, lineage, found, layout, told)
+    job = Job(store, selection, recipes, options, key, progress, made_by, lineage, found, layout, told)
     settle(store, folder)
     old = manifest_at(folder)
     outputs.note(store, "export", becomes or folder)
@@ -169,7 +144,7 @@ def export(
     return folder
 
 
-def _refuse_deleted(job: _Export, staging: Path) -> None:
+def _refuse_deleted(job: Job, staging: Path) -> None:
     """Raise BusyError where examples of the selection were deleted since it was read; what is written goes."""
     if tombstones.known(job.store, job.selection.example_ids):
         shutil.rmtree(staging, ignore_errors=True)
@@ -182,7 +157,7 @@ def manifest_at(folder: Path) -> Json | None:
         return None
     try:
         manifest: Json = json.loads((folder / "manifest.json").read_text("utf-8"))
-        if manifest["gradsift_export"] in (1, PLACELESS, EXPORT_VERSION):
+        if manifest["gradsift_export"] in (1, PLACELESS, UNDESCRIBED, EXPORT_VERSION):
             return manifest
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not an export of gradsift
@@ -199,15 +174,15 @@ def damaged(folder: Path) -> list[str]:
     ]
 
 
-def _write(job: _Export, folder: Path) -> None:
+def _write(job: Job, folder: Path) -> None:
     store, selection = job.store, job.selection
     plan = layout(store, selection, job.seed)
     if job.layout != PLACELESS:
         for name, column in wayback.columns(job.places, job.options).items():
             plan = replace(plan, facts=plan.facts.append_column(name, column))
-    licences = _licences(plan)
+    licences = licences_of(plan)
     if job.options.require_licence and None in licences:
-        raise InputError(_unlicensed(plan, licences[None]))
+        raise InputError(unlicensed(plan, licences[None]))
     opened = cache(lambda: _tokenizer(job.recipes))
     wanted = wants_labels(job.options, job.recipes, lambda: opened()[0])
     labels = labels_for(store, selection, wanted, opened)
@@ -218,18 +193,22 @@ def _write(job: _Export, folder: Path) -> None:
     if without == selection.rows:
         raise InputError(NO_LABELS.format(name=selection.name))
     digest = fingerprint([selection.digest, {name: digest_file(folder / name) for name in data}])
-    tokens = _tokens(job, labels, tools=objects)
-    described = _card(job, plan, digest, labels)
+    tokens = tokens_of(job, labels, tools=objects)
+    described = card_of(job, plan, digest, labels)
     if without:
         described = replace(described, notes=[*described.notes, WITHOUT_LABELS.format(rows=without)])
     if job.layout != PLACELESS:
-        described = _told(job, described, tokens, folder / data[0])
+        described = told_in(job, described, tokens, folder / data[0])
     names = [*data, *_write_texts(job, described, tokens, folder)]
     if job.options.atlas:
         from gradsift.pipelines.export.atlas import write_atlas  # loads torch, as `open_model` does
 
         write_atlas(store, selection, plan.facts, folder / "atlas.parquet", job.progress)
         names.append("atlas.parquet")
+    files = {name: digest_file(folder / name) for name in names}
+    if job.layout > UNDESCRIBED:
+        (folder / "croissant.json").write_text(croissant_of(job, plan, described, folder, files), "utf-8")
+        files["croissant.json"] = digest_file(folder / "croissant.json")
     manifest = {
         **_facts(job, plan, digest),
         "pruned_examples": len(labels.masks) if labels else 0,
@@ -238,17 +217,17 @@ def _write(job: _Export, folder: Path) -> None:
         "lineage": job.lineage,
         "versions": dict(job.made_by),
         "recipe": job.recipes.written,
-        "files": {name: digest_file(folder / name) for name in names},
+        "files": files,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
     shutil.rmtree(folder / SPILL, ignore_errors=True)
-    for name in (*names, "manifest.json"):
+    for name in (*files, "manifest.json"):
         fsync_path(folder / name)
     fsync_folder(folder / "data")
     fsync_folder(folder)
 
 
-def _facts(job: _Export, plan: Layout, digest: str) -> Json:
+def _facts(job: Job, plan: Layout, digest: str) -> Json:
     """What the manifest says of the rows."""
     selection = job.selection
     return {
@@ -266,8 +245,8 @@ def _facts(job: _Export, plan: Layout, digest: str) -> Json:
         "seed": job.seed,
         "order": "by rank" if selection.method != MIXTURE else "shuffled by seed, example id and copy",
         "weight_rule": "weight is 1 everywhere; an example that counts more stands there more often (`copy`)",
-        "sources": dict(_sources(plan).most_common()),
-        "licences": {name or "unknown": count for name, count in _licences(plan).items()},
+        "sources": dict(sources_of(plan).most_common()),
+        "licences": {name or "unknown": count for name, count in licences_of(plan).items()},
     }
 
 
@@ -289,60 +268,7 @@ def _opened(recipes: Recipes) -> tuple[Any, Encoding]:
     return open_model(settings.model).tokenizer, settings.encoding
 
 
-def _keeps_answers(recipes: Recipes) -> bool:
-    return bool(recipes.resolved.get("encoding", {}).get("truncation") == "keep_answer")
-
-
-def _tokens(job: _Export, labels: Labels | None, *, tools: bool) -> Tokens:
-    resolved = job.recipes.resolved
-    model = resolved.get("model") or {}
-    return Tokens(
-        labelled=labels is not None,
-        pruned=selections.is_masked(job.selection),
-        max_length=Encoding.model_validate(resolved.get("encoding") or {}).max_length if model else None,
-        model=model.get("hub"),
-        keeps_answers=_keeps_answers(job.recipes),
-        tools=tools,
-    )
-
-
-def _licences(plan: Layout) -> Counter[str | None]:
-    """{licence or None: rows}, the most frequent first."""
-    names = plan.facts["licence"].to_pylist()
-    return Counter(dict(Counter(names[k] or None for k in plan.item.tolist()).most_common()))
-
-
-def _sources(plan: Layout) -> Counter[str]:
-    names = plan.facts["source"].to_pylist()
-    return Counter(names[k] for k in plan.item.tolist())
-
-
-def _unlicensed(plan: Layout, rows: int) -> str:
-    pairs = zip(plan.facts["source"].to_pylist(), plan.facts["licence"].to_pylist(), strict=True)
-    bare = Counter(source for source, licence in pairs if not licence)
-    named = ", ".join(f"{source} ({count:,})" for source, count in bare.most_common(5))
-    return (
-        f"export.require_licence: {rows:,} rows have no licence, of sources {named}. Give these sources a `licence` in "
-        "the recipe, or leave them out."
-    )
-
-
-def _columns(data: Path) -> list[str]:
-    """Names of the columns of a data file."""
-    if data.suffix == ".parquet":
-        return list(pq.read_schema(data).names)
-    with data.open(encoding="utf-8") as lines:
-        return list(json.loads(lines.readline()))
-
-
-def _told(job: _Export, described: card.Card, tokens: Tokens, data: Path) -> card.Card:
-    """The card with how the rows were chosen, and its columns and configs."""
-    asked = selections.plan(job.store, job.selection)
-    how = about.how(job.selection, job.lineage, asked, job.recipes.written, job.told)
-    return replace(described, how=how, columns=about.columns(_columns(data)), configs=_ready(tokens))
-
-
-def _write_texts(job: _Export, described: card.Card, tokens: Tokens, folder: Path) -> list[str]:
+def _write_texts(job: Job, described: card.Card, tokens: Tokens, folder: Path) -> list[str]:
     """Write the small files; returns their names."""
     texts = {
         "README.md": card.card(described),
@@ -353,70 +279,3 @@ def _write_texts(job: _Export, described: card.Card, tokens: Tokens, folder: Pat
     for name, text in texts.items():
         (folder / name).write_text(text, "utf-8")
     return list(texts)
-
-
-def _ready(tokens: Tokens) -> str:
-    """Which config is for whom."""
-    said = "`trl.yaml`, `axolotl.yaml` and `dataset_info.json` (LLaMA-Factory) are ready configs for trainers."
-    if tokens.labelled and not tokens.pruned:
-        said += " `trl.yaml` is for the recipe's model, whose tokens the rows hold, `trl-messages.yaml` for others."
-    return said
-
-
-def _tokens_words(labels: Labels) -> str:
-    """Whose tokens they are: another tokenizer reads other words in them, and nothing would say so."""
-    from gradsift.pipelines.model.encode import tokenizer_digest
-
-    encoding = labels.encoding
-    return (
-        f"They are cut at {encoding.max_length:,} tokens (`max_length`; truncation `{encoding.truncation}`), and "
-        f"belong to the tokenizer with the digest `{tokenizer_digest(labels.tokenizer)[:12]}`, its chat template "
-        "included. A model with another one would train on other words without an error: give it `messages`."
-    )
-
-
-def _card(job: _Export, plan: Layout, digest: str, labels: Labels | None) -> card.Card:
-    labelled = labels is not None
-    selection, rows = job.selection, len(plan.item)
-    asked = selections.plan(job.store, selection)
-    what, notes, again = f"Chosen by `{selection.method}` for the target `{selection.target}`.", list[str](), card.AGAIN
-    if selection.method == BY_HAND:
-        what = "Picked by hand among the examples of a pool, in the order of their ids."
-        again = "`gradsift run recipe.yaml` reads the pool again that they were picked from"
-    composition: list[Row] = [
-        {"source": name, "rows": n, "share": n / rows} for name, n in _sources(plan).most_common()
-    ]
-    if asked:
-        what = f"A mixture: {asked.requested:,} {asked.unit} asked for, {asked.realised:,} in it."
-        notes = [f"Shares are of each part's budget. Rule: {asked.rule}. Order: {asked.order}."]
-        composition = [asdict(line) for line in asked.table]
-    if labelled:
-        notes.append(
-            "`input_ids` and `labels` are those of the recipe's tokenizer; −100 has no loss. LLaMA-Factory reads "
-            "`messages` and does not use them."
-        )
-    if labels is not None and job.layout != PLACELESS:
-        notes.append(_tokens_words(labels))
-    if _keeps_answers(job.recipes):
-        notes.append(KEEPS_ANSWERS_LABELLED if labelled else KEEPS_ANSWERS)
-    return card.Card(
-        name=selection.name,
-        what=what,
-        rows=rows,
-        examples=len(selection.example_ids),
-        licences={name or "unknown": count for name, count in _licences(plan).items()},
-        composition=composition,
-        pattern=f"data/train-*.{job.options.format}",
-        digest=digest,
-        lineage={
-            "export": digest,
-            "selection": selection.digest,
-            "method": selection.method,
-            "seed": job.seed,
-            "recipe": job.recipes.resolved.get("name", ""),
-        },
-        notes=notes,
-        version=job.made_by["gradsift"],
-        again=again,
-        hub_sources=[source["hub"] for source in job.recipes.written.get("pool", []) if source.get("hub")],
-    )

@@ -12,11 +12,11 @@ from gradsift.datastore.checkpoints import Checkpoint
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.leases import Lease
+from gradsift.datastore.points import plain_space
 from gradsift.datastore.runs import SpaceRows
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.extract import Extractor
 from gradsift.pipelines.features.gather import Material
-from gradsift.pipelines.features.plain import plain_space
 from gradsift.pipelines.features.space import GradientJob, make_job
 from gradsift.pipelines.features.units import Part, UnitsPiece, claimed, compute_open, require_space
 from gradsift.pipelines.methods.evidence import SpacePair

@@ -6,8 +6,8 @@ from gradsift.datastore import checkpoints, features
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
 from gradsift.datastore.errors import FeatureSpaceMismatch
 from gradsift.datastore.identity import Spec
+from gradsift.datastore.points import PLAIN
 from gradsift.datastore.store import Store
-from gradsift.pipelines.features.plain import PLAIN
 from gradsift.pipelines.features.projectors import projector_spec
 from gradsift.pipelines.model.encode import LABEL_POLICY
 from gradsift.pipelines.model.load import Loaded, best_device

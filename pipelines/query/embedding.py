@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from gradsift.datastore import features
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.points import space_at
 from gradsift.datastore.runs import last_run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.query.gradients import At
 from gradsift.pipelines.query.stored import F32, StoredRows
-from gradsift.pipelines.runs.points import space_at
 
 
 def open_embedding(

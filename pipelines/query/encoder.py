@@ -18,8 +18,8 @@ from gradsift.pipelines.query.models import model_for
 from gradsift.pipelines.query.stored import F32, StoredRows
 
 NONE = (
-    "the store's last run has no rows of a sentence encoder; a recipe computes them for `select.encoder: FOLDER` with "
-    "`select.represent: encoder`, or for `dedup.semantic.encoder`"
+    "the store's last run has no rows of a sentence encoder; a recipe computes them for `select.encoder: FOLDER`, or "
+    "for `dedup.semantic.encoder`"
 )
 
 

@@ -19,27 +19,21 @@ from numpy.typing import NDArray
 from gradsift.datastore import examples, features, index_search, mapped
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.runs import Run, last_run
-from gradsift.datastore.search import Neighbour, Typical, neighbours_combined, typical
+from gradsift.datastore.points import Point, is_plain, mean_lr, searched
+from gradsift.datastore.runs import last_run
+from gradsift.datastore.search import Neighbour, Typical, best_of_pool, neighbours_combined, typical
 from gradsift.datastore.store import Store
-from gradsift.pipelines.features.plain import plain_space
 from gradsift.pipelines.query.spaces import Found, Kind, Near
-from gradsift.pipelines.query.stored import best_of_pool
-from gradsift.pipelines.runs.points import mean_lr, space_at
 from gradsift.scorers.less import checkpoint_weights
 
 F32 = NDArray[np.float32]
 At = int | Literal["all"] | None  # a checkpoint, all of them, or the last
-NO_LOSS = {"ok", "zero", "no_labels", "unrenderable"}  # statuses of a space that lacks no row that another one has
 
 
 @dataclass(frozen=True)
-class Place:
-    """Rows of one checkpoint: the pool's space that is searched, the space that questions are of, the weight."""
+class Place(Point):
+    """A point, and the weight of its cosines."""
 
-    space: int
-    asked: int
-    ordinal: int
     weight: float
 
 
@@ -64,9 +58,7 @@ class Gradients:
     @property
     def plain(self) -> bool:
         """Whether the pool's rows are as a question is: of the same transform and loss."""
-        place = self.places[0]
-        pool, asked = (features.space_spec(self.store, space) for space in (place.space, place.asked))
-        return bool((pool["transform"], pool["loss"]) == (asked["transform"], asked["loss"]))
+        return is_plain(self.store, self.places[0])
 
     def known(self, ids: Sequence[str]) -> list[str]:
         """Those of the ids whose plain row the store has at every checkpoint, in their order."""
@@ -200,31 +192,14 @@ def open_gradients(
         ordinals: list[int | None] = [row.checkpoint for row in last.result.pool_rows]
     else:
         ordinals = [None if checkpoint == "all" else checkpoint]
-    spaces = [space_at(last, ordinal) for ordinal in ordinals]
-    asked = {row.checkpoint: row.space_id for row in last.result.rows if row.role == "target"}
-    weights = checkpoint_weights([mean_lr(store, space) for space, _ in spaces]) if len(spaces) > 1 else [1.0]
     pool = None if everything else last.result.ingest.pool.used_dataset_id
-    plain = [plain_space(store, train) for train, _ in spaces]
-    all_plain = all(
-        p is not None and (_is_whole(store, last, p, pool) or features.covers(store, s, p, pool))
-        for p, (s, _) in zip(plain, spaces, strict=True)
-    )
+    points = searched(store, last, ordinals, pool)
+    weights = checkpoint_weights([mean_lr(store, p.space) for p in points]) if len(points) > 1 else [1.0]
     places = tuple(
-        Place(p if all_plain and p is not None else space, asked[ordinal], ordinal, weight)
-        for p, (space, ordinal), weight in zip(plain, spaces, weights, strict=True)
-        if weight > 0
+        Place(p.space, p.asked, p.ordinal, weight) for p, weight in zip(points, weights, strict=True) if weight > 0
     )
     at: int | Literal["all"] = "all" if checkpoint == "all" else places[0].ordinal
     return Gradients(store, places, pool, at, index, by_model)
-
-
-def _is_whole(store: Store, last: Run, space: int, pool: int | None) -> bool:
-    """Whether a run left a plain row of each member of its pool that can have one, and none has left since: all that
-    a short question can tell. `features.covers` looks at every row."""
-    for row in last.result.rows:
-        if (row.role, row.space_id, row.dataset_id) == ("plain", space, pool) and not row.statuses.keys() - NO_LOSS:
-            return row.statuses.get("ok") == features.count(store, space)
-    return False
 
 
 def _signed(found: Sequence[Sequence[Neighbour]], opposed: bool) -> list[list[Near]]:

@@ -12,6 +12,7 @@ from gradsift.datastore import examples, indexes
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
+from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.query import questions
 from gradsift.pipelines.query.answers import Answer, answer
 from gradsift.pipelines.query.filters import Filter, matching
@@ -50,7 +51,15 @@ class Where:
     by_model: bool = True  # whether a model may be loaded, for what the store keeps no row of
 
 
-def ask(store: Store, question: Question, k: int = 10, where: Where | None = None, *, opposed: bool = False) -> Answer:
+def ask(
+    store: Store,
+    question: Question,
+    k: int = 10,
+    where: Where | None = None,
+    *,
+    opposed: bool = False,
+    progress: Progress = quiet,
+) -> Answer:
     """The k nearest rows to a question, or the farthest (`opposed`): those that point the other way.
 
     A question that is the row of a stored example, or made of such, takes no model where the store keeps that row.
@@ -64,7 +73,13 @@ def ask(store: Store, question: Question, k: int = 10, where: Where | None = Non
     if twice := sorted(set(named["like"]) & set(named["unlike"])):
         raise InputError(f"example {twice[0][:8]} is given with --like and with --unlike; take one away")
     space = open_space(
-        store, where.space, where.checkpoint, everything=where.everything, index=where.index, by_model=where.by_model
+        store,
+        where.space,
+        where.checkpoint,
+        everything=where.everything,
+        index=where.index,
+        by_model=where.by_model,
+        progress=progress,
     )
     ids = matching(store, where.filters) if where.filters else None
     if example is not None:

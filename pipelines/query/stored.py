@@ -10,16 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradsift.datastore import examples, features, mapped
+from gradsift.datastore import examples, mapped
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.mapped import Column
-from gradsift.datastore.search import Neighbour, Typical, neighbours, typical
+from gradsift.datastore.search import Neighbour, Typical, best_of_pool, neighbours, typical
 from gradsift.datastore.store import Store
 from gradsift.pipelines.query.spaces import Found, Kind, Near
 
 F32 = NDArray[np.float32]
-SPARE = 64  # rows beyond twice those that are wanted, of which some may have left the pool
 
 
 @dataclass(frozen=True)
@@ -105,24 +104,3 @@ def unit(questions: F32) -> F32:
     if not (lengths > 0).all():
         raise InputError("a question is all zeros, which point nowhere: the rows cancel each other out")
     return np.asarray(questions / lengths, np.float32)
-
-
-def best_of_pool(
-    store: Store,
-    space: int,
-    pool: int | None,
-    k: int,
-    search: Callable[[int, Sequence[str]], list[list[Neighbour]]],
-) -> list[list[Neighbour]]:
-    """The k best rows that are members of a pool (None: of all), by a search for so many rows, without some. More rows
-    than are wanted are looked for first: mostly no row has left the pool, and which have is a long question to the
-    catalog."""
-    if pool is None:
-        return search(k, ())
-    count = 2 * k + SPARE
-    found = search(count, ())
-    members = examples.members(store, pool, {n.example_id for best in found for n in best})
-    kept = [[n for n in best if n.example_id in members] for best in found]
-    if all(len(inside) >= k or len(best) < count for inside, best in zip(kept, found, strict=True)):
-        return [best[:k] for best in kept]
-    return search(k, features.outside(store, space, pool))

@@ -16,6 +16,7 @@ REDRAWN = "redrawn"  # the selection again for each seed, from half of the targe
 ARMS = (*OURS, "full", "human", REDRAWN, *RANDOM_ARMS)
 AT_RANDOM = (*RANDOM_ARMS, "human")  # other rows for each seed, whatever the method
 DEFAULT_ARMS = ("random", "random_tokens")
+TRACKERS = ("trackio", "wandb", "mlflow")
 PRESETS: dict[str, dict[str, str | float]] = {
     # open-instruct's scripts for Tülu 2: full fine-tuning, and LoRA (r 64, alpha 16: set `lora` to match).
     "tulu2": {"mode": "full", "lr": 2e-5, "batch_size": 128, "epochs": 2, "warmup_ratio": 0.03},
@@ -112,8 +113,20 @@ class Validate(Sft):
     """Measure on at most this many test rows."""
     lm_eval: LmEval | None = None
     """Also run the harness's tasks."""
+    report_to: list[str] = Field(default_factory=list)
+    """Trackers that see each arm train, step by step: trackio, wandb, mlflow. A training is called RECIPE/ARM/SEED
+    there; results do not depend on it."""
 
-    @field_validator("seeds", "lrs", "arms")
+    @field_validator("report_to")
+    @classmethod
+    def _known_trackers(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in TRACKERS:
+                hint = suggestion(name, TRACKERS, f"known: {', '.join(TRACKERS)}")
+                raise ValueError(f"no tracker `{name}`; {hint}")
+        return names
+
+    @field_validator("seeds", "lrs", "arms", "report_to")
     @classmethod
     def _distinct(cls, values: list[Any], info: Any) -> list[Any]:
         if (not values and info.field_name == "seeds") or len(set(values)) != len(values):

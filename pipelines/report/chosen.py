@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from gradsift.datastore import examples, features, selections
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.points import plain_space
 from gradsift.datastore.rows import FeatureBlock
 from gradsift.datastore.runs import RunResult
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.atlas import components
-from gradsift.pipelines.features.plain import plain_space
 from gradsift.pipelines.pool.signatures import text_of
 from gradsift.pipelines.report import charts
 from gradsift.pipelines.report.parts import Part

@@ -8,10 +8,10 @@ from gradsift.datastore import arms, checkpoints, examples, features, runs, sele
 from gradsift.datastore.checkpoints import Checkpoint
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import fingerprint
+from gradsift.datastore.points import plain_space
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material, evidence
-from gradsift.pipelines.features.plain import plain_space
 from gradsift.pipelines.features.space import make_job
 from gradsift.pipelines.methods.evidence import SpacePair
 from gradsift.pipelines.methods.registry import methods

@@ -13,7 +13,7 @@ from gradsift.pipelines.model.work import Spread, Work, open_work
 from gradsift.pipelines.pool.ingest import ingest
 from gradsift.pipelines.pool.read import refuse_leaks
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
-from gradsift.pipelines.recipe import Fields, recorded_recipe
+from gradsift.pipelines.recipe import Fields, packages, recorded_recipe
 from gradsift.pipelines.report.kept import newest_page
 from gradsift.pipelines.report.report import keep_report
 from gradsift.pipelines.runs import forget
@@ -45,6 +45,7 @@ def revalidate(
     recipe = recorded_recipe({**last.recipes.resolved, "validate": section or {}}, "this validation")
     if recipe.lm is None:
         raise InputError(f"recipe {recipe.name!r} has no `model` to train")
+    packages.check_validation(recipe)
     made = _made(store, last.result)
     if not made.chosen and made.mixture is None:
         raise InputError("the store's last run chose nothing to validate")

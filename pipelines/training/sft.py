@@ -11,12 +11,14 @@ frozen after a share α of the steps; the released code monitors the ℓ1 change
 
 import re
 import resource
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,15 @@ SFT_VERSION = 1
 EARLY_STEPS = 100
 
 
+@dataclass(frozen=True)
+class Reported:
+    """Trackers that see a training, and what it is called there. They change nothing of it."""
+
+    to: Sequence[str]
+    project: str
+    name: str
+
+
 def fit(
     model: Any,
     tokenizer: Any,
@@ -46,9 +57,11 @@ def fit(
     *,
     steps: int | None = None,
     prune: Prune | None = None,
+    reported: Reported | None = None,
 ) -> TrainLog:
     """Train the model's trainable parameters in place, for the recipe's epochs or a number of steps (the schedule
     decays to zero at its end either way); leaves the model in eval mode. Deterministic for a seed on one machine.
+    `reported`: trackers of transformers' trainer that get each step's loss, rate and gradient norm.
 
     Raises InputError where an optimizer needs a package that is not installed (the extra `lrfree`).
     """
@@ -62,7 +75,7 @@ def fit(
         warnings.simplefilter("ignore")
         trainer = _trainer_class()(
             model=model,
-            args=_arguments(training, seed, steps, folder),
+            args=_arguments(training, seed, steps, folder, reported),
             train_dataset=list(rows),
             data_collator=lambda part: {"rows": part},
             callbacks=[_logger(log, freezer)],
@@ -74,7 +87,8 @@ def fit(
         averager = _averager(model, training)
         if averager is not None:
             trainer.add_callback(averager)
-        trainer.train()
+        with _told(reported):
+            trainer.train()
         if averager is not None:
             averager.put()
     model.eval()
@@ -158,9 +172,24 @@ def _printer() -> Any:
     return PrinterCallback
 
 
-def _arguments(training: Sft, seed: int, steps: int | None, folder: str) -> Any:
+@contextmanager
+def _told(reported: Reported | None) -> Iterator[None]:
+    """What trackers print goes to standard error: standard output is for what was asked."""
+    if reported is None:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        try:
+            yield
+        finally:
+            if "wandb" in reported.to:  # its run would go on with the next training of this process
+                import_module("wandb").finish()
+
+
+def _arguments(training: Sft, seed: int, steps: int | None, folder: str, reported: Reported | None) -> Any:
     from transformers import TrainingArguments
 
+    names = {"run_name": reported.name, "project": reported.project} if reported else {}
     return TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=training.batch_size,
@@ -180,7 +209,8 @@ def _arguments(training: Sft, seed: int, steps: int | None, folder: str) -> Any:
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",
-        report_to="none",
+        report_to=list(reported.to) if reported else "none",
+        **names,
         disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=best_device().type == "cpu",

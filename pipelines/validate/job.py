@@ -23,7 +23,7 @@ from gradsift.pipelines.model.pieces import let_go
 from gradsift.pipelines.model.work import Order, Work
 from gradsift.pipelines.recipe import Recipe, Sft
 from gradsift.pipelines.training.prune import dynamic
-from gradsift.pipelines.training.sft import SFT_VERSION, fit
+from gradsift.pipelines.training.sft import SFT_VERSION, Reported, fit
 from gradsift.pipelines.training.warmup import training_spec
 from gradsift.pipelines.validate.answers import answer
 from gradsift.pipelines.validate.arms import QTUNING, Arm
@@ -158,7 +158,21 @@ def _trained(work: Work, job: Job, rows: Sequence[Encoded]) -> tuple[Any, TrainL
         return model, None
     pruned = settings.qtuning if arm.name == QTUNING else None
     prune = dynamic(pruned, work.model.tokenizer) if pruned else None
-    return model, fit(model, work.model.tokenizer, rows, job.training, arm.seed, steps=job.steps, prune=prune)
+    tokenizer, reported = work.model.tokenizer, _reported(job)
+    log = fit(model, tokenizer, rows, job.training, arm.seed, steps=job.steps, prune=prune, reported=reported)
+    return model, log
+
+
+def _reported(job: Job) -> Reported | None:
+    """Which trackers see it train, as RECIPE/ARM/SEED: with the targets of an arm that is for some, and the rate where
+    several are tried."""
+    settings, arm, recipe = job.recipe.validation, job.arm, job.recipe.name
+    if not settings.report_to:
+        return None
+    some = set(arm.targets) != set(job.benches.tests)
+    parts = [recipe, arm.name, *(["+".join(arm.targets)] if some else []), str(arm.seed)]
+    parts += [f"{job.lr:g}"] if len(settings.lrs) > 1 else []
+    return Reported(settings.report_to, recipe, "/".join(parts))
 
 
 def _measured(work: Work, model: Any, bench: Bench) -> Measured:

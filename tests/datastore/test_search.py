@@ -422,3 +422,24 @@ def test_embeddings_beside_the_rows_are_searched_like_rows(empty):
     assert same[0].cosine == same[1].cosine == pytest.approx(1, abs=1e-6)
     with pytest.raises(InputError, match=r"features\.signals\.embedding: true"):
         neighbours(store, new_space(store, [made(ids[:5], np.eye(5, 64), "int8")]), questions, 3, column="embedding")
+
+
+def test_many_ids_are_looked_for_in_the_shards_and_few_in_the_catalog(empty, monkeypatch):
+    """With the same answer, also where a shard holds rows that the catalog lists no more."""
+    store, ids = empty
+    rng = np.random.default_rng(11)
+    blocks = [made(ids[n : n + 30], rng.standard_normal((30, 64)), "int8") for n in range(0, 120, 30)]
+    space = new_space(store, blocks)
+    queries = unit(rng.standard_normal((3, 64)))
+    chosen, out = ids[20:100], ids[60:75]
+    best = neighbours(store, space, queries, 1)[0][0].example_id
+    for gone in (None, best):
+        if gone is not None:
+            with store.catalog.write() as db:
+                db.execute("DELETE FROM feature_row WHERE space_id=? AND example_id=?", (space, gone))
+        wanted = set(chosen) - set(out) - {gone}
+        found = {}
+        for many in (1, 10_000):
+            monkeypatch.setattr(search, "MANY", many)
+            found[many] = neighbours(store, space, queries, 12, [*chosen, best], without=out)
+        assert found[1] == found[10_000] == reference(blocks, queries, 12, wanted | ({best} - {gone}))

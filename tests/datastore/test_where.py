@@ -44,6 +44,8 @@ IDS = [example_id(chat(k)) for k in range(12)]
         ("licence is not null", []),
         ("mark is null and selected = 0", range(12)),
         (f"id = '{IDS[7]}'", [7]),
+        ("source = 3 or line = '4' or chars || '' = '9'", [3, 4]),
+        ("key = id and source like 'B' and not (chars between 8 and 12)", [1, 9, 11]),
     ],
 )
 def test_it_holds_of_an_example_where_it_holds_of_one_of_its_places(made, predicate, numbers):
@@ -84,7 +86,7 @@ def test_a_shard_that_is_merged_meanwhile_is_not_passed_over(made, monkeypatch):
 
     monkeypatch.setattr(made.catalog, "rows", merging)
     with pytest.raises(BusyError, match="run this again"):
-        matching(made, "chars > 0")
+        matching(made, "extra->>'quality' >= 0")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,10 @@ def test_a_shard_that_is_merged_meanwhile_is_not_passed_over(made, monkeypatch):
         ("id in (select id from example)", "a SELECT inside is not allowed"),
         ("1); drop table example; --", "one statement at a time"),
         ("load_extension('x')", "load_extension"),
+        ("source in (select name from sqlite_master)", "--where"),
+        ("main.example.chars > 1 and lease.name = 'x'", "no such column"),
+        ("rowid > 0", "--where"),
+        ("abs(-9223372036854775807 - 1) > chars", "integer overflow"),
         ("loss > 2", "no example of .* has `loss`: of the signals there are none, for no run has computed gradients"),
     ],
 )

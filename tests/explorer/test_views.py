@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 import hostile
 import pytest
 from fastapi.testclient import TestClient
+from planted import by_ids
 from running import python
 
-from gradsift.datastore import choices, runs, selections
+from gradsift.datastore import choices, origins, runs, selections
 from gradsift.datastore.store import Store
 from gradsift.explorer.app import make_app
 from gradsift.explorer.chat import CUT, MOST, TURNS, show
@@ -24,6 +25,7 @@ from gradsift.pipelines.query.tokens import Token
 from gradsift.pipelines.query.twins import twins
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.runs.forget import delete
 
 TAGS = {
     "html", "head", "meta", "title", "link", "body", "a", "header", "nav", "main", "h1", "h2", "h3", "p", "span", "bdi", "b", "i",
@@ -95,9 +97,7 @@ def test_every_view_is_a_page_that_links_to_the_others(client, chosen):
         Harmless(answer.text)
         links = re.findall(r'href="([^"]+)"', answer.text)
         views = [
-            link.replace("&amp;", "&")
-            for link in links
-            if link != "/" and not link.startswith(("#", "/static", "/search", "/map"))
+            link.replace("&amp;", "&") for link in links if not link.startswith(("#", "/static", "/search", "/map"))
         ]
         waiting += [link if link[0] == "/" else path.partition("?")[0] + link for link in views]
     assert {kind.split("/")[1] for kind in kinds} >= {"row", "selections", "compare", "sources", "marks", "runs"}
@@ -252,6 +252,37 @@ def test_sources_and_what_stayed_out(client, store):
     assert "No rows here" in shown(client, "/sources/stayed-out?reason=boredom")
 
 
+def test_lineage_goes_back_to_the_line_and_on_to_what_was_made_of_it(client, chosen, store):
+    text = shown(client, f"/lineage/{chosen}")
+    (origin,) = origins.origins_of(store, [chosen])[chosen]
+    for words in (
+        f"{origin.file}:{origin.line}",
+        "pool@1",
+        "adam_exact",
+        "small-sql@1 rank 0",
+        "train-00000-of-00001.parquet",
+        "selected",
+    ):
+        assert words in text.replace("pool:small@1", "pool@1")
+    text = shown(client, f"/lineage?file={origin.file}")
+    assert "rows became" in text
+    assert "small-sql@1 12 examples" in " ".join(text.split())
+    assert chosen[:8] in text + shown(client, f"/lineage?file={origin.file}&first=100")
+
+
+def test_a_deleted_row_is_named_and_nothing_else_is_said(copy, client):
+    name = selections.get(copy, "small-sql").example_ids[0]
+    delete(copy, by_ids(name))
+    with TestClient(make_app(copy), base_url="http://127.0.0.1", headers={"accept": "text/html"}) as other:
+        text = shown(other, f"/lineage/{name}")
+        assert "This row was deleted" in text
+        assert "Write SQL" not in text
+        for view in ("", "/tokens", "/neighbours"):
+            assert "no example has an id" in shown(other, f"/row/{name}{view}", 400)
+        assert name[:8] not in shown(other, "/selections/small-sql")
+        assert "void" in shown(other, "/selections")
+
+
 def test_marks_show_twins(client, store):
     pair = twins(store, count=1).pairs[0]
     text = shown(client, "/marks")
@@ -282,7 +313,9 @@ def test_a_report_has_a_policy_of_its_own_and_is_of_the_stores_folder(client, st
      ("/selections/%2e%2e%2fetc%2fpasswd", 400, "no selection"), ("/compare?a=/etc&b=small-sql", 400, "no selection"),
      ("/compare?a=small-sql&b=pool", 400, "no selection"), ("/marks?reason=boredom", 400, "left nothing out"),
      ("/runs/99/report", 400, "no finished run 99"), ("/runs/x/report", 422, "number"), ("/row", 404, "no page here"),
-     ("/selections/<script>", 400, "no selection '<script>'")],
+     ("/selections/<script>", 400, "no selection '<script>'"), ("/lineage/zzz", 400, "no example has an id"),
+     ("/lineage/..%2F..%2Fetc%2Fpasswd:1", 404, "no page here"), ("/lineage?file=/etc/passwd", 400, "no row of the store was read from"),
+     ("/lineage?file=small.jsonl", 400, "no row of the store was read from"), ("/lineage", 422, "file")],
 )  # fmt: skip
 def test_errors_are_pages_that_say_what_there_is(client, chosen, path, status, words):
     assert words in shown(client, path.replace("ID", chosen), status)

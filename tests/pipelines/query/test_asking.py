@@ -297,3 +297,51 @@ def test_a_question_by_id_loads_neither_torch_nor_pandas(finished, pool):
     hits, loaded = json.loads(python("-c", code, cwd=ROOT).stdout.splitlines()[-1])
     assert hits == 3
     assert not {"torch", "transformers", "pandas", "prefect", "faiss"} & set(loaded)
+
+
+def test_an_open_store_has_neighbours_without_a_model(finished, pool):
+    code = (
+        "import gradsift, numpy, sys\n"
+        f"with gradsift.open_store({str(finished[1])!r}) as store:\n"
+        f"    near = store.neighbours({pool[0][:12]!r}, 3)\n"
+        "assert type(near[0].cosine) is float, near\n"
+        "print('torch' in sys.modules, ' '.join(n.example_id for n in near))"
+    )
+    torch, *ids = python("-c", code, cwd=ROOT).stdout.split()
+    assert torch == "False"
+    with Store(finished[1]) as store:
+        assert ids == [hit.example_id for hit in ask(store, Question(id=pool[0]), 3).hits]
+
+
+def test_neighbours_of_a_store_are_those_of_a_query(store, pool, plain):
+    def same(near, found):
+        assert [n.example_id for n in near] == [hit.example_id for hit in found.hits]
+        assert [n.cosine for n in near] == pytest.approx([hit.similarity for hit in found.hits], abs=1e-4)
+
+    same(store.neighbours(pool[3], 5, opposed=True), ask(store, Question(id=pool[3]), 5, opposed=True))
+    same(store.neighbours(pool[:2], 5, unlike=pool[5:7]), ask(store, Question(like=pool[:2], unlike=pool[5:7]), 5))
+    narrow = Where(checkpoint=0, filters=Filter(where="chars < 100"))
+    same(
+        store.neighbours(pool[3], 500, checkpoint=0, where="chars < 100"), ask(store, Question(id=pool[3]), 500, narrow)
+    )
+    vector = 7 * plain[pool[4]].astype(np.float64)
+    same(store.neighbours(vector, 2), ask(store, Question(vectors=vector), 2))
+    for wrong, words in (
+        (lambda: store.neighbours("zz"), "no example has an id"),
+        (lambda: store.neighbours([]), "give an example"),
+        (lambda: store.neighbours(np.zeros(512)), "points nowhere"),
+        (lambda: store.neighbours(np.ones((2, 512))), "one dimension"),
+        (lambda: store.neighbours(np.ones(5)), "do not fit"),
+        (lambda: store.neighbours(pool[0], checkpoint=9), "no checkpoint 9"),
+    ):
+        with pytest.raises(InputError, match=words):
+            wrong()
+
+
+def test_a_row_of_adam_is_no_question(copy, pool):
+    plain = [row.space_id for row in runs.last_run(copy).result.rows if row.role == "plain"]
+    with copy.catalog.write() as db:
+        for space in plain:
+            db.execute("DELETE FROM feature_row WHERE space_id=?", (space,))
+    with pytest.raises(InputError, match="has no plain gradient of example"):
+        copy.neighbours(pool[0])

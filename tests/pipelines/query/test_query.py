@@ -5,11 +5,11 @@ import pytest
 from gradsift.datastore import examples, features, runs, selections
 from gradsift.datastore.errors import FeatureSpaceMismatch, InputError
 from gradsift.datastore.identity import check_comparable
+from gradsift.datastore.points import mean_lr
 from gradsift.datastore.store import Store
 from gradsift.pipelines.query.query import query_by_id, query_by_text
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
-from gradsift.pipelines.runs.points import mean_lr
 
 
 def test_query_by_id_and_by_text(finished):

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from gradsift import query
 from gradsift.datastore import examples, files, kept, maintenance, picks, runs
 from gradsift.datastore.chats import text
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError
@@ -221,3 +222,15 @@ def test_nothing_is_written_through_a_link(store, tmp_path):
         open_index(store, dataset.dataset_id)
     assert maintenance.collect(store, grace=-1) == []
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_who_asks_sees_that_an_index_is_built(searched, tmp_path):
+    shutil.copytree(searched, tmp_path / "store")
+    told = []
+    with Store(tmp_path / "store") as store:
+        example = examples.get_dataset(store, runs.last_run(store).result.ingest.pool.used_dataset_id).example_ids[0]
+        for _ in range(2):
+            found = query(id=example, space="bm25", k=1, store=store, progress=lambda *line: told.append(line))
+            assert len(found.hits) == 1
+    rows = told[-1][2]
+    assert told == [("words of the pool", rows, rows), ("weights of words", rows, rows)]

@@ -284,7 +284,7 @@ def test_provenance_is_kept(finished):
     _, root, _ = finished
     with Store(root) as store:
         chosen = selections.get(store, "small-sql").example_ids[0]
-        rows = store.catalog.named("lineage", example_id=chosen)
+        rows = store.catalog.named("lineage", id=chosen)
         assert rows[0]["file"].endswith("small.jsonl")
         assert rows[0]["line"] > 0
         assert rows[0]["selection"] == "small-sql"

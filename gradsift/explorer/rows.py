@@ -75,7 +75,7 @@ def of_neighbours(
     at: At = "all" if checkpoint == "all" else None if checkpoint is None else int(checkpoint)
     found = beside(store, example_id, k, opposed=opposed, checkpoint=at)
     return page(
-        request, "neighbours.html.j2", title=f"Neighbours of {example_id[:8]}", found=found, k=k, depth=DEPTH,
+        request, "neighbours.html.j2", title=f"Neighbours of {example_id[:8]}", found=found, k=k,
         checkpoint=checkpoint, view=row(store, example_id),
     )  # fmt: skip
 

@@ -14,17 +14,20 @@ from gradsift.datastore.errors import GradsiftError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.query.gradients import At
 from gradsift.pipelines.query.opening import open_space
+from gradsift.pipelines.query.passes import computed_run
 from gradsift.pipelines.query.spaces import Kind, Near
 from gradsift.pipelines.tables import first_turn
 
-DEPTH = 100  # rows of each space among which a neighbour is looked for
+DEPTH = 100  # rows of each space among which a neighbour is looked for, at most
+SHARE = 20  # of the pool one in so many: all of a small pool would be near by every measure
+NO_OPPOSITE = "words have no opposite: every row that shares none has a similarity of 0"
 TEXT_CHARS = 200
 
 
 @dataclass(frozen=True)
 class Neighbour:
     """A row near an example by one space. `ranks` are its ranks, from 1, by the others that were searched: None where
-    it is not among their first `DEPTH`."""
+    it is not among their first `depth`."""
 
     rank: int
     similarity: float
@@ -63,10 +66,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Beside:
-    """The neighbours of an example by each space, nearest first, or with `opposed` farthest first."""
+    """The neighbours of an example by each space, nearest first, or with `opposed` farthest first. A rank is known
+    among the first `depth` rows of a space."""
 
     example_id: str
     opposed: bool
+    depth: int
     columns: Sequence[Column]
 
 
@@ -76,7 +81,9 @@ def beside(store: Store, example_id: str, k: int = 10, *, opposed: bool = False,
 
     Cost: an exact search in each space.
     """
-    searched = {kind: _search(store, kind, example_id, opposed, checkpoint) for kind in get_args(Kind)}
+    run = computed_run(store)
+    depth = max(k, min(DEPTH, run.result.ingest.pool.left // SHARE)) if run is not None else k
+    searched = {kind: _search(store, kind, example_id, depth, opposed, checkpoint) for kind in get_args(Kind)}
     ranks = {
         kind: {one.example_id: rank for rank, one in enumerate(column.near, 1)}
         for kind, column in searched.items()
@@ -102,7 +109,7 @@ def beside(store: Store, example_id: str, k: int = 10, *, opposed: bool = False,
         Column(kind, list(whole(kind, found.near)), found.rows, found.typical, found.lacking)
         for kind, found in searched.items()
     ]
-    return Beside(example_id, opposed, columns)
+    return Beside(example_id, opposed, depth, columns)
 
 
 @dataclass(frozen=True)
@@ -113,16 +120,20 @@ class _Found:
     lacking: str = ""
 
 
-def _search(store: Store, kind: Kind, example_id: str, opposed: bool, checkpoint: At) -> _Found:
-    """The first rows of a space, without the example itself."""
+def _search(store: Store, kind: Kind, example_id: str, depth: int, opposed: bool, checkpoint: At) -> _Found:
+    """The first rows of a space, without the example itself; of words, those that share any."""
+    if kind == "bm25" and opposed:
+        return _Found(lacking=NO_OPPOSITE)
     try:
         space = open_space(store, kind, _checkpoint_of(kind, checkpoint), by_model=False)
         question = space.of_ids([example_id])
-        found = space.near(question, DEPTH + 1, opposed=opposed)
+        found = space.near(question, depth + 1, opposed=opposed)
         usual = space.typical()
     except GradsiftError as error:  # also of a damaged file: that is no reason to be silent about other spaces
         return _Found(lacking=str(error))
-    near = [one for one in found.near[0] if one.example_id != example_id][:DEPTH]
+    near = [one for one in found.near[0] if one.example_id != example_id][:depth]
+    if kind == "bm25":
+        near = [one for one in near if one.similarity > 0]
     return _Found(near, space.rows, None if usual is None else usual.median)
 
 

@@ -19,7 +19,7 @@ from gradsift.explorer.rows import shade
 from gradsift.explorer.runs import REPORT_POLICY
 from gradsift.explorer.security import POLICY
 from gradsift.explorer.shared import HIDDEN, commands, percent, score, similarity
-from gradsift.pipelines.query.beside import DEPTH, beside
+from gradsift.pipelines.query.beside import DEPTH, NO_OPPOSITE, beside
 from gradsift.pipelines.query.spaces import Near
 from gradsift.pipelines.query.tokens import Token
 from gradsift.pipelines.query.twins import twins
@@ -180,6 +180,8 @@ def test_neighbours_stand_beside_each_other_with_their_ranks_elsewhere(client, s
     worst = next(column for column in opposed.columns if column.space == "gradients").near
     assert [one.similarity for one in worst] == sorted(one.similarity for one in worst)
     assert worst[0].similarity < columns["gradients"].near[-1].similarity
+    words = next(column for column in opposed.columns if column.space == "bm25")
+    assert (words.lacking, words.near) == (NO_OPPOSITE, [])
     assert worst[0].example_id[:8] in shown(client, f"/row/{chosen}/neighbours?k=5&opposed=1&checkpoint=all")
 
 
@@ -187,6 +189,7 @@ def test_which_neighbours_are_in_all_and_which_here_alone(store, chosen, monkeyp
     """By two spaces that agree on one row and differ in one; the third cannot be searched."""
     a, b, c = selections.get(store, "small-sql").example_ids[1:4]
     order = {"gradients": [a, b], "embedding": [c, a]}
+    depth = max(10, min(DEPTH, runs.last_run(store, computed=True).result.ingest.pool.left // 20))
 
     class Fake:
         rows = "fake"
@@ -198,7 +201,7 @@ def test_which_neighbours_are_in_all_and_which_here_alone(store, chosen, monkeyp
             return ids
 
         def near(self, question, k, *, opposed):
-            assert k == DEPTH + 1
+            assert k == depth + 1
             near = [Near(name, 1 / (n + 1)) for n, name in enumerate([*question, *order[self.kind]])]
             return type("Found", (), {"near": [near]})
 
@@ -221,6 +224,12 @@ def test_which_neighbours_are_in_all_and_which_here_alone(store, chosen, monkeyp
     ]
     assert [one.alone for one in found["embedding"].near] == [True, False]
     assert (found["bm25"].lacking, found["bm25"].near) == ("it is not there", [])
+
+
+def test_a_row_that_shares_no_word_has_no_neighbours_by_words(client, store):
+    column = next(column for column in beside(store, hostile.IDS["unbroken"]).columns if column.space == "bm25")
+    assert (column.near, column.lacking) == ([], "")
+    assert "No row shares a word with it." in shown(client, f"/row/{hostile.IDS['unbroken']}/neighbours")
 
 
 def test_selections_are_listed_paged_and_compared(client, store):

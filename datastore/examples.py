@@ -331,6 +331,21 @@ def standing(store: Store, dataset_id: int) -> Dataset:
     return define_dataset(store, dataset.role, dataset.name, left, row["lane"])
 
 
+def standing_number(store: Store, dataset_id: int) -> tuple[int, str]:
+    """(number, digest) of what is `standing` of a dataset; its members are read only where some were deleted."""
+    row = store.catalog.one("SELECT digest, void FROM dataset WHERE dataset_id=?", (dataset_id,))
+    if row is not None and row["void"] is None:
+        return dataset_id, str(row["digest"])
+    left = standing(store, dataset_id)
+    return left.dataset_id, left.digest
+
+
+def size_of(store: Store, dataset_id: int) -> int:
+    """How many members a dataset had when it was recorded."""
+    (row,) = store.catalog.rows("SELECT rows FROM dataset WHERE dataset_id=?", (dataset_id,))
+    return int(row["rows"])
+
+
 def find_dataset(store: Store, role: str, name: str, digest: str) -> Dataset:
     """The version of a dataset with this digest, or what is `standing` of it. Raises InputError when the store has
     none."""
@@ -383,6 +398,16 @@ def chars_of(store: Store, dataset: Dataset) -> dict[str, tuple[str, int]]:
         (dataset.dataset_id,),
     )
     return {row["example_id"]: (row["source"], row["chars"]) for row in rows}
+
+
+def sources_by_id(store: Store, dataset_id: int) -> dict[str, str]:
+    """{id: source} of all members of a dataset: one pass, for large ones."""
+    rows = store.catalog.rows(
+        "SELECT e.example_id, e.source FROM dataset_member AS m JOIN example AS e USING (example_id) "
+        "WHERE m.dataset_id=?",
+        (dataset_id,),
+    )
+    return {row["example_id"]: row["source"] for row in rows}
 
 
 def provenance_digest(store: Store, dataset: Dataset) -> str:

@@ -421,6 +421,12 @@ def last_run(store: Store, computed: bool = False) -> Run:
     return run
 
 
+def newest_number(store: Store) -> int:
+    """The number of the newest run that began, however it stands; 0 without one."""
+    (row,) = store.catalog.rows("SELECT coalesce(max(run_id), 0) AS n FROM run")
+    return int(row["n"])
+
+
 def last_notes(store: Store, name: str, warmup: str = "") -> Sequence[str]:
     """Notes of the newest finished run of that name or with that warm-up; none where there is none."""
     for run in finished(store):

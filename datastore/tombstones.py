@@ -33,6 +33,12 @@ def among(db: Engine | Transaction, digests: Sequence[str]) -> set[str]:
     }
 
 
+def count(store: Store) -> int:
+    """How many there are: what was read of examples before is to be read again where it is another number."""
+    (row,) = store.catalog.rows("SELECT count(*) AS n FROM tombstone")
+    return int(row["n"])
+
+
 def going(store: Store) -> list[str]:
     """Ids of the deletion under way, sorted: no table has these examples any more, files may."""
     rows = store.catalog.rows("SELECT example_id FROM forgetting_example ORDER BY example_id")

@@ -15,6 +15,13 @@ from gradsift.explorer.security import LOOPBACK
 CHROMIUM = os.environ.get("GRADSIFT_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 MISSING = "no Chromium on this machine: apt-get install -y chromium, or name it by GRADSIFT_CHROMIUM"
 PATIENCE = 120_000  # milliseconds; a busy machine is no failure
+HOSTILE = {  # texts of rows that mean harm; each has the word `wordone`
+    "script": "wordone <script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">",
+    "bidi": "wordone \u202e evil \u2066 text",
+    "long": "wordone " + "x" * (1 << 20),
+    "ansi": "wordone \x1b[31m red \x07",
+    "template": "wordone {{ 7 * 7 }} {% raw %}",
+}
 
 
 @contextmanager

@@ -19,12 +19,13 @@ from gradsift.datastore.errors import (
 )
 from gradsift.datastore.store import Store
 from gradsift.explorer import api, lineage, marks, rows, runs, search, selections, sources
+from gradsift.explorer import map as map_view
 from gradsift.explorer.security import LOOPBACK, Rules, guarded
 from gradsift.explorer.shared import NAVIGATION, STATIC, page
 from gradsift.pipelines.query.models import keep_models
 from gradsift.pipelines.version import VERSION
 
-ROUTERS = [one.router for one in (api, search, rows, lineage, selections, sources, marks, runs)]  # one of each view
+VIEWS = (map_view, search, api, rows, lineage, selections, sources, marks, runs)  # each with a router
 THREADS = 8  # that answer at once: each has a connection to the catalog
 NO_PAGE = "there is no page here; the links above lead to those there are"
 
@@ -48,8 +49,8 @@ def make_app(store: Store, rules: Rules = LOOPBACK, *, models: bool = True) -> F
     app.add_exception_handler(RequestValidationError, _invalid)
     app.mount("/static", StaticFiles(directory=STATIC))
     app.add_api_route("/", _first_view, include_in_schema=False)
-    for router in ROUTERS:
-        app.include_router(router)
+    for view in VIEWS:
+        app.include_router(view.router)
     return app
 
 

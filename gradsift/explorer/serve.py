@@ -5,16 +5,18 @@ import os
 import secrets
 import socket
 import sys
+import threading
 import webbrowser
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import uvicorn
 
-from gradsift.datastore.errors import InputError
+from gradsift.datastore.errors import GradsiftError, InputError
 from gradsift.datastore.store import Store
 from gradsift.explorer.app import make_app
 from gradsift.explorer.security import Rules
+from gradsift.pipelines.query.map import open_map
 
 PATIENCE = 2  # seconds that answers on their way have when it is stopped
 
@@ -59,8 +61,30 @@ def serve(
         ready(url)  # the socket listens: a browser that is faster than the server waits
         if browser and _has_screen():
             webbrowser.open(url)
-        with suppress(KeyboardInterrupt):
+        with _laying_out(store), suppress(KeyboardInterrupt):
             uvicorn.Server(settings).run(sockets=[at])
+
+
+@contextmanager
+def _laying_out(store: Store) -> Iterator[None]:
+    """Open the map meanwhile, so that it is there when the browser asks; what prevents it is told to who asks."""
+    over = threading.Event()
+
+    def going(stage: str, done: int, total: int | None) -> None:  # noqa: ARG001 - as progress is called
+        if over.is_set():
+            raise InterruptedError
+
+    def lay_out() -> None:
+        with suppress(GradsiftError, InterruptedError):
+            open_map(store, progress=going)
+
+    thread = threading.Thread(target=lay_out)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _has_screen() -> bool:

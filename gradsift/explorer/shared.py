@@ -19,10 +19,15 @@ from gradsift.pipelines.version import VERSION
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
-NAVIGATION = (
-    ("Search", "/search"), ("Selections", "/selections"), ("Compare", "/compare"), ("Sources", "/sources"),
-    ("Marks", "/marks"), ("Runs", "/runs"),
-)  # fmt: skip # name and path of each view; the first one opens
+NAVIGATION = (  # name and path of each view; the first one opens
+    ("Map", "/map"),
+    ("Search", "/search"),
+    ("Selections", "/selections"),
+    ("Compare", "/compare"),
+    ("Sources", "/sources"),
+    ("Marks", "/marks"),
+    ("Runs", "/runs"),
+)
 SHOWN_CHARS = 20_000  # of a text, unless all of it is asked for
 HIDDEN = {  # signs that show nothing, or turn what is around them
     *range(0x00, 0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0),  # control signs, but for tab and line feed

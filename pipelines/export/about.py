@@ -11,7 +11,7 @@ from typing import Any
 
 from gradsift.datastore.identity import Spec, canonical_json
 from gradsift.datastore.runs import Json, MixturePlan, RunResult
-from gradsift.datastore.selections import Selection
+from gradsift.datastore.selections import BY_HAND, Selection
 from gradsift.pipelines.methods.registry import methods
 from gradsift.pipelines.tables import Row
 
@@ -64,6 +64,8 @@ def how(selection: Selection, lineage: Spec, asked: MixturePlan | None, recipe: 
         said.append(("budget", f"{_budget(lineage.get('budget') or {})} asked for, {got} in it"))
     said.append(("pool", "; ".join(filter(None, [told.pool, f"sources: {_sources(recipe.get('pool', ()))}"]))))
     said += [("method", _method(*one)) for one in _methods(lineage)]
+    if selection.method == BY_HAND:
+        said.append(("found by", canonical_json(lineage.get("drawn") or {})))
     said.append(("verdict", told.verdict or NOT_VALIDATED))
     return [{"what": name, "value": value} for name, value in said if value]
 

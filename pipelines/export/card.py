@@ -73,6 +73,9 @@ def hub_licence(licence: str | None) -> str:
     return plain if plain in LICENCES else "other"
 
 
+AGAIN = "`gradsift run recipe.yaml` makes this mixture again"
+
+
 @dataclass(frozen=True)
 class Card:
     """What the card of an export says. `what` is a sentence; `composition` one table, its columns those of the first
@@ -92,6 +95,7 @@ class Card:
     hub_sources: Sequence[str] = ()
     how: Sequence[Row] = ()  # how the rows were chosen; exports of older layouts do not say it
     columns: Sequence[Row] = ()
+    again: str = AGAIN
     configs: str = "`trl.yaml`, `axolotl.yaml` and `dataset_info.json` (LLaMA-Factory) are ready configs for trainers."
 
 
@@ -119,7 +123,7 @@ def card(c: Card) -> str:
         "## Lineage\n",
         markdown([{"what": key, "value": value} for key, value in c.lineage.items()]),
         "`manifest.json` has the sha256 of every file, `recipe.yaml` the settings: put it where its paths hold, and "
-        "`gradsift run recipe.yaml` makes this mixture again.\n",
+        f"{c.again}.\n",
     ]
     return "\n".join(parts)
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from gradsift.datastore import selections
 from gradsift.datastore.runs import Recipes
+from gradsift.datastore.selections import BY_HAND
 from gradsift.pipelines.export import about, card, croissant
 from gradsift.pipelines.export.job import PLACELESS, Job
 from gradsift.pipelines.export.rows import Labels, Layout, rows_in
@@ -33,7 +34,10 @@ def card_of(job: Job, plan: Layout, digest: str, labels: Labels | None) -> card.
     labelled = labels is not None
     selection, rows = job.selection, len(plan.item)
     asked = selections.plan(job.store, selection)
-    what, notes = f"Chosen by `{selection.method}` for the target `{selection.target}`.", []
+    what, notes, again = f"Chosen by `{selection.method}` for the target `{selection.target}`.", list[str](), card.AGAIN
+    if selection.method == BY_HAND:
+        what = "Picked by hand among the examples of a pool, in the order of their ids."
+        again = "`gradsift run recipe.yaml` reads the pool again that they were picked from"
     composition: list[Row] = [
         {"source": name, "rows": n, "share": n / rows} for name, n in sources_of(plan).most_common()
     ]
@@ -68,6 +72,7 @@ def card_of(job: Job, plan: Layout, digest: str, labels: Labels | None) -> card.
         },
         notes=notes,
         version=job.made_by["gradsift"],
+        again=again,
         hub_sources=[source["hub"] for source in job.recipes.written.get("pool", []) if source.get("hub")],
     )
 

@@ -86,6 +86,15 @@ def find(
     return Page(found, "", looked_at)
 
 
+def holding(store: Store, words: str) -> list[str]:
+    """Ids of all examples that have all the words. One pass over all texts."""
+    wanted = terms(words)
+    found: list[str] = []
+    for _, _, table in examples.scan(store):
+        found += table["example_id"].take(pa.array(np.flatnonzero(_holds(table, wanted)))).to_pylist()
+    return found
+
+
 def _place(text: str) -> tuple[int, int]:
     if not text:
         return 0, 0

@@ -9,23 +9,9 @@ from gradsift.pipelines.features.gather import Material
 from gradsift.pipelines.methods.evidence import SpacePair
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.progress import Progress, quiet
-from gradsift.pipelines.recipe import Fields, Recipe, parse_recipe, renamed
+from gradsift.pipelines.recipe import Recipe
 
 OLDER = "the store's last run is of an older version; run its recipe again"
-
-
-def changed(last: Run, sections: Fields, name: str, seed: int | None = None) -> Recipe:
-    """The run's recipe with other sections `select` and `mix`, under another name and without validation."""
-    more = {"select": None, "mix": None, **sections, "name": name[:64], "validate": None}
-    if seed is not None:
-        more["seed"] = seed
-    written = {**last.recipes.written, **more}
-    return parse_recipe({**renamed(last.recipes.resolved), **more}, "this selection").written_as(written)
-
-
-def name_after(last: Run, suffix: str) -> str:
-    """A name for what is made later from a run."""
-    return f"{last.recipes.resolved['name']}-{suffix.replace('_', '-')}"
 
 
 def material_of(store: Store, last: Run, checkpoint: int | None = None) -> Material:

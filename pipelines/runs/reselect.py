@@ -1,17 +1,14 @@
 """More selections from a store that holds a run: other methods, seeds or checkpoints, without a model or a new pass."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gradsift.datastore import lives, runs, versions
+from gradsift.datastore import runs
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.numbering import catch_up
-from gradsift.datastore.runs import MixtureReport, Recipes, Run, RunResult, SelectionReport
+from gradsift.datastore.runs import MixtureReport, Run, SelectionReport
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material, evidence
 from gradsift.pipelines.methods.evidence import Evidence
@@ -21,11 +18,11 @@ from gradsift.pipelines.methods.rules import best
 from gradsift.pipelines.mix.mixture import describe_mixture, make_mixture
 from gradsift.pipelines.model.work import open_work
 from gradsift.pipelines.progress import Progress, quiet
-from gradsift.pipelines.recipe import Fields, Recipe
+from gradsift.pipelines.recipe import Fields
 from gradsift.pipelines.runs import forget
-from gradsift.pipelines.runs.last import changed, material_of, name_after, work_on
+from gradsift.pipelines.runs.last import material_of, work_on
+from gradsift.pipelines.runs.later import changed, name_after, numbers, started
 from gradsift.pipelines.select.select import describe, refusals_of, scored, select_for
-from gradsift.pipelines.version import made_with
 
 
 def reselect(
@@ -50,13 +47,13 @@ def reselect(
     work = work_on(store, recipe, material, progress)
     wanted = _wanted(material, target)
     reports = []
-    with _started(store, recipe, last) as (run_id, result):
+    with started(store, recipe, last) as (run_id, result):
         for key in wanted:
             chosen = select_for(work, evidence(work, material, key, recipe.select.encoder), key)
             reports.append(describe(work, key, chosen, material.pool))
             progress("selections", len(reports), len(wanted))
         runs.finish(store, run_id, replace(result, selections=reports))
-    number_of = _numbers(store, run_id)
+    number_of = numbers(store, run_id)
     return [replace(report, version=number_of[report.name]) for report in reports]
 
 
@@ -71,17 +68,11 @@ def remix(
     material = material_of(store, last)
     if recipe.needs_rows and not material.pairs:
         raise InputError("this mixture looks at gradients and the store's last run computed none; use `gradsift run`")
-    with _started(store, recipe, last) as (run_id, result):
+    with started(store, recipe, last) as (run_id, result):
         work = open_work(store, recipe, progress)
         report = describe_mixture(work, make_mixture(work, material))
         runs.finish(store, run_id, replace(result, mixtures=[report]))
-    return replace(report, version=_numbers(store, run_id)[report.name])
-
-
-def _numbers(store: Store, run_id: int) -> dict[str, str]:
-    """{name: NAME@NUMBER} of what a run chose."""
-    catch_up(store)
-    return {v.name: v.version for v in versions.of_run(store, run_id) if v.kind != "pool"}
+    return replace(report, version=numbers(store, run_id)[report.name])
 
 
 def score(
@@ -117,15 +108,6 @@ def score(
 
 def _allowing(memory: str | None) -> Fields:
     return {} if memory is None else {"memory": memory}
-
-
-@contextmanager
-def _started(store: Store, recipe: Recipe, last: Run) -> Iterator[tuple[int, RunResult]]:
-    """(number, result so far) of a run that uses what another computed."""
-    recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), recipe.written)
-    begun = RunResult(recipe.name, last.result.ingest, base=last.name, rows=last.result.rows, made_with=made_with())
-    with lives.started(store, recipe.name, recipes) as run_id:
-        yield run_id, begun
 
 
 def _require_rows(select: Fields, last: Run) -> None:

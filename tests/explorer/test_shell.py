@@ -7,7 +7,7 @@ import signal
 from urllib.parse import urlsplit
 
 import pytest
-from browser import served, watched
+from browser import HOSTILE, served, watched
 from running import start
 
 from gradsift.datastore import examples
@@ -149,15 +149,6 @@ def test_an_error_is_a_page_for_people_and_json_for_programs(address):
 def test_signs_that_show_nothing_are_shown():
     assert visible("a\x1b[31mb\u202ec\u200bd\te\n\U000e0041") == "a␛[31mb‹U+202E›c‹U+200B›d\te\n‹U+E0041›"
     assert visible("é 汉 👩‍👩‍👧 عربي") == "é 汉 👩‍👩‍👧 عربي"
-
-
-HOSTILE = {
-    "script": "wordone <script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">",
-    "bidi": "wordone \u202e evil \u2066 text",
-    "long": "wordone " + "x" * (1 << 20),
-    "ansi": "wordone \x1b[31m red \x07",
-    "template": "wordone {{ 7 * 7 }} {% raw %}",
-}
 
 
 @pytest.fixture(scope="module")

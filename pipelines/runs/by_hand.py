@@ -1,0 +1,61 @@
+"""Selections that a person made by hand: of examples that were looked at, in no order, by no method."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gradsift.datastore import examples, runs, selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.identity import digest_ids
+from gradsift.datastore.runs import Json, SelectionReport
+from gradsift.datastore.selections import BY_HAND, NO_TARGET, Picks
+from gradsift.datastore.store import Store
+from gradsift.pipelines.runs import forget
+from gradsift.pipelines.runs.later import changed, numbers, started
+from gradsift.pipelines.version import VERSION
+
+
+def select_by_hand(store: Store, name: str, ids: Sequence[str], drawn: Json) -> SelectionReport:
+    """Record examples as a selection, by the order of their ids, and the run that made it. `drawn` says how they were
+    found; the same examples, found in the same way, under the same name are the selection that there is.
+
+    Raises InputError for a name that is none or is another method's, for no ids and for unknown ones; BusyError while
+    another process deletes.
+    """
+    forget.finish(store)
+    last = runs.last_run(store, computed=True)
+    recipe = changed(last, {part: last.recipes.resolved.get(part) for part in ("select", "mix")}, name)
+    _require_free(store, name)
+    chosen = sorted(set(ids))
+    sources = examples.sources_of(store, chosen)
+    if not chosen:
+        raise InputError("there is no row to save")
+    if len(sources) < len(chosen):
+        raise InputError(f"{len(chosen) - len(sources):,} of the rows are not in the store any more; look again")
+    spec = {
+        "version": VERSION,
+        "method": BY_HAND,
+        "budget": {"examples": len(chosen)},
+        "pool": last.result.ingest.pool.digest,
+        "ids": digest_ids(chosen),
+        "drawn": drawn,
+        "name": name,
+    }
+    with started(store, recipe, last) as (run_id, result):
+        made = selections.use(store, spec)
+        made = made or selections.save(store, name, NO_TARGET, spec, Picks(chosen, [None] * len(chosen)))
+        counted = Counter(one.source for one in sources.values())
+        report = SelectionReport(
+            name, NO_TARGET, BY_HAND, made.digest, len(chosen), BY_HAND, dict(counted.most_common()),
+            selection_id=made.selection_id,
+        )  # fmt: skip
+        runs.finish(store, run_id, replace(result, selections=[report]))
+    return replace(report, version=numbers(store, run_id)[name])
+
+
+def _require_free(store: Store, name: str) -> None:
+    """Raise InputError where the name is one that a method, or a recipe, gave."""
+    chosen = {one.name for one in selections.newest(store) if one.method != BY_HAND}
+    recipes = {run.name for run in runs.newest_of_each(store) if not run.summary.get("base")}
+    if name in chosen | recipes:
+        raise InputError(f"{name!r} is the name of what a recipe or a method made; give another")

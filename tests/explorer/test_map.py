@@ -1,0 +1,282 @@
+"""The map in a browser: points, legend, filters, lasso, keys, a selection that is saved, links that show the same."""
+
+import re
+import shutil
+
+import browser
+import numpy as np
+import pytest
+from browser import HOSTILE
+
+from gradsift.datastore import examples, selections
+from gradsift.pipelines.query.map import open_map
+from gradsift.pipelines.query.shades import shade
+
+
+def opened(page, url):
+    """Go there, and wait until points are drawn and rows are listed."""
+    page.goto(url)
+    page.wait_for_selector("#rows > li, #problem:not([hidden])")
+    return page
+
+
+def count(page):
+    """How many are shown."""
+    return int(re.match(r"([\d,]+) of", page.inner_text("#count"))[1].replace(",", ""))
+
+
+def shown(page, n):
+    """Wait until so many are shown."""
+    page.wait_for_selector(f"#count:has-text('{n:,} of')")
+    return True
+
+
+def lasso(page, corners):
+    """Draw with the pointer, corners as shares of the canvas."""
+    box = page.locator("#points").bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=4)
+    page.mouse.up()
+
+
+ALL = ((0.01, 0.01), (0.99, 0.01), (0.99, 0.99), (0.01, 0.99))
+LEFT = ((0.01, 0.01), (0.5, 0.01), (0.5, 0.99), (0.01, 0.99))
+
+
+@pytest.fixture
+def of(explored):
+    return open_map(explored[1])
+
+
+@pytest.fixture
+def mapped(page, address):
+    return opened(page, f"{address}/map")
+
+
+def test_it_opens_with_all_points_coloured_by_source(mapped, of):
+    assert count(mapped) == len(of.ids)
+    assert mapped.title() == "Map · gradsift"
+    assert mapped.evaluate("performance.getEntriesByName('drawn').length") == 1
+    drawn = set(mapped.evaluate(
+        "() => { const c = document.getElementById('points'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height)"
+        ".data, s = new Set(); for (let k = 0; k < d.length; k += 4) s.add((d[k] << 16) + (d[k+1] << 8) + d[k+2]);"
+        " return [...s]; }"))  # fmt: skip
+    assert 0xFFFFFF in drawn
+    assert len(drawn) > 100
+    sources = mapped.locator("#legend .name").all_inner_texts()
+    assert sorted(sources) == sorted(set(of.sources.to_pylist()))
+
+
+def test_the_legend_shows_one_kind_alone_then_adds(mapped, of, address):
+    store_counts = {one["name"]: one["n"] for one in mapped.locator("#legend button").evaluate_all(
+        "all => all.map(one => ({name: one.querySelector('.name').textContent, n: +one.querySelector('.n').textContent.replace(',', '')}))")}  # fmt: skip
+    first, second = list(store_counts)[:2]
+    mapped.get_by_role("button", name=first, exact=False).first.click()
+    assert shown(mapped, store_counts[first])
+    mapped.get_by_role("button", name=second, exact=False).first.click()
+    assert shown(mapped, store_counts[first] + store_counts[second])
+    link = mapped.url
+    mapped.go_back()
+    assert shown(mapped, store_counts[first])
+    opened(mapped, link)
+    assert shown(mapped, store_counts[first] + store_counts[second])
+
+
+@pytest.mark.parametrize("by", ["loss", "quadrant", "selected", "score"])
+def test_it_is_coloured_by(by, mapped, explored, of):
+    mapped.get_by_label("Coloured by").select_option(by)
+    made = shade(explored[1], of, by, "small-sql@1")
+    mapped.wait_for_selector(f"#legend .name:text-is('{made.labels[0]}')")
+    mapped.wait_for_url(f"**shade_by={by}*")
+    counts = mapped.locator("#legend .n").all_inner_texts()
+    assert [int(n.replace(",", "")) for n in counts][: len(made.counts)] == list(made.counts)
+    assert mapped.locator("#of").is_visible() == (by in ("selected", "score"))
+    assert not mapped.locator("#problem").is_visible()
+
+
+def test_it_is_laid_out_by_embeddings_as_well(mapped, of):
+    mapped.get_by_label("Laid out by").select_option("embedding")
+    mapped.wait_for_url("**by=embedding*")
+    assert shown(mapped, len(of.ids))
+
+
+def test_filters_narrow_and_say_what_lets_none_pass(mapped, explored, of):
+    source, n = next(iter(examples.source_counts(explored[1], examples.get_dataset(explored[1], of.pool)).items()))
+    mapped.locator("#filters summary").click()
+    mapped.wait_for_selector("select[name=source] option", state="attached")
+    mapped.locator("select[name=source]").select_option(source)
+    mapped.get_by_role("button", name="Filter").click()
+    assert shown(mapped, n)
+    mapped.reload()
+    assert shown(mapped, n)
+    assert mapped.locator("select[name=source]").evaluate("one => one.selectedOptions.length") == 1
+    mapped.locator("input[name=where]").fill("chars > 100000")
+    mapped.get_by_role("button", name="Filter").click()
+    mapped.wait_for_selector("#problem:not([hidden])")
+    assert "no example passes" in mapped.inner_text("#problem")
+    assert shown(mapped, 0)
+    mapped.wrong.clear()  # the console tells the 400
+    mapped.get_by_role("button", name="Clear", exact=True).click()
+    assert shown(mapped, len(of.ids))
+
+
+def test_words_narrow_the_map(mapped, of):
+    mapped.locator("#filters summary").click()
+    mapped.locator("input[name=words]").fill("SELECT name")
+    mapped.keyboard.press("Enter")
+    mapped.wait_for_url("**words=SELECT+name*")
+    mapped.wait_for_selector(f"#count:not(:has-text('{len(of.ids):,} of'))")
+    assert 0 < count(mapped) < len(of.ids)
+
+
+def test_a_lasso_gives_rows_that_a_link_gives_again(mapped, of):
+    mapped.keyboard.down("Shift")
+    lasso(mapped, LEFT)
+    mapped.keyboard.up("Shift")
+    mapped.wait_for_url("**lasso=*")
+    inside = count(mapped)
+    assert 0 < inside < len(of.ids)
+    rows = mapped.locator("#rows a.id").all_inner_texts()
+    mapped.reload()
+    mapped.wait_for_selector("#rows > li")
+    assert count(mapped) == inside
+    assert mapped.locator("#rows a.id").all_inner_texts() == rows
+    mapped.get_by_role("button", name="Clear lasso").click()
+    assert shown(mapped, len(of.ids))
+    mapped.go_back()
+    assert shown(mapped, inside)
+
+
+def test_rows_are_listed_page_after_page_and_lead_to_their_own(mapped, of):
+    first = mapped.locator("#rows a.id").evaluate_all("all => all.map(one => one.getAttribute('href'))")
+    assert first == [f"/row/{name}" for name in of.ids.to_pylist()[:20]]
+    mapped.get_by_role("button", name="Next").click()
+    mapped.wait_for_selector(f"#rows a[href='/row/{of.ids[20].as_py()}']")
+    assert mapped.locator("#rows > li").count() == 20
+
+
+def test_a_point_shows_its_first_words_and_leads_to_its_row(mapped, of, explored):
+    x, y = point(mapped, of, 5)
+    mapped.mouse.move(x - 1, y)
+    mapped.mouse.move(x, y)
+    mapped.wait_for_selector("#tip:not([hidden])")
+    near = mapped.locator("#tip .id").inner_text()
+    assert any(name.startswith(near) for name in of.ids.to_pylist())
+    mapped.mouse.click(x, y)
+    mapped.wait_for_url(f"**/row/{near}*")
+    mapped.wrong.clear()
+
+
+def point(page, of, k):
+    """Where a point is on the screen, in the view of all."""
+    box = page.locator("#points").bounding_box()
+    some = of.xy
+    ends = [np.sort(some[:, axis])[[int(len(some) * 0.005), len(some) - 1 - int(len(some) * 0.005)]] for axis in (0, 1)]
+    scale = 0.9 * min(box["width"] / np.ptp(ends[0]), box["height"] / np.ptp(ends[1]))
+    middle = [float(end.mean()) for end in ends]
+    x = box["x"] + box["width"] / 2 + (some[k, 0] - middle[0]) * scale
+    return float(x), float(box["y"] + box["height"] / 2 - (some[k, 1] - middle[1]) * scale)
+
+
+def test_it_is_used_by_keys_alone(mapped, of):
+    mapped.locator("#points").focus()
+    for key in ("+", "+", "ArrowLeft", "ArrowUp", "-"):
+        mapped.keyboard.press(key)
+    mapped.wait_for_url("**view=*")
+    before = mapped.url
+    mapped.reload()
+    mapped.wait_for_selector("#rows > li")
+    assert mapped.url == before
+    mapped.locator("#points").focus()
+    mapped.keyboard.press("0")
+    mapped.wait_for_url(re.compile(r"/map$"))
+    mapped.keyboard.press("l")
+    assert mapped.locator("#lasso").get_attribute("aria-pressed") == "true"
+    mapped.keyboard.press("Escape")
+    assert mapped.locator("#lasso").get_attribute("aria-pressed") == "false"
+    mapped.locator("#legend button").first.focus()
+    mapped.keyboard.press("Enter")
+    mapped.wait_for_url("**hide=*")
+    assert count(mapped) < len(of.ids)
+
+
+def test_the_wheel_zooms_about_the_pointer(mapped):
+    box = mapped.locator("#points").bounding_box()
+    mapped.mouse.move(box["x"] + 100, box["y"] + 100)
+    mapped.mouse.wheel(0, -400)
+    mapped.wait_for_url("**view=*")
+    x, y, zoom = map(float, re.search(r"view=([^&]+)", mapped.url.replace("%2C", ","))[1].split(","))
+    assert zoom > 1.5
+    assert x < 0 < y  # the middle moved towards the corner
+
+
+def test_what_is_shown_is_saved_as_a_selection(chromium, copy):
+    with browser.served(copy) as address, browser.watched(chromium, address) as page:
+        opened(page, f"{address}/map?shade_by=quadrant")
+        page.get_by_role("button", name="Lasso").click()
+        lasso(page, LEFT)
+        page.wait_for_url("**lasso=*")
+        inside = count(page)
+        page.get_by_label("Name of the selection").fill("by-eye")
+        page.get_by_role("button", name="Save these").click()
+        page.wait_for_selector("#saved:not([hidden])")
+        assert f"Saved as by-eye@1, {inside:,} examples" in page.inner_text("#saved")
+        made = selections.get(copy, "by-eye")
+        drawn = selections.spec_of(copy, made)["drawn"]
+        assert (len(made.example_ids), made.method, set(drawn)) == (inside, "by hand", {"shade_by", "lasso"})
+        page.get_by_label("Coloured by").select_option("selected")
+        page.locator("#of select").select_option("by-eye@1")
+        page.wait_for_selector("#legend :text('in by-eye@1')")
+        page.get_by_label("Name of the selection").fill("small-sql")
+        page.get_by_role("button", name="Save these").click()
+        page.wait_for_selector("#problem:not([hidden])")
+        assert "is the name of what a recipe or a method made" in page.inner_text("#problem")
+        page.wrong.clear()
+
+
+def test_hostile_rows_do_nothing_on_the_map(chromium, copy, monkeypatch):
+    texts = list(HOSTILE.values())
+
+    def harmful(_store, ids):
+        return {name: [{"role": "user", "content": texts[k % len(texts)]}] for k, name in enumerate(ids)}
+
+    monkeypatch.setattr(examples, "get_messages", harmful)
+    shutil.rmtree(copy.root / "kept", ignore_errors=True)  # which has the sources as they were
+    with copy.catalog.write() as db:
+        db.execute("UPDATE example SET source='<b>x</b>' || char(8238)")
+    with browser.served(copy) as address, browser.watched(chromium, address) as page:
+        opened(page, f"{address}/map")
+        assert page.title() == "Map · gradsift"
+        assert page.locator("#rows script, #rows img, #rows b, #legend b").count() == 0
+        text = page.locator("#rows").inner_text()
+        for shown_text in (
+            "<script>document.title",
+            "‹U+202E› evil ‹U+2066›",
+            "␛[31m red ␇",
+            "{{ 7 * 7 }}",
+            "<b>x</b>",
+        ):
+            assert shown_text in text
+        assert len(text) < 20_000
+        assert "‹U+202E›" in page.locator("#legend").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_screen_has_it_all(chromium, address, scheme):
+    narrow = {"viewport": {"width": 420, "height": 800}, "color_scheme": scheme}
+    with browser.watched(chromium, address, **narrow) as page:
+        opened(page, f"{address}/map")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for name in ("Coloured by", "Name of the selection"):
+            box = page.get_by_label(name).bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 420
+
+
+def test_a_store_without_rows_says_what_to_do(chromium, store):
+    with browser.served(store) as address, browser.watched(chromium, address) as page:
+        page.goto(f"{address}/map")
+        assert "no rows to lay out" in page.inner_text("main")

@@ -1,0 +1,75 @@
+"""Selections made by hand: the whole way to an export, under a name and a version, as a method's go."""
+
+import json
+
+import pytest
+
+import gradsift
+from gradsift.datastore import examples, selections, versions
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.forget import Picked
+from gradsift.datastore.runs import last_run
+from gradsift.pipelines.runs.by_hand import select_by_hand
+from gradsift.pipelines.runs.forget import delete
+
+
+def some(store, n, start=0):
+    pool = examples.get_dataset(store, last_run(store).result.ingest.pool.used_dataset_id)
+    return pool.example_ids[start : start + n]
+
+
+def test_the_same_again_is_no_new_version(copy):
+    ids = some(copy, 7)
+    first = select_by_hand(copy, "mine", ids[::-1], {"lasso": ["1,2"]})
+    again = select_by_hand(copy, "mine", ids, {"lasso": ["1,2"]})
+    other = select_by_hand(copy, "mine", ids[:5], {})
+    assert [made.version for made in (first, again, other)] == ["mine@1", "mine@1", "mine@2"]
+    made = selections.get(copy, "mine@1")
+    assert (made.example_ids, made.method, made.target) == (ids, "by hand", "none")
+    assert selections.spec_of(copy, made)["drawn"] == {"lasso": ["1,2"]}
+    assert last_run(copy).result.base == "small"  # what is selected later is selected from the same rows
+    assert last_run(copy).result.pool_rows
+
+
+@pytest.mark.parametrize(
+    ("name", "ids", "words"),
+    [("small", 3, "name of what a recipe or a method made"), ("small-sql", 3, "name of what a recipe or a method made"),
+     ("Not a name", 3, "name"), ("../x", 3, "name"), ("mine", 0, "no row to save"), ("mine", None, "1 of the rows")],
+)  # fmt: skip
+def test_what_cannot_be_saved_is_refused_and_leaves_nothing(copy, name, ids, words):
+    before = versions.log(copy)
+    given = [*some(copy, 3), "f" * 32] if ids is None else some(copy, ids)
+    with pytest.raises(InputError, match=words):
+        select_by_hand(copy, name, given, {})
+    assert versions.log(copy) == before
+
+
+def test_a_deletion_leaves_what_is_left_of_it(copy):
+    ids = some(copy, 4)
+    select_by_hand(copy, "mine", ids, {})
+    delete(copy, lambda _store: Picked([ids[1]]))
+    assert selections.get(copy, "mine").example_ids == [ids[0], *ids[2:]]
+    with pytest.raises(InputError, match="is void: 1 example was deleted"):
+        selections.get(copy, "mine@1")
+
+
+def test_what_selections_go_through_takes_it(copy, tmp_path):
+    select_by_hand(copy, "mine", some(copy, 6), {"by": ["gradients"]})
+    written = gradsift.export("mine", tmp_path / "out", store=copy)
+    assert (written.name, written.rows) == ("mine", 6)
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "6 chats. Picked by hand among the examples of a pool" in card
+    assert "| method | by hand |" in card
+    assert '| found by | {"by":\\["gradients"]} |' in card
+    assert "reads the pool again that they were picked from" in card
+    assert "makes this mixture again" not in card
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))["selection"]["method"] == "by hand"
+    assert gradsift.diff("mine", "small-sql", store=copy).a.examples == 6
+    assert gradsift.diff("mine@1", str(tmp_path / "out"), store=copy).same
+    assert gradsift.log(store=copy)[1].report.version == "mine@1"
+    (row,) = [row for row in gradsift.status(copy)["selections"] if row["name"] == "mine"]
+    assert (row["version"], row["method"], row["target"], row["examples"]) == (1, "by hand", "none", 6)
+    assert gradsift.overlap(["mine", "small-sql"], store=copy)
+    assert gradsift.runs(copy)[-1].made == ("mine@1",)
+    assert "by hand" in gradsift.report(store=copy).read_text("utf-8")
+    assert gradsift.checkout("mine@1", out=tmp_path / "then", store=copy).rows == 6

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import hub
 import pyarrow as pa
@@ -180,24 +181,67 @@ def test_the_page_on_growth_works_as_written(model_dir, data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_page_on_search_works_as_written(finished, tmp_path):
-    """Its commands on a store that holds a run, with the start of an id that is in it."""
+def test_the_page_on_search_works_as_written(finished, recipe_data, tmp_path):
+    """Its commands on a store that holds a run, with the starts of ids that are in it."""
     page = ROOT / "docs" / "search.md"
     shutil.copytree(finished[1], tmp_path / "store")
-    with Store(tmp_path / "store") as store:
-        example = selections.get(store, "small-sql").example_ids[0]
-    commands = blocks(page, "bash")[0].replace("3f9c2a1b", example[:10])
-    near, opposed, both, text = [
-        gradsift(*shlex.split(line)[1:], cwd=tmp_path).stdout for line in commands.splitlines()
+    write_questions(tmp_path / "questions.jsonl", recipe_data, 3)
+    near, opposed, both, text, of_target, difference, of_file, words = [
+        gradsift(*arguments, cwd=tmp_path).stdout for arguments in asked(tmp_path / "store", page)
     ]
     assert "Nearest in gradient space (checkpoint 1" in " ".join(near.split())
-    cosines = [hit["cosine"] for hit in json.loads(opposed)["hits"]]
+    cosines = [hit["similarity"] for hit in json.loads(opposed)["hits"]]
     assert cosines == sorted(cosines)
     assert "all checkpoints" in both
     assert "99 % below" in " ".join(text.split())
+    assert "Opposed in gradient space" in of_target
+    assert "capitals" in of_target
+    assert "unlike" in difference
+    assert of_file.count("Nearest in") == 3
+    assert len(pq.read_table(tmp_path / "near.parquet")) == 9
+    assert "Nearest in words" in words
     out = python("-c", blocks(page, "python")[0], cwd=tmp_path).stdout.splitlines()
-    assert [line.count("(") for line in out] == [5, 5, 5]
-    assert all(", 1.0)" in line for line in out)
+    assert [line.count("(") for line in out[:3]] == [5, 5, 5]
+    assert all(", 1.0)" in line for line in out[:3])
+    assert "Typical(" in out[4]
+
+
+def asked(root, page):
+    """The arguments of a page's commands about two examples, with two of a store."""
+    with Store(root) as store:
+        first, second = selections.get(store, "small-sql").example_ids[:2]
+    commands = "".join(blocks(page, "bash")).replace("3f9c2a1b", first[:10]).replace("7d20e5aa", second[:10])
+    return [shlex.split(line)[1:] for line in commands.splitlines()]
+
+
+def write_questions(path, recipe_data, count):
+    """Chats to ask with: the first of a target's."""
+    lines = Path(recipe_data["targets"]["sql"]["val"]["path"]).read_text("utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:count]), "utf-8")
+
+
+@pytest.mark.slow
+def test_the_page_on_finding_works_as_written(finished, recipe_data, tmp_path):
+    """Its commands and its code on a store that holds a run, whose texts are short."""
+    page = ROOT / "docs" / "find.md"
+    shutil.copytree(finished[1], tmp_path / "store")
+    write_questions(tmp_path / "failures.jsonl", recipe_data, 2)
+    (failure,) = blocks(page, "json")
+    with (tmp_path / "failures.jsonl").open("a") as file:
+        file.write(json.dumps(json.loads(failure)) + "\n")
+    said = [
+        gradsift(*("40.." if word == "200.." else word for word in arguments), cwd=tmp_path).stdout
+        for arguments in asked(tmp_path / "store", page)
+    ]
+    assert len(said) == 8
+    assert said[0].count("Nearest in gradient space") == said[1].count("Nearest in words") == 3
+    assert all("Opposed in gradient space" in text for text in said[5:])
+    (code,) = blocks(page, "python")
+    assert "failures" in python("-c", code, cwd=tmp_path).stdout
+    near = pq.read_table(tmp_path / "near.parquet")
+    assert set(near["source"].to_pylist()) == {"sql"}
+    assert max(near["question"].to_pylist()) == 2
+    assert pq.read_table(tmp_path / "against.parquet").num_rows > 0
 
 
 def test_the_page_of_indexes_works_as_written(finished, tmp_path):
@@ -405,7 +449,7 @@ def test_no_other_code_block_goes_untested():
                "README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"}, "architecture.md": {"mermaid"},
                "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"},
                "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"},
-               "search.md": {"bash", "python"}, "api.md": {"text", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"},
+               "search.md": {"bash", "python"}, "find.md": {"json", "bash", "python"}, "api.md": {"text", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"},
                "reading-the-report.md": {"bash"}, "data.md": {"jsonl", "json", "yaml", "csv", "text"}, "where-did-it-go.md": {"yaml", "bash"},
                "object-store.md": {"yaml", "bash"}, "cluster.md": {"yaml", "bash"}, "team.md": {"yaml", "bash", "sql"},
                "push.md": {"bash", "python", "yaml"},

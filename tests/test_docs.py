@@ -28,6 +28,9 @@ from gradsift.pipelines.runs.curate import curate
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 
+# A temporary server takes some ten seconds of processor time for each run.
+pytestmark = pytest.mark.usefixtures("on_server")
+
 
 def blocks(page, language):
     return [text for found, text in BLOCK.findall(page.read_text("utf-8")) if found == language]

@@ -13,6 +13,8 @@ from running import ROOT, gradsift, python, run
 from gradsift.examples.make_first_curation import PLANTED
 from gradsift.pipelines.demo.data import sql
 
+# A temporary server takes some ten seconds of processor time for each run.
+pytestmark = pytest.mark.usefixtures("on_server")
 PAGE = ROOT / "docs" / "first-curation.md"
 STEPS = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--report_to", "none", "--save_strategy", "no",
          "--bf16", "false", "--use_cpu", "true", "--gradient_checkpointing", "false"]  # fmt: skip

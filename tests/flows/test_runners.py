@@ -16,7 +16,7 @@ from gradsift.flows.curate import curate_with_prefect
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("on_server")]
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,8 @@ from gradsift.pipelines.features.projectors import make_projector
 from gradsift.pipelines.features.projectors.factors import Factors
 from gradsift.pipelines.model.batches import by_length, collate, pad_id
 from gradsift.pipelines.model.encode import encode
-from gradsift.pipelines.model.load import Loaded, load_base, load_lora, open_model
+from gradsift.pipelines.model.load import load_base, load_lora
+from gradsift.pipelines.model.opened import Loaded, open_model
 from gradsift.pipelines.pool.sources import read_source
 from gradsift.pipelines.progress import quiet
 from gradsift.pipelines.recipe import Lora, Model, Source, Training

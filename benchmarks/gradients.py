@@ -28,7 +28,8 @@ from gradsift.pipelines.features.projectors.factors import Factors
 from gradsift.pipelines.features.transforms import make_transform
 from gradsift.pipelines.model.batches import collate
 from gradsift.pipelines.model.encode import Encoded
-from gradsift.pipelines.model.load import adapter_arrays, load_base, load_lora, lora_parameters, open_model
+from gradsift.pipelines.model.load import adapter_arrays, load_base, load_lora, lora_parameters
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, Projector
 
 FLOOR = "floor: LoRA forward+backward"

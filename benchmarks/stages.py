@@ -25,7 +25,8 @@ from gradsift.datastore.rows import write_block
 from gradsift.pipelines.features import extract
 from gradsift.pipelines.features.extract import Extractor
 from gradsift.pipelines.features.space import GradientJob
-from gradsift.pipelines.model.load import adapter_arrays, load_lora, open_model
+from gradsift.pipelines.model.load import adapter_arrays, load_lora
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.pool.sources import read_source
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, Projector, Source
 

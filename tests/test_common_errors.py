@@ -18,7 +18,7 @@ from gradsift.pipelines.export.place import _refuse_clash
 from gradsift.pipelines.features.gradients import require_rows
 from gradsift.pipelines.model.encode import template_notes
 from gradsift.pipelines.model.labels import check_labels
-from gradsift.pipelines.model.load import open_model
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.model.positions import check_length
 from gradsift.pipelines.pool.files import rows_of
 from gradsift.pipelines.recipe import Encoding, Model, load_recipe, packages, parse_recipe

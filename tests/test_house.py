@@ -169,6 +169,12 @@ def test_what_refuses_an_argument_loads_no_model_library(arguments, tmp_path):
     assert not {"torch", "transformers", "prefect"} & loaded_after(code)
 
 
+@pytest.mark.parametrize("module", ["runs.reselect", "report.report", "pool.marked", "export.checkout", "query.query"])
+def test_choosing_and_looking_load_no_torch(module):
+    """Their commands take a second less, or two."""
+    assert not {"torch", "transformers"} & loaded_after(f"import gradsift.pipelines.{module}")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["query", "x"], ["run", "missing.yaml"], ["export", "nothing", "out"], ["select", "--method", "less"],

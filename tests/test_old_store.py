@@ -19,7 +19,7 @@ from gradsift.datastore.maintenance import verify
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.checkout import checkout
 from gradsift.pipelines.export.export import export
-from gradsift.pipelines.model.load import open_model
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.query.query import query_by_id
 from gradsift.pipelines.recipe import Export, load_recipe, parse_recipe
 from gradsift.pipelines.report.report import write_report

@@ -9,9 +9,10 @@ import torch
 from gradsift.datastore.runs import Json
 from gradsift.pipelines.demo.data import general_text, sql
 from gradsift.pipelines.model.batches import collate, pad_id
+from gradsift.pipelines.model.devices import best_device
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.head import example_losses
-from gradsift.pipelines.model.load import best_device, seed_all
+from gradsift.pipelines.model.load import seed_all
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe
 

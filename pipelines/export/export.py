@@ -263,7 +263,7 @@ def _tokenizer(recipes: Recipes) -> tuple[Any, Encoding]:
 
 def _opened(recipes: Recipes) -> tuple[Any, Encoding]:
     settings = recorded_recipe(recipes.resolved, "the recipe of this selection")
-    from gradsift.pipelines.model.load import open_model  # loads torch, which takes seconds that a deletion saves
+    from gradsift.pipelines.model.opened import open_model  # loads torch, which takes seconds that a deletion saves
 
     return open_model(settings.model).tokenizer, settings.encoding
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from gradsift.datastore import features
 from gradsift.datastore.errors import InputError
@@ -24,7 +23,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.bars import no_bars
 from gradsift.pipelines.features.units import UnitsPiece, claimed, compute_open, require_space
 from gradsift.pipelines.methods.evidence import SpacePair, texts_of
-from gradsift.pipelines.model.load import best_device
+from gradsift.pipelines.model.devices import best_device
 from gradsift.pipelines.model.pieces import own_model
 from gradsift.pipelines.model.weights import weight_files
 from gradsift.pipelines.model.work import Work
@@ -115,6 +114,7 @@ def text_rows(folder: Path) -> Rows:
 
 
 def _encoder(folder: Path) -> Any:
+    import torch
     from transformers import AutoModel, AutoTokenizer
 
     with no_bars():

@@ -35,9 +35,10 @@ from gradsift.pipelines.features.projectors.factors import Factors
 from gradsift.pipelines.features.space import GradientJob
 from gradsift.pipelines.features.transforms import Transform, make_transform
 from gradsift.pipelines.model.batches import Batch, by_length, collate, pad_id
+from gradsift.pipelines.model.devices import best_device
 from gradsift.pipelines.model.encode import Encoded, encode
 from gradsift.pipelines.model.head import example_means, token_losses
-from gradsift.pipelines.model.load import best_device, load_base, load_lora, set_adapter
+from gradsift.pipelines.model.load import load_base, load_lora, set_adapter
 from gradsift.pipelines.model.trunk import hidden_states
 from gradsift.pipelines.recipe import Signals
 

@@ -25,7 +25,7 @@ from gradsift.pipelines.features.capture import capturing, is_wide
 from gradsift.pipelines.features.routed import is_experts, is_inner, strays
 from gradsift.pipelines.model.batches import Batch, collate
 from gradsift.pipelines.model.head import example_means, token_losses
-from gradsift.pipelines.model.load import Loaded
+from gradsift.pipelines.model.opened import Loaded
 from gradsift.pipelines.model.trunk import PLAIN, probe_rows, run
 from gradsift.pipelines.recipe import Lora
 

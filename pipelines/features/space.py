@@ -9,8 +9,9 @@ from gradsift.datastore.identity import Spec
 from gradsift.datastore.points import PLAIN
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.projectors import projector_spec
+from gradsift.pipelines.model.devices import best_device
 from gradsift.pipelines.model.encode import LABEL_POLICY
-from gradsift.pipelines.model.load import Loaded, best_device
+from gradsift.pipelines.model.opened import Loaded
 from gradsift.pipelines.model.truncate import stored_name
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model

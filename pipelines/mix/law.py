@@ -20,13 +20,10 @@ from gradsift.datastore.identity import digest_ids, fingerprint
 from gradsift.pipelines.model.chats import usable_chats
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.lengths import lengths
-from gradsift.pipelines.model.load import load_lora
-from gradsift.pipelines.model.losses import row_losses, token_mean
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.progress import quiet
 from gradsift.pipelines.recipe import Part, ScalingLaw, Training
-from gradsift.pipelines.training.loop import Report, train
-from gradsift.pipelines.training.warmup import training_spec
+from gradsift.pipelines.training.spec import training_spec
 from gradsift.scorers import mixing_law
 
 F64 = NDArray[np.float64]
@@ -134,6 +131,10 @@ def _run(
     }
     result = arms.find(work.store, fingerprint(spec), LawRun)
     if result is None:
+        # They load torch, which takes seconds, and which no other mixture needs.
+        from gradsift.pipelines.model.load import load_lora
+        from gradsift.pipelines.training.loop import Report, train
+
         model = load_lora(loaded, recipe.model, recipe.lora, recipe.seed)
         report = Report("a run for the mixing law", quiet)
         train(model, loaded.tokenizer, [row for part in chosen for row in part], training, recipe.seed, report)
@@ -145,5 +146,7 @@ def _run(
 
 
 def _token_loss(work: Work, model: Any, rows: Sequence[Encoded]) -> float:
+    from gradsift.pipelines.model.losses import row_losses, token_mean
+
     losses = row_losses(model, work.model.tokenizer, rows, work.recipe.features.batch_tokens)
     return token_mean(losses, rows)

@@ -13,8 +13,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _taken: list[int] = []  # the open lock of this process
@@ -23,9 +25,18 @@ _turns = itertools.count()
 _thread = threading.local()
 
 
+def best_device() -> "torch.device":
+    """The accelerator where there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def own_device(*, thread: bool) -> None:
     """Give this worker process a device of its own, or this thread of a process whose work it does. Does nothing on a
     host with one device or none, and the second time."""
+    import torch
+
     if thread:
         _own_of_thread(torch.cuda.device_count, torch.cuda.set_device)
         return

@@ -8,8 +8,8 @@ import torch
 
 from gradsift.datastore.chats import Messages
 from gradsift.pipelines.model.batches import by_length, pad_id
+from gradsift.pipelines.model.devices import best_device
 from gradsift.pipelines.model.encode import chat_template
-from gradsift.pipelines.model.load import best_device
 from gradsift.pipelines.model.render import render
 
 BATCH_TOKENS = 8192

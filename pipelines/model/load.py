@@ -1,11 +1,9 @@
-"""Loading models: tokenizer, base model and LoRA adapter; safetensors (or GGUF) only, no remote code ever."""
+"""Loading weights: base model and LoRA adapter; safetensors (or GGUF) only, no remote code ever."""
 
 import random
 import threading
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.bars import no_bars
 from gradsift.pipelines.model.causal import check_causal
-from gradsift.pipelines.model.encode import tokenizer_digest
-from gradsift.pipelines.model.tokenizer import HUB_FILES, from_pretrained, load_tokenizer
-from gradsift.pipelines.model.weights import model_digest, refuse_adapter
+from gradsift.pipelines.model.devices import best_device
+from gradsift.pipelines.model.opened import Loaded
+from gradsift.pipelines.model.tokenizer import from_pretrained
 from gradsift.pipelines.recipe import Lora, Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -25,58 +22,6 @@ MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")  # whose 
 # transformers and peft build models under process-wide state (default device, skipped initialisation, warning
 # filters, the random generator): two threads at once end in silently re-initialised weights.
 _BUILDING = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A base model's folder, tokenizer and identity; the weights are read by `load_lora`."""
-
-    folder: Path
-    tokenizer: Any
-    dtype: str  # a key of DTYPES
-    model_digest: str
-    tokenizer_digest: str
-
-
-def open_model(model: Model) -> Loaded:
-    """Find a model, load its tokenizer and digest its weights. Raises InputError when it is not a model."""
-    folder = _hub_folder(model) if model.hub else Path(model.path or "")
-    if not folder.is_dir():
-        raise InputError(f"there is no model folder {folder}; check `model.path`, or name a `hub` model")
-    if not (folder / "config.json").is_file() and not model.gguf_file:
-        refuse_adapter(folder)
-        raise InputError(
-            f"{folder} is not a model: it has no config.json. Give a folder as `save_pretrained` writes it, "
-            "or a `gguf_file` in it."
-        )
-    digest = model_digest(folder, model.gguf_file)
-    tokenizer = load_tokenizer(folder, model)
-    return Loaded(folder, tokenizer, resolved_dtype(model), digest, tokenizer_digest(tokenizer))
-
-
-def resolved_dtype(model: Model) -> str:
-    """`auto` settled: bfloat16 on a GPU that has it. On a CPU it is slower than float32 unless the CPU has it too."""
-    if model.dtype != "auto":
-        return model.dtype
-    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
-
-
-def _hub_folder(model: Model) -> Path:
-    from huggingface_hub import snapshot_download
-
-    files = [*HUB_FILES, model.gguf_file] if model.gguf_file else HUB_FILES
-    try:
-        with no_bars():
-            return Path(snapshot_download(str(model.hub), revision=model.revision, allow_patterns=files))
-    except Exception as error:
-        raise InputError(
-            f"cannot get {model.hub!r} from the hub: {error}. Check the name and the network, or give a local `path`."
-        ) from error
-
-
-def best_device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def seed_all(seed: int) -> None:
@@ -160,11 +105,6 @@ def _is_product(module: Any) -> bool:
         return False
     plain = torch.nn.functional.linear(x, module.weight, module.bias)
     return torch.is_tensor(z) and z.shape == plain.shape and torch.allclose(z, plain, rtol=1e-2, atol=1e-4)
-
-
-def load_config(loaded: Loaded, model: Model) -> Any:
-    """The model's configuration, without its weights."""
-    return from_pretrained("AutoConfig", loaded.folder, model)
 
 
 def load_trainable(loaded: Loaded, model: Model, lora: Lora, seed: int, mode: str) -> Any:

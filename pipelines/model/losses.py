@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from gradsift.pipelines.model.batches import by_length, collate, pad_id
+from gradsift.pipelines.model.devices import best_device
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.head import example_losses
-from gradsift.pipelines.model.load import best_device
 
 F64 = NDArray[np.float64]
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.model.load import Loaded, load_config
+from gradsift.pipelines.model.opened import Loaded, load_config
 from gradsift.pipelines.recipe import Recipe
 
 NO_LIMIT = ("bloom", "mpt")  # ALiBi: what their configurations say of lengths is no limit

@@ -8,7 +8,7 @@ from uuid import uuid4
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.place import Place
 from gradsift.datastore.store import Store
-from gradsift.pipelines.model.load import Loaded, open_model
+from gradsift.pipelines.model.opened import Loaded, open_model
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gradsift.datastore import features
 from gradsift.datastore.runs import ArmRow, RunResult, SpaceRows
 from gradsift.datastore.store import Store
-from gradsift.pipelines.model.load import open_model
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.model.weights import weight_files
 from gradsift.pipelines.recipe import Recipe
 

@@ -14,7 +14,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material
 from gradsift.pipelines.memory import default_budget
 from gradsift.pipelines.model.encode import Encoded, template_notes
-from gradsift.pipelines.model.load import open_model
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.model.positions import check_length
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.pool.warnings import warnings

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.model.load import open_model
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.pool.files import bare_name
 from gradsift.pipelines.pool.warnings import unread_words
 from gradsift.pipelines.recipe import Recipe, parse_recipe

@@ -30,7 +30,8 @@ from gradsift.pipelines.features.gather import Material, evidence
 from gradsift.pipelines.features.space import GradientJob, make_job
 from gradsift.pipelines.mix.mixture import mixture_of
 from gradsift.pipelines.model.chats import usable_chats
-from gradsift.pipelines.model.load import Loaded, load_lora, open_model
+from gradsift.pipelines.model.load import load_lora
+from gradsift.pipelines.model.opened import Loaded, open_model
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.pool.sources import read_source
 from gradsift.pipelines.progress import Progress, quiet

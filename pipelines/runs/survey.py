@@ -13,7 +13,7 @@ from gradsift.datastore.examples import BadRow
 from gradsift.datastore.readings import Unread
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.labels import check_labels
-from gradsift.pipelines.model.load import Loaded, load_config
+from gradsift.pipelines.model.opened import Loaded, load_config
 from gradsift.pipelines.model.positions import positions
 from gradsift.pipelines.model.truncate import Truncation
 from gradsift.pipelines.pool.canonical import shape_of

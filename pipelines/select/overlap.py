@@ -59,7 +59,7 @@ def _score_correlations(store: Store, chosen: Sequence[Selection]) -> list[Row]:
         table = selections.details(store, selection)
         if table is not None:
             pairs = zip(table["example_id"].to_pylist(), table["score"].to_pylist(), strict=True)
-            known[selection.name] = dict(pairs)
+            known[selection.name] = {name: score for name, score in pairs if score is not None}  # random has none
     return [
         {"selection": name, "with length": _spearman(scores, lengths)}
         | {other: _spearman(scores, theirs) for other, theirs in known.items()}

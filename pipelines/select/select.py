@@ -22,7 +22,7 @@ from gradsift.pipelines.methods.rules import best
 from gradsift.pipelines.model.lengths import lengths_spec
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Method, Select, Training
-from gradsift.pipelines.training.warmup import training_spec
+from gradsift.pipelines.training.spec import training_spec
 from gradsift.scorers.errors import MissingPackage, Unsuitable
 from gradsift.scorers.ranking import within_tokens
 

@@ -22,7 +22,8 @@ from safetensors.numpy import load_file
 from gradsift.datastore.checkpoints import CheckpointState, Tensors, tensors_digest
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import Json
-from gradsift.pipelines.model.load import Loaded, load_lora, lora_parameters
+from gradsift.pipelines.model.load import load_lora, lora_parameters
+from gradsift.pipelines.model.opened import Loaded
 from gradsift.pipelines.recipe import Lora, Recipe
 from gradsift.pipelines.training.loop import BETAS, EPS
 

@@ -14,9 +14,10 @@ import torch
 
 from gradsift.datastore.errors import InputError
 from gradsift.pipelines.model.batches import collate, pad_id
+from gradsift.pipelines.model.devices import best_device
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.head import example_losses
-from gradsift.pipelines.model.load import best_device, lora_parameters, seed_all
+from gradsift.pipelines.model.load import lora_parameters, seed_all
 from gradsift.pipelines.progress import Progress
 from gradsift.pipelines.recipe import Training
 

@@ -13,11 +13,8 @@ from numpy.typing import NDArray
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.pipelines.model.chats import usable_chats
-from gradsift.pipelines.model.load import load_lora
-from gradsift.pipelines.model.losses import row_losses
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Training
-from gradsift.pipelines.training.loop import Report, train
 
 F64 = NDArray[np.float64]
 
@@ -26,6 +23,11 @@ def pool_losses(work: Work, target: Dataset) -> Callable[[Sequence[str]], tuple[
     """A function of [N] pool ids that gives their [N] losses before and after; nothing is done before it is called."""
 
     def measure(ids: Sequence[str]) -> tuple[F64, F64]:
+        # They load torch, which takes seconds, and which no other score needs.
+        from gradsift.pipelines.model.load import load_lora
+        from gradsift.pipelines.model.losses import row_losses
+        from gradsift.pipelines.training.loop import Report, train
+
         recipe, loaded = work.recipe, work.model
         _, rows = usable_chats(work, target.example_ids)
         kept, pool = usable_chats(work, ids)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from gradsift.pipelines.model.batches import collate, pad_id
+from gradsift.pipelines.model.devices import best_device
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.head import token_losses
-from gradsift.pipelines.model.load import best_device
 from gradsift.pipelines.recipe import QTuning
 from gradsift.pipelines.training.sft import Prune
 from gradsift.scorers import qtuning

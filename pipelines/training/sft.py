@@ -27,9 +27,10 @@ import torch
 from gradsift.datastore.arms import TrainLog
 from gradsift.datastore.errors import InputError
 from gradsift.pipelines.model.batches import collate, pad_id
+from gradsift.pipelines.model.devices import best_device
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.head import example_means, token_losses, weighted
-from gradsift.pipelines.model.load import best_device, seed_all
+from gradsift.pipelines.model.load import seed_all
 from gradsift.pipelines.recipe import GradES, Sft
 from gradsift.pipelines.training.loop import BETAS, EPS
 

@@ -19,34 +19,18 @@ from gradsift.datastore import checkpoints, warmups
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState, Tensors
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
-from gradsift.datastore.identity import Spec, fingerprint
+from gradsift.datastore.identity import fingerprint
 from gradsift.datastore.warmups import WarmupRun
 from gradsift.pipelines.model.chats import usable_chats
-from gradsift.pipelines.model.encode import LABEL_POLICY
 from gradsift.pipelines.model.load import adapter_arrays, load_base, load_lora, lora_parameters, set_adapter
-from gradsift.pipelines.model.truncate import stored_name
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Warmup
 from gradsift.pipelines.training import adopted
 from gradsift.pipelines.training.adopted import Adopted
 from gradsift.pipelines.training.loop import EpochEnd, Report, Start, epochs, make_optimizer
+from gradsift.pipelines.training.spec import training_spec
 
-TRAINER_VERSION = 1
 Check = Callable[[Any], None]  # of a model
-
-
-def training_spec(work: Work) -> Spec:
-    """Fields that decide any training run of a recipe, apart from its data, seed and hyper-parameters."""
-    return {
-        "model": work.model.model_digest,
-        "model_dtype": work.model.dtype,
-        "tokenizer": work.model.tokenizer_digest,
-        "adapter": work.recipe.lora.model_dump(),
-        "labels": LABEL_POLICY,
-        "max_length": work.recipe.encoding.max_length,
-        "truncation": stored_name(work.recipe.encoding.truncation),
-        "trainer": TRAINER_VERSION,
-    }
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.methods.evidence import Evidence, SpacePair
 from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.chats import Chats, usable_chats
+from gradsift.pipelines.model.devices import best_device
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.head import example_losses
-from gradsift.pipelines.model.load import best_device, load_lora, lora_parameters, set_adapter
+from gradsift.pipelines.model.load import load_lora, lora_parameters, set_adapter
 from gradsift.pipelines.model.losses import row_losses
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Sft, Warmup

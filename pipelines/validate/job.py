@@ -24,7 +24,7 @@ from gradsift.pipelines.model.work import Order, Work
 from gradsift.pipelines.recipe import Recipe, Sft
 from gradsift.pipelines.training.prune import dynamic
 from gradsift.pipelines.training.sft import SFT_VERSION, Reported, fit
-from gradsift.pipelines.training.warmup import training_spec
+from gradsift.pipelines.training.spec import training_spec
 from gradsift.pipelines.validate.answers import answer
 from gradsift.pipelines.validate.arms import QTUNING, Arm
 from gradsift.pipelines.validate.harness import folder_digest, scores

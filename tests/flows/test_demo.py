@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from running import PATIENCE, ROOT, gradsift, start
 
-from gradsift.pipelines.model.load import open_model
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.recipe import Model
 
 pytestmark = pytest.mark.slow

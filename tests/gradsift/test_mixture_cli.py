@@ -53,6 +53,10 @@ def test_mix_export_diff(folder):
     out = gradsift("diff", "plain", "betas", cwd=folder)
     assert "only in b" in out.stdout
     assert "[bold]" in out.stdout, "dataset text is no markup"
+    shared = json.loads(gradsift("overlap", "plain", "betas", "--json", cwd=folder).stdout)
+    assert shared["scores"] == [
+        {"selection": name, "with length": None, "plain": None, "betas": None} for name in ("plain", "betas")
+    ]
     assert max(len(line) for line in out.stdout.splitlines()) <= 60
     by_folder = json.loads(gradsift("diff", "out", "betas", "--json", "--store", "nowhere", cwd=folder).stdout)
     assert by_folder["b"]["rows"] == 12

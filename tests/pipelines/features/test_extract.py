@@ -17,7 +17,8 @@ from gradsift.pipelines.features.projectors.factors import Factors
 from gradsift.pipelines.features.space import GradientJob
 from gradsift.pipelines.model.batches import collate
 from gradsift.pipelines.model.encode import Encoded, encode
-from gradsift.pipelines.model.load import adapter_arrays, load_lora, lora_parameters, open_model
+from gradsift.pipelines.model.load import adapter_arrays, load_lora, lora_parameters
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.recipe import Encoding, Features, Lora, Model, parse_recipe
 from gradsift.pipelines.runs.curate import curate
 

@@ -17,7 +17,8 @@ from gradsift.pipelines.features.transforms import adam_exact
 from gradsift.pipelines.model.batches import by_length, collate
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.head import example_losses, token_losses
-from gradsift.pipelines.model.load import adapter_arrays, load_lora, lora_parameters, open_model
+from gradsift.pipelines.model.load import adapter_arrays, load_lora, lora_parameters
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.progress import quiet
 from gradsift.pipelines.recipe import Lora, Model
 from gradsift.pipelines.runs.curate import curate

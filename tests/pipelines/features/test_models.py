@@ -13,7 +13,8 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.features.capture import backward, watched_layers
 from gradsift.pipelines.features.fit import Fit, fit
 from gradsift.pipelines.model.batches import collate
-from gradsift.pipelines.model.load import add_lora, load_base, lora_parameters, open_model
+from gradsift.pipelines.model.load import add_lora, load_base, lora_parameters
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.recipe import Lora, Model, parse_recipe
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.dryrun import plan_run

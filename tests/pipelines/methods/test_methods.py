@@ -361,7 +361,8 @@ def test_a_masked_loss_is_the_mean_over_kept_tokens(recipe):
     from gradsift.pipelines.model.batches import collate, pad_id
     from gradsift.pipelines.model.encode import encode
     from gradsift.pipelines.model.head import example_losses, token_losses
-    from gradsift.pipelines.model.load import load_lora, open_model
+    from gradsift.pipelines.model.load import load_lora
+    from gradsift.pipelines.model.opened import open_model
 
     loaded = open_model(recipe.model)
     model = load_lora(loaded, recipe.model, recipe.lora, 0).eval()
@@ -389,7 +390,8 @@ def test_dynamic_pruning_in_training(recipe_data, copy):
 
 def test_the_callback_prunes_as_the_formulas_say(recipe):
     from gradsift.pipelines.model.encode import encode
-    from gradsift.pipelines.model.load import load_lora, open_model
+    from gradsift.pipelines.model.load import load_lora
+    from gradsift.pipelines.model.opened import open_model
     from gradsift.pipelines.recipe import QTuning
     from gradsift.pipelines.training.prune import dynamic, score
     from gradsift.scorers import qtuning

@@ -18,7 +18,8 @@ from transformers import (
 
 from gradsift.datastore.errors import InputError
 from gradsift.pipelines.model.causal import check_causal
-from gradsift.pipelines.model.load import load_base, open_model
+from gradsift.pipelines.model.load import load_base
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.model.positions import positions
 from gradsift.pipelines.recipe import Model, parse_recipe
 from gradsift.pipelines.runs.curate import curate

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from gradsift.pipelines.model.generate import greedy, stop_tokens
-from gradsift.pipelines.model.load import open_model
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.recipe import Model
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("What is 12 plus 30?", "Reverse: abc")]

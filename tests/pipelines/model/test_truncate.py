@@ -195,7 +195,8 @@ def test_truncation_decides_rows_lengths_and_training(finished, monkeypatch):
     from gradsift.pipelines.features.space import make_job
     from gradsift.pipelines.model.lengths import lengths_spec
     from gradsift.pipelines.model.work import open_work
-    from gradsift.pipelines.training.warmup import reusable, training_spec
+    from gradsift.pipelines.training.spec import training_spec
+    from gradsift.pipelines.training.warmup import reusable
 
     with Store(finished[1]) as store:
         work = open_work(store, parse_recipe(finished[0]))

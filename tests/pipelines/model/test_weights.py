@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.encode import chat_template, encode
-from gradsift.pipelines.model.load import load_base, open_model
+from gradsift.pipelines.model.load import load_base
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.model.weights import INDEX, weight_files
 from gradsift.pipelines.recipe import Model, parse_recipe
 from gradsift.pipelines.runs.curate import curate

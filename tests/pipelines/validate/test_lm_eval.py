@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.model.load import load_lora, open_model
+from gradsift.pipelines.model.load import load_lora
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.validate.harness import folder_digest, scores
 

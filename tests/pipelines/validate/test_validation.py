@@ -20,8 +20,9 @@ from gradsift.pipelines.features.gather import evidence
 from gradsift.pipelines.model.chats import Chats
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.model.generate import greedy
-from gradsift.pipelines.model.load import load_trainable, open_model
+from gradsift.pipelines.model.load import load_trainable
 from gradsift.pipelines.model.losses import row_losses
+from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Sft, parse_recipe
 from gradsift.pipelines.report import charts

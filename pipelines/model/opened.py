@@ -1,4 +1,4 @@
-"""A model that was found: its tokenizer and what it is, without its weights. No torch, unless `auto` must be settled."""
+"""A model that was found: its tokenizer and what it is, without its weights. No torch, but to settle `auto`."""
 
 from dataclasses import dataclass
 from pathlib import Path

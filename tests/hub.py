@@ -58,6 +58,7 @@ class Fault:
     path: str
     what: int | str
     times: int = 1
+    text: str = "made up by the test"
 
 
 @dataclass
@@ -124,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.cut()
         body = self.rfile.read(length)
         if fault and isinstance(fault.what, int):
-            return self.answer({"error": "made up by the test"}, fault.what)
+            return self.answer({"error": fault.text}, fault.what)
         try:
             with hub.lock:
                 result = self.route(path, body, known)

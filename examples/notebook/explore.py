@@ -47,7 +47,7 @@ def _(mo, pl, store):
     sources = (
         store.frame("examples")
         .group_by("source")
-        .agg(pl.len().alias("rows"), pl.col("loss").mean(), pl.col("chars").mean())
+        .agg(pl.len().alias("rows"), pl.col("loss").mean().round(3), pl.col("chars").mean().round())
         .sort("rows", descending=True)
         .collect()
     )
@@ -85,7 +85,7 @@ def _(mo, pl, store):
     hardest = (
         store.frame("examples")
         .filter(pl.col("loss").is_not_null() & pl.col("mark").is_null())
-        .select("id", "source", "loss", pl.col("text").str.slice(0, 160))
+        .select("id", "source", pl.col("loss").round(3), pl.col("text").str.slice(0, 160))
         .sort("loss", "id", descending=[True, False])
         .head(200)
         .collect()

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
 from gradsift.datastore.errors import BusyError, CorruptionError, GradsiftError, InputError, UnavailableError
 from gradsift.datastore.identity import digest_file
@@ -111,14 +112,19 @@ def push(folder: Path, to: Destination, progress: Progress = quiet) -> Pushed:
     api = HfApi(library_name="gradsift", library_version=VERSION)
     files = _files(folder)
     manifest: Json = json.loads((folder / "manifest.json").read_text("utf-8"))
-    with _explained(folder, to, api.endpoint), no_bars():
+    where = _shown(api.endpoint)
+    with _explained(folder, to, where), no_bars():
         hub = _look(api, to)
+        if not hub.there and not to.dry_run:
+            api.create_repo(to.repo, private=to.private, exist_ok=True, **KIND)
+            hub = _look(api, to)
         _refuse_others(api, to, hub)
         sent = [name for name in files if not _same(hub.files.get(name), folder / name, files[name])]
         removed = sorted(name for name in hub.files if _is_written(name) and name not in files)
         commit = hub.commit
         if not to.dry_run and (sent or removed):
-            _make_room(api, to, hub)
+            if to.revision:
+                api.create_branch(to.repo, branch=to.revision, exist_ok=True, **KIND)
             adds = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in sent]
             branch = {"revision": to.revision} if to.revision else {}
             data = [add for add in adds if DATA.fullmatch(add.path_in_repo)]
@@ -138,9 +144,9 @@ def push(folder: Path, to: Destination, progress: Progress = quiet) -> Pushed:
             _check(api, to, commit, folder, files)
     return Pushed(
         repo=to.repo,
-        url=f"{api.endpoint}/datasets/{to.repo}",
+        url=f"{where}/datasets/{to.repo}",
         revision=to.revision or "main",
-        private=hub.private if hub.there else to.private,
+        private=hub.private,
         commit=None if to.dry_run else commit,
         sent=sent,
         removed=removed,
@@ -213,13 +219,6 @@ def _same(listed: Any, path: Path, digest: str) -> bool:
     return bool(listed.blob_id == of_git.hexdigest())
 
 
-def _make_room(api: Any, to: Destination, hub: _Hub) -> None:
-    if not hub.there:
-        api.create_repo(to.repo, private=to.private, exist_ok=True, **KIND)
-    if to.revision:
-        api.create_branch(to.repo, branch=to.revision, exist_ok=True, **KIND)
-
-
 def _check(api: Any, to: Destination, commit: str, folder: Path, files: Mapping[str, str]) -> None:
     """Raise InputError unless a commit holds the export: a .gitignore there leaves files out without a word."""
     listed = {entry.path: entry for entry in api.list_repo_tree(to.repo, recursive=True, revision=commit, **KIND)}
@@ -272,4 +271,11 @@ def _answer(error: BaseException) -> tuple[int | None, str]:
 
 
 def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0].rstrip(". ")[:200]
+    line = text.strip().partition("\n")[0].rstrip(". ")[:200]
+    return "".join(c if c.isprintable() else " " for c in line)  # it may be a server's
+
+
+def _shown(endpoint: str) -> str:
+    """A hub's address without a password that HF_ENDPOINT may hold."""
+    parts = urlsplit(endpoint)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

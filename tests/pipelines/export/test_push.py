@@ -282,6 +282,17 @@ def test_somebody_who_commits_meanwhile_is_not_overwritten(hub, folder, monkeypa
     assert hub.files(REPO)["README.md"] == b"theirs"
 
 
+def test_a_password_in_the_address_of_the_hub_and_control_characters_of_its_answer_are_not_shown(
+    hub, folder, monkeypatch
+):
+    address = hub.url.replace("http://", "http://user:geheim@")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    hub.faults.append(hubs.Fault("GET", "/api/datasets", 418, text="no\x1b[31m tea"))
+    with pytest.raises(InputError, match=r"refuses ann/mixed: 418, no \[31m tea") as told:
+        push(folder, Destination(REPO))
+    assert "geheim" not in str(told.value)
+
+
 def test_a_file_that_a_gitignore_leaves_out_is_told(hub, folder):
     hub.ignored = ("composition.csv",)
     with pytest.raises(InputError, match=r"does not have composition\.csv as it was pushed .* \.gitignore"):

@@ -247,6 +247,56 @@ def test_the_page_on_finding_works_as_written(finished, recipe_data, tmp_path):
     assert pq.read_table(tmp_path / "against.parquet").num_rows > 0
 
 
+@pytest.mark.slow
+def test_the_page_on_sql_and_lineage_works_as_written(model_dir, data_dir, tmp_path, monkeypatch, capsys):
+    """Its recipe on a small pool with another column, its commands with the start of an id that is there, its Python;
+    all in this process, for they are many."""
+    from gradsift.cli import app
+
+    page = ROOT / "docs" / "sql.md"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    shutil.copytree(model_dir, "model")
+    shutil.copy(data_dir / "val.jsonl", "val.jsonl")
+    lines = (data_dir / "small.jsonl").read_text("utf-8").splitlines()
+    whole = [json.loads(line) for line in lines if line.endswith("}") and '"source": "' in line]
+    rows = [row | {"quality": k % 5} for k, row in enumerate(whole)]
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in [*rows, "no chat"]), "utf-8")
+    (recipe,) = blocks(page, "yaml")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+
+    def typed(line):
+        program, *arguments = shlex.split(line)
+        assert program == "gradsift"
+        app([*arguments, *(["--no-prefect"] if arguments[0] == "run" else [])], exit_on_error=False,
+            result_action="return_value")  # fmt: skip
+        return capsys.readouterr().out
+
+    asked, traced, others = blocks(page, "bash")
+    said = [typed(line) for line in asked.splitlines()]
+    with Store("store") as store:
+        chosen = selections.get(store, "nightly-sql").example_ids[0]
+    assert re.search(r"^ capitals +\d+ +\d\.\d{4} +\d+", said[1], re.M), said[1]
+    assert all(re.search(rf"^ {quality} +\d", said[2], re.M) for quality in range(5))
+    assert sum(row["len"] for row in json.loads(said[3])) == 40
+    assert pq.read_table("hard.parquet").column_names == ["id", "loss", "text"]
+    assert "quarantine" in said[5]
+    assert "grad_norm" in said[6]
+    assert {row["name"] for row in csv.DictReader(said[7].splitlines())} == {"nightly", "nightly-sql"}
+    by_folder, by_file = [typed(line) for line in traced.splitlines()]
+    assert by_folder == by_file
+    assert "quality" in by_folder
+    of_id, at_line, of_file, rows_of = [typed(line) for line in others.replace("3f9c2a1b", chosen[:10]).splitlines()]
+    assert all("Read from" in text for text in (of_id, at_line))
+    assert chosen in of_id
+    assert re.search(r"[1-9]\d* were refused", " ".join(of_file.split()))
+    assert len(json.loads(rows_of)["files"][0]["lines"]) == len(rows) + 1
+    for code in blocks(page, "python"):
+        exec(code, {})
+        assert capsys.readouterr().out
+
+
 def test_the_page_of_indexes_works_as_written(finished, tmp_path):
     """Its commands, on a store that holds a run."""
     shutil.copytree(finished[1], tmp_path / "store")
@@ -453,7 +503,8 @@ def test_no_other_code_block_goes_untested():
                "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"},
                "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"},
                "search.md": {"bash", "python"}, "find.md": {"json", "bash", "python"}, "api.md": {"text", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"},
-               "reading-the-report.md": {"bash"}, "data.md": {"jsonl", "json", "yaml", "csv", "text"}, "where-did-it-go.md": {"yaml", "bash"},
+               "reading-the-report.md": {"bash"}, "sql.md": {"yaml", "bash", "python"},
+               "data.md": {"jsonl", "json", "yaml", "csv", "text"}, "where-did-it-go.md": {"yaml", "bash"},
                "object-store.md": {"yaml", "bash"}, "cluster.md": {"yaml", "bash"}, "team.md": {"yaml", "bash", "sql"},
                "push.md": {"bash", "python", "yaml"},
                "notebook.md": {"bash"},  # in tests/test_notebook.py

@@ -16,10 +16,12 @@ from gradsift.datastore.compact import compact
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import digest_file
 from gradsift.datastore.maintenance import verify
+from gradsift.datastore.selects import query_sql
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.checkout import checkout
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.model.opened import open_model
+from gradsift.pipelines.query.lineage import trace
 from gradsift.pipelines.query.query import query_by_id
 from gradsift.pipelines.recipe import Export, load_recipe, parse_recipe
 from gradsift.pipelines.report.report import write_report
@@ -90,6 +92,24 @@ def test_promise_10_migrating_keeps_every_row_and_a_copy_of_the_catalog_as_it_wa
     assert [[r.role, r.checkpoint, r.transform, dict(r.statuses)] for r in last.result.rows] == SAID["0.2"]["rows"]
     for row in last.result.rows:
         assert features.statuses(before, row.space_id, row.dataset_id) == dict(row.statuses)
+
+
+def test_promise_10_an_old_store_is_tables_and_knows_the_way_of_a_row(any_old):
+    store, _ = any_old
+    last = runs.last_run(store).result
+    counted = query_sql(store, "select count(*), count(loss) from examples").row(0)
+    newest = max(last.pool_rows, key=lambda row: row.checkpoint)
+    assert counted == (store.catalog.one("SELECT count(*) AS n FROM example")["n"], newest.statuses["ok"])
+    rows = [
+        query_sql(store, f"select * from {name}").height
+        for name in ("signals", "scores", "selections", "marks", "arms")
+    ]
+    assert all(rows)
+    (made, *_) = selections.newest(store)
+    (found,) = trace(store, made.example_ids[0]).examples
+    assert (made.name, 0) in {(choice.name, choice.rank) for choice in found.choices}
+    assert "selected" in {arm.arm for arm in found.arms}
+    assert {one.status for one in found.passes} == {"ok"}
 
 
 def test_an_old_store_says_what_was_refused_and_left_out(old):

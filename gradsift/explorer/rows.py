@@ -76,7 +76,7 @@ def of_neighbours(
     found = beside(store, example_id, k, opposed=opposed, checkpoint=at)
     return page(
         request, "neighbours.html.j2", title=f"Neighbours of {example_id[:8]}", found=found, k=k,
-        checkpoint=checkpoint, view=row(store, example_id),
+        checkpoint=checkpoint,
     )  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """The views of runs: their state, what they made, and the reports that they wrote."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import HTMLResponse, Response
 
 from gradsift.datastore import runs
@@ -10,7 +12,11 @@ from gradsift.pipelines.report.kept import listed, read_page
 
 router = APIRouter()
 # A report is one page with its style and pictures inside; it needs nothing else, and what is in it may do nothing else.
-REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+REPORT_POLICY = (
+    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
+REPORT_HEADERS = {"content-security-policy": REPORT_POLICY, "x-dns-prefetch-control": "off"}
 
 
 @router.get("/runs", response_class=HTMLResponse)
@@ -21,7 +27,7 @@ def all_of_them(request: Request, store: OpenStore) -> HTMLResponse:
 
 
 @router.get("/runs/{number}/report", response_class=HTMLResponse)
-def of_run(store: OpenStore, number: int) -> Response:
+def of_run(store: OpenStore, number: Annotated[int, Path(ge=0, lt=1 << 31)]) -> Response:
     """The report of a run as it stands in the store's folder, in a sandbox of its own."""
     text = read_page(store, runs.get(store, number))
-    return HTMLResponse(text, headers={"content-security-policy": REPORT_POLICY})
+    return HTMLResponse(text, headers=REPORT_HEADERS)

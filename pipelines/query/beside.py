@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from gradsift.datastore import examples
-from gradsift.datastore.errors import GradsiftError
+from gradsift.datastore.errors import GradsiftError, InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.query.gradients import At
 from gradsift.pipelines.query.opening import open_space
@@ -70,6 +70,8 @@ class Beside:
     among the first `depth` rows of a space."""
 
     example_id: str
+    source: str
+    user: str
     opposed: bool
     depth: int
     columns: Sequence[Column]
@@ -77,7 +79,7 @@ class Beside:
 
 def beside(store: Store, example_id: str, k: int = 10, *, opposed: bool = False, checkpoint: At = None) -> Beside:
     """The k neighbours of a stored example by each space of the last run. No model is loaded: a space for which one
-    would have to be says so.
+    would have to be says so. Raises InputError for an example that is not there.
 
     Cost: an exact search in each space.
     """
@@ -89,8 +91,11 @@ def beside(store: Store, example_id: str, k: int = 10, *, opposed: bool = False,
         for kind, column in searched.items()
         if not column.lacking
     }
-    ids = sorted({one.example_id for column in searched.values() for one in column.near[:k]})
+    ids = sorted({example_id, *(one.example_id for column in searched.values() for one in column.near[:k])})
     chats, sources = examples.get_messages(store, ids), examples.sources_of(store, ids)
+
+    if example_id not in chats or example_id not in sources:
+        raise InputError(f"example {example_id} is not in the store any more")
 
     def whole(kind: Kind, near: Sequence[Near]) -> Iterator[Neighbour]:
         for rank, one in enumerate(near[:k], 1):
@@ -109,7 +114,8 @@ def beside(store: Store, example_id: str, k: int = 10, *, opposed: bool = False,
         Column(kind, list(whole(kind, found.near)), found.rows, found.typical, found.lacking)
         for kind, found in searched.items()
     ]
-    return Beside(example_id, opposed, depth, columns)
+    asked = sources[example_id].source, first_turn(chats[example_id], "user", TEXT_CHARS)
+    return Beside(example_id, *asked, opposed, depth, columns)
 
 
 @dataclass(frozen=True)

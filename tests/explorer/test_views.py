@@ -314,6 +314,17 @@ def test_a_report_has_a_policy_of_its_own_and_is_of_the_stores_folder(client, st
     assert "`" not in shown(client, "/runs/2/report", 400)
 
 
+def test_a_damaged_file_is_named(copy):
+    name = selections.get(copy, "small-sql").example_ids[0]
+    for shard in (copy.root / "features").iterdir():
+        shard.write_bytes(shard.read_bytes()[:-9])
+    with TestClient(make_app(copy), base_url="http://127.0.0.1", headers={"accept": "text/html"}) as client:
+        assert re.search(r"shard \d+ \(features\)", shown(client, f"/row/{name}", 500))
+        text = shown(client, f"/row/{name}/neighbours")  # words can be searched all the same
+        assert re.search(r"Gradients\s*Shard \d+ \(features\)", text)
+        assert text.index("Words (BM25)") < text.index("Not searched")
+
+
 @pytest.mark.parametrize(
     ("path", "status", "words"),
     [("/row/zzz", 400, "no example has an id"), ("/row/zzz/tokens", 400, "no example"), ("/row/zzz/neighbours", 400, "no example"),
@@ -323,7 +334,9 @@ def test_a_report_has_a_policy_of_its_own_and_is_of_the_stores_folder(client, st
      ("/selections/small-sql?first=-1", 422, "first"), ("/selections/../../etc/passwd", 404, "no page here"),
      ("/selections/%2e%2e%2fetc%2fpasswd", 400, "no selection"), ("/compare?a=/etc&b=small-sql", 400, "no selection"),
      ("/compare?a=small-sql&b=pool", 400, "no selection"), ("/marks?reason=boredom", 400, "left nothing out"),
-     ("/runs/99/report", 400, "no finished run 99"), ("/runs/x/report", 422, "number"), ("/row", 404, "no page here"),
+     ("/runs/99/report", 400, "no finished run 99"), ("/runs/x/report", 422, "number"),
+     ("/runs/99999999999999999999/report", 422, "number"), ("/row/ID/tokens?checkpoint=99999999999999999999", 400, "no row of"),
+     ("/marks?first=99999999999999999999", 422, "first"), ("/row", 404, "no page here"),
      ("/selections/<script>", 400, "no selection '<script>'"), ("/lineage/zzz", 400, "no example has an id"),
      ("/lineage/..%2F..%2Fetc%2Fpasswd:1", 404, "no page here"), ("/lineage?file=/etc/passwd", 400, "no row of the store was read from"),
      ("/lineage?file=small.jsonl", 400, "no row of the store was read from"), ("/lineage", 422, "file")],

@@ -5,6 +5,7 @@ or the folder of an export.
 """
 
 import json
+from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -206,7 +207,7 @@ def _facts(row: Row, chars: int) -> ExampleFacts:
 def _group(facts: ExampleFacts, key: str) -> str | None:
     """The group of an example by source, part, cluster or length."""
     if key == "length":
-        return BINS[int(np.searchsorted(EDGES, facts.chars, side="right"))]
+        return BINS[bisect(EDGES, facts.chars)]
     value = getattr(facts, key)
     return None if value is None else str(value)
 

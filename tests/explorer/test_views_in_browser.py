@@ -109,6 +109,14 @@ def test_two_selections_are_picked_and_compared(view, home, chosen):
     assert view.locator("table tbody tr").count() > 50
 
 
+def test_a_selection_is_seen_on_the_map(view, home, chosen):
+    view.goto(f"{home}/selections/small-sql")
+    assert view.locator("tbody a.id").all_inner_texts() == [name[:8] for name in chosen]
+    view.get_by_role("link", name="On the map").click()
+    view.wait_for_url(re.compile("/map.shade_by=selected&selection=small-sql%401"))
+    assert view.get_by_label("Coloured by").input_value() == "selected"
+
+
 def test_marks_lead_to_the_row_and_its_twin(view, home):
     view.goto(f"{home}/marks")
     pair = view.locator("article.twins").first

@@ -134,9 +134,10 @@ def open_rows(store: Store, space_id: int, shards: Sequence[int] | None = None, 
     chosen: list[MappedRows] = []
     for shard_id, name in listed.items():
         if shards is None or shard_id in shards:
-            if (shard_id, name, column) not in mapped:
-                mapped[shard_id, name, column] = _map(store, shard_id, digest, column)
-            chosen += mapped[shard_id, name, column]
+            held = mapped.get((shard_id, name, column))  # which another thread may let go meanwhile
+            if held is None:
+                held = mapped[shard_id, name, column] = _map(store, shard_id, digest, column)
+            chosen += held
     return Rows(tuple(chosen), np.cumsum([0, *map(len, chosen)]))
 
 
@@ -170,10 +171,11 @@ def let_go(store: Store) -> None:
         (int(row["shard_id"]), str(row["name"]))
         for row in store.catalog.rows("SELECT shard_id, name FROM shard WHERE kind='features'")
     }
-    for key in [key for key in kept if key[:2] not in known]:
-        kept.pop(key, None)
+    for key in list(kept):  # at once: other threads add to it
+        if key[:2] not in known:
+            kept.pop(key, None)
     names = {str(row["name"]) for row in store.catalog.rows("SELECT name FROM search_index")} if opened else set()
-    mapped = {id(part) for parts in kept.values() for part in parts}
+    mapped = {id(part) for parts in list(kept.values()) for part in parts}
     for name, one in list(opened.items()):
         if name not in names or any(id(part) not in mapped for part in one.rows.parts):
             opened.pop(name, None)

@@ -98,7 +98,7 @@ class Ask(Body):
             id=self.id,
             chats=None if self.chats is None else [_chat(turns, n) for n, turns in enumerate(self.chats, 1)],
             target=self.target,
-            vectors=None if self.vector is None else np.array(self.vector, np.float32),
+            vectors=None if self.vector is None else np.array(self.vector),
             like=self.like,
             unlike=self.unlike,
             answer=self.answer,

@@ -1,11 +1,13 @@
 """`POST /query`: what a program asks of a store over HTTP."""
 
 import json
+import re
 import threading
 from dataclasses import asdict
 
 import pytest
 from fastapi.testclient import TestClient
+from running import ROOT
 
 from gradsift.datastore import examples, features, runs, selections
 from gradsift.datastore.errors import GradsiftError
@@ -55,6 +57,15 @@ def test_an_answer_is_that_of_the_library(without, store, chosen, space):
     same(without.post("/query", json=asked), ask(store, Question(id=chosen[0]), 4, Where(space), opposed=True))
 
 
+def test_the_example_in_the_docs_is_a_question(without, chosen):
+    (block,) = re.findall(r"^```json\n(.*?)^```", (ROOT / "docs" / "search.md").read_text("utf-8"), re.M | re.S)
+    asked = json.loads(block)
+    told = without.post("/query", json=asked | {"id": chosen[0][:8]})
+    assert told.status_code == 200, told.text
+    assert len(told.json()["hits"]) == asked["k"]
+    assert all(hit["source"] in asked["filters"]["sources"] for hit in told.json()["hits"])
+
+
 def test_every_question_can_be_asked(client, store, chosen):
     """The text of a stored row finds it; a difference, a target and a vector are asked like an id."""
     chat = examples.get_messages(store, chosen[:1])[chosen[0]]
@@ -71,7 +82,7 @@ def test_every_question_can_be_asked(client, store, chosen):
     same(client.post("/query", json=pair), ask(store, Question(like=chosen[:1], unlike=chosen[1:2])))
     plain = next(row.space_id for row in reversed(runs.last_run(store).result.rows) if row.role == "plain")
     row = features.read_all(store, plain, chosen[:1]).unit()[0]
-    by_vector = client.post("/query", json={"vector": row.tolist(), "k": 1}).json()
+    by_vector = client.post("/query", json={"vector": (1e39 * row.astype(float)).tolist(), "k": 1}).json()
     assert by_vector["hits"][0]["example_id"] == chosen[0]
 
 
@@ -125,6 +136,24 @@ def test_the_model_is_loaded_once_and_works_on_one_question_at_a_time(client, mo
     assert len(made) == 1
 
 
+def test_many_ask_at_once(client, chosen):
+    """In every space, some with a model, while others look."""
+    spaces, found = ["gradients", "embedding", "encoder", "bm25"], {}
+
+    def one(number):
+        asked = {"space": spaces[number % 4], "k": 3}
+        asked |= {"id": chosen[number % 3]} if number % 5 else {"text": "What is 2 plus 2?", "answer": "4"}
+        answer = client.post("/query", json=asked)
+        found[number] = answer.status_code, len(answer.json().get("hits", []))
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == dict.fromkeys(range(20), (200, 3))
+
+
 @pytest.mark.parametrize(
     ("asked", "status", "words"),
     [
@@ -139,6 +168,8 @@ def test_the_model_is_loaded_once_and_works_on_one_question_at_a_time(client, mo
         ({"vector": []}, 422, "vector"),
         ({"vector": [1, 2, 3]}, 400, "do not fit"),
         ({"vector": [0] * 512}, 400, "all zeros"),
+        ({"vector": [10**400] * 512}, 422, "vector"),
+        ({"id": ""}, 400, "more than one example"),
         ({"chats": [[{"role": "user"}]]}, 400, "chat 1: missing_field: turn 0 is missing"),
         ({"target": "none"}, 400, "there is no target 'none'"),
         ({"target": "sql", "checkpoint": 77}, 400, "there is no checkpoint 77"),

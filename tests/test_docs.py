@@ -506,7 +506,8 @@ def test_no_other_code_block_goes_untested():
                "reading-the-report.md": {"bash"}, "sql.md": {"yaml", "bash", "python"},
                "data.md": {"jsonl", "json", "yaml", "csv", "text"}, "where-did-it-go.md": {"yaml", "bash"},
                "object-store.md": {"yaml", "bash"}, "cluster.md": {"yaml", "bash"}, "team.md": {"yaml", "bash", "sql"},
-               "push.md": {"bash", "python", "yaml"},
+               "push.md": {"bash", "python", "yaml"}, "explore.md": {"bash"},  # tests/explorer/test_shell.py
+
                "notebook.md": {"bash"},  # in tests/test_notebook.py
                "way-back.md": {"yaml", "bash", "python"}, "training.md": {"bash", "python"},
                "first-curation.md": {"yaml", "bash", "python"}}  # the last in tests/test_first_curation.py  # fmt: skip

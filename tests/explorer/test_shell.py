@@ -3,13 +3,16 @@
 import http.client
 import json
 import re
+import shlex
+import shutil
 import signal
 from urllib.parse import urlsplit
 
 import pytest
 from browser import HOSTILE, served, watched
-from running import start
+from running import ROOT, gradsift, start
 
+from gradsift.api.exploring import PORT
 from gradsift.datastore import examples
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Example
@@ -18,6 +21,7 @@ from gradsift.datastore.store import Store
 from gradsift.explorer.security import HEADERS, POLICY, Rules
 from gradsift.explorer.serve import listen, rules_for, url_of
 from gradsift.explorer.shared import visible
+from gradsift.pipelines.runs.by_hand import select_by_hand
 
 
 def ask(address, path, method="GET", body=None, **headers):
@@ -137,6 +141,42 @@ def test_the_command_prints_the_url_and_stops_quietly(finished):
     said, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
     assert said.splitlines()[-1] == "Stopped."
+
+
+@pytest.mark.slow
+def test_the_page_on_exploring_works_as_written(finished, tmp_path):
+    """Its commands on a store that holds a run, in which a selection was saved as the page says."""
+    shutil.copytree(finished[1], tmp_path / "store")
+    with Store(tmp_path / "store") as store:
+        select_by_hand(store, "by-eye", [row["example_id"] for row in found(store)], {})
+    page = (ROOT / "docs" / "explore.md").read_text("utf-8")
+    lines = [
+        shlex.split(line)
+        for block in re.findall(r"^```bash\n(.*?)^```", page, re.M | re.S)
+        for line in block.splitlines()
+    ]
+    tunnel = next(line for line in lines if line[0] == "ssh")
+    assert tunnel[:4] == ["ssh", "-L", f"{PORT}:127.0.0.1:{PORT}", "gpu-host"]
+    commands = [line[4:] if line is tunnel else line for line in lines]
+    assert {program for program, *_ in commands} == {"gradsift"}
+    for _, *arguments in commands:
+        if arguments[0] != "explore":
+            gradsift(*arguments, cwd=tmp_path)
+            continue
+        process = start(
+            "-m", "gradsift", *arguments, "--port", "0", cwd=tmp_path, variables={"DISPLAY": "", "WAYLAND_DISPLAY": ""}
+        )
+        url = urlsplit(process.stdout.readline().strip())
+        status, headers, _ = ask(f"http://127.0.0.1:{url.port}", f"/search?{url.query}")
+        assert status == (303 if "0.0.0.0" in arguments else 200)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+
+
+def found(store):
+    """Six rows."""
+    table = next(iter(examples.scan(store)))[2]
+    return table.slice(0, 6).to_pylist()
 
 
 def test_an_error_is_a_page_for_people_and_json_for_programs(address):

@@ -133,11 +133,13 @@ function redraw() {
   requestAnimationFrame(() => {
     waiting = false;
     if (!map) return;
-    const table = {};
+    const began = performance.now(), table = {};
     for (const { code } of labels()) table[code] = colour(nameOf(code));
     plane.draw(shaded.codes, shown, table, colour("--bg"), colour("--soft"));
     above();
     if (!performance.getEntriesByName("drawn").length) performance.mark("drawn");
+    performance.measure("frame", { start: began, end: performance.now() });
+    if (performance.getEntriesByName("frame").length > 500) performance.clearMeasures();
   });
 }
 

@@ -12,15 +12,19 @@ from running import free_port, start
 
 from gradsift import api
 from gradsift.datastore import cache as cache_module
-from gradsift.datastore import objects
+from gradsift.datastore import examples, objects
 from gradsift.datastore import s3 as seam
 from gradsift.datastore.backend import StoredFile
 from gradsift.datastore.cache import Cache
 from gradsift.datastore.errors import CorruptionError, InputError, UnavailableError
+from gradsift.datastore.examples import Example
+from gradsift.datastore.identity import example_id
 from gradsift.datastore.objects import ObjectFiles
 from gradsift.datastore.place import Place
+from gradsift.datastore.selects import query_sql
 from gradsift.datastore.store import Store
 from gradsift.datastore.testing import CONTENT, BackendTests, finished, put
+from gradsift.datastore.where import matching
 
 
 @pytest.fixture
@@ -52,6 +56,20 @@ class TestObjectFiles(BackendTests):
     @pytest.fixture
     def abandon(self, bucket):
         return bucket.abandon
+
+
+def test_tables_of_objects_are_read_and_checked_as_those_of_a_folder(bucket, tmp_path):
+    chats = [[{"role": "user", "content": f"ask {k}"}, {"role": "assistant", "content": "say"}] for k in range(5)]
+    with Store(Place(tmp_path / "store", None, bucket.url())) as store:
+        examples.add(store, [Example(example_id(chat), chat, "a", "f", k + 1) for k, chat in enumerate(chats)])
+        asked = "select count(*) from examples where text like '%ask%'"
+        assert query_sql(store, asked).item() == 5
+        assert matching(store, "text like '%ask 3%'") == [example_id(chats[3])]
+        name = next(name for name in bucket.content() if name.startswith("examples/"))
+    bucket.put(name, b"other bytes")
+    shutil.rmtree(tmp_path / "store" / "cache", ignore_errors=True)
+    with Store(tmp_path / "store") as store, pytest.raises(CorruptionError, match="shard 1 "):
+        query_sql(store, asked)
 
 
 def test_the_store_may_be_the_whole_bucket(s3_server, tmp_path):

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from gradsift.datastore.selects import Answer
 
 SHOWN = 20  # rows of a table
-CELL = 200  # characters of a cell of it
+CELL = 240  # characters of a row's cells, when there are several
+SHORTEST = 60  # of one, at least
+WIDE = 8  # columns, beyond which a row is a table of its own
 
 
 def parameters(given: Sequence[str]) -> dict[str, str]:
@@ -73,16 +75,22 @@ def show_schema(table: str | None, *, json: bool) -> None:
 
 
 def show_table(answer: "Answer", limit: int | None) -> None:
-    """Some rows as a table, and how many there are."""
+    """Some rows as a table, or, of many columns, as a table each; and how many there are."""
     most = SHOWN if limit is None else limit
     rows = [row for part in answer.head(most + 1).parts() for row in part.to_dicts()]
-    show.table("Answer", [{name: _cell(value) for name, value in row.items()} for row in rows[:most]])
+    if len(answer.schema) > WIDE:  # as many columns side by side have no room for a word
+        for number, row in enumerate(rows[:most], 1):
+            told = [{"column": name, "value": _cell(value, CELL)} for name, value in row.items() if value is not None]
+            show.table(f"Row {number}", told)
+    else:
+        size = max(SHORTEST, CELL // max(1, len(answer.schema)))
+        show.table("Answer", [{name: _cell(value, size) for name, value in row.items()} for row in rows[:most]])
     if len(rows) > most:
         show.line(f"{most:,} of {answer.count():,} rows; --limit, --csv, --json and --parquet FILE give more.")
 
 
-def _cell(value: Any) -> Any:
-    return value if value is None or isinstance(value, int | float) else shortened(_text(value), CELL)
+def _cell(value: Any, size: int) -> Any:
+    return value if value is None or isinstance(value, int | float) else shortened(_text(value), size)
 
 
 def print_json(answer: "Answer") -> None:
@@ -114,7 +122,7 @@ def _rows(answer: "Answer") -> Iterator[dict[str, Any]]:
 
 def _flat(value: Any) -> Any:
     value = _plain(value)
-    return json.dumps(value) if isinstance(value, list | dict) else value
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
 def _text(value: Any) -> str:

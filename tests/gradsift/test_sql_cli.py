@@ -76,6 +76,13 @@ def test_text_of_a_store_is_text_wherever_it_is_shown(typed, hostile, tmp_path):
     assert not re.search("[\x1b\x07\u202e]", followed)
 
 
+def test_rows_of_many_columns_are_shown_one_by_one(typed, hostile):
+    told = typed("sql", "select * from examples order by line", "-n", 1, store=hostile)
+    assert re.search(r"^Row 1\n", told)
+    assert re.search(r"^ chars +\d+ *$", told, re.M)
+    assert "1 of 3 rows" in told
+
+
 def test_answers_without_rows_are_whole_documents(typed, hostile, tmp_path):
     none = "select id, loss, messages from examples where chars < 0"
     assert json.loads(typed("sql", none, "--json", store=hostile)) == []

@@ -7,7 +7,8 @@ The store's rows are hostile text, and a page on the loopback can be reached by 
 - **Names.** A request names this host by an address or by a name that is its own: a site cannot have its own name
   resolved to the loopback and read the answers (DNS rebinding).
 - **Origin.** What changes something is asked by this page, not by another site's form or script; and its size is said
-  before it is read.
+  before it is read. Another site may lead here by a link, and ask for nothing else: it would learn from how long a
+  search takes.
 - **Token.** On another address than the loopback a secret is needed, in the first URL, which is exchanged for a cookie
   that scripts cannot read and other sites cannot send.
 """
@@ -97,10 +98,14 @@ def refusal(scope: Scope, rules: Rules) -> Response | None:
     if len(hosts) != 1 or not _is_own(_name_of(hosts[0]), rules):
         known = ", ".join(["127.0.0.1", "localhost", *sorted(rules.names)])
         return PlainTextResponse(f"this page answers to {known}, and to no other name; open it by one of these", 421)
+    is_own = headers.get("sec-fetch-site", "none") in ("same-origin", "none")  # as browsers tell it
+    followed = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
     if scope["method"] in READS:
-        return None
-    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
-    if (origin is not None and urlsplit(origin).netloc != hosts[0]) or site not in ("same-origin", "none"):
+        return (
+            None if is_own or followed else PlainTextResponse("this is for the page itself; follow a link to it", 403)
+        )
+    origin = headers.get("origin")
+    if not is_own or (origin is not None and urlsplit(origin).netloc != hosts[0]):
         return PlainTextResponse("only this page itself may ask that", 403)
     size = headers.get("content-length", "")
     if not size.isdecimal():

@@ -25,7 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gradsift.datastore import examples, features, kept, mapped, runs, tombstones
-from gradsift.datastore.errors import InputError
+from gradsift.datastore.errors import InputError, StoreFullError
 from gradsift.datastore.identity import fingerprint
 from gradsift.datastore.rows import Array, unpack_int4
 from gradsift.datastore.runs import Run
@@ -142,7 +142,8 @@ def _keep(store: Store, by: By, digest: str, table: pa.Table) -> None:
         with pa.ipc.new_file(handle, table.schema) as writer:
             writer.write_table(table)
 
-    kept.keep(store, f"map{by}", digest, fill).close()
+    with suppress(StoreFullError, PermissionError):  # it is shown all the same, and made again the next time
+        kept.keep(store, f"map{by}", digest, fill).close()
 
 
 def lay_out(rows: mapped.Rows, ids: NDArray[np.bytes_], progress: Progress = quiet) -> tuple[NDArray[np.bytes_], F32]:

@@ -89,6 +89,18 @@ def test_what_changes_something_is_asked_by_the_page_alone(address, headers, sta
     assert ask(address, "/search", "POST", **given)[0] == status
 
 
+@pytest.mark.parametrize(
+    ("site", "mode", "dest", "status"),
+    [("same-origin", "cors", "empty", 200), ("none", "navigate", "document", 200), ("cross-site", "navigate", "document", 200),
+     ("cross-site", "no-cors", "image", 403), ("same-site", "no-cors", "script", 403), ("cross-site", "cors", "empty", 403),
+     ("cross-site", "navigate", "iframe", 403)],
+)  # fmt: skip
+def test_another_site_may_lead_here_and_ask_for_nothing_else(address, site, mode, dest, status):
+    """It could read no answer, and yet learn from how long a search takes."""
+    headers = {"sec_fetch_site": site, "sec_fetch_mode": mode, "sec_fetch_dest": dest}
+    assert ask(address, "/search?q=secret", **headers)[0] == status
+
+
 def test_a_token_becomes_a_cookie_that_is_of_no_use_to_others(copy):
     rules = Rules(token="s3cret")
     with served(copy, rules) as address:

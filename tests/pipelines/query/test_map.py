@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from gradsift.datastore import examples, features, kept, mapped, runs, selections, signals
-from gradsift.datastore.errors import InputError
+from gradsift.datastore.errors import InputError, StoreFullError
 from gradsift.datastore.forget import Picked
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.atlas import components
@@ -70,6 +70,15 @@ def test_a_second_process_reads_what_the_first_kept(copy, monkeypatch):
     assert (first.key, first.ids) == (second.key, second.ids)
     assert np.array_equal(first.xy, second.xy)
     assert first.sources.to_pylist() == second.sources.to_pylist()
+
+
+@pytest.mark.parametrize("error", [StoreFullError("full"), PermissionError("not yours")])
+def test_a_place_that_cannot_be_written_has_a_map_all_the_same(copy, monkeypatch, error):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(kept, "keep", refuse)
+    assert len(open_map(copy).ids) > 100
 
 
 def test_a_later_selection_reads_sources_again_and_no_rows(copy, monkeypatch):

@@ -39,7 +39,7 @@ def of_row(request: Request, store: OpenStore, name: str) -> HTMLResponse:
     traced = trace(store, name) if ID.fullmatch(name) else Traced()  # nothing else: it may be a path
     known: list[Lineage | Deleted] = [*traced.examples, *traced.deleted]
     if not known:
-        raise InputError(f"no example has an id starting with {name!r}")
+        raise InputError(f"no example has an id starting with {name!r}; Search finds rows by their words")
     found = known[0]
     return page(
         request, "lineage.html.j2", title=f"Lineage of {found.example_id[:8]}", found=found,

@@ -7,6 +7,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
 from gradsift.datastore import examples
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.store import Store
 from gradsift.explorer.chat import CUT, pretty, show
 from gradsift.explorer.shared import OpenStore, page
 from gradsift.pipelines.query.beside import DEPTH, beside
@@ -26,7 +28,7 @@ All = Annotated[bool, Query(alias="all")]
 @router.get("/row/{name}", response_class=HTMLResponse)
 def of_row(request: Request, store: OpenStore, name: str, whole: All = False) -> HTMLResponse:
     """An example by its id, or the start of it."""
-    view = row(store, name)
+    view = row(store, _find(store, name))
     origins = view.origins if whole else view.origins[:ORIGINS]
     extra = [
         (key, text if whole else text[:EXTRA_CHARS], len(text))
@@ -50,7 +52,7 @@ def of_tokens(
     whole: All = False,
 ) -> HTMLResponse:
     """The tokens of an example, shaded by what the model makes of them."""
-    example_id = examples.find_prefix(store, name)
+    example_id = _find(store, name)
     view = tokens_of(store, example_id, checkpoint, mask)
     tokens = view.tokens if whole else view.tokens[:TOKENS]
     return page(
@@ -71,13 +73,21 @@ def of_neighbours(
     checkpoint: Annotated[str | None, Query(pattern=r"^(all|[0-9]{1,6})$")] = None,
 ) -> HTMLResponse:
     """The neighbours of an example by each space, side by side."""
-    example_id = examples.find_prefix(store, name)
+    example_id = _find(store, name)
     at: At = "all" if checkpoint == "all" else None if checkpoint is None else int(checkpoint)
     found = beside(store, example_id, k, opposed=opposed, checkpoint=at)
     return page(
         request, "neighbours.html.j2", title=f"Neighbours of {example_id[:8]}", found=found, k=k,
         checkpoint=checkpoint,
     )  # fmt: skip
+
+
+def _find(store: Store, name: str) -> str:
+    """The one example whose id starts so. Raises InputError that says how else to find a row."""
+    try:
+        return examples.find_prefix(store, name)
+    except InputError as error:
+        raise InputError(f"{error}; Search finds rows by their words") from None
 
 
 def shade(token: Token, by: By) -> int | None:

@@ -73,6 +73,15 @@ def figure(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def signal(value: float | None) -> str:
+    """A signal with four digits that say something, a count as a count; – for none."""
+    if value is None:
+        return "–"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:#.4g}".rstrip(".") if 1e-3 <= abs(value) < 1e4 else f"{value:.3e}"
+
+
 def score(value: float | None) -> str:
     """A score with as many decimals as others of its column; – for none."""
     if value is None:
@@ -107,7 +116,7 @@ ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-for _shows in (visible, excerpt, figure, percent, score, similarity, when, commands):
+for _shows in (visible, excerpt, figure, percent, score, signal, similarity, when, commands):
     ENVIRONMENT.filters[_shows.__name__] = _shows
 ENVIRONMENT.globals |= {"version": VERSION, "SHOWN_CHARS": SHOWN_CHARS, "navigation": NAVIGATION}
 

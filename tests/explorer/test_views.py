@@ -18,7 +18,7 @@ from gradsift.explorer.paging import pages
 from gradsift.explorer.rows import shade
 from gradsift.explorer.runs import REPORT_POLICY
 from gradsift.explorer.security import POLICY
-from gradsift.explorer.shared import HIDDEN, commands, percent, score, similarity
+from gradsift.explorer.shared import HIDDEN, commands, percent, score, signal, similarity
 from gradsift.pipelines.query.beside import DEPTH, NO_OPPOSITE, beside
 from gradsift.pipelines.query.spaces import Near
 from gradsift.pipelines.query.tokens import Token
@@ -327,7 +327,7 @@ def test_a_damaged_file_is_named(copy):
 
 @pytest.mark.parametrize(
     ("path", "status", "words"),
-    [("/row/zzz", 400, "no example has an id"), ("/row/zzz/tokens", 400, "no example"), ("/row/zzz/neighbours", 400, "no example"),
+    [("/row/zzz", 400, "no example has an id starting with 'zzz'; Search finds rows"), ("/row/zzz/tokens", 400, "no example"), ("/row/zzz/neighbours", 400, "no example"),
      ("/row/ID/tokens?checkpoint=9", 400, "no row of"), ("/row/ID/tokens?mask=small-sql", 400, "prunes no token"),
      ("/row/ID/tokens?by=moon", 422, "by"), ("/row/ID/neighbours?k=0", 422, "k"), ("/row/ID/neighbours?checkpoint=x", 422, "checkpoint"),
      ("/selections/nothing", 400, "there are: small-sql"), ("/selections/small-sql@9", 400, "has versions 1 to 1"),
@@ -431,6 +431,15 @@ def test_how_figures_and_commands_are_written():
         "-0.5000",
         "1.000e-09",
         "1.234e+04",
+    ]
+    assert [signal(value) for value in (None, 39.0, 0.588, 107.25, 1234.5, 2e-7, float("nan"))] == [
+        "–",
+        "39",
+        "0.5880",
+        "107.2",
+        "1234",
+        "2.000e-07",
+        "nan",
     ]
     assert [similarity(value) for value in (-0.0001, -0.5, 1.0)] == ["0.000", "−0.500", "1.000"]
     assert commands("run `a <b>` and `c") == "run <code>a &lt;b&gt;</code> and `c"

@@ -5,6 +5,7 @@ model, which is read without weights and must be the one that the rows were made
 no text. Legend: T tokens of a chat, L label tokens.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ NOT_KEPT = "figures of single tokens were not kept: `features: {signals: {tokens
 NO_ROWS = "no finished run computed gradient rows; the signals of tokens come with them"
 NO_ROW = "the last run with gradient rows has none of this example"
 BROKEN = "\N{REPLACEMENT CHARACTER}"
+_USING = threading.Lock()  # a tokenizer has settings that a call changes: it serves one thread at a time
 LONGEST = 8  # tokens that one character may be spread over
 
 
@@ -131,12 +133,14 @@ def _figures(at: Pass, mask: Sequence[bool] | None) -> list[tuple[float | None, 
 def _pieces(store: Store, run: Run, at: Pass, example_id: str) -> tuple[list[str], Sequence[bool]]:
     """[T] text of each token, and which are label tokens. Raises InputError where no tokenizer tells."""
     recipe = recorded_recipe(run.recipes.resolved, "the recipe of the store's last run")
-    tokenizer = _same_tokenizer(recipe, str(features.space_spec(store, at.space_id)["tokenizer"]))
+    wanted = str(features.space_spec(store, at.space_id)["tokenizer"])
     chat = examples.get_messages(store, [example_id])[example_id]
-    encoded = encode(tokenizer, chat, recipe.encoding.max_length, recipe.encoding.truncation)
-    if not encoded.input_ids:
-        raise InputError("the chat template refuses this chat")
-    return list(texts(tokenizer, encoded.input_ids)), encoded.labelled
+    with _USING:
+        tokenizer = _same_tokenizer(recipe, wanted)
+        encoded = encode(tokenizer, chat, recipe.encoding.max_length, recipe.encoding.truncation)
+        if not encoded.input_ids:
+            raise InputError("the chat template refuses this chat")
+        return list(texts(tokenizer, encoded.input_ids)), encoded.labelled
 
 
 def _same_tokenizer(recipe: Recipe, wanted: str) -> Any:

@@ -389,7 +389,7 @@ def test_a_mixture_and_near_duplicates_of_a_pool_without_a_model(tmp_path, write
 
 
 def test_no_view_by_itself_loads_torch_or_takes_long(browsed, chosen):
-    """Of the server's own time, not of a busy machine's; the token view and neighbours load it when they are opened."""
+    """Of the server's own time, not of a busy machine's; only the token view loads it, when it is opened."""
     code = f"""
 import json, sys, time
 from pathlib import Path
@@ -398,7 +398,7 @@ from gradsift.datastore.store import Store
 from gradsift.explorer.app import make_app
 store = Store(Path({str(browsed)!r}), create=False)
 client = TestClient(make_app(store), base_url="http://127.0.0.1")
-paths = ["/row/{chosen}", "/selections", "/selections/small-sql", "/compare?a=small-sql&b=small-qtuning-sql",
+paths = ["/row/{chosen}", "/row/{chosen}/neighbours", "/lineage/{chosen}", "/selections", "/selections/small-sql", "/compare?a=small-sql&b=small-qtuning-sql",
          "/sources", "/sources/stayed-out", "/marks", "/runs", "/runs/1/report"]
 took = {{}}
 for path in paths:

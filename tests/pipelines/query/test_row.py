@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import hostile
 import numpy as np
@@ -115,6 +116,15 @@ def test_tokens_add_up_to_the_rendered_chat_and_have_the_figures_of_the_pass(sto
         tokens_of(store, name, mask="small-sql")
     with pytest.raises(InputError, match="at checkpoint 9"):
         tokens_of(store, name, checkpoint=9)
+
+
+def test_threads_share_the_tokenizer(store, pruned):
+    tokens_module._opened.cache_clear()
+    names = selections.get(store, "small-qtuning-sql").example_ids
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda name: tokens_of(store, name), names))
+    assert together == [tokens_of(store, name) for name in names]
+    assert all(view.notes == [] for view in together)
 
 
 def test_without_the_tokenizer_there_are_figures_and_no_text(browsed, tmp_path, model_dir, pruned, monkeypatch):

@@ -12,7 +12,8 @@ from gradsift.cli.shared import DEFAULT_STORE, Flag, Json, StorePath, app, quiet
 if TYPE_CHECKING:
     from gradsift.pipelines.query.answers import Answer
 
-Many = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)]
+Ids = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)]
+Many = Annotated[tuple[str, ...], Parameter(negative=())]
 SHOWN_LAYERS = 3  # of the parameters whose parts of two rows agree most
 NAMES = {
     "gradients": "gradient space", "embedding": "embeddings", "encoder": "the sentence encoder's rows", "bm25": "words"
@@ -30,8 +31,8 @@ def query(
     chats: Path | None = None,
     target: str | None = None,
     vectors: Path | None = None,
-    like: Many = (),
-    unlike: Many = (),
+    like: Ids = (),
+    unlike: Ids = (),
     k: Annotated[int, Parameter(name=["-k", "--top"])] = 10,
     opposed: Flag = False,
     space: Literal["gradients", "embedding", "encoder", "bm25"] = "gradients",

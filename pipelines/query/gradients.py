@@ -110,9 +110,15 @@ class Gradients:
             return Found(_signed(near, opposed))
         if opposed or len(parts) > 1:
             raise InputError("an index is of the nearest rows at one checkpoint; ask anything else without --index")
-        space, but = self.places[0].space, self._outside()
-        found = index_search.near(self.store, space, parts[0], k, ids, without=but, kind=self.index)
-        return Found(_signed(found.neighbours, opposed), found.index, found.recall, found.note)
+        space, kind = self.places[0].space, self.index
+        asked: list[index_search.Found] = []
+
+        def by_index(count: int, without: Sequence[str]) -> list[list[Neighbour]]:
+            asked.append(index_search.near(self.store, space, parts[0], count, ids, without=without, kind=kind))
+            return asked[-1].neighbours
+
+        near = best_of_pool(self.store, space, self.pool, k, by_index)
+        return Found(_signed(near, opposed), asked[-1].index, asked[-1].recall, asked[-1].note)
 
     def typical(self) -> Typical | None:
         """Cosines of random pairs: of rows as questions are, of targets unless the pool has such, and pool rows."""
@@ -151,9 +157,6 @@ class Gradients:
             )
         sign = np.float32(-1 if opposed else 1)
         return [np.ascontiguousarray(sign * part) for part in np.split(questions, len(self.places), axis=1)]
-
-    def _outside(self) -> list[str]:
-        return [] if self.pool is None else features.outside(self.store, self.places[0].space, self.pool)
 
     def _stored(self, ids: Sequence[str]) -> dict[str, F32]:
         """{example: its plain row [W]}, of a target's or of the pool where both are of the same loss."""

@@ -53,8 +53,11 @@ def of_ids(store: Store, space: Space, ids: Sequence[str]) -> Questions:
 
 
 def of_chats(space: Space, chats: Sequence[Messages]) -> Questions:
-    """The rows that chats have. Raises InputError where the space wants answers and a chat has none."""
+    """The rows that chats have. Raises InputError for what is no chat, and where the space wants answers and a chat has
+    none."""
     for number, chat in enumerate(chats, 1):
+        if not _is_chat(chat):
+            raise InputError(f"chat {number} of the questions must be a list of turns with texts `role` and `content`")
         if space.needs_answers and not any(turn["role"] == "assistant" for turn in chat):
             which = "this chat" if len(chats) == 1 else f"chat {number} of the questions"
             raise InputError(
@@ -140,6 +143,17 @@ def of_vectors(space: Space, vectors: NDArray[np.generic] | Path) -> Questions:
 def turns(chat: Messages) -> tuple[str, str]:
     """The first turns of user and assistant, shortened."""
     return first_turn(chat, "user", EXCERPT_CHARS), first_turn(chat, "assistant", EXCERPT_CHARS)
+
+
+def _is_chat(chat: object) -> bool:
+    return (
+        isinstance(chat, list)
+        and bool(chat)
+        and all(
+            isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+            for turn in chat
+        )
+    )
 
 
 def _read(path: Path) -> NDArray[np.generic]:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from running import gradsift
 
-from gradsift.datastore import checkpoints, examples, features, forget, identity, local, maintenance, repair, selections
+from gradsift.datastore import checkpoints, examples, features, forget, maintenance, quick, repair, selections
 from gradsift.datastore.attributes import attribute
 from gradsift.datastore.chats import MESSAGES_TYPE
 from gradsift.datastore.checkpoints import CheckpointState
@@ -242,12 +242,12 @@ def test_a_file_that_its_disk_cannot_read_is_damaged(store, monkeypatch):
     lived_in(store)
     shard, path = shard_path(store)
 
-    def digest(at):
+    def digests(at, of=quick.both):
         if at == path:
             raise OSError(errno.EIO, "Input/output error")
-        return identity.digest_file(at)
+        return of(at)
 
-    monkeypatch.setattr(local, "digest_file", digest)
+    monkeypatch.setattr(quick, "both", digests)
     with Store(store.root) as fresh:
         (found,) = maintenance.verify(fresh)
         assert (found.shard_id, found.problem) == (shard, f"examples/{path.name} cannot be read from its disk any more")

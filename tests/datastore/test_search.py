@@ -443,3 +443,12 @@ def test_many_ids_are_looked_for_in_the_shards_and_few_in_the_catalog(empty, mon
             monkeypatch.setattr(search, "MANY", many)
             found[many] = neighbours(store, space, queries, 12, [*chosen, best], without=out)
         assert found[1] == found[10_000] == reference(blocks, queries, 12, wanted | ({best} - {gone}))
+
+
+@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=60))
+def test_what_is_ordinary_are_quantiles(cosines):
+    found = search.quantiles(np.array(cosines, np.float32))
+    places = {"lowest": 0, "p1": 0.01, "p5": 0.05, "median": 0.5, "p95": 0.95, "p99": 0.99, "highest": 1}
+    for name, place in places.items():
+        assert getattr(found, name) == pytest.approx(np.quantile(np.array(cosines, np.float64), place), abs=1e-4)
+    assert found.pairs == len(cosines)

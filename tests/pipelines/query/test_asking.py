@@ -120,6 +120,14 @@ def test_chats_of_a_file_are_asked_together(store, pool, write_jsonl):
         ask(store, Question(chats=write_jsonl()))
 
 
+@pytest.mark.parametrize(
+    "chat", ["hello", [], [{"role": "user"}], [{"role": "user", "content": None}], {"role": "user"}]
+)
+def test_what_is_no_chat_is_refused(store, chat):
+    with pytest.raises(InputError, match="chat 1 of the questions must be a list of turns"):
+        ask(store, Question(chats=[chat]))
+
+
 def test_a_text_has_an_answer_only_where_that_is_given_or_asked_for(store, monkeypatch):
     with pytest.raises(InputError, match="--answer, or let the model write its own with --greedy"):
         ask(store, Question("What is 2 plus 2?"))

@@ -182,6 +182,8 @@ def _rows(answer: "Answer") -> list[dict[str, Any]]:
         row["layers"] = agreeing(hit.layers, short)
         if not short:
             del row["layers"]
+        if hit.score is None:
+            del row["score"]
         rows.append(row)
     return rows
 

@@ -5,18 +5,21 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gradsift.datastore import examples
+from gradsift.datastore.chats import text
 from gradsift.datastore.errors import BusyError
 from gradsift.datastore.search import Typical
 from gradsift.datastore.store import Store
 from gradsift.pipelines.query.gradients import Gradients
 from gradsift.pipelines.query.questions import Questions, turns
 from gradsift.pipelines.query.spaces import Kind, Near, Space
+from gradsift.pipelines.query.words import Words
 
 
 @dataclass(frozen=True)
 class Hit:
     """A neighbour, with enough to read. `similarity` is what the space measures: a cosine, unless it is of words.
-    `layers`: the cosine of each parameter's part of the row, where gradient rows are by module."""
+    `layers`: the cosine of each parameter's part of the row, where gradient rows are by module; `score`: BM25's own, of
+    words alone, for a question that is one chat."""
 
     rank: int
     similarity: float
@@ -25,6 +28,7 @@ class Hit:
     user: str
     assistant: str
     layers: Mapping[str, float] = field(default_factory=dict)
+    score: float | None = None
 
     @property
     def cosine(self) -> float:
@@ -77,7 +81,13 @@ def answer(
         space.by_module(row, [one.example_id for one in best]) if isinstance(space, Gradients) else [{}] * len(best)
         for row, best in zip(questions.rows, near, strict=True)
     ]
-    hits = _hits(store, near, layers)
+    scores = [
+        space.scores(text(asked.chat), [one.example_id for one in best])
+        if isinstance(space, Words) and asked.chat is not None
+        else [None] * len(best)
+        for asked, best in zip(questions.asked, near, strict=True)
+    ]
+    hits = _hits(store, near, layers, scores)
     usual, among = space.typical(), None if ids is None else len(ids)
     first, *others = [
         Answer(
@@ -90,18 +100,21 @@ def answer(
 
 
 def _hits(
-    store: Store, near: Sequence[Sequence[Near]], layers: Sequence[Sequence[Mapping[str, float]]]
+    store: Store,
+    near: Sequence[Sequence[Near]],
+    layers: Sequence[Sequence[Mapping[str, float]]],
+    scores: Sequence[Sequence[float | None]],
 ) -> list[list[Hit]]:
     ids = sorted({one.example_id for best in near for one in best})
     chats, sources = examples.get_messages(store, ids), examples.sources_of(store, ids)
     if len(chats) < len(ids) or len(sources) < len(ids):
         raise BusyError(f"examples were deleted from {store.root} meanwhile; ask again")
 
-    def hit(rank: int, one: Near, parts: Mapping[str, float]) -> Hit:
-        i = one.example_id
-        return Hit(rank, round(one.similarity, 4), i, sources[i].source, *turns(chats[i]), parts)
+    def hit(rank: int, one: Near, parts: Mapping[str, float], score: float | None) -> Hit:
+        i, score = one.example_id, None if score is None else round(score, 4)
+        return Hit(rank, round(one.similarity, 4), i, sources[i].source, *turns(chats[i]), parts, score)
 
     return [
-        [hit(rank, *pair) for rank, pair in enumerate(zip(best, parts, strict=True))]
-        for best, parts in zip(near, layers, strict=True)
+        [hit(rank, *told) for rank, told in enumerate(zip(best, parts, own, strict=True))]
+        for best, parts, own in zip(near, layers, scores, strict=True)
     ]

@@ -35,6 +35,7 @@ class Asked:
     user: str = ""
     assistant: str = ""
     examples: tuple[str, ...] = ()
+    chat: Messages | None = None  # the one chat that it is the row of
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Questions:
 def of_ids(store: Store, space: Space, ids: Sequence[str]) -> Questions:
     """The rows of stored examples."""
     chats = examples.get_messages(store, ids)
-    asked = tuple(Asked(f"example {i[:8]}", *turns(chats[i]), (i,)) for i in ids)
+    asked = tuple(Asked(f"example {i[:8]}", *turns(chats[i]), (i,), chats[i]) for i in ids)
     return Questions(space.of_ids(ids), asked)
 
 
@@ -64,7 +65,7 @@ def of_chats(space: Space, chats: Sequence[Messages]) -> Questions:
                 f"{which} has no answer, and a gradient is of an answer: give it with --answer, or let the "
                 "model write its own with --greedy (--space embedding and --space bm25 take a text alone)"
             )
-    asked = tuple(Asked("chat", *turns(chat)) for chat in chats)
+    asked = tuple(Asked("chat", *turns(chat), chat=chat) for chat in chats)
     return Questions(space.of_chats(chats), asked)
 
 

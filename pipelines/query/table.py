@@ -20,13 +20,14 @@ SCHEMA = pa.schema(
         "user": pa.string(),
         "assistant": pa.string(),
         "layers": pa.map_(pa.string(), pa.float64()),
+        "score": pa.float64(),
     }
 )
 
 
 def as_table(answer: Answer) -> pa.Table:
     """One line for each hit: `question` (from 0) and `asked` say what it answers, `layers` is null where rows are not
-    by module."""
+    by module, `score` but for words."""
     lines = [
         {
             "question": number,
@@ -39,6 +40,7 @@ def as_table(answer: Answer) -> pa.Table:
             "user": hit.user,
             "assistant": hit.assistant,
             "layers": list(hit.layers.items()) or None,
+            "score": hit.score,
         }
         for number, one in enumerate([answer, *answer.more])
         for hit in one.hits

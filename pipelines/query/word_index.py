@@ -20,7 +20,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -110,24 +109,29 @@ class WordIndex:
         size = min(SAMPLE, len(self) // 2)
         if not size:
             return None
-        left, right = (self._some(range(start, start + size)) for start in (0, len(self) - size))
+        first, last = np.arange(size), np.arange(len(self) - size, len(self))
+        left, right = self.some(first), self.some(last)
+        lengths = np.maximum(self.lengths, np.finfo(np.float64).tiny)  # a text without a word is like none
         cosines = []
-        for first, last in pairwise(left.ends.tolist()):
+        for number, start, end in zip(first, left.ends, left.ends[1:], strict=False):
             question = np.zeros(len(self.vocabulary))
-            question[left.words[first:last]] = left.weights[first:last]
-            cosines.append(right.products(question))
+            question[left.words[start:end]] = left.weights[start:end]
+            cosines.append(right.products(question) / lengths[number] / lengths[last])
         return quantiles(np.concatenate(cosines))
 
-    def _some(self, numbers: range) -> Part:
-        """Copies of rows, each of length 1."""
+    def some(self, numbers: I64) -> Part:
+        """Copies of rows, in their order."""
         words, weights = [], []
-        for number in numbers:
+        for number in numbers.tolist():
             k = int(np.searchsorted(self.starts, number, side="right")) - 1
             part, row = self.parts[k], number - int(self.starts[k])
             span = slice(int(part.ends[row]), int(part.ends[row + 1]))
             words.append(part.words[span])
-            weights.append(part.weights[span] / np.float32(self.lengths[number] or 1))
-        return Part(np.concatenate(words), np.concatenate(weights), np.cumsum([0, *map(len, words)]))
+            weights.append(part.weights[span])
+        ends = np.cumsum([0, *map(len, words)])
+        return Part(
+            np.concatenate([np.zeros(0, np.int32), *words]), np.concatenate([np.zeros(0, np.float32), *weights]), ends
+        )
 
     def counts(self, text: str) -> tuple[I64, I64, I64]:
         """Of a text: [m] numbers of its words that the vocabulary has, sorted; [m] how often it has each; and how often

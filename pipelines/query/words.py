@@ -90,10 +90,10 @@ class Words:
     def scores(self, text: str, ids: Sequence[str]) -> list[float]:
         """Classical BM25 scores of those members of the pool for a text, as `bm25s` has them; 0 for any other id."""
         words, often, _ = self.index.counts(text)
-        question = np.zeros(len(self.index.vocabulary), np.float32)
+        question = np.zeros(len(self.index.vocabulary))
         question[words] = often
         numbers = self.index.numbers(ids)
-        scores = self.index.products(question)[numbers]
+        scores = self.index.some(numbers).products(question)
         of = dict(zip(self.index.names(numbers), scores.tolist(), strict=True))
         return [of.get(i, 0.0) for i in ids]
 

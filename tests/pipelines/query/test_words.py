@@ -232,5 +232,9 @@ def test_who_asks_sees_that_an_index_is_built(searched, tmp_path):
         for _ in range(2):
             found = query(id=example, space="bm25", k=1, store=store, progress=lambda *line: told.append(line))
             assert len(found.hits) == 1
+            said = text(examples.get_messages(store, [example])[example])
+            assert [found.hits[0].score] == pytest.approx(
+                open_words(store).scores(said, [found.hits[0].example_id]), abs=1e-4
+            )
     rows = told[-1][2]
     assert told == [("words of the pool", rows, rows), ("weights of words", rows, rows)]

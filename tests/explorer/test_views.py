@@ -2,7 +2,10 @@
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from html.parser import HTMLParser
+from urllib.parse import quote, urlencode
 
 import hostile
 import pytest
@@ -312,6 +315,30 @@ def test_a_report_has_a_policy_of_its_own_and_is_of_the_stores_folder(client, st
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.text == (store.root / "reports" / "small.html").read_text("utf-8")
     assert "`" not in shown(client, "/runs/2/report", 400)
+
+
+@pytest.mark.parametrize("name", ["script", "bidi", "unbroken"])
+def test_names_of_a_strangers_store_are_harmless(copy, name):
+    """Of selections, targets, methods, versions, runs and reasons: a catalog may say anything."""
+    text = hostile.CASES[name][:150]
+    with closing(sqlite3.connect(copy.root / "catalog.sqlite")) as db, db:  # which checks no references
+        db.execute("UPDATE selection SET name=?, target=?, method=?", (text, text, text))
+        db.execute("UPDATE version SET name=? WHERE kind='selection'", (text,))
+        db.execute("UPDATE run_version SET name=? WHERE kind='selection'", (text,))
+        db.execute("UPDATE run SET name=?", (text,))
+        db.execute("UPDATE mark SET reason=?", (text,))
+        db.execute("UPDATE quarantine SET reason=?, detail=?, excerpt=?, source=?", (text, text, text, text))
+    with TestClient(make_app(copy), base_url="http://127.0.0.1", headers={"accept": "text/html"}) as client:
+        (one,) = choices.choices(copy)
+        held = choices.items(copy, one.selection_id, 0, 1)[0].example_id
+        for path in (
+            "/selections", f"/selections/{quote(one.reference)}", f"/compare?{urlencode({'a': one.reference, 'b': one.reference})}",
+            "/sources", "/sources/stayed-out", "/marks", f"/marks?{urlencode({'reason': text})}", "/runs", f"/row/{held}", f"/lineage/{held}",
+        ):  # fmt: skip
+            answer = client.get(path)
+            assert answer.status_code == 200, (path, answer.text)
+            Harmless(answer.text)
+        shown(client, "/runs/1/report", 400)
 
 
 def test_a_damaged_file_is_named(copy):

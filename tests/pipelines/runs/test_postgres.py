@@ -7,6 +7,8 @@ from planted import found_in
 from gradsift import api
 from gradsift.datastore import examples, selections
 from gradsift.datastore.store import Store
+from gradsift.datastore.tables import TABLES
+from gradsift.datastore.where import matching
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
 
@@ -49,6 +51,26 @@ def test_a_store_whose_catalog_is_postgresql_does_all_that_a_folder_does(finishe
         assert here["examples"] == there["examples"]
 
     assert api.query(id=gone, store=root).hits == api.query(id=gone, store=local_root).hits
+    for name in set(TABLES) - {"runs", "arms", "versions"}:  # these have times and places
+        here, there = (api.query_sql(f"select * from {name}", store=at) for at in (root, local_root))
+        assert sorted(map(repr, here.rows())) == sorted(map(repr, there.rows())), name
+    asked = "select arm, seed, test, loss, examples from arms order by arm, seed, test, loss"
+    assert api.query_sql(asked, store=root).equals(api.query_sql(asked, store=local_root))
+    here, there = (api.lineage(gone, store=at).examples[0] for at in (root, local_root))
+    assert (here.choices, here.scores, here.marks, here.passes) == (
+        there.choices,
+        there.scores,
+        there.marks,
+        there.passes,
+    )
+    assert (here.places, here.datasets, here.arms, here.arms_untold) == (
+        there.places, there.datasets, there.arms, there.arms_untold
+    )  # fmt: skip
+    assert [one.row for one in here.exports] == [one.row for one in there.exports] == [1]
+    assert api.lineage("small.jsonl", rows=True, store=root) == api.lineage("small.jsonl", rows=True, store=local_root)
+    where = "source = 'sql' and line < 90 and chars > 20"
+    with Store(root) as store, Store(local_root) as local:
+        assert matching(store, where) == matching(local, where) != []
     api.index_build(root, kind="flat")
     assert [hit.example_id for hit in api.query(id=gone, index="flat", store=root).hits]
     api.export(chosen.name, tmp_path / "exported", store=root)

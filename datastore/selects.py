@@ -24,6 +24,7 @@ from gradsift.datastore.store import Store
 from gradsift.datastore.tables import TABLES
 
 BATCH = 10_000  # rows of a part of an answer
+SCAN = re.compile(r"^\s*(\w+)(?:\[\w+\])? SCAN ", re.M)  # in Polars' words for a plan
 WHERE = "`gradsift sql --schema` lists tables and columns"
 AS_TEXT = "; extra->>'name' is text: CAST(extra->>'name' AS DOUBLE) is its number"
 
@@ -82,11 +83,19 @@ def answer(store: Store, statement: str) -> Answer:
     frames = {name: _with_fields(frame(store, name, failed.append), name, asked) for name in asked.tables}
     with _in_words(asked, failed):
         found = pl.SQLContext(frames, register_globals=False).execute(asked.text, eager=False)
+        _require_tables_alone(found)
         schema = found.collect_schema()
         if asked.star:
             names = [name for name in schema.names() if name not in {field.name for field in asked.fields}]
             found, schema = found.select(names), pl.Schema({name: schema[name] for name in names})
     return Answer(found, schema, asked, failed)
+
+
+def _require_tables_alone(found: pl.LazyFrame) -> None:
+    """Raise InputError for a plan that scans anything but our tables: `checked` has let none pass; should it ever."""
+    others = set(SCAN.findall(found.explain(optimized=False))) - {"PYTHON"}
+    if others:
+        raise InputError(f"SQL: a statement reads tables of the store alone, not {', '.join(sorted(others))} files")
 
 
 def of_records(records: Sequence[Record]) -> Answer:

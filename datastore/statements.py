@@ -2,9 +2,10 @@
 
 Polars' SQL can also read files (`read_csv(…)`), and make and drop tables. So a statement is taken apart into words,
 quoted names, texts, numbers and signs before Polars sees it, and put together again from these, without its comments.
-It must begin with SELECT or WITH; a name before a parenthesis must be one of `FUNCTIONS` or of the words of the
-language. What one reader of SQL might take for another thing than the next is refused: escapes in texts, texts with a
-letter before them, other quotes. The tables are those that the caller registers, and no others.
+It must begin with SELECT or WITH; before a parenthesis stands one of `FUNCTIONS`, a word of the language, or a sign
+that nothing is called by (Polars takes a text for a function's name, too). What one reader of SQL might take for
+another thing than the next is refused: escapes in texts, texts with a letter before them, other quotes. The tables are
+those that the caller registers, and no others.
 
 Columns that hold a JSON object (`JSON`) may be asked for a field, `extra->>'quality'`: Polars has no function for it,
 so it becomes a column of that name, which the caller adds to the tables.
@@ -147,10 +148,10 @@ def _check(token: _Token, after: _Token) -> None:
         raise _refused(
             f'{token.text.upper()}: a store is looked at, not changed (a column of that name is "{token.text}")'
         )
-    if called and token.kind == "quoted":
-        raise _refused(f"{token.text} before a parenthesis: functions are not quoted")
+    if called and (token.kind in ("quoted", "text", "number") or token.text in (")", "]", ".")):
+        raise _refused(f"{token.text} before a parenthesis: a function's name is a plain word")
     if called and token.word and token.word not in FUNCTIONS | BEFORE_PARENTHESES:
-        near = INSTEAD.get(token.word) or next(iter(difflib.get_close_matches(token.word, FUNCTIONS, 1)), None)
+        near = INSTEAD.get(token.word) or next(iter(difflib.get_close_matches(token.word, FUNCTIONS, 1, 0.75)), None)
         raise _refused(f"there is no function {token.text}{f' (but {near})' if near else ''}")
 
 

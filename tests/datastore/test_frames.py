@@ -18,7 +18,7 @@ from gradsift.datastore.examples import Example
 from gradsift.datastore.identity import example_id
 from gradsift.datastore.selections import Picks
 from gradsift.datastore.selects import answer, query_sql
-from gradsift.datastore.statements import FUNCTIONS, checked
+from gradsift.datastore.statements import FUNCTIONS, Statement, checked
 from gradsift.datastore.store import Store
 from gradsift.datastore.tables import TABLES, schema_of
 from gradsift.datastore.where import matching
@@ -269,7 +269,14 @@ def test_parts_of_an_answer_come_one_after_the_other(made):
         ("select * from READ_PARQUET ('/etc/passwd')", "no function READ_PARQUET"),
         ("select * from read_ndjson/* x */('/etc/passwd')", "no function read_ndjson"),
         ("select * from read_json--\n('/etc/passwd')", "no function read_json"),
-        ("select * from \"read_csv\"('/etc/passwd')", "functions are not quoted"),
+        ("select * from \"read_csv\"('/etc/passwd')", "name is a plain word"),
+        ("select * from 'read_csv'('/etc/passwd')", "name is a plain word"),
+        ("select * from 'read_csv' /* x */ ('/etc/passwd')", "name is a plain word"),
+        ("select * from main.'read_csv'('/etc/passwd')", "name is a plain word"),
+        ("select * from (read_csv)('/etc/passwd')", "name is a plain word"),
+        ("select * from [read_csv]('/etc/passwd')", "name is a plain word"),
+        ("select * from examples e, 'read_parquet'('/etc/passwd') x", "name is a plain word"),
+        ("select * from read_csv.('/etc/passwd')", "name is a plain word"),
         ("select * from main.read_csv('/etc/passwd')", "no function read_csv"),
         ("with examples as (select * from read_ipc('/x')) select * from examples", "no function read_ipc"),
         ("select id from examples where id in (select column_1 from read_csv('/x'))", "no function read_csv"),
@@ -304,6 +311,22 @@ def test_parts_of_an_answer_come_one_after_the_other(made):
 def test_what_does_more_than_look_or_is_no_statement_is_refused(made, statement, why):
     with pytest.raises(InputError, match=why):
         query_sql(made, statement)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "ndjson", "ipc"])
+def test_a_plan_that_reads_files_is_refused_even_if_a_statement_for_it_were_let_pass(
+    store, kind, tmp_path, monkeypatch
+):
+    path = tmp_path / f"x.{kind}"
+    getattr(pl.DataFrame({"a": [1]}), f"write_{kind}")(path)
+    text = f"select x.a, e.id from read_{kind}('{path}') x left join examples e on e.line = x.a"
+    monkeypatch.setattr(
+        "gradsift.datastore.selects.checked", lambda _text: Statement(text, ("examples",), (), star=False)
+    )
+    with pytest.raises(InputError, match="reads tables of the store alone"):
+        query_sql(store, "select 1")
+    monkeypatch.undo()
+    assert query_sql(store, "select 'Csv SCAN [x]' as a, '\n Full Scan' as b").height == 1
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from gradsift.pipelines.tables import Row, first_turn
 
 SHOWN = 3
 COLUMNS = ("example_id", "source", "score", "part", "cluster", "messages", "tools")
+FACTS = ("source", "score", "part", "cluster")  # of an example beside its characters, in the order of `ExampleFacts`
 TEXT_CHARS = 160
 BINS = ("below 200", "200 to 499", "500 to 999", "1,000 to 1,999", "2,000 to 4,999", "5,000 and more")
 EDGES = (200, 500, 1000, 2000, 5000)
@@ -165,8 +167,9 @@ def _pool(store: Store, version: versions.Version) -> Side:
 
 def _selected(store: Store, chosen: Selection) -> Side:
     table = layout(store, chosen, 0).facts
-    chars = dict(zip(chosen.example_ids, selections.facts(store, chosen).chars, strict=True))
-    facts = {row["example_id"]: _facts(row, chars[row["example_id"]]) for row in table.to_pylist()}
+    told = (table[name].to_pylist() if name in table.column_names else repeat(None) for name in FACTS)
+    rows = zip(chosen.example_ids, selections.facts(store, chosen).chars, *told, strict=False)
+    facts = {example: ExampleFacts(*known) for example, *known in rows}
     copies = dict(zip(chosen.example_ids, chosen.copies, strict=True))
     return Side(chosen.name, chosen.digest, copies, facts, lambda ids: examples.get_messages(store, ids), ranked=True)
 
@@ -201,7 +204,7 @@ def _rows(files: Sequence[Path]) -> Iterator[Json]:
 
 
 def _facts(row: Row, chars: int) -> ExampleFacts:
-    return ExampleFacts(chars, **{name: row.get(name) for name in ("source", "score", "part", "cluster")})
+    return ExampleFacts(chars, *(row.get(name) for name in FACTS))
 
 
 def _group(facts: ExampleFacts, key: str) -> str | None:

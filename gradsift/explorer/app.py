@@ -1,7 +1,8 @@
 """The explorer as an application: routers of its views, one store, and errors that say what to do."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio.to_thread
 from fastapi import FastAPI, Request
@@ -79,8 +80,13 @@ def _failed(request: Request, error: Exception) -> Response:
 
 def _invalid(request: Request, error: Exception) -> Response:
     problems = error.errors() if isinstance(error, RequestValidationError) else []
-    told = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in problems)
-    return _told(request, told, 422)
+    return _told(request, "; ".join(map(_problem, problems)), 422)
+
+
+def _problem(one: Mapping[str, Any]) -> str:
+    if one["type"] == "json_invalid":
+        return f"the body is no JSON: {one['ctx']['error']} at character {one['loc'][-1]}"
+    return f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}"
 
 
 def _told(request: Request, message: str, status: int) -> Response:

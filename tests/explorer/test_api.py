@@ -193,6 +193,8 @@ def test_numbers_that_are_none_and_bodies_that_are_too_long_are_refused(without)
     headers = {"content-type": "application/json"}
     assert without.post("/query", content='{"vector": [NaN, 1]}', headers=headers).status_code == 422
     assert without.post("/query", content="{" * 100_000, headers=headers).status_code in (400, 422)
+    told = without.post("/query", content='{"id": oops}', headers=headers)
+    assert (told.status_code, told.json()["error"]) == (422, "the body is no JSON: Expecting value at character 7")
     long = without.post("/query", content=b" " * (BODY_BYTES + 1), headers=headers)
     assert (long.status_code, "bytes" in long.json()["error"]) == (413, True)
     assert without.get("/query").status_code == 405

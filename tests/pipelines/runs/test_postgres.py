@@ -71,6 +71,14 @@ def test_a_store_whose_catalog_is_postgresql_does_all_that_a_folder_does(finishe
     where = "source = 'sql' and line < 90 and chars > 20"
     with Store(root) as store, Store(local_root) as local:
         assert matching(store, where) == matching(local, where) != []
+    narrow = {"like": [gone[:9]], "unlike": chosen.example_ids[1:3], "source": ["sql", "dates"], "chars": "..400"}
+    asked = [api.query(**narrow, selected_in=name, opposed=True, store=at).hits
+             for at in (root, local_root) for name in (None, chosen.name)]  # fmt: skip
+    assert asked[:2] == asked[2:]
+    assert all(asked)
+    assert not (root / "checked.txt").exists(), "files that lie apart from their catalog are read by sha256"
+    with Store(root) as store, Store(local_root) as local:
+        assert store.neighbours(gone, where="chars < 300") == local.neighbours(gone, where="chars < 300")
     api.index_build(root, kind="flat")
     assert [hit.example_id for hit in api.query(id=gone, index="flat", store=root).hits]
     api.export(chosen.name, tmp_path / "exported", store=root)

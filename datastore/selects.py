@@ -6,6 +6,8 @@ be interrupted, and asks for nothing but the tables and columns that it names.
 
 import difflib
 import re
+import signal
+import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -113,6 +115,8 @@ def _with_fields(table: pl.LazyFrame, name: str, asked: Statement) -> pl.LazyFra
 @contextmanager
 def _in_words(asked: Statement, failed: list[GradsiftError]) -> Iterator[None]:
     """Errors as ours: of the store as they were, of Polars with what to do."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Polars listens to it even so, and would end without a word
     try:
         yield
     except (PolarsError, PanicException) as error:

@@ -207,13 +207,18 @@ def test_a_store_that_is_merged_while_it_is_read_says_so(made, monkeypatch):
         query_sql(made, "select count(*) from examples")
 
 
-def test_a_damaged_file_is_said_with_its_number(made):
+def test_a_damaged_file_is_said_with_its_number(made, tmp_path):
     (shard, *_) = made.catalog.rows("SELECT shard_id, name FROM shard WHERE kind='examples' ORDER BY shard_id")
     files = made.root if made.catalog.dialect == "sqlite" else made.root.parent / "files"
     (files / shard["name"]).write_bytes(b"cut")
     assert query_sql(made, "select count(*) from examples").item() == 12
-    with pytest.raises(CorruptionError, match=f"shard {shard['shard_id']} "):
-        query_sql(made, "select max(length(text)) from examples")
+    found = answer(made, "select text from examples order by text")
+    for ask in (lambda: query_sql(made, "select max(length(text)) from examples"), lambda: list(found.parts()),
+                lambda: found.write(tmp_path / "x.parquet"), lambda: list(answer(made, "select text from examples").parts())):  # fmt: skip
+        with pytest.raises(CorruptionError, match=f"shard {shard['shard_id']} "):
+            ask()
+    assert answer(made, "select text, id from examples").count() == 12, "looks at no text"
+    assert not (tmp_path / "x.parquet").exists()
 
 
 @pytest.mark.parametrize(

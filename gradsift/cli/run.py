@@ -1,5 +1,6 @@
 """Commands that run everything: a recipe, or the demo."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,3 +106,4 @@ def demo(*, folder: Path = Path("demo"), no_prefect: Flag = False, json: Json = 
     tables.show_result(outcome.result)
     tables.show_planted(outcome.truth)
     show.line(f"Everything is in {folder}/ ; the table as data: {folder}/result.json")
+    show.line(f"To look at it in the browser: gradsift explore --store {shlex.quote(str(folder / 'store'))}")

@@ -108,6 +108,7 @@ def demo_recipe() -> Json:
             "model": {"path": "model"},
             "encoding": {"max_length": 256},
             "warmup": {"fraction": 0.1, "epochs": 2, "batch_size": 16, "lr": 1e-3},
+            "features": {"plain_rows": True},  # for neighbours by gradients, and the map of them
             "select": {"fraction": 0.05},
             "validate": {"seeds": [0, 1, 2], "epochs": 4, "batch_size": 8, "lr": 2e-3},
         }

@@ -22,7 +22,7 @@ const packed = (colour) => { // "#rrggbb" as a pixel of a little-endian machine
 export class Plane {
   constructor(canvas) {
     this.canvas = canvas;
-    this.context = canvas.getContext("2d", { alpha: false });
+    this.context = canvas.getContext("2d");
     this.view = { x: 0, y: 0, zoom: 1 }; // middle, in the map's own units, and how much nearer than all
     this.xy = new Float32Array(0);
     this.fitted = { x: 0, y: 0, span: 1 };

@@ -20,6 +20,12 @@ def opened(page, url):
     return page
 
 
+def listed(page):
+    """The rows of the list, once it is that of what is shown."""
+    page.wait_for_selector("#rows:not([aria-busy])")
+    return page.locator("#rows a.id").all_inner_texts()
+
+
 def count(page):
     """How many are shown."""
     return int(re.match(r"([\d,]+) of", page.inner_text("#count"))[1].replace(",", ""))
@@ -139,11 +145,11 @@ def test_a_lasso_gives_rows_that_a_link_gives_again(mapped, of):
     mapped.wait_for_url("**lasso=*")
     inside = count(mapped)
     assert 0 < inside < len(of.ids)
-    rows = mapped.locator("#rows a.id").all_inner_texts()
+    rows = listed(mapped)
     mapped.reload()
     mapped.wait_for_selector("#rows > li")
     assert count(mapped) == inside
-    assert mapped.locator("#rows a.id").all_inner_texts() == rows
+    assert listed(mapped) == rows
     mapped.get_by_role("button", name="Clear lasso").click()
     assert shown(mapped, len(of.ids))
     mapped.go_back()
@@ -155,7 +161,7 @@ def test_rows_are_listed_page_after_page_and_lead_to_their_own(mapped, of):
     assert first == [f"/row/{name}" for name in of.ids.to_pylist()[:20]]
     mapped.get_by_role("button", name="Next").click()
     mapped.wait_for_selector(f"#rows a[href='/row/{of.ids[20].as_py()}']")
-    assert mapped.locator("#rows > li").count() == 20
+    assert len(listed(mapped)) == 20
 
 
 def test_a_point_shows_its_first_words_and_leads_to_its_row(mapped, of, explored):

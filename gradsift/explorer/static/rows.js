@@ -35,6 +35,7 @@ export async function listRows(count, page, idsOf, problem) {
   byId("pager").hidden = count <= PAGE;
   byId("before").disabled = first === 0;
   byId("after").disabled = last >= count;
+  byId("rows").setAttribute("aria-busy", "true");
   byId("where").textContent = `${(first + 1).toLocaleString("en")} to ${last.toLocaleString("en")}`;
   try {
     const rows = count ? await rowsOf(idsOf(first, last)) : [];
@@ -46,6 +47,8 @@ export async function listRows(count, page, idsOf, problem) {
     }));
   } catch (error) {
     if (mine === asked) problem(error.message);
+  } finally {
+    if (mine === asked) byId("rows").removeAttribute("aria-busy");
   }
 }
 

@@ -36,7 +36,7 @@ def test_quotes_lines_in_cells_and_empty_cells(tmp_path):
         ("a.csv", "\ufeffprompt,completion\r\nHi,Hello\r\n"),
         ("a.csv", "prompt;completion\nHi;Hello\n"),
         ("a.tsv", "prompt\tcompletion\nHi\tHello"),
-        ("a.csv.gz", gzip.compress(b"prompt,completion\nHi,Hello\n")),
+        ("a.csv.gz", gzip.compress(b"prompt,completion\nHi,Hello\n", mtime=0)),
     ],
 )
 def test_separators_marks_and_packed_tables(tmp_path, name, text):

@@ -9,7 +9,7 @@ from gradsift.datastore import ways
 from gradsift.datastore.errors import InputError
 from gradsift.explorer.paging import pages
 from gradsift.explorer.shared import OpenStore, page
-from gradsift.pipelines.query.lineage import ID, Deleted, Lineage, Traced, of_file, trace
+from gradsift.pipelines.query.lineage import ID, MOST_FILES, Deleted, Lineage, Traced, of_file, trace
 
 router = APIRouter()
 LINES = 100
@@ -22,10 +22,14 @@ def of_a_file(
     file: Annotated[str, Query(max_length=4_000)],
     first: Annotated[int, Query(ge=0, le=1 << 40)] = 0,
 ) -> HTMLResponse:
-    """What became of the rows of a file that was read, by its path as the store has it: no file is opened."""
-    if file not in ways.files_named(store, file):
+    """What became of the rows of a file that was read, by its path as the store has it, or the end of that: no file is
+    opened."""
+    named = ways.files_named(store, file)
+    if not named:
         raise InputError(f"no row of the store was read from {file!r}; the page of a row links to its files")
-    found = of_file(store, file, rows=True)
+    if file not in named and len(named) > 1:
+        raise InputError(f"several files end so: {', '.join(named[:MOST_FILES])}; give more of the path")
+    found = of_file(store, file if file in named else named[0], rows=True)
     lines = found.lines[first : first + LINES]
     return page(
         request, "file.html.j2", title="Lineage of a file", found=found, lines=lines,

@@ -30,7 +30,12 @@ SHADINGS: dict[Shading, str] = {  # with what a user reads
     "cluster": "cluster",
 }
 OF_SELECTION = ("selected", "score", "cluster")
-QUADRANTS = ("noise", "misconception", "redundant", "calibration")  # 1 to 4: pipelines/report/plane.py
+QUADRANTS = {  # 1 to 4: pipelines/report/plane.py; what lies on which side of the medians
+    "noise": "high loss, high entropy: wrong and unsure",
+    "misconception": "high loss, low entropy: wrong, though sure",
+    "redundant": "low loss, low entropy: known already",
+    "calibration": "low loss, high entropy: right, though unsure",
+}
 MOST = 11  # kinds with a colour of their own, beside that of all others
 STEPS = 6  # of a scale
 UNKNOWN = 255
@@ -42,7 +47,7 @@ F64 = NDArray[np.float64]
 @dataclass(frozen=True)
 class Shade:
     """[N] numbers of labels, UNKNOWN where nothing is known of an example; `ordered` labels go from low to high.
-    `rest`: whether the last label is of all others."""
+    `rest`: whether the last label is of all others. `meanings` of labels that are terms, one for each."""
 
     by: Shading
     codes: U8
@@ -50,6 +55,7 @@ class Shade:
     counts: Sequence[int]
     ordered: bool = False
     rest: bool = False
+    meanings: Sequence[str] = ()
 
 
 def shadings(store: Store) -> list[Shading]:
@@ -123,7 +129,7 @@ def _quadrants(loss: F64, entropy: F64) -> Shade:
     known = np.isfinite(loss) & np.isfinite(entropy)
     codes[known] = quadrant(loss[known], entropy[known]) - 1
     counts = [int((codes == k).sum()) for k in range(len(QUADRANTS))]
-    return Shade("quadrant", codes, QUADRANTS, counts)
+    return Shade("quadrant", codes, list(QUADRANTS), counts, meanings=list(QUADRANTS.values()))
 
 
 def _kinds(by: Shading, values: pa.DictionaryArray) -> Shade:

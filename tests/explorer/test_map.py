@@ -4,7 +4,6 @@ import re
 import shutil
 
 import browser
-import numpy as np
 import pytest
 from browser import HOSTILE
 
@@ -101,6 +100,8 @@ def test_it_is_coloured_by(by, mapped, explored, of):
     assert [int(n.replace(",", "")) for n in counts][: len(made.counts)] == list(made.counts)
     assert mapped.locator("#of").is_visible() == (by in ("selected", "score"))
     assert not mapped.locator("#problem").is_visible()
+    assert mapped.locator("#legend small").all_inner_texts() == list(made.meanings)
+    assert bool(made.meanings) == (by == "quadrant")
 
 
 def test_it_is_laid_out_by_embeddings_as_well(mapped, of):
@@ -177,14 +178,30 @@ def test_a_point_shows_its_first_words_and_leads_to_its_row(mapped, of, explored
 
 
 def point(page, of, k):
-    """Where a point is on the screen, in the view of all."""
+    """Where a point is on the screen, in the view of all: 20 pixels are left around it, 60 above."""
     box = page.locator("#points").bounding_box()
-    some = of.xy
-    ends = [np.sort(some[:, axis])[[int(len(some) * 0.005), len(some) - 1 - int(len(some) * 0.005)]] for axis in (0, 1)]
-    scale = 0.9 * min(box["width"] / np.ptp(ends[0]), box["height"] / np.ptp(ends[1]))
-    middle = [float(end.mean()) for end in ends]
-    x = box["x"] + box["width"] / 2 + (some[k, 0] - middle[0]) * scale
-    return float(x), float(box["y"] + box["height"] / 2 - (some[k, 1] - middle[1]) * scale)
+    low, high = of.xy.min(axis=0), of.xy.max(axis=0)
+    scale = min((box["width"] - 40) / (high - low)[0], (box["height"] - 80) / (high - low)[1])
+    x, y = (of.xy[k] - (low + high) / 2) * scale
+    return float(box["x"] + box["width"] / 2 + x), float(box["y"] + 60 + (box["height"] - 80) / 2 - y)
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (1600, 600), (420, 800)])
+def test_all_points_lie_inside_and_none_below_the_buttons(chromium, address, size):
+    with browser.watched(chromium, address, viewport=dict(zip(("width", "height"), size, strict=True))) as page:
+        opened(page, f"{address}/map")
+        page.wait_for_function("performance.getEntriesByName('drawn').length")
+        edges = page.evaluate(
+            "() => { const c = document.getElementById('points'), w = c.width, h = c.height, at = [w, h, 0, 0];"
+            " const all = new Uint32Array(c.getContext('2d').getImageData(0, 0, w, h).data.buffer);"
+            " for (let k = 0; k < w * h; k++) if (all[k] !== all[0]) {"
+            " const x = k % w, y = (k - x) / w; at[0] = Math.min(at[0], x); at[1] = Math.min(at[1], y);"
+            " at[2] = Math.max(at[2], x); at[3] = Math.max(at[3], y); }"
+            " return [at[0], at[1], w - 1 - at[2], h - 1 - at[3]]; }")  # fmt: skip
+        tools, box = page.locator(".tools").bounding_box(), page.locator("#points").bounding_box()
+        assert edges[1] >= tools["y"] + tools["height"] - box["y"]
+        assert min(edges) >= 8
+        assert min(edges) < 24, "and they fill the plane"
 
 
 def test_it_is_used_by_keys_alone(mapped, of):

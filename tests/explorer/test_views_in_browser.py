@@ -172,6 +172,30 @@ def test_every_view_fits_a_narrow_screen_and_is_readable(chromium, home, store, 
             assert page.evaluate(CONTRAST) == [], path
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_table_that_is_cut_has_a_shadow_where_it_goes_on(chromium, home, scheme):
+    """Its rows are hidden, so that pictures of its edges differ by the shadow alone."""
+    with watched(chromium, home, color_scheme=scheme, **NARROW) as page:
+        page.goto(f"{home}/selections")
+        table = page.locator(".wide").first
+        table.scroll_into_view_if_needed()
+        table.locator("table").evaluate("one => { one.style.visibility = 'hidden'; }")
+
+        def edges():
+            box = table.bounding_box()
+            clip = {"y": box["y"], "width": 12, "height": min(40, box["height"])}
+            return [page.screenshot(clip={"x": x, **clip}) for x in (box["x"], box["x"] + box["width"] - 12)]
+
+        left, right = edges()
+        assert left != right, "it goes on at the right"
+        table.evaluate("one => { one.scrollLeft = one.scrollWidth; }")
+        assert edges()[1] == left, "it ends there"
+        assert edges()[0] != left, "and goes on at the left"
+        page.set_viewport_size({"width": 1280, "height": 900})
+        left, right = edges()
+        assert left == right, "all of it is there"
+
+
 def test_all_is_reached_by_keyboard(view, home, chosen):
     view.goto(f"{home}/row/{chosen[0]}")
     view.keyboard.press("Tab")

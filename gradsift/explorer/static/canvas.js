@@ -1,6 +1,7 @@
 // Points on a canvas: written into its pixels, which takes a few milliseconds for 100,000 and needs no graphics card.
 
 const GHOST = 0.16; // how much is seen of a point that is left out
+const EDGE = 20, ABOVE = 60; // pixels around the view of all points; the buttons lie above it
 
 // A disc as pixels: [dx, dy, share of the pixel in 256ths], smooth at its edge.
 function disc(radius) {
@@ -25,20 +26,17 @@ export class Plane {
     this.context = canvas.getContext("2d");
     this.view = { x: 0, y: 0, zoom: 1 }; // middle, in the map's own units, and how much nearer than all
     this.xy = new Float32Array(0);
-    this.fitted = { x: 0, y: 0, span: 1 };
+    this.fitted = { x: 0, y: 0, w: 1, h: 1 };
   }
 
-  // Show these places; the view of all of them leaves far ones out, half a percent at each side.
+  // Show these places; the view of all of them leaves none out.
   take(xy) {
     this.xy = xy;
-    const ends = [0, 1].map((axis) => {
-      const step = Math.max(1, Math.floor(xy.length / 2 / 20000)), some = [];
-      for (let k = axis; k < xy.length; k += 2 * step) some.push(xy[k]);
-      some.sort((a, b) => a - b);
-      const cut = Math.floor(some.length * 0.005);
-      return [some[cut], some[some.length - 1 - cut]];
-    });
-    const [[left, right], [bottom, top]] = ends;
+    let left = Infinity, right = -Infinity, bottom = Infinity, top = -Infinity;
+    for (let k = 0; k < xy.length; k += 2) {
+      left = Math.min(left, xy[k]); right = Math.max(right, xy[k]);
+      bottom = Math.min(bottom, xy[k + 1]); top = Math.max(top, xy[k + 1]);
+    }
     this.fitted = { x: (left + right) / 2, y: (bottom + top) / 2, w: (right - left) || 1, h: (top - bottom) || 1 };
   }
 
@@ -53,20 +51,20 @@ export class Plane {
     this.pixels = new Uint32Array(this.image.data.buffer);
   }
 
-  // Pixels of the screen for one unit of the map.
-  get scale() {
-    const box = this.canvas.getBoundingClientRect(), room = 0.9;
-    return this.view.zoom * room * Math.min(box.width / this.fitted.w, box.height / this.fitted.h);
+  // Where the middle of the view is on the screen, and pixels of it for one unit of the map.
+  get frame() {
+    const box = this.canvas.getBoundingClientRect(), w = Math.max(1, box.width - 2 * EDGE), h = Math.max(1, box.height - ABOVE - EDGE);
+    return { x: EDGE + w / 2, y: ABOVE + h / 2, scale: this.view.zoom * Math.min(w / this.fitted.w, h / this.fitted.h) };
   }
 
   toScreen(x, y) {
-    const box = this.canvas.getBoundingClientRect(), s = this.scale;
-    return [box.width / 2 + (x - this.fitted.x - this.view.x) * s, box.height / 2 - (y - this.fitted.y - this.view.y) * s];
+    const frame = this.frame;
+    return [frame.x + (x - this.fitted.x - this.view.x) * frame.scale, frame.y - (y - this.fitted.y - this.view.y) * frame.scale];
   }
 
   toMap(px, py) {
-    const box = this.canvas.getBoundingClientRect(), s = this.scale;
-    return [(px - box.width / 2) / s + this.fitted.x + this.view.x, (box.height / 2 - py) / s + this.fitted.y + this.view.y];
+    const frame = this.frame;
+    return [(px - frame.x) / frame.scale + this.fitted.x + this.view.x, (frame.y - py) / frame.scale + this.fitted.y + this.view.y];
   }
 
   get radius() { // in pixels of the screen
@@ -81,7 +79,7 @@ export class Plane {
     const table = Uint32Array.from({ length: 256 }, (_, k) => packed(colours[k] ?? ghost));
     const faint = packed(ghost);
     pixels.fill(packed(ground) | 0xff000000);
-    const [ox, oy] = this.toScreen(0, 0), s = this.scale * dense, left = ox * dense, top = oy * dense;
+    const [ox, oy] = this.toScreen(0, 0), s = this.frame.scale * dense, left = ox * dense, top = oy * dense;
     const radius = this.radius * dense, kernel = disc(radius), reach = Math.ceil(radius + 1);
     for (const level of [0, 1, 2]) {
       const all = level ? kernel : disc(Math.max(0.8, radius * 0.6)), share = level ? 0.88 : GHOST;
@@ -106,7 +104,7 @@ export class Plane {
   // The shown point nearest to a place on the screen, -1 where none is within `most` pixels.
   nearest(px, py, shown, most) {
     const [mx, my] = this.toMap(px, py), { xy } = this;
-    let best = (most / this.scale) ** 2, found = -1;
+    let best = (most / this.frame.scale) ** 2, found = -1;
     for (let k = 0; k < xy.length / 2; k++) {
       if (shown[k] === 0) continue;
       const d = (xy[2 * k] - mx) ** 2 + (xy[2 * k + 1] - my) ** 2;
@@ -125,8 +123,8 @@ export class Plane {
   }
 
   panBy(dx, dy) {
-    this.view.x -= dx / this.scale;
-    this.view.y += dy / this.scale;
+    this.view.x -= dx / this.frame.scale;
+    this.view.y += dy / this.frame.scale;
   }
 }
 

@@ -108,6 +108,11 @@ function legend() {
     count.className = "n";
     count.textContent = n.toLocaleString("en");
     button.append(swatch, words, count);
+    if (shaded.meanings[code]) {
+      const meaning = document.createElement("small");
+      meaning.textContent = shaded.meanings[code];
+      button.append(meaning);
+    }
     button.setAttribute("aria-pressed", String(!hidden.has(name)));
     button.title = hidden.size ? "Show or hide these" : "Show these alone";
     button.addEventListener("click", () => toggle(name));

@@ -144,7 +144,7 @@ def test_amounts_are_cut_so_that_each_colour_is_of_as_many(laid):
 
 
 def test_quadrants_are_those_of_the_report(laid):
-    assert QUADRANTS == OF_REPORT
+    assert tuple(QUADRANTS) == OF_REPORT
     made = shade(*laid, "quadrant")
     assert made.counts[0] + made.counts[1] == pytest.approx(len(laid[1].ids) / 2, abs=1)  # the harder half
 

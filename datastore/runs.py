@@ -23,6 +23,7 @@ from gradsift.datastore.warmups import Drift
 Json = dict[str, Any]  # a document or a part of one, as JSON holds it
 Counts = Mapping[str, int]
 MADE = ("selections", "mixtures")
+BY_HAND = "by hand"  # method of what a person chose
 
 
 @dataclass(frozen=True)
@@ -333,6 +334,11 @@ class Run:
         """(name, digest) of its selections and mixtures."""
         return {(made["name"], made["digest"]) for kind in MADE for made in self.summary.get(kind, ())}
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether it made nothing but what a person picked."""
+        return {made["method"] for made in self.summary.get("selections", ())} == {BY_HAND}
+
 
 def as_json(result: RunResult) -> Json:
     """A result as plain data."""
@@ -411,14 +417,12 @@ def finish(store: Store, run_id: int, result: RunResult) -> None:
 
 
 def last_run(store: Store, computed: bool = False) -> Run:
-    """The newest run that finished; `computed`: not counting later selections from its rows.
-
-    Raises InputError when there is none.
-    """
-    run = next((run for run in finished(store) if not (computed and run.summary.get("base"))), None)
-    if run is None:
-        raise InputError(f"no run has finished in {store.root}; start one with `gradsift run RECIPE`")
-    return run
+    """The newest finished run, but what a person picked by hand is never meant unless it is named; `computed`: not
+    counting later selections from its rows. Raises InputError when there is none."""
+    for run in finished(store):
+        if not (run.by_hand or (computed and run.summary.get("base"))):
+            return run
+    raise InputError(f"no run has finished in {store.root}; start one with `gradsift run RECIPE`")
 
 
 def newest_number(store: Store) -> int:

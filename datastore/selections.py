@@ -22,7 +22,6 @@ NEWEST = (  # selection of each name and target
     "AS place FROM selection WHERE void IS NULL) AS placed WHERE place = 1"
 )
 MIXTURE = "mixture"  # method and target of a mixture
-BY_HAND = "by hand"  # method of what a person chose
 NO_TARGET = "none"  # target of a selection that is for none
 PLAN = b"gradsift.mixture"  # metadata of a mixture's details: what was asked and what came out, JSON
 

@@ -10,8 +10,8 @@ from pathlib import PurePath
 from typing import Any
 
 from gradsift.datastore.identity import Spec, canonical_json
-from gradsift.datastore.runs import Json, MixturePlan, RunResult
-from gradsift.datastore.selections import BY_HAND, Selection
+from gradsift.datastore.runs import BY_HAND, Json, MixturePlan, RunResult
+from gradsift.datastore.selections import Selection
 from gradsift.pipelines.methods.registry import methods
 from gradsift.pipelines.tables import Row
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from gradsift.datastore import selections
-from gradsift.datastore.runs import Recipes
-from gradsift.datastore.selections import BY_HAND
+from gradsift.datastore.runs import BY_HAND, Recipes
 from gradsift.pipelines.export import about, card, croissant
 from gradsift.pipelines.export.job import PLACELESS, Job
 from gradsift.pipelines.export.rows import Labels, Layout, rows_in

@@ -42,7 +42,7 @@ class SourceShift:
 @dataclass(frozen=True)
 class Comparison:
     """Two sides of a store compared. `jaccard` is the share of all examples of both that both have; `moves` are those
-    whose rank changed most, and none where a side has no order (a pool)."""
+    whose rank changed most, and none where a side has no order: a pool, and a selection without scores."""
 
     difference: Difference
     jaccard: float
@@ -59,6 +59,11 @@ def compare(store: Store, one: str, other: str, shown: int = SHOWN) -> Compariso
     return Comparison(found, found.in_both / every if every else 1.0, _sources(a, b), _moves(a, b, shown))
 
 
+def _ordered(side: Side) -> bool:
+    """Whether the order of a side says anything: of what was picked by hand, without scores, it is that of ids."""
+    return side.ranked and any(of.score is not None for of in side.facts.values())
+
+
 def _sources(a: Side, b: Side) -> list[SourceShift]:
     counts: dict[str, list[int]] = {}
     for at, side in enumerate((a, b)):
@@ -70,7 +75,7 @@ def _sources(a: Side, b: Side) -> list[SourceShift]:
 
 
 def _moves(a: Side, b: Side, shown: int) -> list[Move]:
-    if not (a.ranked and b.ranked):
+    if not (_ordered(a) and _ordered(b)):
         return []
     rank_a, rank_b = (dict(zip(side.copies, range(len(side.copies)), strict=True)) for side in (a, b))
     moved = [i for i in rank_a.keys() & rank_b.keys() if rank_a[i] != rank_b[i]]

@@ -7,8 +7,8 @@ from dataclasses import replace
 from gradsift.datastore import examples, runs, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import digest_ids
-from gradsift.datastore.runs import Json, SelectionReport
-from gradsift.datastore.selections import BY_HAND, NO_TARGET, Picks
+from gradsift.datastore.runs import BY_HAND, Json, SelectionReport
+from gradsift.datastore.selections import NO_TARGET, Picks
 from gradsift.datastore.store import Store
 from gradsift.pipelines.runs import forget
 from gradsift.pipelines.runs.later import changed, numbers, started

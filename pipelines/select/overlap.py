@@ -7,7 +7,7 @@ import numpy as np
 
 from gradsift.datastore import features, selections
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.runs import last_run
+from gradsift.datastore.runs import BY_HAND, last_run
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.tables import Row
@@ -28,8 +28,11 @@ class Overlap:
 
 def overlap(store: Store, names: Sequence[str], target: str | None = None, k: int | None = None) -> Overlap:
     """How alike selections are: their Jaccard indices (or overlap of the first k), what chance gives, and the rank
-    correlations of their scores with each other and with answer length."""
-    chosen = [selections.get(store, name) for name in names] if names else selections.newest(store)
+    correlations of their scores with each other and with answer length. Without names those that methods made."""
+    if names:
+        chosen = [selections.get(store, name) for name in names]
+    else:
+        chosen = [one for one in selections.newest(store) if one.method != BY_HAND]
     if not names and target is None and len(targets := sorted({one.target for one in chosen})) > 1:
         raise InputError(f"this store has selections for {', '.join(targets)}; give --target, or names to compare")
     chosen = [one for one in chosen if target in (None, one.target)]

@@ -5,10 +5,11 @@ import json
 import pytest
 
 import gradsift
-from gradsift.datastore import examples, selections, versions
+from gradsift.datastore import examples, runs, selections, versions
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.forget import Picked
 from gradsift.datastore.runs import last_run
+from gradsift.pipelines.query.compare import compare
 from gradsift.pipelines.runs.by_hand import select_by_hand
 from gradsift.pipelines.runs.forget import delete
 
@@ -27,8 +28,6 @@ def test_the_same_again_is_no_new_version(copy):
     made = selections.get(copy, "mine@1")
     assert (made.example_ids, made.method, made.target) == (ids, "by hand", "none")
     assert selections.spec_of(copy, made)["drawn"] == {"lasso": ["1,2"]}
-    assert last_run(copy).result.base == "small"  # what is selected later is selected from the same rows
-    assert last_run(copy).result.pool_rows
 
 
 @pytest.mark.parametrize(
@@ -71,5 +70,18 @@ def test_what_selections_go_through_takes_it(copy, tmp_path):
     assert (row["version"], row["method"], row["target"], row["examples"]) == (1, "by hand", "none", 6)
     assert gradsift.overlap(["mine", "small-sql"], store=copy)
     assert gradsift.runs(copy)[-1].made == ("mine@1",)
-    assert "by hand" in gradsift.report(store=copy).read_text("utf-8")
+    made = runs.get(copy, gradsift.runs(copy)[-1].run_id)
+    assert made.result.base == "small"
+    assert "by hand" in gradsift.report(store=copy, run=made.run_id).read_text("utf-8")
     assert gradsift.checkout("mine@1", out=tmp_path / "then", store=copy).rows == 6
+
+
+def test_what_was_picked_by_hand_is_no_default(copy):
+    """Whoever asks for the last run's report, or compares all that there is, means what was computed."""
+    gradsift.select("random", examples=8, store=copy)
+    before = (last_run(copy).run_id, gradsift.report_data(copy), gradsift.overlap(store=copy))
+    select_by_hand(copy, "mine", selections.get(copy, "small-sql").example_ids[:6], {})
+    assert (last_run(copy).run_id, gradsift.report_data(copy), gradsift.overlap(store=copy)) == before
+    compared = compare(copy, "mine", "small-sql")
+    assert compared.difference.in_both == 6
+    assert compared.moves == []  # in the order of ids no place is a rank

@@ -118,7 +118,12 @@ def methods_section() -> list[str]:
 
 def page() -> str:
     """The whole page."""
-    codes = {"0": "ok", "1": "unexpected; please report", "130": "interrupted; run again to go on"}
+    codes = {
+        "0": "ok",
+        "1": "unexpected; please report",
+        "130": "interrupted; run again to go on",
+        "141": "who read what it prints stopped reading, as `head` does: nothing is wrong",
+    }
     for error in (
         errors.InputError, errors.CorruptionError, errors.FeatureSpaceMismatch, errors.CatalogVersionError,
         errors.BusyError, errors.StoreFullError, errors.UnavailableError,

@@ -1,23 +1,55 @@
 """Entry point: run the command line and turn errors into one clear message and a documented exit code."""
 
+import atexit
 import errno
 import json
+import os
+import select
 import sys
+from typing import TextIO
 
 from gradsift.datastore.errors import GradsiftError, StoreFullError
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
+NO_READER_EXIT = 141  # as a shell says it of a program that SIGPIPE ended
 
 
 def main() -> None:
     """Run `gradsift`; exits with the code that docs/reference.md lists."""
+    unread = list[bool]()
+    # registered first, it runs last: threads that still read for an answer which nobody wants must not see Python end
+    atexit.register(lambda: os._exit(NO_READER_EXIT) if unread else None)
+    try:
+        _run()
+    except BrokenPipeError:
+        if not (_has_no_reader(sys.stdout) or _has_no_reader(sys.stderr)):
+            raise  # of another pipe
+        unread.append(True)
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):  # as Rich ends where nobody reads
+            raise
+        unread.append(True)
+
+
+def _has_no_reader(stream: TextIO | None) -> bool:
+    if stream is None:
+        return False
+    asked = select.poll()
+    asked.register(stream, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
+
+
+def _run() -> None:
     from cyclopts import CycloptsError
 
     from gradsift.cli import app
 
     try:
-        app(exit_on_error=False)
+        try:
+            app(exit_on_error=False)
+        finally:
+            print(end="", flush=True)  # not as Python ends, when none of these could tell what is wrong
     except CycloptsError:
         sys.exit(USAGE_EXIT)  # cyclopts has printed what is wrong
     except GradsiftError as error:
@@ -32,7 +64,7 @@ def main() -> None:
 
 def _report(message: str, code: int) -> int:
     if "--json" in sys.argv and not getattr(sys.modules.get("gradsift.cli.show"), "answered", False):
-        print(json.dumps({"error": message, "exit_code": code}))
+        print(json.dumps({"error": message, "exit_code": code}), flush=True)
     sys.stderr.write(f"error: {message}\n")
     return code
 

@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import os
 import re
 
 import polars as pl
 import pytest
-from running import gradsift
+from running import PATIENCE, gradsift, start
 
 from gradsift import sql
 from gradsift.cli import app
@@ -183,3 +184,28 @@ def test_a_statement_that_is_refused_is_one_line_and_a_document(hostile):
     refused = gradsift("sql", "drop table examples", "--json", "--store", hostile, code=2)
     assert json.loads(refused.stdout)["error"].startswith("SQL: a statement begins with SELECT or WITH")
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("form", "unbuffered"), [(["--csv"], ""), (["--json"], "1"), (["-n", "9000"], "")], ids=["csv", "json", "table"]
+)
+def test_a_reader_that_stops_after_a_line_ends_a_command_without_a_word(finished, form, unbuffered):
+    """Its answer is more than a pipe holds, so that it is still written, and read from the store, when they go."""
+    statement = "select a.id as id, b.id as other from examples a cross join examples b"
+    reader, writer = os.pipe()
+    command = ("-m", "gradsift", "sql", statement, "--store", finished[1], *form)
+    process = start(*command, stdout=writer, variables={"PYTHONUNBUFFERED": unbuffered})
+    os.close(writer)
+    with os.fdopen(reader) as lines:
+        assert lines.readline()
+    assert (process.communicate(timeout=PATIENCE)[1], process.returncode) == ("", 141)
+
+
+@pytest.mark.parametrize("command", [["sql", "--schema", "--json"], ["sql", "drop", "--json"]], ids=["answer", "error"])
+def test_a_short_answer_that_nobody_reads_ends_as_quietly(command):
+    """It is in Python's buffer until the command ends."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start("-m", "gradsift", *command, stdout=writer, variables={"PYTHONUNBUFFERED": ""})
+    os.close(writer)
+    assert (process.communicate(timeout=PATIENCE)[1], process.returncode) == ("", 141)

@@ -82,7 +82,7 @@ def _end(*_: object) -> None:
     In a thread, with a limit: what was interrupted may hold a lock that this needs."""
     thread = threading.Thread(target=multiprocessing.util._run_finalizers, args=(0,), daemon=True)  # type: ignore[attr-defined]
     thread.start()
-    thread.join(1.0)
+    thread.join(5.0)
     os._exit(128 + signal.SIGTERM)
 
 

@@ -58,9 +58,9 @@ def test_the_demo_chooses_what_it_chose_before(demo):
     assert manifest["digest"] == then["export"]
 
 
-def test_a_query_without_an_answer_uses_the_models_own(demo):
+def test_a_greedy_query_uses_the_models_own_answer(demo):
     folder, _ = demo
-    out = gradsift("query", "What is 12 plus 30?", "--store", "demo/store", "-k", "3", "--json", cwd=folder)
+    out = gradsift("query", "What is 12 plus 30?", "--greedy", "--store", "demo/store", "-k", "3", "--json", cwd=folder)
     found = json.loads(out.stdout)
     assert found["generated"]
     assert found["assistant"]

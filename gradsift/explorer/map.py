@@ -17,11 +17,11 @@ from pydantic import BaseModel, Field
 
 from gradsift.datastore import chats, choices, examples
 from gradsift.explorer.shared import OpenStore, excerpt, page, visible
+from gradsift.pipelines.query.by_hand import select_by_hand
 from gradsift.pipelines.query.filters import Filter, matching, of_selection, range_of
 from gradsift.pipelines.query.find import MOST_CHARS, holding
 from gradsift.pipelines.query.map import By, Map, kinds, open_map
 from gradsift.pipelines.query.shades import SHADINGS, Shading, places_of, shade, shadings
-from gradsift.pipelines.runs.by_hand import select_by_hand
 
 router = APIRouter()
 MOST_ROWS = 100  # of one request

@@ -21,7 +21,7 @@ from gradsift.datastore.store import Store
 from gradsift.explorer.security import HEADERS, POLICY, Rules
 from gradsift.explorer.serve import listen, rules_for, url_of
 from gradsift.explorer.shared import visible
-from gradsift.pipelines.runs.by_hand import select_by_hand
+from gradsift.pipelines.query.by_hand import select_by_hand
 
 
 def ask(address, path, method="GET", body=None, **headers):

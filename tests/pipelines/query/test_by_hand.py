@@ -3,14 +3,16 @@
 import json
 
 import pytest
+from planted import found_in
 
 import gradsift
 from gradsift.datastore import examples, runs, selections, versions
+from gradsift.datastore.chats import text
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.forget import Picked
 from gradsift.datastore.runs import last_run
+from gradsift.pipelines.query.by_hand import select_by_hand
 from gradsift.pipelines.query.compare import compare
-from gradsift.pipelines.runs.by_hand import select_by_hand
 from gradsift.pipelines.runs.forget import delete
 
 
@@ -50,6 +52,38 @@ def test_a_deletion_leaves_what_is_left_of_it(copy):
     assert selections.get(copy, "mine").example_ids == [ids[0], *ids[2:]]
     with pytest.raises(InputError, match="is void: 1 example was deleted"):
         selections.get(copy, "mine@1")
+
+
+def test_promise_8_what_a_view_asked_for_is_gone_with_the_row_that_said_it(copy, tmp_path):
+    """Words looked for are words of a row: in no version, run, manifest, card or rewritten export after its deletion."""
+    ids = some(copy, 40)
+    texts = {name: text(chat) for name, chat in examples.get_messages(copy, ids).items()}
+    lines = {name: said.partition("\n")[0] for name, said in texts.items()}
+    gone, words = next((i, line) for i, line in lines.items() if sum(line in said for said in texts.values()) == 1)
+    asked = {"words": [f'"{words}"'], "where": [f"text like '%{words}%'"]}
+    others = {name: [words] for name in ("by", "shade_by", "selection", "source", "licence", "chars", "loss", "score",
+                                         "cluster", "selected_in", "hide", "lasso", "unknown")}  # fmt: skip
+    select_by_hand(copy, "mine", ids, asked | others)
+    gradsift.export("mine", tmp_path / "out", store=copy)
+    assert found_in(copy.root, words)
+    assert found_in(tmp_path / "out", words)
+    for path in ("README.md", "manifest.json"):
+        assert words not in (tmp_path / "out" / path).read_text("utf-8")
+    assert delete(copy, lambda _store: Picked([gone]), exports=True).exports
+    assert (found_in(copy.root, words), found_in(tmp_path / "out", words)) == ([], [])
+    made = selections.spec_of(copy, selections.get(copy, "mine"))["drawn"]
+    assert made == dict.fromkeys((set(others) | set(asked)) - {"unknown"}, 1)
+
+
+def test_a_view_is_recorded_as_far_as_it_holds_no_text_of_rows(copy):
+    source = examples.all_sources(copy)[0]
+    view = {
+        "by": ["gradients"], "shade_by": ["score"], "selection": ["small-sql@1"], "source": [source], "chars": ["1..2e3"],
+        "score": ["small-sql:0.2.."], "selected_in": ["small-sql"], "lasso": ["0.1,-2e-5,3,4"], "view": ["1,2,3"],
+    }  # fmt: skip
+    select_by_hand(copy, "mine", some(copy, 3), view | {"hide": ["a", "b"], "where": ["chars > 1"]})
+    kept = selections.spec_of(copy, selections.get(copy, "mine"))["drawn"]
+    assert kept == {name: value for name, value in view.items() if name != "view"} | {"hide": 2, "where": 1}
 
 
 def test_what_selections_go_through_takes_it(copy, tmp_path):

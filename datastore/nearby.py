@@ -27,6 +27,8 @@ def near(
     everything: bool,
 ) -> list[Neighbour]:
     """The neighbours of a question, as `Store.neighbours` says."""
+    if k < 1:
+        raise InputError(f"k must be 1 or more, not {k}")
     last = last_run(store)
     pool = None if everything else last.result.ingest.pool.used_dataset_id
     (point,) = searched(store, last, [checkpoint], pool)

@@ -86,6 +86,7 @@ class Predicate:
         self._refused = ""
         self._selects = 0
         self._text = f"SELECT DISTINCT key FROM example WHERE (\n{text}\n)"
+        self._alone = f"EXPLAIN SELECT key FROM example WHERE {text}"  # fails where parentheses are not of one pair
         self._database = sqlite3.connect(":memory:", isolation_level=None)
         typed = "".join(f", {name} {_kind(name)}" for name in columns)
         self._database.execute(f"CREATE TABLE example (key TEXT{typed})")
@@ -97,9 +98,11 @@ class Predicate:
         self._database.executemany(self._insert, rows)
         if self.absent:
             self._look_for_absent()
-        self._selects = 0
         self._database.set_authorizer(self._allow)
         try:
+            self._selects = 0
+            self._database.execute(self._alone)
+            self._selects = 0
             return [str(row[0]) for row in self._database.execute(self._text)]
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise self.refusal(error) from error

@@ -65,8 +65,13 @@ def _run() -> None:
 def _report(message: str, code: int) -> int:
     if "--json" in sys.argv and not getattr(sys.modules.get("gradsift.cli.show"), "answered", False):
         print(json.dumps({"error": message, "exit_code": code}), flush=True)
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {_harmless(message)}\n")
     return code
+
+
+def _harmless(message: str) -> str:
+    """A message in which what a terminal would obey, or not show, is spelled out: names in it may be of any file."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
 
 
 if __name__ == "__main__":

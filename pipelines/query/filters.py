@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from gradsift.datastore import examples, selections, where
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.predicates import ASKED
 from gradsift.datastore.store import Store
 
 RANGE = re.compile(r"\s*(\S*?)\s*\.\.\s*(\S*?)\s*")
@@ -118,7 +119,9 @@ def _passing(store: Store, wanted: Filter) -> Iterator[set[str]]:
         yield _of_table(store, wanted.score, "score")
     if wanted.cluster is not None:
         yield _of_table(store, wanted.cluster, "cluster")
-    if predicate := " AND ".join(f"({one})" for one in _predicates(wanted)):
+    if wanted.where is not None:
+        where.asked_of(wanted.where, ASKED, "--where").close()  # alone: it cannot end the parentheses that it gets
+    if predicate := " AND ".join(f"(\n{one}\n)" for one in _predicates(wanted)):
         yield set(where.matching(store, predicate))
 
 
@@ -141,7 +144,11 @@ def _predicates(wanted: Filter) -> Iterator[str]:
 
 def _bounded(column: str, bounds: Range) -> str:
     sides = ((">=", bounds.low), ("<=", bounds.high))
-    return " AND ".join(f"{column} {sign} {bound!r}" for sign, bound in sides if bound is not None)
+    return " AND ".join(f"{column} {sign} {_number(bound)}" for sign, bound in sides if bound is not None)
+
+
+def _number(value: float) -> str:
+    return repr(value).replace("inf", "9e999")  # SQLite has no word for it
 
 
 def _quoted(text: str) -> str:

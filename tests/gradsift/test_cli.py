@@ -214,6 +214,14 @@ def test_hostile_text_is_shown_harmless(recipe_data, write_jsonl, tmp_path, reci
     assert "\x1b" not in card
 
 
+def test_a_message_has_nothing_that_a_terminal_obeys(tmp_path):
+    name = "a\x1b[2J\u202eb\u200b\rc"
+    out = gradsift("status", "--store", tmp_path / name, "--json")
+    assert out.returncode == 2
+    assert r"a\x1b[2J\u202eb\u200b\rc" in out.stderr
+    assert name in json.loads(out.stdout)["error"]
+
+
 @pytest.mark.slow
 def test_methods_select_score_overlap(copied, tmp_path):
     root, _ = copied

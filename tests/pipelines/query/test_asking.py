@@ -184,6 +184,7 @@ def test_filters_that_narrow_down_all_the_same_come_before_the_nearest(store, po
         (" 0.5 .. ", Range(0.5, None)),
         ("7", Range(7, 7)),
         ("-1e-3..2", Range(-0.001, 2)),
+        ("0..1e999", Range(0, float("inf"))),
     ],
 )
 def test_ranges_are_read_as_they_are_written(written, read):
@@ -203,12 +204,37 @@ def test_filters_say_what_is_wrong(store):
         (Filter(selected_in="nothing"), "no selection 'nothing'"),
         (Filter(cluster=Of("small-sql", Range(1, 1))), "recorded no cluster of its pool: it has"),
         (Filter(where="nonsense = 1"), "no such column: nonsense"),
+        (Filter(where="1 = 0) or (1 = 1"), 'near "\\)": syntax error'),
+        (Filter(sources=("sql",), where="1 = 0) or (1 = 1"), 'near "\\)": syntax error'),
         (Filter(chars=Range(10**9, None), selected_in="small-sql"), r"\(chars, selected_in\)"),
     ):
         with pytest.raises(InputError, match=words):
             matching(store, wanted)
     with pytest.raises(InputError, match="names no selection; write NAME"):
         filter_of(score="0.2..")
+
+
+def test_a_predicate_may_end_in_a_comment_beside_other_filters(store):
+    alone = matching(store, Filter(where="chars > 100"))
+    assert matching(store, Filter(where="chars > 100 -- long", loss=Range(0, None))) == sorted(
+        set(alone) & set(matching(store, Filter(loss=Range(0, None))))
+    )
+
+
+def test_no_end_may_be_written_as_an_infinite_one(store):
+    for field in ("chars", "loss"):
+        there = matching(store, filter_of(**{field: "0.."}))
+        assert matching(store, filter_of(**{field: "0..inf"})) == there
+        assert matching(store, filter_of(**{field: "-inf..1e400"})) == there
+        with pytest.raises(InputError, match="no example passes"):
+            matching(store, filter_of(**{field: "inf"}))
+
+
+def test_a_stored_row_has_one_neighbour_or_more(store, pool):
+    assert len(store.neighbours(pool[0], 1)) == 1
+    for k in (0, -1):
+        with pytest.raises(InputError, match=f"k must be 1 or more, not {k}"):
+            store.neighbours(pool[0], k)
 
 
 def test_a_quoted_name_is_text(store):

@@ -235,7 +235,7 @@ class Store:
 
         Each neighbour has `example_id` and `cosine`. Exact; ties go to the smaller id; what was asked with is left
         out. Cost O(N·D), and a pass over the catalog's rows. Raises InputError for an unknown id, checkpoint or column,
-        k < 1, a vector of another width, and an example without a plain row (`gradsift.query` has the model compute it);
+        k < 1, a vector of another width, and an example without a plain row (`gradsift.query` has it computed);
         CorruptionError for a damaged shard. More ways to ask, and other spaces: `gradsift.query`.
         """
         nearby = import_module("gradsift.datastore.nearby")  # it imports this module

@@ -37,7 +37,8 @@ def run(store: Store, name: str, given: Mapping[str, str | int]) -> list[Record]
     names = sql.query_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
-        raise InputError(f"there is no query {name!r}; {f'did you mean {near[0]}?' if near else f'there are {names}'}")
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+        raise InputError(f"there is no query {name!r}; {hint}")
     query = _query(name)
     if set(given) != set(query.parameters):
         takes = ", ".join(f"{key} ({what})" for key, what in query.parameters.items()) or "no parameter"

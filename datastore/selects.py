@@ -90,6 +90,9 @@ def answer(store: Store, statement: str) -> Answer:
         if asked.star:
             names = [name for name in schema.names() if name not in {field.name for field in asked.fields}]
             found, schema = found.select(names), pl.Schema({name: schema[name] for name in names})
+        if "len" in schema and "count" not in schema and not re.search(r"\blen\b", asked.text, re.I):
+            found = found.rename({"len": "count"})  # Polars' name for a count(*) that got none
+            schema = found.collect_schema()
     return Answer(found, schema, asked, failed)
 
 

@@ -33,7 +33,7 @@ CHOICE = {
     "selection_id": (WHOLE, "its number in the catalog"),
 }
 ITEM = {
-    "rank": (WHOLE, "the example's place in it, from 0"),
+    "rank": (WHOLE, "the example's place in it, from 0 as every rank"),
     "id": ID,
     "score": (NUMBER, "the score that it was chosen by, null where the method gives none"),
     "copies": (WHOLE, "how often it occurs"),
@@ -91,7 +91,7 @@ TABLES: dict[str, Table] = {
             **CHOICE,
             "id": ID,
             "score": (NUMBER, "its score; null where the method gives none"),
-            "rank": (WHOLE, "its place among the chosen, from 0; null of one that was not chosen"),
+            "rank": (WHOLE, "its place among the chosen, from 0 as every rank; null of one that was not chosen"),
             "part": (TEXT, "the part of the mixture that took it"),
             "cluster": (TEXT, "its cluster, where the method makes clusters"),
             "details": (TEXT, "all else that the method says of it, a JSON object"),

@@ -59,15 +59,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a selection's method said of an example: its score (higher is taken first), at which place of `of` that is
-    (from 1, ties share it), and its cluster or part of the mixture. None is what it does not say."""
+    """What a selection's method said of an example: its score (higher is taken first), its rank by that among `of`
+    (from 0, ties share it), and its cluster or part of the mixture. None is what it does not say."""
 
     name: str
     version: str
     target: str
     method: str
     score: float | None
-    place: int | None
+    rank: int | None
     of: int
     cluster: str | None
     part: str | None
@@ -161,12 +161,12 @@ def _scored(store: Store, row: Row, example: str) -> Scored | None:
     if at < 0:
         return None
     said = {name: table[name][at].as_py() for name in there}
-    score, place = said.get("score"), None
+    score, rank = said.get("score"), None
     if score is not None:
-        place = 1 + int(pc.sum(pc.greater(table["score"], score)).as_py() or 0)
+        rank = int(pc.sum(pc.greater(table["score"], score)).as_py() or 0)
     name, version = row["name"], _label("selection", row)
     cluster, part = (None if said.get(of) is None else str(said[of]) for of in ("cluster", "part"))
-    return Scored(name, version, row["target"], row["method"], score, place, table.num_rows, cluster, part)
+    return Scored(name, version, row["target"], row["method"], score, rank, table.num_rows, cluster, part)
 
 
 def warmups(store: Store, example: str) -> list[str]:

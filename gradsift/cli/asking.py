@@ -178,7 +178,7 @@ def _rows(answer: "Answer") -> list[dict[str, Any]]:
     short = short_names(list(answer.hits[0].layers)) if answer.hits else {}
     rows = []
     for hit in answer.hits:
-        row = asdict(hit) | {"rank": hit.rank + 1, "example_id": hit.example_id[:8]}
+        row = asdict(hit) | {"example_id": hit.example_id[:8]}
         row["layers"] = agreeing(hit.layers, short)
         if not short:
             del row["layers"]

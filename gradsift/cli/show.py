@@ -67,11 +67,23 @@ def table(title: str, rows: Sequence[Row], columns: Sequence[str] | None = None)
 
 def _widths(most: Mapping[str, int], least: Mapping[str, int], whole: Set[str], room: int) -> dict[str, int]:
     """Widths of columns that need `most` for one line, and `least` to cut no word: where there is room for more, the
-    narrowest gets it; where there is not enough, the widest column of text is narrower, in the end any."""
-    widths = dict(least)
+    narrowest gets it; where there is not enough, the widest column of text is narrower, in the end any. One whose words
+    are cut by that is narrower still, as long as a longer text takes fewer lines for it."""
+    widths, cut = dict(least), set[str]()
+
+    def lines(name: str, less: int = 0) -> int:
+        return -(-most[name] // (widths[name] - less))
+
     while sum(widths.values()) > room and max(widths.values()) > 1:
         texts = [name for name in widths if name not in whole and widths[name] > LEAST]
-        widths[max(texts or widths, key=lambda name: widths[name])] -= 1
+        widest = max(texts or widths, key=lambda name: widths[name])
+        widths[widest] -= 1
+        cut.add(widest)
+    tallest = max(widths, key=lines)
+    while giving := [name for name in cut if widths[name] > LEAST and lines(name, 1) < lines(tallest)]:
+        widths[max(giving, key=lambda name: widths[name])] -= 1
+        widths[tallest] += 1
+        tallest = max(widths, key=lines)
     while sum(widths.values()) < room and (short := [name for name in widths if widths[name] < most[name]]):
         widths[min(short, key=lambda name: widths[name])] += 1
     return widths

@@ -48,13 +48,13 @@ def _show_example(one: "Lineage") -> None:
         show.line(f"Warm-ups that trained on it: {', '.join(name[:12] for name in one.warmups)}")
     _table("Scores", [
         {"selection": scored.version or scored.name, "target": scored.target, "method": scored.method,
-         "score": scored.score, "place": scored.place, "of": scored.of, "cluster": scored.cluster, "part": scored.part}
+         "score": scored.score, "rank": scored.rank, "of": scored.of, "cluster": scored.cluster, "part": scored.part}
         for scored in one.scores
     ])  # fmt: skip
     order = {found.reference: found.rows for found in one.order}
     _table("Chosen by", [
         {"selection": choice.reference, "kind": choice.kind, "target": choice.target, "method": choice.method,
-         "rank": choice.rank + 1, "copies": choice.copies,
+         "rank": choice.rank, "copies": choice.copies,
          "row": ", ".join(map(str, order.get(choice.reference, ()))) or None, "void": choice.void}
         for choice in one.choices
     ])  # fmt: skip

@@ -26,7 +26,7 @@ TEXT_CHARS = 200
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A row near an example by one space. `ranks` are its ranks, from 1, by the others that were searched: None where
+    """A row near an example by one space. `ranks` are its ranks, from 0, by the others that were searched: None where
     it is not among their first `depth`."""
 
     rank: int
@@ -87,7 +87,7 @@ def beside(store: Store, example_id: str, k: int = 10, *, opposed: bool = False,
     depth = max(k, min(DEPTH, run.result.ingest.pool.left // SHARE)) if run is not None else k
     searched = {kind: _search(store, kind, example_id, depth, opposed, checkpoint) for kind in get_args(Kind)}
     ranks = {
-        kind: {one.example_id: rank for rank, one in enumerate(column.near, 1)}
+        kind: {one.example_id: rank for rank, one in enumerate(column.near)}
         for kind, column in searched.items()
         if not column.lacking
     }
@@ -98,7 +98,7 @@ def beside(store: Store, example_id: str, k: int = 10, *, opposed: bool = False,
         raise InputError(f"example {example_id} is not in the store any more")
 
     def whole(kind: Kind, near: Sequence[Near]) -> Iterator[Neighbour]:
-        for rank, one in enumerate(near[:k], 1):
+        for rank, one in enumerate(near[:k]):
             if one.example_id in chats and one.example_id in sources:  # else it was deleted meanwhile
                 yield Neighbour(
                     rank,

@@ -26,6 +26,7 @@ from gradsift.datastore.ways import Choice, Member, Scored, Taken, Training
 from gradsift.pipelines.export.rows import layout
 from gradsift.pipelines.query.exported import InExport, exports_with, folder_of, id_of_row
 from gradsift.pipelines.query.row import Origin, Twin, row
+from gradsift.pipelines.runs.outside import folders
 from gradsift.pipelines.tables import first_turn
 
 AT_ROW = re.compile(r"(?P<file>.+):(?P<row>\d+)", re.S)
@@ -166,7 +167,11 @@ def _what_there_is(store: Store, reference: str) -> str:
     if folder_of(Path(reference)) is not None:
         return f"it is an export; {reference}:1 is its first row"
     known = ways.some_files(store, MOST_FILES)
-    return f"rows were read from {', '.join(known) or 'no file'}; or give the id of an example, or FILE:LINE"
+    exports = [str(folder) for folder in folders(store) if folder_of(folder) is not None][:MOST_FILES]
+    return (
+        f"no file that was read is called so, and no export stands there; rows were read from "
+        f"{', '.join(known) or 'no file'}, exports on this host are {', '.join(exports) or 'none'}; or give an id"
+    )
 
 
 def _at_row(store: Store, name: str, number: int) -> Traced | None:

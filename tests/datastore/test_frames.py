@@ -103,6 +103,13 @@ def test_a_table_of_more_rows_than_a_page_has_each_once(made, monkeypatch):
         assert (found.height, found.unique().height) == (rows, rows), name
 
 
+def test_a_count_without_a_name_is_called_count(made):
+    assert query_sql(made, "select source, count(*) from examples group by 1").columns == ["source", "count"]
+    assert query_sql(made, "select * from (select count(*) from examples)").columns == ["count"]
+    assert query_sql(made, "select count(*) as len from examples").columns == ["len"]
+    assert query_sql(made, "select count(*), sum(chars) as count from examples").columns == ["len", "count"]
+
+
 def test_signals_are_those_of_the_rows(copy):
     for space, fingerprint in (
         (r["space_id"], r["fingerprint"]) for r in copy.catalog.rows("SELECT * FROM feature_space")

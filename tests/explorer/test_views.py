@@ -174,8 +174,8 @@ def test_neighbours_stand_beside_each_other_with_their_ranks_elsewhere(client, s
         for one in column.near:
             assert set(one.ranks) == {"gradients", "embedding", "bm25"} - {column.space}
             for space, rank in one.ranks.items():
-                if rank is not None and rank <= 5:
-                    assert columns[space].near[rank - 1].example_id == one.example_id
+                if rank is not None and rank < 5:
+                    assert columns[space].near[rank].example_id == one.example_id
     text = shown(client, f"/row/{chosen}/neighbours?k=5")
     for one in columns["gradients"].near:
         assert one.example_id[:8] in text
@@ -224,8 +224,8 @@ def test_which_neighbours_are_in_all_and_which_here_alone(store, chosen, monkeyp
     monkeypatch.setattr("gradsift.pipelines.query.beside.open_space", open_space)
     found = {column.space: column for column in beside(store, chosen).columns}
     assert [(one.rank, one.ranks, one.everywhere, one.alone) for one in found["gradients"].near] == [
-        (1, {"embedding": 2}, True, False),
-        (2, {"embedding": None}, False, True),
+        (0, {"embedding": 1}, True, False),
+        (1, {"embedding": None}, False, True),
     ]
     assert [one.alone for one in found["embedding"].near] == [True, False]
     assert (found["bm25"].lacking, found["bm25"].near) == ("it is not there", [])

@@ -88,7 +88,7 @@ def test_query_export_verify_gc(copied, tmp_path):
     assert asked.returncode == 0, asked.stderr
     assert "Nearest in gradient space" in asked.stdout
     assert max(len(line) for line in asked.stdout.splitlines()) <= 50
-    assert re.findall(r"^ *(\d+) +-?\d\.\d{4} ", asked.stdout, re.MULTILINE) == ["1", "2"], "as a person counts"
+    assert re.findall(r"^ *(\d+) +-?\d\.\d{4} ", asked.stdout, re.MULTILINE) == ["0", "1"], "as in JSON"
     assert json.loads(gradsift("verify", "-s", store, "--json").stdout) == []
     (store / "features" / "left.arrow").write_bytes(b"x")
     assert json.loads(gradsift("gc", "-s", store, "--json").stdout) == []

@@ -134,6 +134,7 @@ def test_named_queries_run_with_bound_values(either):
     assert named.run(either, "coverage", {}) == []
     for name, given, why in (
         ("lineag", {}, "did you mean lineage"),
+        ("zzz", {}, "no query 'zzz'; there are composition, coverage, "),
         ("lineage", {}, r"takes id \(text: the start of an id\), and got none"),
         ("lineage", {"example": "x"}, "and got example"),
         ("coverage", {"x": "1"}, "takes no parameter"),
@@ -155,6 +156,7 @@ def test_named_queries_run_with_bound_values(either):
         (["sql", "select 1", "--parquet", "/nowhere/x.parquet"], "cannot write /nowhere/x.parquet"),
         (["sql", "select * from exampels"], "did you mean 'examples'"),
         (["lineage", "nowhere.jsonl"], "names nothing"),
+        (["lineage", "exports/nope:3"], "no file that was read is called so, and no export stands there; rows were"),
     ],
 )
 def test_what_cannot_be_done_is_said(typed, hostile, arguments, why):
@@ -176,7 +178,13 @@ def test_lineage_of_a_chosen_row_and_of_its_file(typed, finished):
     told = typed("lineage", "small.jsonl", "--rows", store=finished[1])
     assert f"became {pool.examples:,} examples" in " ".join(told.split())
     assert told.count("in small-sql@1") == 12
+    columns = [line.split() for line in typed("lineage", chosen, store=finished[1]).splitlines()]
+    assert ["selection", "target", "method", "score", "rank", "of"] in columns
+    assert (one["scores"][0]["rank"], one["choices"][0]["rank"]) == (0, 0)
+    assert [words[4] for words in columns if words[:4] == ["small-sql@1", "selection", "sql", "less"]] == ["0"]
     exported = finished[1] / "exports" / "small-sql"
+    with pytest.raises(InputError, match=rf"exports on this host are .*{exported}"):
+        typed("lineage", f"{exported}s:1", store=finished[1])
     assert chosen in typed("lineage", f"{exported}:1", store=finished[1])
 
 

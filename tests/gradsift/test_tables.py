@@ -106,6 +106,17 @@ def test_words_and_paths_are_not_cut_where_there_is_room(capsys):
     assert {"nightly-sql", "store/exports/", "sql-near-", "duplicate", "0.9500"} <= set(words)
 
 
+def test_a_word_that_is_cut_leaves_room_to_a_longer_text(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    show.table(
+        "Answer",
+        [{"id": "0123456789abcdef" * 2, "source": "sql-near-duplicate", "text": "some words of it " * 4, "loss": 0.5}],
+    )
+    head = next(line for line in capsys.readouterr().out.splitlines() if "text" in line)
+    starts = [head.index(name) for name in ("id", "source", "text", "loss")]
+    assert starts[1] - starts[0] < starts[3] - starts[2], head
+
+
 def test_a_title_has_the_terminal_and_its_markup_is_text(capsys):
     title = "Scores of a pool with [bold]a name[/bold], and with a few words more than that"
     show.table(title, [{"a": 1, "b": "[red]two[/red]"}])

@@ -43,7 +43,7 @@ def test_a_chosen_row_is_traced_back_to_its_line_and_forward_to_what_was_made_of
         table = selections.details(copy, chosen).to_pydict()
         of = dict(zip(table["example_id"], table["score"], strict=True))
         assert (scored.score, scored.of) == (of[name], len(of))
-        assert scored.place == 1 + sum(score > of[name] for score in of.values())
+        assert scored.rank == sum(score > of[name] for score in of.values())
         assert [(one.checkpoint, one.status) for one in found.passes] == [(0, "ok"), (1, "ok")]
         assert {(one.role, one.version) for one in found.datasets if one.version} == {("pool", "pool:small@1")}
         (exported,) = found.exports
@@ -142,7 +142,7 @@ def test_a_deleted_row_says_that_it_was_deleted_and_nothing_else(copy):
 @pytest.mark.parametrize(
     ("reference", "why"),
     [
-        ("nothing.jsonl", r"names nothing in .*: rows were read from .*small\.jsonl, .*; or give the id"),
+        ("nothing.jsonl", r"names nothing in .*; rows were read from .*small\.jsonl, .*; or give an id"),
         ("ffffffffffff", "no example has an id that starts so"),
         ("small.jsonl:99999", "line 99999 of .* is no row of the store"),
         ("", "names nothing"),

@@ -120,6 +120,15 @@ def holdings(store: Store, example_id: str) -> list[Holding]:
     return [Holding(version=_version(row), **{name: row[name] for name in names}) for row in rows]
 
 
+def columns(store: Store, selection_id: int) -> list[str]:
+    """Names of what a selection's method recorded of each example of its pool; [] where it recorded nothing."""
+    row = store.catalog.one("SELECT scores_shard FROM selection WHERE selection_id=?", (selection_id,))
+    if row is None or row["scores_shard"] is None:
+        return []
+    with store.open(row["scores_shard"]) as file:
+        return list(pq.read_schema(file).names)
+
+
 def mask_of(store: Store, selection_id: int, example_id: str) -> list[bool] | None:
     """Which label tokens of an example a selection keeps in the loss, in order; None where it prunes none of them.
 

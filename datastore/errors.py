@@ -10,6 +10,11 @@ class GradsiftError(Exception):
     exit_code = 1
     retryable = False  # whether the same call may succeed a little later
 
+    def __init__(self, message: str = "", more: str = "") -> None:
+        """`more` follows the message; where there is little room it is shown on demand: a list of all there is."""
+        super().__init__(f"{message}{' ' if message.endswith('?') else '. '}{more}" if more else message)
+        self.message, self.more = message, more
+
 
 class InputError(GradsiftError):
     """A recipe, file, model or argument that cannot be used."""

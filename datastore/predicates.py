@@ -8,6 +8,7 @@ Which other columns it looks at (`extra->>'quality'`) is read off its text, so t
 SQLite takes it for null.
 """
 
+import difflib
 import re
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
@@ -52,6 +53,7 @@ FUNCTIONS = {
 }  # fmt: skip
 NUMBERS = {"line", "chars", "tokens", "label_tokens", "selected"}
 REALS = set(SIGNALS) - NUMBERS
+NO_COLUMN = "no such column: "  # as SQLite says it
 SHOWN = 20  # known other columns that a message lists
 OF_EXTRA = re.compile(
     r"""\bextra"? \s* ->>? \s* '((?:[^']|'')*)'
@@ -112,10 +114,12 @@ class Predicate:
     def refusal(self, error: Exception) -> InputError:
         """What to say of an error that it ran into."""
         listed = ", ".join(f"{name} ({what})" for name, what in self.columns.items())
+        told = self._refused or str(error)
+        near = difflib.get_close_matches(told.removeprefix(NO_COLUMN), self.columns, 1) if NO_COLUMN in told else []
         return InputError(
-            f'{self._field}: {self._refused or error}. It is what stands after WHERE in SQL, as in "licence is '
-            f"null\", \"text like '%ann@example.org%'\" or \"extra->>'difficulty' = 'hard'\", over {listed}; "
-            f"functions: {', '.join(sorted(FUNCTIONS))}"
+            f"{self._field}: {told}" + (f"; did you mean {near[0]}?" if near else ""),
+            'It is what stands after WHERE in SQL, as in "licence is null", "text like \'%ann@example.org%\'" or '
+            f"\"extra->>'difficulty' = 'hard'\", over {listed}; functions: {', '.join(sorted(FUNCTIONS))}",
         )
 
     def refuse_absent(self) -> None:

@@ -60,7 +60,9 @@ def _first_view() -> Response:
 
 
 def _refused(request: Request, error: Exception) -> Response:
-    return _told(request, str(error), _status(error))
+    if isinstance(error, GradsiftError):
+        return _told(request, error.message, _status(error), error.more)
+    return _told(request, str(error), 500)
 
 
 def _status(error: Exception) -> int:
@@ -89,8 +91,8 @@ def _problem(one: Mapping[str, Any]) -> str:
     return f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}"
 
 
-def _told(request: Request, message: str, status: int) -> Response:
+def _told(request: Request, message: str, status: int, more: str = "") -> Response:
     """A page for a person, JSON for a program."""
     if "text/html" in request.headers.get("accept", ""):
-        return page(request, "error.html.j2", status, title="Not possible", message=message)
-    return JSONResponse({"error": message}, status)
+        return page(request, "error.html.j2", status, title="Not possible", message=message, more=more)
+    return JSONResponse({"error": message} | ({"more": more} if more else {}), status)

@@ -18,10 +18,10 @@ from pydantic import BaseModel, Field
 from gradsift.datastore import chats, choices, examples
 from gradsift.explorer.shared import OpenStore, excerpt, page, visible
 from gradsift.pipelines.query.by_hand import select_by_hand
-from gradsift.pipelines.query.filters import Filter, matching, of_selection, range_of
+from gradsift.pipelines.query.filters import Filter, ids_passing, of_selection, range_of
 from gradsift.pipelines.query.find import MOST_CHARS, holding
 from gradsift.pipelines.query.map import By, Map, kinds, open_map
-from gradsift.pipelines.query.shades import SHADINGS, Shading, places_of, shade, shadings
+from gradsift.pipelines.query.shades import OF_SELECTION, SHADINGS, Shading, places_of, shade, shades_of, shadings
 
 router = APIRouter()
 MOST_ROWS = 100  # of one request
@@ -76,11 +76,11 @@ OpenMap = Annotated[Map, Depends(_map_of)]
 @router.get("/map", response_class=HTMLResponse)
 def view(request: Request, store: OpenStore) -> HTMLResponse:
     """The page; what it shows of the pool is fetched by its script."""
-    laid = kinds(store)
-    return page(
-        request, "map.html.j2", title="Map", kinds=laid, shadings={by: SHADINGS[by] for by in shadings(store)},
-        selections=[one.reference for one in reversed(choices.choices(store)) if one.void is None],
-    )  # fmt: skip
+    chosen = [one for one in reversed(choices.choices(store)) if one.void is None]
+    selections = {one.reference: shades_of(store, one.selection_id) for one in chosen}
+    there = {by for of in selections.values() for by in of}
+    offered = {by: SHADINGS[by] for by in shadings(store) if by not in OF_SELECTION or by in there}
+    return page(request, "map.html.j2", title="Map", kinds=kinds(store), shadings=offered, selections=selections)
 
 
 @router.get("/map/points")
@@ -116,7 +116,7 @@ def passing(store: OpenStore, of: OpenMap, wanted: Annotated[Wanted, Query()]) -
     """[N] bytes: 1 for an example that all filters let pass."""
     inside = np.ones(len(of.ids), np.uint8)
     if narrow := wanted.filter():
-        inside &= _mask(of, matching(store, narrow))
+        inside &= _mask(of, list(ids_passing(store, narrow, "where")))
     if wanted.words.strip():
         inside &= _mask(of, holding(store, wanted.words))
     return _bytes(of, inside, {"passing": int(inside.sum())})

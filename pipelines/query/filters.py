@@ -57,14 +57,20 @@ class Filter:
 def matching(store: Store, wanted: Filter) -> list[str]:
     """Ids of the examples that pass all filters, sorted. Raises InputError for a selection, column or predicate that is
     not there, and where no example passes."""
-    left: set[str] | None = None
-    for ids in _passing(store, wanted):
-        left = ids if left is None else left & ids
+    left = ids_passing(store, wanted)
     if not left:
         given = [one.name for one in fields(wanted) if getattr(wanted, one.name) not in (None, ())]
         sources = f"; sources here: {', '.join(examples.all_sources(store))}" if wanted.sources else ""
         raise InputError(f"no example passes the filters ({', '.join(given)}){sources}")
     return sorted(left)
+
+
+def ids_passing(store: Store, wanted: Filter, field: str = "--where") -> set[str]:
+    """As `matching`, in no order, and possibly none. `field` is where a user wrote `where`."""
+    left: set[str] | None = None
+    for ids in _passing(store, wanted, field):
+        left = ids if left is None else left & ids
+    return left or set()
 
 
 def filter_of(
@@ -112,7 +118,7 @@ def of_selection(text: str | None, name: str) -> Of | None:
     return Of(selection, range_of(bounds, name) or Range())
 
 
-def _passing(store: Store, wanted: Filter) -> Iterator[set[str]]:
+def _passing(store: Store, wanted: Filter, field: str) -> Iterator[set[str]]:
     if wanted.selected_in is not None:
         yield set(selections.get(store, wanted.selected_in).example_ids)
     if wanted.score is not None:
@@ -120,9 +126,9 @@ def _passing(store: Store, wanted: Filter) -> Iterator[set[str]]:
     if wanted.cluster is not None:
         yield _of_table(store, wanted.cluster, "cluster")
     if wanted.where is not None:
-        where.asked_of(wanted.where, ASKED, "--where").close()  # alone: it cannot end the parentheses that it gets
+        where.asked_of(wanted.where, ASKED, field).close()  # alone: it cannot end the parentheses that it gets
     if predicate := " AND ".join(f"(\n{one}\n)" for one in _predicates(wanted)):
-        yield set(where.matching(store, predicate))
+        yield set(where.matching(store, predicate, field))
 
 
 def _predicates(wanted: Filter) -> Iterator[str]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gradsift.datastore import selections, signals
+from gradsift.datastore import choices, selections, signals
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.query.map import Map
@@ -29,7 +29,7 @@ SHADINGS: dict[Shading, str] = {  # with what a user reads
     "score": "score",
     "cluster": "cluster",
 }
-OF_SELECTION = ("selected", "score", "cluster")
+OF_SELECTION: tuple[Shading, ...] = ("selected", "score", "cluster")
 QUADRANTS = {  # 1 to 4: pipelines/report/plane.py; what lies on which side of the medians
     "noise": "high loss, high entropy: wrong and unsure",
     "misconception": "high loss, low entropy: wrong, though sure",
@@ -64,6 +64,12 @@ def shadings(store: Store) -> list[Shading]:
     held = set() if space is None else signals.names_in(store, space)
     needs: dict[Shading, set[str]] = {"loss": {"loss"}, "quadrant": {"loss", "entropy"}}
     return [by for by in SHADINGS if needs.get(by, set()) <= held]
+
+
+def shades_of(store: Store, selection_id: int) -> list[Shading]:
+    """Those of `OF_SELECTION` that a selection or mixture recorded."""
+    recorded = {"selected", *choices.columns(store, selection_id)}
+    return [by for by in OF_SELECTION if by in recorded]
 
 
 def shade(store: Store, of: Map, by: Shading, selection: str | None = None) -> Shade:

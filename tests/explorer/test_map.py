@@ -123,11 +123,47 @@ def test_filters_narrow_and_say_what_lets_none_pass(mapped, explored, of):
     mapped.locator("input[name=where]").fill("chars > 100000")
     mapped.get_by_role("button", name="Filter").click()
     mapped.wait_for_selector("#problem:not([hidden])")
-    assert "no example passes" in mapped.inner_text("#problem")
+    assert "No example passes" in mapped.inner_text("#problem")
     assert shown(mapped, 0)
-    mapped.wrong.clear()  # the console tells the 400
     mapped.get_by_role("button", name="Clear", exact=True).click()
     assert shown(mapped, len(of.ids))
+
+
+def test_a_filter_that_means_nothing_is_told_in_a_line_and_hides_no_point(mapped, of, address):
+    mapped.locator("#filters summary").click()
+    for chars, where, told in (("200..", "", None), ("", "sorce = 'sql'", "where: no such column: sorce; did you mean source?"),
+                               ("", "nope > 1", "where: no such column: nope")):  # fmt: skip
+        mapped.locator("input[name=chars]").fill(chars)
+        mapped.locator("input[name=where]").fill(where)
+        mapped.get_by_role("button", name="Filter").click()
+        if told is None:
+            mapped.wait_for_selector(f"#count:not(:has-text('{len(of.ids):,} of'))")
+            some = count(mapped)
+        else:
+            mapped.wait_for_selector(f"#problem > p:text-is('{told}')")
+        assert count(mapped) == some < len(of.ids)
+        assert mapped.get_by_role("button", name="Save these").is_disabled() == bool(told)
+    assert not mapped.get_by_text("functions: ").is_visible()
+    mapped.locator("#problem summary").click()
+    assert mapped.get_by_text("functions: ").is_visible()
+    opened(mapped, f"{address}/map?where=nope")
+    assert shown(mapped, len(of.ids))
+    assert mapped.locator("#problem").bounding_box()["height"] < 90
+    mapped.wrong.clear()  # the console tells of each 400
+
+
+def test_a_shade_that_a_selection_did_not_record_is_not_offered(mapped, of, address):
+    offered = mapped.locator("select[name=shade_by] option").evaluate_all("all => all.map(one => one.value)")
+    assert offered == ["source", "loss", "quadrant", "selected", "score"]
+    opened(mapped, f"{address}/map?shade_by=cluster&selection=small-sql%401&hide=0")
+    told = "small-sql@1 recorded no cluster of its pool; shade by another, or name another selection. The map is coloured by source."
+    assert mapped.inner_text("#problem") == told
+    assert shown(mapped, len(of.ids))
+    assert mapped.get_by_label("Coloured by").input_value() == "source"
+    assert set(mapped.locator("#legend .name").all_inner_texts()) == set(of.sources.to_pylist())
+    assert len(listed(mapped)) == 20
+    mapped.wait_for_url(re.compile(r"/map$"))
+    mapped.wrong.clear()  # the console tells of the 400
 
 
 def test_words_narrow_the_map(mapped, of):
@@ -253,6 +289,10 @@ def test_what_is_shown_is_saved_as_a_selection(chromium, copy):
         page.get_by_label("Coloured by").select_option("selected")
         page.locator("#of select").select_option("by-eye@1")
         page.wait_for_selector("#legend :text('in by-eye@1')")
+        page.get_by_label("Coloured by").select_option("score")
+        page.wait_for_url("**selection=small-sql%401*")
+        known = page.locator("#of option").evaluate_all("all => all.filter(one => !one.disabled).map(one => one.value)")
+        assert known == ["small-sql@1"], "by-eye@1 has no scores"
         page.get_by_label("Name of the selection").fill("small-sql")
         page.get_by_role("button", name="Save these").click()
         page.wait_for_selector("#problem:not([hidden])")

@@ -30,16 +30,22 @@ async function load(what = ["places", "shade", "passing"]) {
     problem("");
     const [a, b, c] = await Promise.all([
       what.includes("places") ? places(query(["by"])) : map,
-      what.includes("shade") ? shade(query(["by", "shade_by", "selection"])) : shaded,
-      what.includes("passing") ? (narrowed() ? passing(query(["by", ...FILTERS])).catch(none) : null) : passed,
+      what.includes("shade") ? shade(query(["by", "shade_by", "selection"])).catch(bySource) : shaded,
+      what.includes("passing") ? (narrowed() ? passing(query(["by", ...FILTERS])).catch((refused) => ({ refused })) : null) : passed,
     ]);
+    if (c?.refused && passed?.key === a.key) Object.assign(c, { key: a.key, inside: passed.inside }); // points stay as they were
     if ([b, c].some((one) => one?.key && one.key !== a.key)) return load(); // the store changed between two answers
     const other = !map || map.key !== a.key;
     [map, shaded, passed] = [a, b, c];
     if (other) plane.take(map.xy);
+    if (shaded.refused) showBySource();
     legend();
     mark();
-    problem(passed?.refused ?? "");
+    const refused = [shaded.refused && `${shaded.refused.message}. The map is coloured by source.`, passed?.refused?.message,
+                     passed?.passing === 0 && "No example passes the filters."];
+    problem(refused.filter(Boolean).join(" "), passed?.refused?.more);
+    shaded.refused = null;
+    byId("save").querySelector("button").disabled = Boolean(passed?.refused);
     byId("waits").hidden = true;
     if (other) {
       ids = null;
@@ -53,11 +59,19 @@ async function load(what = ["places", "shade", "passing"]) {
   }
 }
 
-const none = (error) => ({ inside: [], refused: error.message }); // what passes a filter that means nothing
+const bySource = async (refused) => ({ ...(await shade(query(["by"]))), refused }); // for a shade that is not there
 
-function problem(words) {
-  byId("problem").textContent = words;
-  byId("problem").hidden = !words;
+function showBySource() {
+  look.elements.shade_by.value = "source";
+  offer();
+  set({ shade_by: null, selection: null, hide: [] }, false);
+}
+
+function problem(words, more = "") {
+  const [said, all] = byId("problem").children;
+  said.textContent = words;
+  all.lastElementChild.textContent = more;
+  [byId("problem").hidden, all.hidden, all.open] = [!words, !more, false];
 }
 
 // ---- what is shown
@@ -84,7 +98,7 @@ function mark() { // which points are shown, and above which others
   shown = new Uint8Array(shaded.codes.length);
   let n = 0;
   for (let k = 0; k < shown.length; k++) {
-    if ((!passed || passed.inside[k]) && (!inside || inside[k])) { shown[k] = level[shaded.codes[k]]; n += shown[k] > 0; }
+    if ((!passed?.inside || passed.inside[k]) && (!inside || inside[k])) { shown[k] = level[shaded.codes[k]]; n += shown[k] > 0; }
   }
   shown.count = n;
   byId("lasso").textContent = lasso ? "Clear lasso" : "Lasso";
@@ -234,14 +248,21 @@ function readUrl() {
     }
   }
   byId("filters").open ||= narrowed();
-  byId("of").hidden = !OF_SELECTION.includes(look.elements.shade_by.value);
+  offer();
+}
+
+function offer() { // the selections that recorded what it is coloured by
+  const { shade_by, selection } = look.elements;
+  byId("of").hidden = !OF_SELECTION.includes(shade_by.value);
+  for (const option of selection.options) option.hidden = option.disabled = !option.dataset.shades.split(" ").includes(shade_by.value);
+  if (selection.selectedOptions[0]?.disabled !== false) selection.value = [...selection.options].find((option) => !option.disabled)?.value ?? "";
 }
 
 // ---- controls
 
 look.addEventListener("change", (event) => {
   const { by, shade_by, selection } = look.elements, of = OF_SELECTION.includes(shade_by.value);
-  byId("of").hidden = !of;
+  offer();
   const moved = event.target === by;
   set({ by: by.value === by.options[0].value ? null : by.value, shade_by: shade_by.value === "source" ? null : shade_by.value,
         selection: of ? selection.value : null, hide: [], ...(moved ? { lasso: null, view: null } : {}) });
@@ -288,7 +309,11 @@ byId("save").addEventListener("submit", async (event) => {
     byId("saved").replaceChildren("Saved as ", link, `, ${made.examples.toLocaleString("en")} examples. `, code);
     byId("saved").hidden = false;
     for (const field of [look.elements.selection, narrow.elements.selected_in]) {
-      if (![...field.options].some((one) => one.value === made.version)) field.append(new Option(made.version, made.version));
+      if (![...field.options].some((one) => one.value === made.version)) {
+        const option = new Option(made.version, made.version);
+        option.dataset.shades = "selected";
+        field.append(option);
+      }
     }
   } catch (error) {
     problem(error.message);

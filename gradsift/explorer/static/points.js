@@ -2,9 +2,9 @@
 
 export async function told(response) {
   if (response.ok) return response;
-  let words = `the server answers ${response.status}`;
-  try { words = (await response.json()).error ?? words; } catch { /* not JSON */ }
-  throw new Error(words);
+  let said = {};
+  try { said = await response.json(); } catch { /* not JSON */ }
+  throw Object.assign(new Error(said.error ?? `the server answers ${response.status}`), { more: said.more });
 }
 
 // {head, bytes}: bytes begin at a multiple of four.

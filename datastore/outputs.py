@@ -2,10 +2,35 @@
 
 from pathlib import Path
 
-from gradsift.datastore.place import is_store
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.place import Place, folders, is_store
 from gradsift.datastore.store import Store
 
 OWN = ("exports", "reports")  # in the store: whoever looks for what was written looks there, too
+
+STARTS = {"Parquet file": b"PAR1", "HTML page": b"<!doctype html>", "SVG picture": b"<svg"}
+
+
+def refuse_taken(place: Place, path: Path, kind: str) -> None:
+    """Raise InputError where a file of the kind must not be written: in a store's folder, and over another kind's.
+
+    `kind` is one of `STARTS`, or another word: then only the place is looked at. Ask before the work is done.
+    """
+    inside = next((folder for folder in folders(place) if path.resolve().is_relative_to(folder.resolve())), None)
+    if inside is not None and is_store(place.root):
+        what = "is a file of" if path.exists() else "would be in the folder of"
+        raise InputError(f"{path} {what} the store ({inside}), where only the store writes; name a path outside of it")
+    try:
+        begins = _start(path, len(STARTS.get(kind, b""))) if path.is_file() else b""
+    except OSError as error:
+        raise InputError(f"cannot read what is at {path}: {error.strerror}; name another path") from error
+    if begins and begins != STARTS[kind]:
+        raise InputError(f"{path} is there, and is no {kind}; name another path, or remove it first")
+
+
+def _start(path: Path, size: int) -> bytes:
+    with path.open("rb") as handle:
+        return handle.read(size)
 
 
 def note(store: Store, kind: str, path: Path) -> None:

@@ -192,6 +192,12 @@ def open_catalog(place: Place, *, create: bool) -> Engine:
     return PostgresEngine(place.catalog_url, create=create)
 
 
+def folders(place: Place) -> list[Path]:
+    """Folders of this host whose files are the store's."""
+    parts = urlsplit(place.store_url or "")
+    return [place.root, *([Path(unquote(parts.path))] if parts.scheme == "file" else [])]
+
+
 def open_files(place: Place) -> Backend:
     """Where the files are."""
     if place.store_url is None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from gradsift.api.shared import AnyPath, AnyStore, as_path, opened
+from gradsift.api.shared import AnyPath, AnyStore, as_path, opened, whereabouts
 from gradsift.pipelines.progress import Progress, quiet
 
 if TYPE_CHECKING:
@@ -125,9 +125,12 @@ def query(
     >>> [hit.rank for hit in gradsift.query(like=[first], unlike=[second], chars="..400", k=2, store="store").hits]
     [0, 1]
     """
+    from gradsift.datastore.outputs import refuse_taken
     from gradsift.pipelines.query.filters import filter_of
     from gradsift.pipelines.query.query import Question, Where, ask
 
+    if (path := as_path(parquet)) is not None:
+        refuse_taken(whereabouts(store), path, "Parquet file")
     filters = filter_of(source=source, licence=licence, chars=chars, loss=loss, score=score, cluster=cluster,
                         mark=mark, selected_in=selected_in, where=where)  # fmt: skip
     question = Question(
@@ -137,7 +140,7 @@ def query(
     with opened(store) as there:
         at = Where(space, checkpoint, everything, index, filters)
         found = ask(there, question, k, at, opposed=opposed, progress=progress)
-    if (path := as_path(parquet)) is not None:
+    if path is not None:
         from gradsift.pipelines.query.table import write
 
         write(found, path)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from gradsift.api.shared import AnyPath, AnyStore, folder_of
+from gradsift.api.shared import AnyPath, AnyStore, folder_of, whereabouts
 
 if TYPE_CHECKING:
     from gradsift.pipelines.runs.propose import Findings
@@ -60,8 +60,10 @@ def init(
     """
     from pathlib import Path
 
+    from gradsift.datastore.outputs import refuse_taken
     from gradsift.pipelines.runs.propose import Asked, propose, refuse_overwrite, write_recipe
 
+    refuse_taken(whereabouts(store), Path(out), "recipe")
     if not force:
         refuse_overwrite(Path(out))
     places = None if pool is None else str(pool), Path(out), None if model is None else str(model)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradsift.api.shared import AnyPath, AnyStore, opened
+from gradsift.api.shared import AnyPath, AnyStore, opened, whereabouts
 from gradsift.pipelines.progress import Progress, quiet
 
 if TYPE_CHECKING:
@@ -109,6 +109,10 @@ def select(
     >>> gradsift.diff(made.name, made.version, store="store").in_both == made.examples
     True
     """
+    from gradsift.datastore.outputs import refuse_taken
+
+    if picture is not None:
+        refuse_taken(whereabouts(store), Path(picture), "SVG picture")
     section = _section(method, rule, options, encoder) | {
         "examples": examples, "fraction": fraction, "label_tokens": label_tokens
     }  # fmt: skip
@@ -174,7 +178,10 @@ def score(
     True
     """
     from gradsift.datastore.errors import InputError
+    from gradsift.datastore.outputs import refuse_taken
 
+    if out is not None:
+        refuse_taken(whereabouts(store), Path(out), "Parquet file")
     with opened(store) as there:
         from gradsift.pipelines.runs.reselect import score as score_pool
 

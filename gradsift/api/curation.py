@@ -209,7 +209,10 @@ def validate(
     """
     _check_workers(prefect, processes, task_runner)
     section = None if settings is None else section_of(settings, "validate")
-    page = as_path(out)
+    from gradsift.datastore.outputs import refuse_taken
+
+    if (page := as_path(out)) is not None:
+        refuse_taken(whereabouts(store), page, "HTML page")
     if prefect:
         place = whereabouts(store)
         open_store(place.root).close()  # a folder that is no store should fail before Prefect starts

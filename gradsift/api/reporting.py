@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradsift.api.shared import AnyPath, AnyStore, as_path, opened
+from gradsift.api.shared import AnyPath, AnyStore, as_path, opened, whereabouts
 
 if TYPE_CHECKING:
     from gradsift.datastore.runs import Run
@@ -42,11 +42,15 @@ def report(store: AnyStore = "store", *, run: int | None = None, out: AnyPath | 
     >>> page.with_suffix(".json").exists()
     True
     """
+    from gradsift.datastore.outputs import refuse_taken
+
+    if (page := as_path(out)) is not None:
+        refuse_taken(whereabouts(store), page, "HTML page")
     with opened(store) as there:
         wanted = _run(there, run)
         from gradsift.pipelines.report.report import keep_report  # loads torch: not for a run that is not there
 
-        return keep_report(there, wanted, as_path(out))
+        return keep_report(there, wanted, page)
 
 
 def reports(store: AnyStore = "store") -> "list[Kept]":

@@ -56,8 +56,11 @@ def init(
 
     quiet_libraries()
     started = starting()
+    from gradsift.datastore.outputs import refuse_taken
+    from gradsift.datastore.place import place_of
     from gradsift.pipelines.runs.propose import Asked, propose, refuse_overwrite, write_recipe
 
+    refuse_taken(place_of(store), out, "recipe")
     if not force:
         refuse_overwrite(out)
     proposal = propose(Asked.of(pool, out, model, target, test), store, started)

@@ -44,6 +44,8 @@ def sql(
     """
     from gradsift.cli import answered, show
     from gradsift.datastore.errors import InputError
+    from gradsift.datastore.outputs import refuse_taken
+    from gradsift.datastore.place import place_of
 
     if json + csv + (parquet is not None) > 1:
         raise InputError("give one of --json, --csv and --parquet")
@@ -56,6 +58,8 @@ def sql(
         raise InputError('give either a statement, as "select count(*) from examples", or --name; --schema lists both')
     if parameter and name is None:
         raise InputError("-p is of a named query (--name); write values into the statement")
+    if parquet is not None:
+        refuse_taken(place_of(store), parquet, "Parquet file")
     with answered.asked(store, statement, name, answered.parameters(parameter)) as answer:
         wanted = answer if limit is None else answer.head(limit)
         if parquet is not None:

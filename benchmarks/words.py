@@ -48,7 +48,8 @@ def main():
         print(f"opened in {1e3 * (time.perf_counter() - start):.0f} ms")
         space = Words(store, index)
         start = time.perf_counter()
-        print(f"random pairs: {space.typical()} in {1e3 * (time.perf_counter() - start):.0f} ms")
+        usual = space.typical(space.of_ids(pool.example_ids[:1]), [()])
+        print(f"usual: {usual} in {1e3 * (time.perf_counter() - start):.0f} ms")
         times, cpu = [], time.process_time()
         for name in pool.example_ids[: args.questions]:
             start = time.perf_counter()

@@ -4,7 +4,7 @@
 Legend: N rows, Q queries, D dims.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from gradsift.datastore.neighbour import Neighbour as Neighbour
 from gradsift.datastore.products import Name
 from gradsift.datastore.store import Store
 
-SAMPLE = 200  # rows on each side of random pairs
+SAMPLE = 500  # random rows that tell what is usual
 AT_ONCE = 256  # queries
 SPARE = 64  # rows beyond twice those that are wanted, of which some may have left the pool
 MANY = 5_000  # ids beyond which they are looked for in the shards, not in the catalog
@@ -29,9 +29,9 @@ ATTEMPTS = 5  # of a search while shards are merged or rewritten
 
 @dataclass(frozen=True)
 class Typical:
-    """Quantiles of the cosines of `pairs` random pairs of rows: what is ordinary in a store, what high and what low."""
+    """Quantiles of the similarities of `rows` random rows with a question: what is ordinary, what high and what low."""
 
-    pairs: int
+    rows: int
     median: float
     p95: float
     p99: float
@@ -233,35 +233,40 @@ def _all_listed(
 
 def typical(
     store: Store,
-    spaces: Sequence[tuple[int, int, float]],
+    spaces: Sequence[tuple[int, float]],
+    queries: Sequence[NDArray[np.float32]],
     pool: int | None,
-    asked_pool: int | None,
+    without: Sequence[Collection[str]],
     column: Column = "vector",
-) -> Typical | None:
-    """Cosines of rows of spaces with rows of the spaces that questions are of; None without a pair.
+) -> list[Typical | None]:
+    """What is usual for each of Q questions: its cosines with SAMPLE rows of the spaces, added with their weights, but
+    for rows of the examples in its `without`; None where there is no other row.
 
-    `spaces` are (pool's space, questions' space, weight), of which the cosines are added; the rows are of members of
-    the datasets, if any is given: SAMPLE of each, those with the highest and the lowest ids, which are digests and so a
-    random choice. A row is not paired with itself.
+    `queries` are [Q, D] unit rows for each space, as for `neighbours_combined`. The rows are of members of the dataset,
+    if one is given: those with the lowest ids, which are digests and so a random choice.
     """
-    (space, asked, _), *_ = spaces
-    left = features.some_with_rows(store, asked, asked_pool, SAMPLE, last=True)
-    right = features.some_with_rows(store, space, pool, SAMPLE)
-    sides = [(mapped.units(store, a, left, column), mapped.units(store, s, right, column)) for s, a, _ in spaces]
-    left = [i for i in left if all(i in questions for questions, _ in sides)]
-    right = [i for i in right if all(i in rows for _, rows in sides)]
-    pairs = np.array(left, object)[:, None] != np.array(right, object)[None, :]
-    if not pairs.any():
-        return None
+    ids = features.some_with_rows(store, spaces[0][0], pool, SAMPLE)
+    sides = [mapped.units(store, space, ids, column) for space, _ in spaces]
+    ids = [i for i in ids if all(i in rows for rows in sides)]
+    if not ids:
+        return [None for _ in without]
     cosines = sum(
-        weight * (np.stack([questions[i] for i in left]) @ np.stack([rows[i] for i in right]).T)[pairs]
-        for (questions, rows), (_, _, weight) in zip(sides, spaces, strict=True)
+        weight * (asked @ np.stack([rows[i] for i in ids]).T)
+        for asked, rows, (_, weight) in zip(queries, sides, spaces, strict=True)
     )
-    return quantiles(np.asarray(cosines))
+    return usual(np.asarray(cosines), ids, without)
+
+
+def usual(
+    similarities: NDArray[np.floating], ids: Sequence[str], without: Sequence[Collection[str]]
+) -> list[Typical | None]:
+    """Quantiles of each row of [Q, n] similarities with examples, but those in its `without`."""
+    kept = [np.array([i not in set(out) for i in ids], bool) for out in without]
+    return [quantiles(row[of]) if of.any() else None for row, of in zip(similarities, kept, strict=True)]
 
 
 def quantiles(cosines: NDArray[np.floating]) -> Typical:
-    """What is ordinary among the cosines of pairs [n], of which there is one at least."""
+    """What is ordinary among similarities [n], of which there is one at least."""
     ordered = np.sort(cosines, axis=None)  # np.quantile loads numpy.ma for the same, which takes as long as a search
     found = np.interp(
         np.array((0, 0.01, 0.05, 0.5, 0.95, 0.99, 1)) * (cosines.size - 1), np.arange(cosines.size), ordered

@@ -196,7 +196,7 @@ def test_the_page_on_search_works_as_written(finished, recipe_data, tmp_path):
     cosines = [hit["similarity"] for hit in json.loads(opposed)["hits"]]
     assert cosines == sorted(cosines)
     assert "all checkpoints" in both
-    assert "99 % below" in " ".join(text.split())
+    assert "the highest 1 % above" in " ".join(text.split())
     assert "Opposed in gradient space" in of_target
     assert "capitals" in of_target
     assert "unlike" in difference

@@ -10,14 +10,15 @@ from gradsift.pipelines.progress import Progress, quiet
 
 if TYPE_CHECKING:
     from gradsift.datastore.runs import MixtureReport
+    from gradsift.datastore.store import Store
     from gradsift.pipelines.export.diff import Difference
     from gradsift.pipelines.export.push import Pushed
 
 
 @dataclass(frozen=True)
 class Written:
-    """An export: of which selection, how many examples and rows (copies counted), its digest, where it is, and what
-    was pushed."""
+    """An export: of which selection, how many examples and rows (copies counted), its digest, where it is, what was
+    pushed, and of which selection another export lay there that it replaced."""
 
     name: str
     examples: int
@@ -25,6 +26,7 @@ class Written:
     digest: str
     folder: str
     pushed: "Pushed | None" = None
+    replaced: str | None = None
 
 
 def mix(
@@ -138,7 +140,7 @@ def export(
     -------
     Written
         Counts, digest and folder, and in `pushed` what the hub got: `url`, `commit`, names of files that were `sent`
-        and `removed`.
+        and `removed`; `replaced` names what another export was of that lay there.
 
     Raises
     ------
@@ -170,12 +172,17 @@ def export(
         recipes = versions.recipes_of(there, name, chosen)
         options = recipes.resolved.get("export", {}) | {k: v for k, v in given.items() if v is not None}
         from gradsift.pipelines.export.export import export as write  # loads torch: not for a wrong name
+        from gradsift.pipelines.export.export import manifest_at
         from gradsift.pipelines.runs.told import told_of
 
         told = told_of(there, chosen)
+        before = manifest_at(Path(folder)) or {}
         path = write(there, chosen, recipes, Path(folder), Export.model_validate(options), progress, told=told)
+        after = manifest_at(path) or {}
+        other = before and any(before.get(name) != after.get(name) for name in ("name", "digest"))
+        replaced = _as_named(there, before) if other else None
     pushed = send(path, to, progress) if to else None
-    return Written(chosen.name, len(chosen.example_ids), chosen.rows, chosen.digest, str(path), pushed)
+    return Written(chosen.name, len(chosen.example_ids), chosen.rows, chosen.digest, str(path), pushed, replaced)
 
 
 def diff(one: AnyPath, other: AnyPath, *, examples: int = 3, store: AnyStore = "store") -> "Difference":
@@ -216,3 +223,12 @@ def diff(one: AnyPath, other: AnyPath, *, examples: int = 3, store: AnyStore = "
         return compare(None, *sides, examples)
     with opened(store) as there:
         return compare(there, *sides, examples)
+
+
+def _as_named(store: "Store", manifest: Mapping[str, Any]) -> str:
+    """What an export is of: its version, where the store knows that, else its name."""
+    from gradsift.datastore import versions
+
+    name, digest = str(manifest["name"]), manifest["selection"]["digest"]
+    made = [one for kind in ("selection", "mixture") for one in versions.numbered(store, kind, name)]
+    return next((str(one) for one in reversed(made) if one.digest == digest), name)

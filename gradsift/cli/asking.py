@@ -139,28 +139,29 @@ def _show(answer: "Answer") -> None:
 
     if answer.user:
         show.line(f"user: {answer.user}")
-        show.line(f"assistant{' (generated)' if answer.generated else ''}: {answer.assistant}")
+        if answer.assistant:
+            show.line(f"assistant{' (generated)' if answer.generated else ''}: {answer.assistant}")
     else:
         show.line(answer.question)
     show.table(_title(answer), _rows(answer))
-    if answer.among is not None:
-        show.line(f"Of the {answer.among:,} examples that pass the filters, as far as they have rows in the pool.")
+    if answer.hits and answer.among is not None:
+        show.line(f"Of the {answer.among:,} examples that pass the filters, as far as they have rows here.")
     if answer.index:
         show.line(
             f"By the {answer.index} index, which found {answer.recall:.1%} of the ten nearest when it was measured."
         )
     if answer.note:
         show.line(f"Note: {answer.note}.")
-    usual, measured = answer.typical, "Similarities" if answer.space == "bm25" else "Cosines"
+    usual, measured = answer.typical if answer.hits else None, "Similarities" if answer.space == "bm25" else "Cosines"
     if usual is not None and answer.opposed:
         show.line(
-            f"{measured} of {usual.pairs:,} random pairs here: median {usual.median:.2f}, 95 % above {usual.p5:.2f}, "
-            f"99 % above {usual.p1:.2f}, the lowest {usual.lowest:.2f}."
+            f"{measured} of {usual.rows:,} random rows with this question: median {usual.median:.2f}, the lowest 5 % "
+            f"below {usual.p5:.2f}, the lowest 1 % below {usual.p1:.2f}."
         )
     elif usual is not None:
         show.line(
-            f"{measured} of {usual.pairs:,} random pairs here: median {usual.median:.2f}, 95 % below {usual.p95:.2f}, "
-            f"99 % below {usual.p99:.2f}, the highest {usual.highest:.2f}."
+            f"{measured} of {usual.rows:,} random rows with this question: median {usual.median:.2f}, the highest 5 % "
+            f"above {usual.p95:.2f}, the highest 1 % above {usual.p99:.2f}."
         )
 
 

@@ -100,6 +100,8 @@ def export(
         show.document(asdict(made))
         return
     show.line(f"{made.rows} rows in {made.folder}; read them with load_dataset({made.folder!r})")
+    if made.replaced:
+        show.line(f"They replaced the export of {made.replaced} that was there.")
     if made.pushed:
         pushed.show_pushed(made.pushed)
 

@@ -14,6 +14,9 @@ from gradsift.pipelines.query.questions import Questions, turns
 from gradsift.pipelines.query.spaces import Kind, Near, Space
 from gradsift.pipelines.query.words import Words
 
+BY_WORDS = "--space bm25 --everything finds them by their words, and `gradsift marks` shows them beside their twins"
+OF_SPACE = {"gradients": "a gradient", "embedding": "an embedding", "encoder": "a row of the encoder"}
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -40,7 +43,7 @@ class Hit:
 class Answer:
     """Neighbours of a question, and the first turns of the chat that was asked about. `rows`: what the rows are that
     were searched, for gradients the transform of the pool rows that its plain gradient was compared with; `typical`:
-    cosines of random pairs of such rows."""
+    similarities of random ones of these rows with this question."""
 
     user: str
     assistant: str
@@ -68,13 +71,15 @@ def answer(
     ids: Sequence[str] | None = None,
     opposed: bool = False,
     generated: bool = False,
+    everything: bool = False,
 ) -> Answer:
-    """The k nearest rows to each question (of the given ids, if any), without what it was made of; the answers to the
-    second and later ones are in `more`."""
+    """The k nearest rows to each question (of the given ids, if any), without what it was made of, and of words without
+    those that share none with it; the answers to the second and later ones are in `more`. `everything`: whether the
+    space has rows that left the pool, too."""
     out = max(len(asked.examples) for asked in questions.asked)
     found = space.near(questions.rows, k + out, ids=ids, opposed=opposed)
     near = [
-        [one for one in best if one.example_id not in set(asked.examples)][:k]
+        [one for one in best if one.example_id not in set(asked.examples) and (opposed or _says(space, one))][:k]
         for asked, best in zip(questions.asked, found.near, strict=True)
     ]
     layers: list[list[dict[str, float]]] = [
@@ -88,15 +93,35 @@ def answer(
         for asked, best in zip(questions.asked, near, strict=True)
     ]
     hits = _hits(store, near, layers, scores)
-    usual, among = space.typical(), None if ids is None else len(ids)
+    usual = space.typical(questions.rows, [asked.examples for asked in questions.asked])
+    among = None if ids is None else len(ids)
+    notes = ["" if best else _why_none(space, of, among, everything) for best, of in zip(hits, found.near, strict=True)]
     first, *others = [
         Answer(
-            asked.user, asked.assistant, space.checkpoint, generated, best, space.rows, usual, found.index,
-            found.recall, found.note, opposed, space.name, asked.question, among,
+            asked.user, asked.assistant, space.checkpoint, generated, best, space.rows, own, found.index,
+            found.recall, note or found.note, opposed, space.name, asked.question, among,
         )
-        for asked, best in zip(questions.asked, hits, strict=True)
+        for asked, best, own, note in zip(questions.asked, hits, usual, notes, strict=True)
     ]  # fmt: skip
     return replace(first, more=others)
+
+
+def _says(space: Space, one: Near) -> bool:
+    """Whether a row is near at all: one without a word of the question is not."""
+    return not isinstance(space, Words) or one.similarity > 0
+
+
+def _why_none(space: Space, near: Sequence[Near], among: int | None, everything: bool) -> str:
+    """Why a question has no hit, of rows that were near it or of none, and where to look."""
+    if near:
+        shares = "no row shares a word with it" if isinstance(space, Words) else "there is no row but its own"
+        return shares if among is None else f"of the {among:,} examples that pass the filters, {shares}"
+    passing = "" if among is None else f"{among:,} pass the filters, "
+    if not everything:
+        return f"{passing}none is a member of the pool that has a row here; rows that left it: --everything"
+    if isinstance(space, Words):
+        return f"{passing}none was in the pool that the last run read"
+    return f"{passing}none has {OF_SPACE[space.name]}: rows that screening left out have none. {BY_WORDS}"
 
 
 def _hits(

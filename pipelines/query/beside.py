@@ -55,7 +55,7 @@ class Column:
     space: Kind
     near: Sequence[Neighbour] = ()
     rows: str = ""
-    typical: float | None = None  # similarity of the middle one of random pairs
+    typical: float | None = None  # similarity of the middle one of random rows
     lacking: str = ""
 
     @property
@@ -134,7 +134,7 @@ def _search(store: Store, kind: Kind, example_id: str, depth: int, opposed: bool
         space = open_space(store, kind, _checkpoint_of(kind, checkpoint), by_model=False)
         question = space.of_ids([example_id])
         found = space.near(question, depth + 1, opposed=opposed)
-        usual = space.typical()
+        (usual,) = space.typical(question, [(example_id,)])
     except GradsiftError as error:  # also of a damaged file: that is no reason to be silent about other spaces
         return _Found(lacking=str(error))
     near = [one for one in found.near[0] if one.example_id != example_id][:depth]

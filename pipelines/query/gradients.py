@@ -9,7 +9,7 @@ At `all` checkpoints, cosines are added with the weights of LESS, the checkpoint
 Legend: Q questions, C checkpoints, D dims of a row, W = C·D.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -120,10 +120,10 @@ class Gradients:
         near = best_of_pool(self.store, space, self.pool, k, by_index)
         return Found(_signed(near, opposed), asked[-1].index, asked[-1].recall, asked[-1].note)
 
-    def typical(self) -> Typical | None:
-        """Cosines of random pairs: of rows as questions are, of targets unless the pool has such, and pool rows."""
-        spaces = [(p.space, p.space if self.plain else p.asked, p.weight) for p in self.places]
-        return typical(self.store, spaces, self.pool, self.pool if self.plain else None)
+    def typical(self, questions: F32, without: Sequence[Collection[str]]) -> list[Typical | None]:
+        """Cosines of each of [Q, W] questions with random rows, but for the examples in its `without`."""
+        spaces = [(place.space, place.weight) for place in self.places]
+        return typical(self.store, spaces, self._parts(questions, opposed=False), self.pool, without)
 
     def by_module(self, question: F32, ids: Sequence[str]) -> list[dict[str, float]]:
         """For each of the ids {parameter: cosine of its part of the row with that of a question [W]}, where rows are by

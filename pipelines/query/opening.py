@@ -40,9 +40,7 @@ def open_space(
 
         return open_encoder(store, everything=everything, by_model=by_model)
     if kind == "bm25":
-        if everything:
-            raise InputError("words are searched in the pool's members alone; leave --everything out")
         from gradsift.pipelines.query.words import open_words
 
-        return open_words(store, progress)
+        return open_words(store, everything=everything, progress=progress)
     raise InputError(f"there is no space {kind!r}; there are: {', '.join(get_args(Kind))}")

@@ -91,7 +91,7 @@ def ask(
     else:
         asked = _of_others(store, space, question)
     generated = question.text is not None and question.answer is None and question.greedy
-    return answer(store, space, asked, k, ids=ids, opposed=opposed, generated=generated)
+    return answer(store, space, asked, k, ids=ids, opposed=opposed, generated=generated, everything=where.everything)
 
 
 def check(question: Question, k: int) -> None:
@@ -100,8 +100,10 @@ def check(question: Question, k: int) -> None:
     given = [name for name in one_of if _is_given(getattr(question, name))]
     if question.unlike and not question.like:
         raise InputError("--unlike goes with --like; to see what is farthest from one example, --id with --opposed")
-    if len(given) != 1 or k < 1:
-        raise InputError("give either a text or --id, --chats, --target, --vectors or --like, and -k of at least 1")
+    if len(given) != 1:
+        raise InputError("give either a text or --id, --chats, --target, --vectors or --like")
+    if k < 1:
+        raise InputError(f"--top (-k) is {k}; ask for one row at least")
     if question.text is None and (question.answer is not None or question.greedy):
         raise InputError("--answer and --greedy go with a text")
     if question.answer is not None and question.greedy:

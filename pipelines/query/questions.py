@@ -76,6 +76,8 @@ def of_file(space: Space, path: Path) -> Questions:
     from gradsift.pipelines.pool.sources import read_source
     from gradsift.pipelines.recipe import Source
 
+    if not path.exists():
+        raise InputError(f"there is no file {path} with chats to ask with")
     chats: list[Messages] = []
     for row in read_source(Source(path=str(path))):
         if isinstance(row, BadRow):

@@ -4,7 +4,7 @@ A question is a row of numbers of the space's own, so that questions are average
 mean of a target's rows, "more like these, less like those". Legend: Q questions, W numbers of one, k neighbours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -85,6 +85,8 @@ class Space(Protocol):
         """
         ...
 
-    def typical(self) -> Typical | None:
-        """Similarities of random pairs of rows, by which a high one is told; None where none are known."""
+    def typical(self, questions: F32, without: Sequence[Collection[str]]) -> list[Typical | None]:
+        """What is usual for each of [Q, W] questions: its similarities with some hundred random rows, but for the
+        examples in its `without`; None where there is no other row. It is the yardstick of a question: what a mean is
+        like any row is little, whatever two rows are like each other."""
         ...

@@ -4,7 +4,7 @@ A question of a stored example is its row; that of a chat is computed as rows we
 cosine, exactly (`datastore/search.py`). Legend: Q questions, W numbers of one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,9 +76,9 @@ class StoredRows:
         found = best_of_pool(self.store, self.space, self.pool, k, search)
         return Found([[Near(n.example_id, float(sign) * n.cosine) for n in best] for best in found])
 
-    def typical(self) -> Typical | None:
-        """Cosines of random pairs of rows of the pool."""
-        return typical(self.store, [(self.space, self.space, 1.0)], self.pool, self.pool, self.column)
+    def typical(self, questions: F32, without: Sequence[Collection[str]]) -> list[Typical | None]:
+        """Cosines of each of [Q, W] questions with random rows, but for the examples in its `without`."""
+        return typical(self.store, [(self.space, 1.0)], [questions], self.pool, without, self.column)
 
     def _stored(self, ids: Sequence[str]) -> dict[str, F32]:
         found: dict[str, F32] = {}

@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from gradsift.datastore import chats, examples, files, kept
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.examples import Dataset
-from gradsift.datastore.search import Typical, quantiles
 from gradsift.datastore.store import Store
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.scorers.lexical import idf, saturated, words_of
@@ -41,8 +40,8 @@ I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
 KIND = "words1"  # and the version of the file
+KIND_OF_ALL = "allwords1"  # of what was read for a pool, screened out or not
 BLOCK_ENTRIES = 1 << 20
-SAMPLE = 100  # rows on each side of random pairs
 PAIR = pa.struct([("word", pa.dictionary(pa.int32(), pa.string())), ("weight", pa.float32())])
 SCHEMA = pa.schema([("example_id", pa.string()), ("words", pa.list_(PAIR)), ("length", pa.float64())])
 
@@ -103,22 +102,6 @@ class WordIndex:
         found: list[str] = self.ids.take(pa.array(numbers)).to_pylist()
         return found
 
-    @cached_property
-    def typical(self) -> Typical | None:
-        """Cosines of random pairs of rows: of the first and the last by id, which are digests and so random."""
-        size = min(SAMPLE, len(self) // 2)
-        if not size:
-            return None
-        first, last = np.arange(size), np.arange(len(self) - size, len(self))
-        left, right = self.some(first), self.some(last)
-        lengths = np.maximum(self.lengths, np.finfo(np.float64).tiny)  # a text without a word is like none
-        cosines = []
-        for number, start, end in zip(first, left.ends, left.ends[1:], strict=False):
-            question = np.zeros(len(self.vocabulary))
-            question[left.words[start:end]] = left.weights[start:end]
-            cosines.append(right.products(question) / lengths[number] / lengths[last])
-        return quantiles(np.concatenate(cosines))
-
     def some(self, numbers: I64) -> Part:
         """Copies of rows, in their order."""
         words, weights = [], []
@@ -160,16 +143,17 @@ class WordIndex:
         return numbers, weights, float(np.sqrt(squares.sum()))
 
 
-def open_index(store: Store, dataset_id: int, progress: Progress = quiet) -> WordIndex:
+def open_index(store: Store, dataset_id: int, progress: Progress = quiet, kind: str = KIND) -> WordIndex:
     """The index of a dataset's texts, built where this host has none: seconds for 100,000 texts (docs/search.md).
+    `kind`: of which the host keeps one.
 
     Raises InputError for texts without a word, BusyError where examples were deleted meanwhile.
     """
     key = kept.key_of(store, dataset_id)
-    source = kept.open_kept(store, KIND, key)
+    source = kept.open_kept(store, kind, key)
     if source is None:
         dataset = examples.standing(store, dataset_id)
-        source = kept.keep(store, KIND, dataset.digest, lambda handle: _build(store, dataset, progress, handle))
+        source = kept.keep(store, kind, dataset.digest, lambda handle: _build(store, dataset, progress, handle))
     return _read(source)
 
 

@@ -12,7 +12,7 @@ Of the pool's members alone: idf and the mean length are theirs, whatever filter
 host keeps (`word_index.py`). Legend: Q questions, N rows, V words of the vocabulary, k neighbours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from weakref import WeakKeyDictionary
@@ -23,16 +23,16 @@ from gradsift.datastore import examples, kept
 from gradsift.datastore.chats import Messages, text
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import last_run
-from gradsift.datastore.search import Typical
+from gradsift.datastore.search import SAMPLE, Typical, usual
 from gradsift.datastore.store import Store
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.query.spaces import Found, Kind, Near
 from gradsift.pipelines.query.stored import chats_of, unit
-from gradsift.pipelines.query.word_index import F32, F64, I64, WordIndex, open_index
+from gradsift.pipelines.query.word_index import F32, F64, I64, KIND, KIND_OF_ALL, WordIndex, open_index
 
 MOST_NUMBERS = 1 << 28  # of questions, 4 bytes each
 _one = Lock()  # two requests at once build one index
-_opened: "WeakKeyDictionary[Store, tuple[str, WordIndex]]" = WeakKeyDictionary()
+_opened: "WeakKeyDictionary[Store, dict[str, tuple[str, WordIndex]]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -97,22 +97,31 @@ class Words:
         of = dict(zip(self.index.names(numbers), scores.tolist(), strict=True))
         return [of.get(i, 0.0) for i in ids]
 
-    def typical(self) -> Typical | None:
-        """Cosines of random pairs of rows."""
-        return self.index.typical
+    def typical(self, questions: F32, without: Sequence[Collection[str]]) -> list[Typical | None]:
+        """Cosines of each of [Q, V] questions with random rows, but for the examples in its `without`."""
+        numbers = np.arange(min(SAMPLE, len(self.index)))  # by id, which are digests and so random
+        some, lengths = self.index.some(numbers), np.maximum(self.index.lengths[numbers], np.finfo(np.float64).tiny)
+        cosines = np.stack([some.products(question.astype(np.float64)) / lengths for question in questions])
+        return usual(cosines, self.index.names(numbers), without)
 
 
-def open_words(store: Store, progress: Progress = quiet) -> Words:
-    """The words of the last run's pool; the index is built where this host has none of these members. Raises InputError
-    for a pool without a word, and for a run of an older version, BusyError where examples were deleted meanwhile."""
-    pool = last_run(store).result.ingest.pool.used_dataset_id
-    if pool is None:
+def open_words(store: Store, *, everything: bool = False, progress: Progress = quiet) -> Words:
+    """The words of the last run's pool, or, with `everything`, of all that it read for the pool, what screening left
+    out as well; the index is built where this host has none of these members. Raises InputError for a pool without a
+    word, and for a run of an older version, BusyError where examples were deleted meanwhile."""
+    pool = last_run(store).result.ingest.pool
+    if pool.used_dataset_id is None:
         raise InputError("the store's last run is of an older version; run its recipe again")
-    key = kept.key_of(store, pool)
+    number, kind = pool.used_dataset_id, KIND
+    if everything and pool.left < pool.examples:
+        name = examples.get_dataset(store, number).name
+        number, kind = examples.find_dataset(store, "pool", name, pool.digest).dataset_id, KIND_OF_ALL
+    key = kept.key_of(store, number)
     with _one:
-        if _opened.get(store, ("", None))[0] != key:
-            _opened[store] = key, open_index(store, pool, progress)
-        return Words(store, _opened[store][1])
+        opened = _opened.setdefault(store, {})
+        if kind not in opened or opened[kind][0] != key:
+            opened[kind] = key, open_index(store, number, progress, kind)
+        return Words(store, opened[kind][1])
 
 
 def _best(values: F64, some: I64 | None, k: int, opposed: bool) -> tuple[I64, F64]:

@@ -352,11 +352,17 @@ def test_a_search_takes_no_more_threads_than_it_is_given(tmp_path, threads):
     assert int(out[1]) == threads
 
 
-def test_random_pairs_are_of_different_rows(empty):
+def test_what_is_usual_is_told_of_each_question(empty):
+    """A row's own example says nothing of what is usual for it."""
     store, ids = empty
-    space = new_space(store, [made(ids[:3], np.eye(3, 64), "int8")])
-    usual = search.typical(store, [(space, space, 1.0)], None, None)
-    assert (usual.pairs, usual.highest, usual.lowest) == (6, 0.0, 0.0)
+    space = new_space(store, [made(ids[:3], np.eye(3, 64), "f16")])
+    queries = np.eye(2, 64, dtype=np.float32)
+    first, second, none = search.typical(
+        store, [(space, 1.0)], [np.vstack([queries, queries[:1]])], None, [ids[:1], (), ids[:3]]
+    )
+    assert (first.rows, first.highest, first.lowest) == (2, 0.0, 0.0)
+    assert (second.rows, second.highest, second.median) == (3, 1.0, 0.0)
+    assert none is None
 
 
 def test_compacted_shards_give_the_same_answers(empty):

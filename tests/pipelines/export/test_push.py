@@ -152,7 +152,9 @@ def test_a_dry_run_asks_and_sends_nothing(hub, mixed, folder, tmp_path):
     assert hub.repositories == {}
     push(folder, Destination(REPO))
     asked = len(hub.log)
-    dry = api.export("mixed", folder, format="jsonl", push=REPO, dry_run=True, store=mixed).pushed
+    made = api.export("mixed", folder, format="jsonl", push=REPO, dry_run=True, store=mixed)
+    assert made.replaced == "mixed@1"  # on disk, in another format
+    dry = made.pushed
     assert "data/train-00000-of-00001.jsonl" in dry.sent
     assert dry.removed == ["data/train-00000-of-00001.parquet"]
     assert {method for method, _, _ in hub.log[asked:]} == {"GET", "HEAD"}

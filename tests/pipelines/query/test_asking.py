@@ -1,6 +1,7 @@
 """Ways to ask: what a question may be made of, what may be an answer, and what is said of a wrong one."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -149,11 +150,17 @@ def test_a_text_has_an_answer_only_where_that_is_given_or_asked_for(store, monke
         (Question(unlike=("b",)), "--unlike goes with --like"),
         (Question(like=("zz",)), "no example has an id"),
         (Question(id="' OR 1"), "no example has an id"),
+        (Question(chats=Path("missing.jsonl")), "^there is no file missing.jsonl with chats to ask with$"),
     ],
 )
 def test_a_question_that_is_none_is_refused(store, question, words):
     with pytest.raises(InputError, match=words):
         ask(store, question)
+
+
+def test_no_rows_are_refused_for_what_they_are(store):
+    with pytest.raises(InputError, match=r"^--top \(-k\) is 0; ask for one row at least$"):
+        ask(store, Question(id="a"), 0)
 
 
 def test_like_and_unlike_may_not_be_the_same(store, pool):

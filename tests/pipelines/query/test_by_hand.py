@@ -119,3 +119,11 @@ def test_what_was_picked_by_hand_is_no_default(copy):
     compared = compare(copy, "mine", "small-sql")
     assert compared.difference.in_both == 6
     assert compared.moves == []  # in the order of ids no place is a rank
+
+
+def test_an_export_says_which_other_one_it_replaced(copy, tmp_path):
+    select_by_hand(copy, "mine", some(copy, 6), {})
+    first, second, again = (
+        gradsift.export(name, tmp_path / "out", store=copy) for name in ("mine", "small-sql", "small-sql")
+    )
+    assert (first.replaced, second.replaced, again.replaced) == (None, "mine@1", None)

@@ -1,5 +1,6 @@
 """Questions to a store: which rows are like this one, and how much is much?"""
 
+import numpy as np
 import pytest
 
 from gradsift.datastore import examples, features, runs, selections
@@ -7,9 +8,7 @@ from gradsift.datastore.errors import FeatureSpaceMismatch, InputError
 from gradsift.datastore.identity import check_comparable
 from gradsift.datastore.points import mean_lr
 from gradsift.datastore.store import Store
-from gradsift.pipelines.query.query import query_by_id, query_by_text
-from gradsift.pipelines.recipe import parse_recipe
-from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.query.query import Question, ask, query_by_id, query_by_text
 
 
 def test_query_by_id_and_by_text(finished):
@@ -67,7 +66,7 @@ def test_an_answer_says_what_a_high_cosine_is(asked):
     found = query_by_id(asked, chosen[0], 3)
     assert found.rows == ("sgd" if gradient_rows(asked, "plain") else "adam_exact")
     usual = found.typical
-    assert usual.pairs > 1000
+    assert usual.rows > 100
     assert -0.5 < usual.median < usual.p95 < usual.p99 < usual.highest <= 1
     assert found.hits[0].cosine > usual.p95  # the nearest of 150 rows is not an ordinary pair
 
@@ -111,17 +110,16 @@ def test_a_query_equals_exact_search(finished):
             assert near[0].cosine == pytest.approx(1.0, abs=1e-5)
 
 
-def test_what_is_usual_is_of_the_loss_that_is_asked_with(recipe_data, tmp_path):
-    """Pool rows of another loss are not as a question is: pairs are then of target rows with them."""
-    few = {"pool": [{"path": recipe_data["pool"][0]["path"], "rows": 24}], "validate": None, "warmup": None}
-    of = {"features": {"projector": {"dim": 256}, "transform": "sgd", "loss": "dft"}, "select": {"examples": 5}}
-    with Store(tmp_path / "store") as store:
-        curate(parse_recipe(recipe_data | few | of), store)
-        (pool,) = runs.last_run(store).result.pool_rows
-        targets = next(row for row in runs.last_run(store).result.rows if row.role == "target")
-        ids = [features.ids_with_rows(store, row.space_id) for row in (targets, pool)]
-        found = query_by_id(store, ids[0][0], 3)
-        assert found.typical.pairs == len(ids[0]) * len(ids[1])
+def test_what_is_usual_is_so_for_that_question(asked):
+    """A mean is less like any row than two rows are like each other, at both ends: each question has a yardstick of its own."""
+    for question in (Question(target="sql"), Question(like=selections.get(asked, "small-sql").example_ids[:2])):
+        every = ask(asked, question, 1000)
+        cosines = [hit.cosine for hit in every.hits]  # of all rows, fewer than a sample has
+        usual = every.typical
+        assert usual.rows == len(cosines)
+        expected = np.quantile(cosines, (0, 0.01, 0.05, 0.5, 0.95, 0.99, 1))
+        told = (usual.lowest, usual.p1, usual.p5, usual.median, usual.p95, usual.p99, usual.highest)
+        assert told == pytest.approx(expected, abs=2e-3)
 
 
 def test_rows_of_two_extractors_that_differ_in_a_signal_alone_can_be_compared(finished):

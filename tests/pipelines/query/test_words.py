@@ -7,13 +7,15 @@ import pyarrow as pa
 import pytest
 
 from gradsift import query
-from gradsift.datastore import examples, files, kept, maintenance, picks, runs
+from gradsift.cli.asking import _show
+from gradsift.datastore import examples, files, kept, maintenance, picks, runs, selections
 from gradsift.datastore.chats import text
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError
 from gradsift.datastore.examples import Example
 from gradsift.datastore.identity import example_id
 from gradsift.datastore.store import Store
 from gradsift.pipelines.query import word_index, words
+from gradsift.pipelines.query.filters import Filter, matching
 from gradsift.pipelines.query.word_index import open_index
 from gradsift.pipelines.query.words import Words, open_words
 from gradsift.pipelines.runs import forget
@@ -60,8 +62,8 @@ def test_classical_scores_are_those_of_bm25s(store, monkeypatch, block):
         found = space.scores(question, dataset.example_ids)
         assert found == pytest.approx(expected[:, column].tolist(), abs=1e-6)
     assert space.scores("cat", ["nobody"]) == [0.0]
-    usual = space.typical()
-    assert usual.pairs == (len(dataset.example_ids) // 2) ** 2
+    (usual,) = space.typical(space.of_chats([chat("the cat")]), [()])
+    assert usual.rows == len(dataset.example_ids)
     assert 0 <= usual.lowest <= usual.highest <= 1
 
 
@@ -238,3 +240,40 @@ def test_who_asks_sees_that_an_index_is_built(searched, tmp_path):
             )
     rows = told[-1][2]
     assert told == [("words of the pool", rows, rows), ("weights of words", rows, rows)]
+
+
+def test_a_row_without_a_word_of_the_question_is_no_answer(searched, capsys):
+    with Store(searched) as store:
+        nothing = query("zyxwv", space="bm25", store=store)
+        few = query("zyxwv table", space="bm25", k=1000, store=store)
+    assert (nothing.hits, nothing.note) == ([], "no row shares a word with it")
+    _show(nothing)
+    said = capsys.readouterr().out
+    assert "Note: no row shares a word with it." in said
+    assert "assistant" not in said  # there is no answer to show
+    assert all(hit.similarity > 0 for hit in few.hits)
+
+
+def test_rows_that_screening_left_out_are_found_by_their_words(copy):
+    """They have no gradients: an answer says so, and how they are found."""
+    reason = next(one.reason for one in runs.last_run(copy).result.ingest.pool.left_out if one.examples)
+    marked = matching(copy, Filter(mark=reason))
+    near = {"id": selections.get(copy, "small-sql").example_ids[0], "mark": reason, "k": 1000, "store": copy}
+    members, nothing = query(**near), query(**near, everything=True)
+    assert (members.hits, nothing.hits) == ([], [])
+    assert members.note.endswith("rows that left it: --everything")
+    assert nothing.note.startswith(f"{len(marked)} pass the filters, none has a gradient: ")
+    assert "--space bm25 --everything finds them" in nothing.note
+    assert query(**near, space="bm25").hits == []
+    found = query(**near, space="bm25", everything=True)
+    assert found.hits
+    assert {hit.example_id for hit in found.hits} <= set(marked)
+    own = query(chats=list(examples.get_messages(copy, marked[:1]).values()), space="bm25", everything=True, store=copy)
+    assert own.hits[0].similarity == pytest.approx(1, abs=1e-4)
+    assert [name.split("-")[0] for name in held(copy)] == [word_index.KIND_OF_ALL, word_index.KIND]
+    delete(copy, marked[0])
+    assert [name.split("-")[0] for name in held(copy)] == [word_index.KIND]  # the other had it
+    left = query(
+        chats=list(examples.get_messages(copy, marked[1:2]).values()), k=1000, space="bm25", everything=True, store=copy
+    )
+    assert marked[0] not in [hit.example_id for hit in left.hits]

@@ -66,13 +66,14 @@ class Pushed:
 
 @dataclass(frozen=True)
 class _Hub:
-    """A repository as it is: its newest commit and {path: file as the hub lists it}; `commit` is None before the first,
-    or where the branch is not there yet."""
+    """A repository as it is: its newest commit and {path: file as the hub lists it}; `commit` is None before the first.
+    `new_branch`: the one that is asked for is not there yet, and this is the main one, as which it begins."""
 
     there: bool
     private: bool
     commit: str | None
     files: Mapping[str, Any]
+    new_branch: bool = False
 
 
 def destination(
@@ -118,7 +119,7 @@ def push(folder: Path, to: Destination, progress: Progress = quiet) -> Pushed:
         if not hub.there and not to.dry_run:
             api.create_repo(to.repo, private=to.private, exist_ok=True, **KIND)
             hub = _look(api, to)
-        _refuse_others(api, to, hub)
+        _refuse_others(api, to, hub, manifest["name"])
         sent = [name for name in files if not _same(hub.files.get(name), folder / name, files[name])]
         removed = sorted(name for name in hub.files if _is_written(name) and name not in files)
         commit = hub.commit
@@ -177,17 +178,17 @@ def _look(api: Any, to: Destination) -> _Hub:
         info = api.repo_info(to.repo, **KIND)
     except RepositoryNotFoundError:
         return _Hub(there=False, private=to.private, commit=None, files={})
-    commit = info.sha
+    commit, new_branch = info.sha, to.revision is not None
     if to.revision:
         with suppress(RevisionNotFoundError):  # it begins as the main branch is
-            commit = api.repo_info(to.repo, revision=to.revision, **KIND).sha
+            commit, new_branch = api.repo_info(to.repo, revision=to.revision, **KIND).sha, False
     listed = api.list_repo_tree(to.repo, recursive=True, revision=commit, **KIND) if commit else ()
     files = {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
-    return _Hub(there=True, private=bool(info.private), commit=commit, files=files)
+    return _Hub(there=True, private=bool(info.private), commit=commit, files=files, new_branch=new_branch)
 
 
-def _refuse_others(api: Any, to: Destination, hub: _Hub) -> None:
-    """Raise InputError for a repository that is not for this."""
+def _refuse_others(api: Any, to: Destination, hub: _Hub, name: str) -> None:
+    """Raise InputError for a repository that is not for an export of the selection or mixture of this name."""
     if not hub.there:
         return
     if to.private and not hub.private:
@@ -199,9 +200,15 @@ def _refuse_others(api: Any, to: Destination, hub: _Hub) -> None:
         with TemporaryDirectory() as scratch:
             path = api.hf_hub_download(to.repo, "manifest.json", revision=hub.commit, local_dir=scratch, **KIND)
             try:
-                ours = "gradsift_export" in json.loads(Path(path).read_text("utf-8"))
+                theirs = json.loads(Path(path).read_text("utf-8"))
+                ours = isinstance(theirs, dict) and "gradsift_export" in theirs
             except (ValueError, TypeError):
                 ours = False
+        if ours and theirs.get("name") != name and not hub.new_branch:
+            raise InputError(
+                f"{to.repo} ({to.revision or 'main'}) holds an export of {theirs.get('name')!r}, which {name!r} would "
+                "replace; push to another name, or to a branch of its own (--revision), or delete that data set first"
+            )
     else:
         ours = not set(hub.files) - NEW
     if not ours:

@@ -199,6 +199,18 @@ def test_a_data_set_of_others_is_left_alone(hub, folder, theirs):
     assert hub.files(REPO) == theirs
 
 
+def test_an_export_of_another_name_is_replaced_on_no_branch(hub, folder):
+    push(folder, Destination(REPO))
+    before, path = pushed_files(hub), folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"name": "other"}), "utf-8")
+    with pytest.raises(InputError, match=r"ann/mixed \(main\) holds an export of 'mixed', which 'other' would"):
+        push(folder, Destination(REPO))
+    push(folder, Destination(REPO, "other"))
+    push(folder, Destination(REPO, "other"))
+    assert pushed_files(hub) == before
+    assert pushed_files(hub, "other") == written(folder)
+
+
 def test_a_repository_that_was_just_made_by_hand_is_filled(hub, folder):
     hub.repositories[REPO] = repository = hubs.Repository(private=True)
     repository.commit("main", {"README.md": (False, b"---\nlicense: mit\n---")})

@@ -37,6 +37,7 @@ SIGNALS = {  # of the newest run that computed gradients, at its last checkpoint
 STATES = {
     "mark": "why the newest run's screening left it out, or null",
     "selected": "how many of the newest selections and mixtures of each name hold it",
+    "role": "what the newest run has it for: pool, as screening left it, target, test, left_out by screening, or null",
 }
 ASKED = {**COLUMNS, **SIGNALS, **STATES}  # what a question may be about
 OF_ROW = {

@@ -57,6 +57,7 @@ TABLES: dict[str, Table] = {
             **{name: (KINDS[name], what) for name, what in SIGNALS.items()},
             "mark": (TEXT, STATES["mark"]),
             "selected": (WHOLE, STATES["selected"]),
+            "role": (TEXT, STATES["role"] + "; the first of these that holds"),
         },
     ),
     "origins": Table(

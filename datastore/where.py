@@ -141,6 +141,8 @@ def _states(store: Store, names: Sequence[str]) -> Looked:
         found["mark"] = screened(store)
     if "selected" in names:
         found["selected"] = selected(store)
+    if "role" in names:
+        found["role"] = roles(store)
     return found
 
 
@@ -155,8 +157,43 @@ def screened(store: Store) -> dict[str, object]:
 
 def newest_screenings(store: Store) -> list[int]:
     """Numbers of the screenings of the newest run that read its sources."""
+    return list(_ingested(store).get("pool", {}).get("screenings", ()))
+
+
+def _ingested(store: Store) -> runs.Json:
+    """What the newest run that read its sources had read; empty without one."""
     newest = next((run for run in runs.finished(store) if not run.summary.get("base")), None)
-    return list(newest.summary.get("ingest", {}).get("pool", {}).get("screenings", ())) if newest else []
+    return dict(newest.summary.get("ingest", {})) if newest else {}
+
+
+def roles(store: Store) -> dict[str, object]:
+    """{id: what the newest run that read its sources has it for}: `pool` as screening left it, else `target`, else
+    `test`, else `left_out` by screening. Cost: the members of these datasets."""
+    ingested = _ingested(store)
+    left_out = screened(store)
+    found: dict[str, object] = dict.fromkeys(left_out, "left_out")
+    for role, part in (("test", "tests"), ("target", "targets")):
+        for name, report in ingested.get(part, {}).items():
+            found |= dict.fromkeys(_members(store, role, report["digest"], name), role)
+    pool = ingested.get("pool")
+    if pool is not None:
+        members = _members(store, "pool", pool["digest"], number=pool.get("used_dataset_id"))
+        found |= dict.fromkeys((name for name in members if name not in left_out), "pool")
+    return found
+
+
+def _members(store: Store, role: str, digest: str, name: str | None = None, number: int | None = None) -> list[str]:
+    """Ids of the members that a dataset still has, by its number or else its digest: one of which examples were deleted
+    has that behind `void` and its number."""
+    if number is None:
+        known = store.catalog.one(
+            "SELECT max(dataset_id) AS n FROM dataset WHERE role=? AND (name=? OR CAST(? AS TEXT) IS NULL) "
+            "AND digest IN (?, 'void ' || dataset_id || ' ' || ?)",
+            (role, name, name, digest, digest),
+        )
+        number = known["n"] if known is not None else None
+    rows = store.catalog.rows("SELECT example_id FROM dataset_member WHERE dataset_id=?", (number,))
+    return [str(row["example_id"]) for row in rows]
 
 
 def selected(store: Store) -> dict[str, object]:

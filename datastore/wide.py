@@ -1,8 +1,8 @@
 """The tables that read shards, as Polars frames: examples with what is known of them, signals, scores.
 
 Each is read a record batch or a row group at a time, and of a shard only the columns that are asked for. What
-`examples` says of an example's signals, mark and choices is looked up in frames of the ids that have them, which is
-what its memory grows with.
+`examples` says of an example's signals, mark, choices and role is looked up in frames of the ids that have them, which
+is what its memory grows with.
 """
 
 import json
@@ -116,7 +116,7 @@ def _beside(store: Store, names: Names) -> list[pl.DataFrame]:
         of_space = [] if space is None else list(_signals(store, "examples", space, wanted))
         empty = pl.DataFrame(schema={name: schema[name] for name in ("id", *wanted)})
         frames.append(pl.concat([empty, *of_space]).sort("id"))
-    for name, look in (("mark", where.screened), ("selected", where.selected)):
+    for name, look in (("mark", where.screened), ("selected", where.selected), ("role", where.roles)):
         if name in names:
             known = look(store)
             frames.append(pl.DataFrame({"id": list(known), name: list(known.values())},

@@ -46,12 +46,13 @@ def _(folder, gradsift, mo):
 def _(mo, pl, store):
     sources = (
         store.frame("examples")
+        .filter(pl.col("role") == "pool")
         .group_by("source")
         .agg(pl.len().alias("rows"), pl.col("loss").mean().round(3), pl.col("chars").mean().round())
         .sort("rows", descending=True)
         .collect()
     )
-    mo.vstack([mo.md("## What is in it"), mo.ui.table(sources, selection=None)])
+    mo.vstack([mo.md("## What is in its pool"), mo.ui.table(sources, selection=None)])
     return (sources,)
 
 

@@ -103,6 +103,47 @@ def test_a_table_of_more_rows_than_a_page_has_each_once(made, monkeypatch):
         assert (found.height, found.unique().height) == (rows, rows), name
 
 
+def test_a_role_is_what_the_newest_run_has_an_example_for(copy):
+    ingest = runs.last_run(copy).result.ingest
+    counted = dict(query_sql(copy, "select role, count(*) as n from examples group by 1").rows())
+    tests = {name for name, report in ingest.tests.items() if report.examples}
+    assert tests
+    assert counted["pool"] == ingest.pool.used
+    assert counted["left_out"] <= sum(one.examples for one in ingest.pool.left_out)
+    pool = examples.get_dataset(copy, ingest.pool.used_dataset_id)
+    assert matching(copy, "role = 'pool'") == sorted(pool.example_ids)
+    sources = "select source, count(*) as n from examples where role = 'pool' group by 1"
+    assert dict(query_sql(copy, sources).rows()) == dict(ingest.pool.used_by_source)
+    members = copy.frame("members").collect()
+    for role in ("target", "test"):
+        of = set(members.filter(pl.col("role") == role)["id"]) - set(pool.example_ids)
+        assert set(matching(copy, f"role = '{role}'")) == (
+            of if role == "target" else of - set(matching(copy, "role = 'target'"))
+        )
+
+
+def test_roles_where_datasets_share_examples_and_some_are_deleted(made, monkeypatch):
+    target = examples.define_dataset(made, "target", "t", dict.fromkeys(IDS[:3], ""))
+    test = examples.define_dataset(made, "test", "t", dict.fromkeys(IDS[2:4], ""))
+    pool = examples.define_dataset(made, "pool", "p", dict.fromkeys(IDS[:1] + IDS[5:10], ""))
+    summary = {"pool": {"digest": pool.digest, "screenings": [1]}, "targets": {"t": {"digest": target.digest}},
+               "tests": {"t": {"digest": test.digest}}}  # fmt: skip
+    monkeypatch.setattr("gradsift.datastore.where._ingested", lambda store: summary)
+    monkeypatch.setattr("gradsift.datastore.where.screened", lambda store: {IDS[5]: "exact"})
+    told = ["pool", "target", "target", "test", None, "left_out", *["pool"] * 4, None, None]
+
+    def seen():
+        rows = dict(made.frame("examples").select("id", "role").collect().rows())
+        assert matching(made, "role = 'pool'") == sorted(name for name, role in rows.items() if role == "pool")
+        return [rows.get(name) for name in IDS]
+
+    assert seen() == told
+    forget.begin(made, picks.by_ids(made, [IDS[6], IDS[1]]))
+    forgetting.finish(made)
+    told[6] = told[1] = None
+    assert seen() == told
+
+
 def test_a_count_without_a_name_is_called_count(made):
     assert query_sql(made, "select source, count(*) from examples group by 1").columns == ["source", "count"]
     assert query_sql(made, "select * from (select count(*) from examples)").columns == ["count"]

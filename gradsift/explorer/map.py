@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from gradsift.datastore import chats, choices, examples
+from gradsift.datastore import chats, choices, examples, runs
 from gradsift.explorer.shared import OpenStore, excerpt, page, visible
 from gradsift.pipelines.query.by_hand import select_by_hand
 from gradsift.pipelines.query.filters import Filter, ids_passing, of_selection, range_of
@@ -80,7 +80,13 @@ def view(request: Request, store: OpenStore) -> HTMLResponse:
     selections = {one.reference: shades_of(store, one.selection_id) for one in chosen}
     there = {by for of in selections.values() for by in of}
     offered = {by: SHADINGS[by] for by in shadings(store) if by not in OF_SELECTION or by in there}
-    return page(request, "map.html.j2", title="Map", kinds=kinds(store), shadings=offered, selections=selections)
+    return page(request, "map.html.j2", title="Map", kinds=_kinds(store), shadings=offered, selections=selections)
+
+
+def _kinds(store: OpenStore) -> list[By]:
+    """What the pool is laid out by: nothing, where it has no rows; [] where there is no pool."""
+    has_pool = next(runs.finished(store), None) is not None
+    return kinds(store) or (["nowhere"] if has_pool else [])
 
 
 @router.get("/map/points")

@@ -43,9 +43,10 @@ OF, THEN = b"gradsift.map", b"gradsift.state"  # metadata of what is kept: versi
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 Block = tuple[Array, F32]  # rows as stored, and their scales
-By = Literal["gradients", "embedding", "encoder"]
+Places = Literal["gradients", "embedding", "encoder"]
+By = Literal["gradients", "embedding", "encoder", "nowhere"]  # the last: examples without places
 State = tuple[int, int, int]  # of a store: its last run, the newest that began, how much was deleted
-KINDS: tuple[By, ...] = ("gradients", "embedding", "encoder")
+KINDS: tuple[Places, ...] = ("gradients", "embedding", "encoder")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Map:
     pool: int  # number of its dataset
     members: int  # of the pool, those without a row counted
     ids: pa.Array  # [N] sorted
-    xy: F32  # [N, 2]
+    xy: F32  # [N, 2]; [0, 2] of examples without places
     sources: pa.DictionaryArray  # [N]
 
 
@@ -77,7 +78,7 @@ def kinds(store: Store) -> list[By]:
     return found
 
 
-def _rows(store: Store, by: By) -> tuple[int, mapped.Column]:
+def _rows(store: Store, by: Places) -> tuple[int, mapped.Column]:
     """(space, column) of the rows to lay out: those that a search in it looks at. Raises InputError without them."""
     opened = open_space(store, by, by_model=False)
     if isinstance(opened, StoredRows):
@@ -106,8 +107,14 @@ def _open(store: Store, last: Run, state: State, by: By, progress: Progress) -> 
     used = last.result.ingest.pool.used_dataset_id
     if used is None:
         raise InputError("the store's last run is of an older version; run its recipe again")
-    space, column = _rows(store, by)
     pool, digest = examples.standing_number(store, used)
+    if by == "nowhere":
+        known = examples.sources_by_id(store, pool)
+        names = pa.array(sorted(known), pa.string())
+        sources = pa.array([known[name] for name in names.to_pylist()], pa.string()).dictionary_encode()
+        key = fingerprint([digest, by])
+        return Map(by, state, key, pool, len(names), names, np.empty((0, 2), np.float32), sources)
+    space, column = _rows(store, by)
     of, then = f"{VERSION} {features.space_fingerprint(store, space)}", str(state)
     table = _kept(store, by, digest, of)
     if table is None:

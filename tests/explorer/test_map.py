@@ -8,6 +8,7 @@ import pytest
 from browser import HOSTILE
 
 from gradsift.datastore import examples, selections
+from gradsift.datastore.errors import InputError
 from gradsift.pipelines.query.map import open_map
 from gradsift.pipelines.query.shades import shade
 
@@ -337,6 +338,30 @@ def test_a_narrow_screen_has_it_all(chromium, address, scheme):
             box = page.get_by_label(name).bounding_box()
             assert box["x"] >= 0
             assert box["x"] + box["width"] <= 420
+
+
+def test_rows_without_places_are_listed_filtered_and_saved(chromium, copy, monkeypatch):
+    def none(*_):
+        raise InputError("the last run kept no rows")
+
+    monkeypatch.setattr("gradsift.pipelines.query.map._rows", none)
+    with browser.served(copy) as address, browser.watched(chromium, address) as page:
+        opened(page, f"{address}/map?shade_by=selected&selection=small-sql%401")
+        assert "have no places on a map" in page.inner_text("aside")
+        assert not page.locator("#points").is_visible()
+        chosen = selections.get(copy, "small-sql").example_ids
+        page.wait_for_selector("#legend :text('in small-sql@1')")
+        page.locator("#legend button").first.click()
+        assert shown(page, len(chosen))
+        assert set(listed(page)) <= {name[:8] for name in chosen}
+        page.get_by_label("Name of the selection").fill("by-eye")
+        page.get_by_role("button", name="Save these").click()
+        page.wait_for_selector("#saved:not([hidden])")
+        assert sorted(selections.get(copy, "by-eye").example_ids) == sorted(chosen)
+        page.locator("#filters summary").click()
+        page.locator("input[name=chars]").fill("..60")
+        page.get_by_role("button", name="Filter").click()
+        page.wait_for_selector(f"#count:not(:has-text('{len(chosen):,} of'))")
 
 
 def test_a_store_without_rows_says_what_to_do(chromium, store):

@@ -21,6 +21,7 @@ let hovered = -1, page = 0, waiting = false, drawing = null, byKeys = false;
 const query = (names) => {
   const asked = new URLSearchParams();
   for (const name of names) for (const value of url.getAll(name)) asked.append(name, value);
+  if (names.includes("by")) asked.set("by", look.elements.by.value); // the first there is, where the URL names none
   return asked;
 };
 const narrowed = () => FILTERS.some((name) => url.has(name));
@@ -37,7 +38,7 @@ async function load(what = ["places", "shade", "passing"]) {
     if ([b, c].some((one) => one?.key && one.key !== a.key)) return load(); // the store changed between two answers
     const other = !map || map.key !== a.key;
     [map, shaded, passed] = [a, b, c];
-    if (other) plane.take(map.xy);
+    if (other && !stage.hidden) plane.take(map.xy);
     if (shaded.refused) showBySource();
     legend();
     mark();
@@ -91,7 +92,7 @@ const unknown = () => {
 
 function mark() { // which points are shown, and above which others
   lasso = url.get("lasso")?.split(",").map(Number) ?? null;
-  if (lasso && (lasso.length < 6 || lasso.length % 2 || lasso.some((one) => !Number.isFinite(one)))) lasso = null;
+  if (lasso && (stage.hidden || lasso.length < 6 || lasso.length % 2 || lasso.some((one) => !Number.isFinite(one)))) lasso = null;
   const hidden = new Set(url.getAll("hide")), level = new Uint8Array(256);
   for (const { name, code } of labels()) level[code] = hidden.has(name) ? 0 : nameOf(code) === "--c7" ? 1 : 2;
   const inside = lasso && within(map.xy, lasso);
@@ -151,7 +152,7 @@ function redraw() {
   waiting = true;
   requestAnimationFrame(() => {
     waiting = false;
-    if (!map) return;
+    if (!map || stage.hidden) return;
     const began = performance.now(), table = {};
     for (const { code } of labels()) table[code] = colour(nameOf(code));
     plane.draw(shaded.codes, shown, table, colour("--bg"), colour("--soft"));
@@ -247,6 +248,7 @@ function readUrl() {
       else if (field.name && values.length) field.value = values[0];
     }
   }
+  if (look.elements.by.selectedIndex < 0) look.elements.by.selectedIndex = 0;
   byId("filters").open ||= narrowed();
   offer();
 }

@@ -279,7 +279,7 @@ def test_the_page_on_sql_and_lineage_works_as_written(model_dir, data_dir, tmp_p
         chosen = selections.get(store, "nightly-sql").example_ids[0]
     assert re.search(r"^ capitals +\d+ +\d\.\d{4} +\d+", said[1], re.M), said[1]
     assert all(re.search(rf"^ {quality} +\d", said[2], re.M) for quality in range(5))
-    assert sum(row["len"] for row in json.loads(said[3])) == 40
+    assert sum(row["count"] for row in json.loads(said[3])) == 40
     assert pq.read_table("hard.parquet").column_names == ["id", "loss", "text"]
     assert "quarantine" in said[5]
     assert "grad_norm" in said[6]

@@ -13,12 +13,13 @@ from gradsift.datastore import runs, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.mix import law as mix_law
 from gradsift.pipelines.mix import mixture, order
+from gradsift.pipelines.model import losses
 from gradsift.pipelines.pool import ingest
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs import reselect
 from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.training import loop
 
 SIZES = {"alpha": 60, "beta": 30, "gamma": 10}
 
@@ -322,8 +323,8 @@ def test_masks_of_a_part_stay_with_their_examples(copy):
 
 def test_the_fitted_law_mixes_and_is_not_fitted_twice(copy, monkeypatch):
     """The real thing, small: nine runs of a tiny model; a second call trains nothing."""
-    trained, real = [], mix_law.train
-    monkeypatch.setattr(mix_law, "train", lambda *a, **k: trained.append(1) or real(*a, **k))
+    trained, real = [], loop.train
+    monkeypatch.setattr(loop, "train", lambda *a, **k: trained.append(1) or real(*a, **k))
     counts = runs.last_run(copy).result.ingest.pool.used_by_source
     names = list(counts)[:2]
     law = {"weights": "scaling_law", "sources": names,
@@ -343,7 +344,7 @@ def test_the_fitted_law_mixes_and_is_not_fitted_twice(copy, monkeypatch):
 
 
 def test_a_law_whose_runs_diverge_names_the_part(copy, monkeypatch):
-    monkeypatch.setattr(mix_law, "token_mean", lambda *_: 0.0)
+    monkeypatch.setattr(losses, "token_mean", lambda *_: 0.0)
     names = list(runs.last_run(copy).result.ingest.pool.used_by_source)[:2]
     settings_ = {"rows_each": 3, "held_out": 3, "epochs": 1, "batch_size": 4}
     part = {"name": "fitted", "weights": "scaling_law", "sources": names, "scaling_law": settings_}

@@ -106,8 +106,8 @@ class Engine(ABC):
 
     def ids_where(self, rows: str, predicate: str, functions: Collection[str]) -> list[str] | None:
         """Values of `key` of the rows of which a predicate of `predicates` holds, one for each row: `rows` is a SELECT
-        of ours, `predicate` was let pass over its columns. None where this engine does not speak that language; raises
-        InputError where the predicate fails on a row."""
+        of ours, `predicate` was let pass over its columns. None where this engine does not speak that language, or a
+        string of it would be too long; raises InputError where the predicate fails on a row, or takes too long."""
         del rows, predicate, functions
         return None
 

@@ -2,7 +2,7 @@
 
 It is asked of a database in memory that holds the columns of some thousand rows at a time and nothing else; an
 authorizer refuses whatever is not a look at one of these columns or one of `FUNCTIONS`. So it reads no other table or
-file, and writes nothing.
+file, and writes nothing. What it may take of time and memory: `bounds.py`.
 
 Which other columns it looks at (`extra->>'quality'`) is read off its text, so that a name that no row has can be told:
 SQLite takes it for null.
@@ -13,6 +13,7 @@ import re
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 
+from gradsift.datastore.bounds import bounded, bytes_of
 from gradsift.datastore.errors import InputError
 
 COLUMNS = {
@@ -106,7 +107,8 @@ class Predicate:
             self._selects = 0
             self._database.execute(self._alone)
             self._selects = 0
-            return [str(row[0]) for row in self._database.execute(self._text)]
+            with bounded(self._database, max(map(bytes_of, rows), default=0)):
+                return [str(row[0]) for row in self._database.execute(self._text)]
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise self.refusal(error) from error
         finally:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gradsift.datastore.bounds import bounded
 from gradsift.datastore.engine import LEFT, Engine, Parameters, Row
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError, NoStoreError
 from gradsift.datastore.files import disk_errors, on_network
@@ -156,7 +157,7 @@ class SqliteEngine(Engine):
             row: Row | None = self._connection.execute(text, parameters).fetchone()
             return row
 
-    def ids_where(self, rows: str, predicate: str, functions: Collection[str]) -> list[str]:
+    def ids_where(self, rows: str, predicate: str, functions: Collection[str]) -> list[str] | None:
         """Values of `key` of the rows of which a predicate holds. An authorizer sees to it that the statement reads
         these tables alone, and calls no other function, whatever the predicate is."""
 
@@ -168,10 +169,12 @@ class SqliteEngine(Engine):
         connection = self._connection
         connection.set_authorizer(allow)
         try:
-            with _sound(self.path):
+            with _sound(self.path), bounded(connection):
                 text = f"WITH example AS ({rows}) SELECT key FROM example WHERE (\n{predicate}\n)"
                 return [row[0] for row in connection.execute(text)]
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorname", "") == "SQLITE_TOOBIG":
+                return None  # perhaps of a row that is longer: who asks looks at each
             raise InputError(str(error)) from error
         finally:
             connection.set_authorizer(None)

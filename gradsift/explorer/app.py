@@ -7,9 +7,12 @@ from typing import Any
 import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Scope
 
 from gradsift.datastore.errors import (
     BusyError,
@@ -27,6 +30,12 @@ from gradsift.pipelines.query.models import keep_models
 from gradsift.pipelines.version import VERSION
 
 VIEWS = (map_view, search, api, rows, lineage, selections, sources, marks, runs)  # each with a router
+PAGES = [
+    route
+    for view in VIEWS
+    for route in view.router.routes
+    if isinstance(route, APIRoute) and route.response_class is HTMLResponse
+]
 THREADS = 8  # that answer at once: each has a connection to the catalog
 NO_PAGE = "there is no page here; the links above lead to those there are"
 
@@ -44,7 +53,7 @@ def make_app(store: Store, rules: Rules = LOOPBACK, *, models: bool = True) -> F
     app.state.store, app.state.models = store, models
     if models:
         keep_models(store)
-    app.add_middleware(guarded, rules=rules)
+    app.add_middleware(guarded, rules=rules, is_view=_is_view)
     app.add_exception_handler(GradsiftError, _refused)
     app.add_exception_handler(HTTPException, _failed)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -53,6 +62,11 @@ def make_app(store: Store, rules: Rules = LOOPBACK, *, models: bool = True) -> F
     for view in VIEWS:
         app.include_router(view.router)
     return app
+
+
+def _is_view(scope: Scope) -> bool:
+    """Whether a request is for a page to look at: not for numbers, files or JSON."""
+    return scope["path"] == "/" or any(route.matches(scope)[0] is not Match.NONE for route in PAGES)
 
 
 def _first_view() -> Response:

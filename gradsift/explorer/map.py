@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from gradsift.datastore import chats, choices, examples, runs
+from gradsift.explorer.security import led_here
 from gradsift.explorer.shared import OpenStore, excerpt, page, visible
 from gradsift.pipelines.query.by_hand import select_by_hand
 from gradsift.pipelines.query.filters import Filter, ids_passing, of_selection, range_of
@@ -80,7 +81,10 @@ def view(request: Request, store: OpenStore) -> HTMLResponse:
     selections = {one.reference: shades_of(store, one.selection_id) for one in chosen}
     there = {by for of in selections.values() for by in of}
     offered = {by: SHADINGS[by] for by in shadings(store) if by not in OF_SELECTION or by in there}
-    return page(request, "map.html.j2", title="Map", kinds=_kinds(store), shadings=offered, selections=selections)
+    return page(
+        request, "map.html.j2", title="Map", kinds=_kinds(store), shadings=offered, selections=selections,
+        led=led_here(request.headers),
+    )  # fmt: skip
 
 
 def _kinds(store: OpenStore) -> list[By]:

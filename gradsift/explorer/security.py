@@ -7,8 +7,10 @@ The store's rows are hostile text, and a page on the loopback can be reached by 
 - **Names.** A request names this host by an address or by a name that is its own: a site cannot have its own name
   resolved to the loopback and read the answers (DNS rebinding).
 - **Origin.** What changes something is asked by this page, not by another site's form or script; and its size is said
-  before it is read. Another site may lead here by a link, and ask for nothing else: it would learn from how long a
-  search takes.
+  before it is read. Another site may lead to a view by a link, and ask for nothing else: it would learn from how long
+  a search takes.
+- **Time.** A predicate that a request brings ends after some seconds (`datastore/bounds.py`); that of a link on another
+  site is not asked until the user says so (`led_here`).
 - **Token.** On another address than the loopback a secret is needed, in the first URL, which is exchanged for a cookie
   that scripts cannot read and other sites cannot send.
 """
@@ -16,6 +18,7 @@ The store's rows are hostile text, and a page on the loopback can be reached by 
 import hashlib
 import ipaddress
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import cookies
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -23,6 +26,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gradsift.datastore.bounds import within
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -39,6 +44,8 @@ HEADERS = {
 }
 READS = ("GET", "HEAD")
 BODY_BYTES = 64 << 20  # of a request: a selection of a million ids is half of it
+SECONDS = 5.0  # that SQLite may take for the predicates of a request
+OWN = ("same-origin", "none")  # Sec-Fetch-Site of the page itself, and of the address bar
 LOOPBACK_NAMES = frozenset({"localhost"})
 
 
@@ -59,8 +66,9 @@ class Rules:
 LOOPBACK = Rules()
 
 
-def guarded(app: ASGIApp, rules: Rules) -> ASGIApp:
-    """The app behind these rules; headers are on every answer, whoever made it."""
+def guarded(app: ASGIApp, rules: Rules, is_view: Callable[[Scope], bool]) -> ASGIApp:
+    """The app behind these rules; headers are on every answer, whoever made it. `is_view`: whether a request is for a
+    page to look at, to which others may lead."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -80,9 +88,10 @@ def guarded(app: ASGIApp, rules: Rules) -> ASGIApp:
                     headers.setdefault(name, value)  # a view may have a policy of its own
             await send(message)
 
-        answer = refusal(scope, rules) or entry(scope, rules)
+        answer = refusal(scope, rules, is_view) or entry(scope, rules)
         try:
-            await (answer or app)(scope, receive, told)
+            with within(SECONDS):
+                await (answer or app)(scope, receive, told)
         except Exception:
             if not begun:
                 await PlainTextResponse("something went wrong; the terminal says what", 500)(scope, receive, told)
@@ -91,19 +100,18 @@ def guarded(app: ASGIApp, rules: Rules) -> ASGIApp:
     return guard
 
 
-def refusal(scope: Scope, rules: Rules) -> Response | None:
+def refusal(scope: Scope, rules: Rules, is_view: Callable[[Scope], bool]) -> Response | None:
     """The answer to a request that is not for this page, or that another site makes; None for any other."""
     headers = Headers(scope=scope)
     hosts = headers.getlist("host")
     if len(hosts) != 1 or not _is_own(_name_of(hosts[0]), rules):
         known = ", ".join(["127.0.0.1", "localhost", *sorted(rules.names)])
         return PlainTextResponse(f"this page answers to {known}, and to no other name; open it by one of these", 421)
-    is_own = headers.get("sec-fetch-site", "none") in ("same-origin", "none")  # as browsers tell it
+    is_own = not led_here(headers)
     followed = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
     if scope["method"] in READS:
-        return (
-            None if is_own or followed else PlainTextResponse("this is for the page itself; follow a link to it", 403)
-        )
+        passes = is_own or (followed and is_view(scope))
+        return None if passes else PlainTextResponse("this is for the page itself; open one of its views", 403)
     origin = headers.get("origin")
     if not is_own or (origin is not None and urlsplit(origin).netloc != hosts[0]):
         return PlainTextResponse("only this page itself may ask that", 403)
@@ -113,6 +121,11 @@ def refusal(scope: Scope, rules: Rules) -> Response | None:
     if int(size) > BODY_BYTES:
         return PlainTextResponse(f"send at most {BODY_BYTES:,} bytes", 413)
     return None
+
+
+def led_here(headers: Headers) -> bool:
+    """Whether another site leads to what is asked for, as browsers tell it."""
+    return headers.get("sec-fetch-site", "none") not in OWN
 
 
 def entry(scope: Scope, rules: Rules) -> Response | None:

@@ -1,14 +1,19 @@
 """Predicates of examples: what they hold of, whatever a store is made of, and what they read."""
 
+import os
+import signal
+import threading
+import time
+
 import numpy as np
 import pytest
 
-from gradsift.datastore import examples, features, marks, picks, runs, selections, signals
+from gradsift.datastore import bounds, examples, features, marks, picks, runs, selections, signals
 from gradsift.datastore.compact import compact
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.examples import Example
 from gradsift.datastore.identity import example_id
-from gradsift.datastore.predicates import ASKED
+from gradsift.datastore.predicates import ASKED, Predicate
 from gradsift.datastore.where import matching
 
 
@@ -158,3 +163,48 @@ def test_every_column_is_documented_and_can_be_asked(copy):
 
 def test_a_store_without_examples_has_none(store):
     assert matching(store, "chars > 0") == []
+
+
+def grown(column, times):
+    """Its x, twenty times as many with each step."""
+    return f"replace({grown(column, times - 1)}, 'x', '{'x' * 20}')" if times else column
+
+
+@pytest.mark.parametrize("column", ["text", "source || 'x'"])
+def test_strings_that_a_predicate_makes_are_bounded(made, column):
+    assert len(matching(made, f"{grown(column, 2)} like '%xx'")) == (11 if column == "text" else 12)
+    with pytest.raises(InputError, match="string or blob too big"):
+        matching(made, f"length({grown(column, 4)}) > 1")
+
+
+def test_rows_may_be_longer_than_that(either):
+    long = [{"role": "user", "content": "é" * bounds.BYTES}, {"role": "assistant", "content": "end"}]
+    examples.add(either, [Example(example_id(long), long, "s" * (bounds.BYTES + 1))])
+    for predicate in ("text like '%end'", "source like '%s'"):
+        assert matching(either, predicate) == [example_id(long)]
+
+
+SLOW = " and ".join(f"{grown('text', 2)} not like '%{'x' * 400}{k}%'" for k in range(100))
+
+
+def test_time_is_bounded_where_somebody_asks_over_http(made):
+    with bounds.within(0.001):
+        assert len(matching(made, "1 = 1")) == 12
+        for predicate in (SLOW, SLOW.replace("text", "(source || 'xxxxxxxx')")):
+            with pytest.raises(InputError, match="takes longer than the"):
+                matching(made, predicate)
+    with bounds.within(60), pytest.raises(InputError, match="pattern too complex"):
+        matching(made, f"text like '{'x' * 501}'")
+    assert matching(made, f"text like '{'x' * 501}'") == []
+
+
+def test_a_predicate_is_ended_by_the_user_between_two_rows():
+    rows = [("id", "x" * 20)] * 20_000  # some minutes
+    began = time.monotonic()
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    with Predicate(SLOW, {"text": ""}, "--where") as asked:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            asked.of(rows)
+        assert time.monotonic() - began < 60
+        assert asked.of([("id", "")]) == ["id"]

@@ -301,6 +301,24 @@ def test_what_is_shown_is_saved_as_a_selection(chromium, copy):
         page.wrong.clear()
 
 
+def test_a_predicate_in_a_link_of_another_site_waits_for_the_button(mapped, address, of):
+    asked = []
+    mapped.on("request", lambda request: asked.append(request.url) if "/map/passing" in request.url else None)
+    path = f"{address}/map?chars=1..&where=chars+%3E+1000000+or+source%3D%27sql%27"
+    mapped.goto("about:blank")
+    mapped.set_content(f'<a href="{path.replace("&", "&amp;")}">Look</a>')
+    mapped.get_by_role("link").click()
+    mapped.wait_for_selector("#rows li")
+    assert mapped.get_by_label("Where").input_value() == "chars > 1000000 or source='sql'"
+    assert "which was not asked" in mapped.inner_text("#problem")
+    assert count(mapped) == len(of.ids)
+    assert not any("where" in url for url in asked)
+    mapped.get_by_role("button", name="Filter", exact=True).click()
+    mapped.wait_for_selector("#problem", state="hidden")
+    assert 0 < count(mapped) < len(of.ids)
+    assert "where" in asked[-1]
+
+
 def test_hostile_rows_do_nothing_on_the_map(chromium, copy, monkeypatch):
     texts = list(HOSTILE.values())
 

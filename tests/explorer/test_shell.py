@@ -6,7 +6,7 @@ import re
 import shlex
 import shutil
 import signal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from browser import HOSTILE, served, watched
@@ -18,10 +18,13 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Example
 from gradsift.datastore.identity import example_id
 from gradsift.datastore.store import Store
+from gradsift.explorer import security
 from gradsift.explorer.security import HEADERS, POLICY, Rules
 from gradsift.explorer.serve import listen, rules_for, url_of
 from gradsift.explorer.shared import visible
 from gradsift.pipelines.query.by_hand import select_by_hand
+
+SLOW = " and ".join(f"replace(text, 'e', 'eeeee') not like '%{'e' * 20}{k}%'" for k in range(20))
 
 
 def ask(address, path, method="GET", body=None, **headers):
@@ -99,6 +102,29 @@ def test_another_site_may_lead_here_and_ask_for_nothing_else(address, site, mode
     """It could read no answer, and yet learn from how long a search takes."""
     headers = {"sec_fetch_site": site, "sec_fetch_mode": mode, "sec_fetch_dest": dest}
     assert ask(address, "/search?q=secret", **headers)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/", 307), ("/map", 200), ("/runs", 200), ("/selections", 200), ("/row/f", 400), ("/marks", 200),
+     ("/map/points", 403), ("/map/passing?where=1", 403), ("/map/rows?ids=", 403), ("/openapi.json", 403),
+     ("/static/explorer.css", 403), ("/nothing", 403)],
+)  # fmt: skip
+def test_another_site_leads_to_views_alone(address, path, status):
+    """Not to what computes for a script, as often as it opens a window."""
+    led = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
+    assert ask(address, path, **led)[0] == status
+
+
+def test_a_predicate_over_http_has_some_seconds_and_no_more(address, monkeypatch):
+    monkeypatch.setattr(security, "SECONDS", 1e-4)
+    for method, path, body in (
+        ("GET", f"/map/passing?where={quote(SLOW)}", None),
+        ("POST", "/query", json.dumps({"text": "a", "space": "bm25", "filters": {"where": SLOW}}).encode()),
+    ):
+        given = {} if body is None else {"content_length": str(len(body)), "content_type": "application/json"}
+        status, _, text = ask(address, path, method, body, **given)
+        assert (status, "takes longer than the 0.0001 seconds that it has here" in text) == (400, True)
 
 
 def test_a_token_becomes_a_cookie_that_is_of_no_use_to_others(copy):

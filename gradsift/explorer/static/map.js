@@ -24,7 +24,9 @@ const query = (names) => {
   if (names.includes("by")) asked.set("by", look.elements.by.value); // the first there is, where the URL names none
   return asked;
 };
-const narrowed = () => FILTERS.some((name) => url.has(name));
+let waits = "led" in narrow.dataset && url.has("where"); // a predicate that another site wrote: only its button asks it
+const filters = () => FILTERS.filter((name) => url.has(name) && !(waits && name === "where"));
+const UNASKED = "A link brought a predicate (Where), which was not asked. Look at it; the button Filter asks it.";
 
 async function load(what = ["places", "shade", "passing"]) {
   try {
@@ -32,7 +34,7 @@ async function load(what = ["places", "shade", "passing"]) {
     const [a, b, c] = await Promise.all([
       what.includes("places") ? places(query(["by"])) : map,
       what.includes("shade") ? shade(query(["by", "shade_by", "selection"])).catch(bySource) : shaded,
-      what.includes("passing") ? (narrowed() ? passing(query(["by", ...FILTERS])).catch((refused) => ({ refused })) : null) : passed,
+      what.includes("passing") ? (filters().length ? passing(query(["by", ...filters()])).catch((refused) => ({ refused })) : null) : passed,
     ]);
     if (c?.refused && passed?.key === a.key) Object.assign(c, { key: a.key, inside: passed.inside }); // points stay as they were
     if ([b, c].some((one) => one?.key && one.key !== a.key)) return load(); // the store changed between two answers
@@ -43,7 +45,7 @@ async function load(what = ["places", "shade", "passing"]) {
     legend();
     mark();
     const refused = [shaded.refused && `${shaded.refused.message}. The map is coloured by source.`, passed?.refused?.message,
-                     passed?.passing === 0 && "No example passes the filters."];
+                     passed?.passing === 0 && "No example passes the filters.", waits && UNASKED];
     problem(refused.filter(Boolean).join(" "), passed?.refused?.more);
     shaded.refused = null;
     byId("save").querySelector("button").disabled = Boolean(passed?.refused);
@@ -249,7 +251,7 @@ function readUrl() {
     }
   }
   if (look.elements.by.selectedIndex < 0) look.elements.by.selectedIndex = 0;
-  byId("filters").open ||= narrowed();
+  byId("filters").open ||= FILTERS.some((name) => url.has(name));
   offer();
 }
 
@@ -273,12 +275,14 @@ look.addEventListener("change", (event) => {
 });
 narrow.addEventListener("submit", (event) => {
   event.preventDefault();
+  waits = false;
   const given = new FormData(narrow);
   set(Object.fromEntries(FILTERS.map((name) => [name, given.getAll(name).map((one) => one.trim())])));
   load(["passing"]);
 });
 byId("clear").addEventListener("click", () => {
   narrow.reset();
+  waits = false;
   set(Object.fromEntries(FILTERS.map((name) => [name, null])));
   load(["passing"]);
 });

@@ -34,7 +34,7 @@ def select_by_hand(store: Store, name: str, ids: Sequence[str], view: View) -> S
     Raises InputError for a name that is none or is another method's, for no ids and for unknown ones; BusyError while
     another process deletes.
     """
-    forget.finish(store)
+    forget.finish(store, doing="save again")
     last = runs.last_run(store, computed=True)
     recipe = changed(last, {part: last.recipes.resolved.get(part) for part in ("select", "mix")}, name)
     _require_free(store, name)

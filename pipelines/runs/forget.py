@@ -156,11 +156,12 @@ def interrupted(store: Store) -> bool:
     return forget.pending(store)
 
 
-def finish(store: Store, progress: Progress = quiet) -> Finished | None:
-    """`resume` for commands that write without the store's lease. Raises BusyError while another process has it."""
+def finish(store: Store, progress: Progress = quiet, doing: str = DOING) -> Finished | None:
+    """`resume` for commands that write without the store's lease; `doing`: what to do again, for messages. Raises
+    BusyError while another process has it."""
     if not forget.pending(store):
         return None
-    with leases.alone(store, DOING):
+    with leases.alone(store, doing):
         return resume(store, progress)
 
 

@@ -6,9 +6,9 @@ import pytest
 from planted import found_in
 
 import gradsift
-from gradsift.datastore import examples, runs, selections, versions
+from gradsift.datastore import examples, forget, leases, runs, selections, versions
 from gradsift.datastore.chats import text
-from gradsift.datastore.errors import InputError
+from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.forget import Picked
 from gradsift.datastore.runs import last_run
 from gradsift.pipelines.query.by_hand import select_by_hand
@@ -52,6 +52,13 @@ def test_a_deletion_leaves_what_is_left_of_it(copy):
     assert selections.get(copy, "mine").example_ids == [ids[0], *ids[2:]]
     with pytest.raises(InputError, match="is void: 1 example was deleted"):
         selections.get(copy, "mine@1")
+
+
+def test_a_save_while_another_process_deletes_says_to_save_again(copy, monkeypatch):
+    monkeypatch.setattr(forget, "pending", lambda _store: True)
+    leases.acquire(copy, leases.RUN, "elsewhere:1:::gradsift delete")
+    with pytest.raises(BusyError, match=r"gradsift delete is working on .*; save again when it has ended"):
+        select_by_hand(copy, "mine", some(copy, 3), {})
 
 
 def test_promise_8_what_a_view_asked_for_is_gone_with_the_row_that_said_it(copy, tmp_path):

@@ -50,7 +50,9 @@ def serve(
     store: Store, host: str, port: int, *, token: bool, browser: bool, models: bool, ready: Callable[[str], None]
 ) -> None:
     """Answer until interrupted. `ready` is called with the URL as soon as the page can be opened; `browser`: open it,
-    where there is a screen; `models`: whether a question of text may load a model."""
+    where there is a screen; `models`: whether a question of text may load a model.
+
+    Answers on their way have PATIENCE; threads that work on one then are left to themselves."""
     with listen(host, port) as at:
         rules = rules_for(host, at, token=token)
         url = url_of(host, at, rules)
@@ -61,8 +63,16 @@ def serve(
         ready(url)  # the socket listens: a browser that is faster than the server waits
         if browser and _has_screen():
             webbrowser.open(url)
+        server = uvicorn.Server(settings)
+        # In a thread of its own: it waits for each that works on an answer, and nothing ends one of those.
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [at]}, daemon=True)
         with _laying_out(store), suppress(KeyboardInterrupt):
-            uvicorn.Server(settings).run(sockets=[at])
+            thread.start()
+            try:
+                thread.join()
+            finally:
+                server.should_exit = True
+                thread.join(2 * PATIENCE)
 
 
 @contextmanager
@@ -78,13 +88,13 @@ def _laying_out(store: Store) -> Iterator[None]:
         with suppress(GradsiftError, InterruptedError):
             open_map(store, progress=going)
 
-    thread = threading.Thread(target=lay_out)
+    thread = threading.Thread(target=lay_out, daemon=True)
     thread.start()
     try:
         yield
     finally:
         over.set()
-        thread.join()
+        thread.join(PATIENCE)
 
 
 def _has_screen() -> bool:

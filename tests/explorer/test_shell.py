@@ -181,6 +181,31 @@ def test_the_command_prints_the_url_and_stops_quietly(finished):
     assert said.splitlines()[-1] == "Stopped."
 
 
+STUCK = """
+import sys, threading, time
+from gradsift.pipelines.query import find
+find.find = lambda *_, **__: (print("asked", flush=True), time.sleep(600))
+from gradsift.explorer import search
+search.find = find.find
+from gradsift.__main__ import main
+sys.argv[0] = "gradsift"
+main()
+"""
+
+
+def test_the_command_stops_whatever_an_answer_takes(finished):
+    process = start("-c", STUCK, "explore", "--store", finished[1], "--port", "0", "--no-browser", bufsize=1)
+    where = urlsplit(process.stdout.readline().strip())
+    link = http.client.HTTPConnection(where.hostname, where.port)
+    link.request("GET", "/search?q=a")
+    while process.stdout.readline() != "asked\n":
+        pass
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    link.close()
+    assert (process.returncode, said.splitlines()[-1], errors) == (0, "Stopped.", "")
+
+
 @pytest.mark.slow
 def test_the_page_on_exploring_works_as_written(finished, tmp_path):
     """Its commands on a store that holds a run, in which a selection was saved as the page says."""

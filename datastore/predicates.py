@@ -117,7 +117,7 @@ class Predicate:
     def refusal(self, error: Exception) -> InputError:
         """What to say of an error that it ran into."""
         listed = ", ".join(f"{name} ({what})" for name, what in self.columns.items())
-        told = self._refused or str(error)
+        told = self._refused or str(error).rstrip(".")
         near = difflib.get_close_matches(told.removeprefix(NO_COLUMN), self.columns, 1) if NO_COLUMN in told else []
         return InputError(
             f"{self._field}: {told}" + (f"; did you mean {near[0]}?" if near else ""),

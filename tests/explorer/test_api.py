@@ -178,7 +178,6 @@ def test_many_ask_at_once(client, chosen):
         ({"target": "sql", "filters": {"where": "load_extension('x') = 1"}}, 400, "load_extension"),
         ({"target": "sql", "filters": {"where": "(SELECT count(*) FROM sqlite_master) > 0"}}, 400, ""),
         ({"target": "sql", "index": "hnsw", "space": "bm25"}, 400, "without --index"),
-        ({"target": "sql", "everything": True, "space": "bm25"}, 400, "pool's members alone"),
         ({"target": "sql", "checkpoint": 0, "space": "encoder"}, 400, "no checkpoint"),
         ({"target": "sql", "checkpoint": "all", "space": "embedding"}, 400, "at one checkpoint"),
     ],

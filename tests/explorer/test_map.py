@@ -315,6 +315,7 @@ def test_a_predicate_in_a_link_of_another_site_waits_for_the_button(mapped, addr
     assert not any("where" in url for url in asked)
     mapped.get_by_role("button", name="Filter", exact=True).click()
     mapped.wait_for_selector("#problem", state="hidden")
+    mapped.wait_for_selector(f"#count:not(:has-text('{len(of.ids):,} of'))")
     assert 0 < count(mapped) < len(of.ids)
     assert "where" in asked[-1]
 

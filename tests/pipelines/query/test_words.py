@@ -164,7 +164,7 @@ def delete(store, example):
 
 
 def test_promise_8_a_deleted_text_is_in_no_index_of_words(searched, tmp_path):
-    shutil.copytree(searched, tmp_path / "store")
+    shutil.copytree(searched, tmp_path / "store", ignore=shutil.ignore_patterns("kept"))
     with Store(tmp_path / "store") as store:
         space = open_words(store)
         example = examples.get_dataset(store, runs.last_run(store).result.ingest.pool.used_dataset_id).example_ids[3]
@@ -227,7 +227,7 @@ def test_nothing_is_written_through_a_link(store, tmp_path):
 
 
 def test_who_asks_sees_that_an_index_is_built(searched, tmp_path):
-    shutil.copytree(searched, tmp_path / "store")
+    shutil.copytree(searched, tmp_path / "store", ignore=shutil.ignore_patterns("kept"))
     told = []
     with Store(tmp_path / "store") as store:
         example = examples.get_dataset(store, runs.last_run(store).result.ingest.pool.used_dataset_id).example_ids[0]

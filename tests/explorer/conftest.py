@@ -1,6 +1,7 @@
 """The page over a store of a real run, in a browser: `page` fails for what went wrong while a test used it."""
 
 import os
+import shutil
 
 import browser
 import pytest
@@ -9,9 +10,11 @@ from gradsift.datastore.store import Store
 
 
 @pytest.fixture(scope="session")
-def explored(finished):
-    """(address, open store) of the page over the finished run: read only."""
-    with Store(finished[1]) as store, browser.served(store) as address:
+def explored(finished, tmp_path_factory):
+    """(address, open store) of the page over a copy of the finished run, which keeps maps and words: read only."""
+    root = tmp_path_factory.mktemp("explored") / "store"
+    shutil.copytree(finished[1], root)
+    with Store(root) as store, browser.served(store) as address:
         yield address, store
 
 

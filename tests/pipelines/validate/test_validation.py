@@ -317,8 +317,8 @@ def test_mixtures_methods_metrics_and_matched_steps(copy, monkeypatch):
     reselect.remix(copy, {"examples": 30, "parts": [{"target": "sql", "share": 0.5}, {"name": "rest"}]}, name="mixed")
     real = validation.fit
 
-    def noted(model, tokenizer, rows, training, seed, *, steps, prune):
-        log = real(model, tokenizer, rows, training, seed, steps=steps, prune=prune)
+    def noted(model, tokenizer, rows, training, seed, *, steps, **more):
+        log = real(model, tokenizer, rows, training, seed, steps=steps, **more)
         noted.seen.append((len(rows), log.steps))
         return log
 

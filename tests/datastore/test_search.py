@@ -457,4 +457,4 @@ def test_what_is_ordinary_are_quantiles(cosines):
     places = {"lowest": 0, "p1": 0.01, "p5": 0.05, "median": 0.5, "p95": 0.95, "p99": 0.99, "highest": 1}
     for name, place in places.items():
         assert getattr(found, name) == pytest.approx(np.quantile(np.array(cosines, np.float64), place), abs=1e-4)
-    assert found.pairs == len(cosines)
+    assert found.rows == len(cosines)

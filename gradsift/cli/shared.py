@@ -32,6 +32,7 @@ LIBRARIES = {
 PREFECT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # of events that a server which was ended did not take
 }
 
 

@@ -130,6 +130,13 @@ def open_rows(store: Store, space_id: int, shards: Sequence[int] | None = None, 
         raise InputError(f"shard {unknown[0]} is not of feature space {space_id}; look at the space's shards again")
     let_go(store)
     mapped = _open.setdefault(store, {})
+    store.check(
+        {
+            shard_id
+            for shard_id, name in listed.items()
+            if (shards is None or shard_id in shards) and (shard_id, name, column) not in mapped
+        }
+    )
     digest = features.space_fingerprint(store, space_id)
     chosen: list[MappedRows] = []
     for shard_id, name in listed.items():

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.datastore import threads
 from gradsift.datastore.rows import Array, unpack_int4
 
 if TYPE_CHECKING:  # it takes seconds to import, and most of the store does not multiply
@@ -144,14 +145,22 @@ def multiply(prepared: Prepared, vectors: Array, scale: F32, buffers: Buffers) -
 
 
 def _by_numpy(queries: F32, vectors: Array, scale: F32, buffers: Buffers) -> F32:
-    """Products with rows that are decoded to f32, as many at a time as stay in the cache, times their scales."""
+    """Products with rows that are decoded to f32, as many at a time as stay in the cache, times their scales; each
+    thread has a span of the rows."""
     products = buffers.take_array("products", len(queries), len(vectors))
     size = max(32, BY_NUMPY // vectors.shape[1])
-    for start in range(0, len(vectors), size):
-        part = vectors[start : start + size]
-        decoded = buffers.take_array("decoded", len(part), part.shape[1])
-        np.copyto(decoded, part, casting="unsafe")
-        products[:, start : start + size] = queries @ decoded.T
+    span = -(-len(vectors) // threads.count())
+
+    def multiply_span(first: int) -> None:
+        end = min(first + span, len(vectors))
+        decoded = buffers.take_array(f"decoded from {first}", min(size, end - first), vectors.shape[1])
+        for start in range(first, end, size):
+            part = vectors[start : min(start + size, end)]
+            np.copyto(decoded[: len(part)], part, casting="unsafe")
+            products[:, start : start + len(part)] = queries @ decoded[: len(part)].T
+
+    for _ in threads.each(multiply_span, range(0, len(vectors), span)):
+        pass
     products *= scale
     return products
 

@@ -20,7 +20,7 @@ from prefect_server import on_server, prefect_home, prefect_url  # noqa: F401 - 
 from workers import CORES, MOST_WORKERS, WORKER, WORKERS  # before gradsift, which imports torch
 
 import gradsift
-from gradsift.datastore import examples, files, place
+from gradsift.datastore import examples, files, outputs, place
 from gradsift.datastore.store import Store
 from gradsift.pipelines.demo.data import write_demo_data
 from gradsift.pipelines.demo.model import make_demo_model
@@ -172,7 +172,9 @@ def finished(recipe_data, built_once, tmp_path_factory):
     made = built_once("finished", build)
     root = tmp_path_factory.mktemp("finished") / "store"
     shutil.copytree(made / "store", root)
-    return recipe_data, root, pickle.loads((made / "result.pickle").read_bytes())
+    yield recipe_data, root, pickle.loads((made / "result.pickle").read_bytes())
+    with Store(root) as store:
+        assert not outputs.noted(store, "export"), "a test exported from the shared store: let it take `copy`"
 
 
 @pytest.fixture(scope="session")

@@ -333,10 +333,9 @@ def test_pages_have_checksums(mixture):
         pq.read_table(path, page_checksum_verification=True)
 
 
-def test_labels_on_request(finished, tmp_path):
-    with Store(finished[1]) as store:
-        chosen = selections.newest(store)[0]
-        folder = export(store, chosen, runs.recipe_of(store, chosen), tmp_path / "x", Export(labels=True))
+def test_labels_on_request(copy, tmp_path):
+    chosen = selections.newest(copy)[0]
+    folder = export(copy, chosen, runs.recipe_of(copy, chosen), tmp_path / "x", Export(labels=True))
     found = load_dataset(str(folder), split="train")
     for row in found:
         assert len(row["input_ids"]) == len(row["labels"]) == len(row["attention_mask"])
@@ -344,10 +343,9 @@ def test_labels_on_request(finished, tmp_path):
         assert all(x in (t, export_rows.IGNORED) for x, t in zip(row["labels"], row["input_ids"], strict=True))
 
 
-def test_the_atlas(finished, tmp_path):
-    with Store(finished[1]) as store:
-        chosen = selections.newest(store)[0]
-        folder = export(store, chosen, runs.recipe_of(store, chosen), tmp_path / "x", Export(atlas=True))
+def test_the_atlas(copy, tmp_path):
+    chosen = selections.newest(copy)[0]
+    folder = export(copy, chosen, runs.recipe_of(copy, chosen), tmp_path / "x", Export(atlas=True))
     table = pq.read_table(folder / "atlas.parquet")
     assert table.num_rows == len(chosen.example_ids)
     for k, near in enumerate(table["neighbors"].to_pylist()):

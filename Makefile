@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= auto
 PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo nightly test quick lint typecheck check models clean
+.PHONY: demo nightly test quick soak lint typecheck check models clean
 
 demo: $(STAMP)  ## the whole flow on generated data, a few minutes
 	$(BIN)/gradsift demo --folder demo
@@ -21,7 +21,10 @@ test: $(STAMP)  ## all tests, on all cores
 	$(PYTEST)
 
 quick: $(STAMP)  ## the tests that are not slow, to run while working
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not soak'
+
+soak: $(STAMP)  ## the long forms of the attacks on a store, an hour
+	$(PYTEST) -m soak
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

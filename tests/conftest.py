@@ -17,6 +17,7 @@ from hypothesis import settings
 from marks import MarkCheck
 from postgres import Server, stores_on
 from prefect_server import on_server, prefect_home, prefect_url  # noqa: F401 - fixtures
+from reliability import Reliability, tally  # noqa: F401 - a fixture
 from workers import CORES, MOST_WORKERS, WORKER, WORKERS  # before gradsift, which imports torch
 
 import gradsift
@@ -34,6 +35,8 @@ settings.load_profile("default")
 def pytest_configure(config):
     if os.environ.get("GRADSIFT_CHECK_MARKS"):
         config.pluginmanager.register(MarkCheck())
+    if path := os.environ.get("GRADSIFT_RELIABILITY"):
+        config.pluginmanager.register(Reliability(path))
 
 
 def pytest_xdist_auto_num_workers():

@@ -37,7 +37,7 @@ from gradsift.datastore.store import Store
 from gradsift.pipelines.demo.data import write_demo_data
 from gradsift.pipelines.demo.model import make_demo_model
 from gradsift.pipelines.export.export import export
-from gradsift.pipelines.query.query import query_by_text
+from gradsift.pipelines.query.query import Question, ask
 from gradsift.pipelines.recipe import Export
 from gradsift.pipelines.runs.reselect import reselect
 from gradsift.pipelines.runs.told import told_of
@@ -104,7 +104,7 @@ def works(root: Path, store: Store, out: Path) -> dict[str, Cases]:
 
     found: dict[str, Cases] = {
         "query x 12": {
-            "function": asked(lambda text: query_by_text(store, text, ANSWER, 10)),
+            "function": asked(lambda text: ask(store, Question(text, answer=ANSWER))),
             "api open": asked(lambda text: gradsift.query(text, answer=ANSWER, store=store)),
             "command": asked(lambda text: command("query", text, answer=ANSWER, store=root)),
             "api folder": asked(lambda text: gradsift.query(text, answer=ANSWER, store=root)),

@@ -5,7 +5,6 @@ drops what a filter leaves out before the next: with Polars' streaming engine me
 result. Shards come through `Store.open` and `Store.map`, so their digests are checked, wherever they are kept.
 """
 
-import difflib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from polars.io.plugins import register_io_source
 
 from gradsift.datastore import numbering, readers, wide
 from gradsift.datastore.errors import GradsiftError, InputError
+from gradsift.datastore.suggest import suggestion
 from gradsift.datastore.tables import TABLES, schema_of
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def frame(store: "Store", name: str, failed: Failed = lambda _error: None) -> pl
     Raises InputError for an unknown name. Cost: none until it is collected, but that new versions get their numbers.
     """
     if name not in TABLES:
-        near = difflib.get_close_matches(name, TABLES, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(TABLES)}"
+        hint = suggestion(name, TABLES, f"there are {', '.join(TABLES)}")
         raise InputError(f"there is no table {name!r}; {hint}")
     numbering.catch_up(store)
     schema = schema_of(name)

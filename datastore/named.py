@@ -4,7 +4,6 @@ The first line of a query's file says it: `-- What is asked? Parameters: id (tex
 bound to the statement, never written into it.
 """
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from gradsift import sql
 from gradsift.datastore.engine import Record
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
+from gradsift.datastore.suggest import suggestion
 
 HEAD = re.compile(r"-- (?P<words>.*?)(?: Parameters: (?P<parameters>.*))?\n")
 PARAMETER = re.compile(r"(\w+) \((text|integer)(?:: ([^)]*))?\)")
@@ -36,8 +36,7 @@ def run(store: Store, name: str, given: Mapping[str, str | int]) -> list[Record]
     """Rows of a named query. Raises InputError for an unknown name, and for parameters that are not those it takes."""
     names = sql.query_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+        hint = suggestion(name, names, f"there are {', '.join(names)}")
         raise InputError(f"there is no query {name!r}; {hint}")
     query = _query(name)
     if set(given) != set(query.parameters):

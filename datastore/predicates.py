@@ -8,13 +8,13 @@ Which other columns it looks at (`extra->>'quality'`) is read off its text, so t
 SQLite takes it for null.
 """
 
-import difflib
 import re
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 
 from gradsift.datastore.bounds import bounded, bytes_of
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.suggest import suggestion
 
 COLUMNS = {
     "id": "the example's id",
@@ -118,9 +118,9 @@ class Predicate:
         """What to say of an error that it ran into."""
         listed = ", ".join(f"{name} ({what})" for name, what in self.columns.items())
         told = self._refused or str(error).rstrip(".")
-        near = difflib.get_close_matches(told.removeprefix(NO_COLUMN), self.columns, 1) if NO_COLUMN in told else []
+        near = suggestion(told.removeprefix(NO_COLUMN), self.columns, "") if NO_COLUMN in told else ""
         return InputError(
-            f"{self._field}: {told}" + (f"; did you mean {near[0]}?" if near else ""),
+            f"{self._field}: {told}" + (f"; {near}" if near else ""),
             'It is what stands after WHERE in SQL, as in "licence is null", "text like \'%ann@example.org%\'" or '
             f"\"extra->>'difficulty' = 'hard'\", over {listed}; functions: {', '.join(sorted(FUNCTIONS))}",
         )

@@ -4,7 +4,6 @@ The streaming engine runs it: memory is that of batches, of what it sorts, group
 be interrupted, and asks for nothing but the tables and columns that it names.
 """
 
-import difflib
 import re
 import signal
 import threading
@@ -23,6 +22,7 @@ from gradsift.datastore.files import disk_errors
 from gradsift.datastore.frames import frame
 from gradsift.datastore.statements import Statement, checked
 from gradsift.datastore.store import Store
+from gradsift.datastore.suggest import suggestion
 from gradsift.datastore.tables import TABLES
 
 BATCH = 10_000  # rows of a part of an answer
@@ -146,5 +146,4 @@ def _said(asked: Statement, text: str) -> str:
 
 
 def _hint(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}. {WHERE}"
+    return "; " + suggestion(name, known, f"there are {', '.join(known)}. {WHERE}")

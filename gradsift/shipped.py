@@ -5,7 +5,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.suggest import suggestion
+from gradsift.datastore.suggest import suggestion
 
 
 def examples() -> dict[str, str]:

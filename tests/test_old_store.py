@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from asked import query_by_id
 from running import ROOT
 
 from gradsift.datastore import features, picks, runs, selections, versions
@@ -22,7 +23,6 @@ from gradsift.pipelines.export.checkout import checkout
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.query.lineage import trace
-from gradsift.pipelines.query.query import query_by_id
 from gradsift.pipelines.recipe import Export, load_recipe, parse_recipe
 from gradsift.pipelines.report.report import write_report
 from gradsift.pipelines.runs.curate import curate

@@ -53,8 +53,8 @@ def asked(store: Path, statement: str | None, name: str | None, given: Mapping[s
 def show_schema(table: str | None, *, json: bool) -> None:
     """The tables and named queries, or the columns of one table."""
     from gradsift.datastore import named
+    from gradsift.datastore.suggest import suggestion
     from gradsift.datastore.tables import TABLES
-    from gradsift.pipelines.suggest import suggestion
 
     if table is not None and table not in TABLES:
         hint = suggestion(table, TABLES, f"there are {', '.join(TABLES)}")

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.suggest import suggestion
 from gradsift.pipelines.methods.memory import PER_EXAMPLE, Memory, Sizes
-from gradsift.pipelines.suggest import suggestion
 
 GROUP = "gradsift.methods"
 BUILT_IN = ("scores", "rules", "row_rules", "presets")

@@ -142,37 +142,6 @@ def _of_others(store: Store, space: Space, question: Question) -> Questions:
     return questions.of_chats(space, question.chats or [])
 
 
-def query_by_id(
-    store: Store,
-    name: str,
-    k: int,
-    checkpoint: At = None,
-    *,
-    everything: bool = False,
-    index: str | None = None,
-    opposed: bool = False,
-) -> Answer:
-    """Neighbours of a stored example by its gradient, without itself."""
-    where = Where("gradients", checkpoint, everything, index)
-    return ask(store, Question(id=name), k, where, opposed=opposed)
-
-
-def query_by_text(
-    store: Store,
-    user: str,
-    assistant: str,
-    k: int,
-    checkpoint: At = None,
-    *,
-    everything: bool = False,
-    index: str | None = None,
-    opposed: bool = False,
-) -> Answer:
-    """Neighbours of a chat of one turn by its gradient."""
-    where = Where("gradients", checkpoint, everything, index)
-    return ask(store, Question(user, answer=assistant), k, where, opposed=opposed)
-
-
 def searched_space(store: Store, checkpoint: int | None = None, start: str | None = None) -> int:
     """The feature space that a query at a checkpoint searches, or the one whose fingerprint starts so."""
     if start is not None:

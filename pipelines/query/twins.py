@@ -10,8 +10,8 @@ from gradsift.datastore.chats import text
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.marks import Mark
 from gradsift.datastore.store import Store
+from gradsift.datastore.suggest import suggestion
 from gradsift.pipelines.query.passes import computed_run
-from gradsift.pipelines.suggest import suggestion
 
 WORDS = 400  # of a text, at most, that are compared: the time grows with their product
 CHARS = 6_000

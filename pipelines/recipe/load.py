@@ -9,9 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import Json
+from gradsift.datastore.suggest import suggestion
 from gradsift.pipelines.recipe.recipe import Recipe
 from gradsift.pipelines.recipe.section import Section
-from gradsift.pipelines.suggest import suggestion
 
 RENAMED_OPTIONS = {"kde_points": "kde_neighbours"}  # since 0.1; and what `ccs` was is `ccs_adapt`
 PATH_FIELDS = ("path", "encoder", "include_path", "from_")

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.place import Place, check_urls, settled
 from gradsift.datastore.runs import Json
+from gradsift.datastore.suggest import suggestion
 from gradsift.pipelines.memory import parse_size
 from gradsift.pipelines.methods.registry import ROWS, Need, Needs, methods
 from gradsift.pipelines.recipe.export import Export
@@ -21,7 +22,6 @@ from gradsift.pipelines.recipe.screening import Decontaminate, Dedup
 from gradsift.pipelines.recipe.section import Name, Section
 from gradsift.pipelines.recipe.select import Method, Select
 from gradsift.pipelines.recipe.validate import Validate
-from gradsift.pipelines.suggest import suggestion
 
 OF_TOKENIZER = ("a budget in tokens", "`export.labels`")
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, model_validator
 
+from gradsift.datastore.suggest import suggestion
 from gradsift.pipelines.recipe.section import Section
-from gradsift.pipelines.suggest import suggestion
 
 THREADS, PROCESS, DASK, RAY = KINDS = ("threads", "process", "dask", "ray")
 FUNCTION = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from gradsift.datastore.suggest import suggestion
 from gradsift.pipelines.methods.registry import (
     Needs,
     Options,
@@ -15,7 +16,6 @@ from gradsift.pipelines.methods.registry import (
     scores,
 )
 from gradsift.pipelines.recipe.section import Section, exactly_one
-from gradsift.pipelines.suggest import suggestion
 
 
 class Method(Section):

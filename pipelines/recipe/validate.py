@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from gradsift.datastore.suggest import suggestion
 from gradsift.pipelines.methods.registry import methods
 from gradsift.pipelines.recipe.mix import Mixing
 from gradsift.pipelines.recipe.model import Training
 from gradsift.pipelines.recipe.section import Section
-from gradsift.pipelines.suggest import suggestion
 
 RANDOM_ARMS = ("random", "random_balanced", "random_tokens", "random_lengths")
 OURS = ("selected", "mixture")  # what the recipe chose; the other arms are there to compare with

@@ -99,7 +99,7 @@ def test_a_shard_that_is_merged_meanwhile_is_not_passed_over(made, monkeypatch):
     ("predicate", "why"),
     [
         ("quality = 3", "no such column: quality"),
-        ("sorce = 'a'", "no such column: sorce; did you mean source\\? It is what stands after WHERE"),
+        ("sorce = 'a'", "no such column: sorce; did you mean `source`\\? It is what stands after WHERE"),
         ("extra->>'qualty' = 3", "no row has 'qualty' among its other columns; there are: quality, tag"),
         ("id in (select id from example)", "a SELECT inside is not allowed"),
         ("1); drop table example; --", 'near "\\)": syntax error'),

@@ -132,7 +132,7 @@ def test_filters_narrow_and_say_what_lets_none_pass(mapped, explored, of):
 
 def test_a_filter_that_means_nothing_is_told_in_a_line_and_hides_no_point(mapped, of, address):
     mapped.locator("#filters summary").click()
-    for chars, where, told in (("200..", "", None), ("", "sorce = 'sql'", "where: no such column: sorce; did you mean source?"),
+    for chars, where, told in (("200..", "", None), ("", "sorce = 'sql'", "where: no such column: sorce; did you mean `source`?"),
                                ("", "nope > 1", "where: no such column: nope")):  # fmt: skip
         mapped.locator("input[name=chars]").fill(chars)
         mapped.locator("input[name=where]").fill(where)

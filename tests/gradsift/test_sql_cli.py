@@ -133,7 +133,7 @@ def test_named_queries_run_with_bound_values(either):
     assert named.run(either, "members_of_shard", {"dataset_id": "1", "shard_id": 1}) == []
     assert named.run(either, "coverage", {}) == []
     for name, given, why in (
-        ("lineag", {}, "did you mean lineage"),
+        ("lineag", {}, "did you mean `lineage`"),
         ("zzz", {}, "no query 'zzz'; there are composition, coverage, "),
         ("lineage", {}, r"takes id \(text: the start of an id\), and got none"),
         ("lineage", {"example": "x"}, "and got example"),
@@ -154,7 +154,7 @@ def test_named_queries_run_with_bound_values(either):
         (["sql", "select 1", "--json", "--csv"], "give one of"),
         (["sql", "select 1", "-n", "-1"], "--limit must be 0 or more"),
         (["sql", "select 1", "--parquet", "/nowhere/x.parquet"], "cannot write /nowhere/x.parquet"),
-        (["sql", "select * from exampels"], "did you mean 'examples'"),
+        (["sql", "select * from exampels"], "did you mean `examples`"),
         (["lineage", "nowhere.jsonl"], "names nothing"),
         (["lineage", "exports/nope:3"], "no file that was read is called so, and no export stands there; rows were"),
     ],

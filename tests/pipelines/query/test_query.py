@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from asked import query_by_id, query_by_text
 
 from gradsift.datastore import examples, features, runs, selections
 from gradsift.datastore.errors import FeatureSpaceMismatch, InputError
 from gradsift.datastore.identity import check_comparable
 from gradsift.datastore.points import mean_lr
 from gradsift.datastore.store import Store
-from gradsift.pipelines.query.query import Question, ask, query_by_id, query_by_text
+from gradsift.pipelines.query.query import Question, ask
 
 
 def test_query_by_id_and_by_text(finished):

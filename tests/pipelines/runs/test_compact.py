@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from asked import query_by_id
 from running import gradsift
 
 from gradsift.datastore import compact, examples, features, maintenance, picks, prune, selections
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.checkout import checkout
-from gradsift.pipelines.query.query import query_by_id
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.forget import delete

@@ -5,11 +5,12 @@ import shutil
 from dataclasses import asdict
 
 import pytest
+from asked import query_by_id
 
 from gradsift.datastore import indexes, mapped, runs, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.index_build import Wish, build, refresh
-from gradsift.pipelines.query.query import query_by_id, searched_space
+from gradsift.pipelines.query.query import searched_space
 from gradsift.pipelines.report.report import report, write_report
 
 

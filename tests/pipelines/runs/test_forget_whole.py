@@ -5,12 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+from asked import query_by_id
 from planted import SECRET, by_ids, found_in, id_of
 
 from gradsift.datastore import features, index_build, indexes, picks, runs, selections
 from gradsift.datastore.maintenance import verify
 from gradsift.datastore.store import Store
-from gradsift.pipelines.query.query import query_by_id
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.report.report import report
 from gradsift.pipelines.runs.curate import curate

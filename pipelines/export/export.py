@@ -13,10 +13,10 @@
     <name>/recipe.yaml             the recipe, with paths as its author wrote them
 
 The folder appears by one rename: a reader sees all of it or nothing. What a killed export has finished stays beside it
-in `.partial-…` and is used by the next call. Exporting the same again leaves it as it is. What others wrote into the
-folder, a trainer's output say, stays there when it is exported anew (`export/place.py`). No time, path or machine
-enters a file: the same mixture gives the same bytes (with the same versions of pyarrow and gradsift, which the
-manifest names).
+in `.partial-…`, and what of it is whole is used by the next call (`export/partial.py`). Exporting the same again leaves
+it as it is. What others wrote into the folder, a trainer's output say, stays there when it is exported anew
+(`export/place.py`). No time, path or machine enters a file: the same mixture gives the same bytes (with the same
+versions of pyarrow and gradsift, which the manifest names).
 """
 
 import json
@@ -38,7 +38,7 @@ from gradsift.datastore.origins import Place
 from gradsift.datastore.runs import Json, Recipes, plan_as_json
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.export import card, wayback
+from gradsift.pipelines.export import card, partial, wayback
 from gradsift.pipelines.export.about import Told
 from gradsift.pipelines.export.described import (
     card_of,
@@ -192,20 +192,20 @@ def _write(job: Job, folder: Path) -> None:
     without = selection.rows - sum(rows_in(folder / name) for name in data)
     if without == selection.rows:
         raise InputError(NO_LABELS.format(name=selection.name))
-    digest = fingerprint([selection.digest, {name: digest_file(folder / name) for name in data}])
+    digest = fingerprint([selection.digest, data])
     tokens = tokens_of(job, labels, tools=objects)
     described = card_of(job, plan, digest, labels)
     if without:
         described = replace(described, notes=[*described.notes, WITHOUT_LABELS.format(rows=without)])
     if job.layout != PLACELESS:
-        described = told_in(job, described, tokens, folder / data[0])
-    names = [*data, *_write_texts(job, described, tokens, folder)]
+        described = told_in(job, described, tokens, folder / next(iter(data)))
+    names = _write_texts(job, described, tokens, folder)
     if job.options.atlas:
         from gradsift.pipelines.export.atlas import write_atlas  # loads torch, as `open_model` does
 
         write_atlas(store, selection, plan.facts, folder / "atlas.parquet", job.progress)
         names.append("atlas.parquet")
-    files = {name: digest_file(folder / name) for name in names}
+    files = data | {name: digest_file(folder / name) for name in names}
     if job.layout > UNDESCRIBED:
         (folder / "croissant.json").write_text(croissant_of(job, plan, described, folder, files), "utf-8")
         files["croissant.json"] = digest_file(folder / "croissant.json")
@@ -221,6 +221,7 @@ def _write(job: Job, folder: Path) -> None:
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
     shutil.rmtree(folder / SPILL, ignore_errors=True)
+    (folder / partial.NOTES).unlink()
     for name in (*files, "manifest.json"):
         fsync_path(folder / name)
     fsync_folder(folder / "data")

@@ -3,7 +3,7 @@
 Two passes. The first reads each shard of examples once and appends every wanted chat to the part that it belongs to
 (plain Arrow files); the second sorts one part at a time and writes it as a reader will see it. Memory is one row group
 and one part, however large the mixture; disk is twice the text while it runs. What either pass has finished, a later
-call uses.
+call uses, if it still has its digest (`partial`).
 
 Rows of a selection come in rank order, those of a mixture in an order drawn from the seed, the example's id and the
 number of its copy: the same on every machine, whatever order the sources were read in. Legend: K distinct examples in
@@ -11,6 +11,7 @@ rank order, R rows (copies counted).
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from gradsift.datastore.errors import CorruptionError
 from gradsift.datastore.files import fsync_folder, fsync_path
 from gradsift.datastore.selections import MIXTURE, Selection
 from gradsift.datastore.store import Store
-from gradsift.pipelines.export import turns
+from gradsift.pipelines.export import partial, turns
 from gradsift.pipelines.model.encode import encode
 from gradsift.pipelines.progress import Progress
 from gradsift.pipelines.recipe import Encoding
@@ -98,20 +99,24 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def spill(store: Store, plan: Layout, staging: Path, progress: Progress) -> None:
-    """First pass: the chats of each part into a file of its own, `place` being the row's final position.
+    """First pass: the chats of each part into a file of its own, `place` being the row's final position. Those of an
+    earlier call are used if all are whole.
 
     Raises CorruptionError when an example's text is not where the catalog says.
     """
     folder, unfinished = staging / SPILL, staging / f"{SPILL}.tmp"
-    if folder.exists():
+    spilled = [_spilled(number) for number in range(plan.parts)]
+    if len(partial.whole(folder, spilled)) == plan.parts:
         return
-    unfinished.mkdir(exist_ok=True)
+    for left in (folder, unfinished):
+        shutil.rmtree(left, ignore_errors=True)
+    unfinished.mkdir()
     names = np.array(plan.facts["example_id"].to_pylist(), "S32")
     by_name = np.argsort(names)
     by_item = np.argsort(plan.item, kind="stable")
     start = np.searchsorted(plan.item[by_item], np.arange(len(names) + 1))
     seen = 0
-    files = [pa.OSFile(str(unfinished / f"{k}.arrow"), "wb") for k in range(plan.parts)]
+    files = [pa.OSFile(str(unfinished / f".tmp-{name}"), "wb") for name in spilled]
     writers = [pa.ipc.new_file(file, SPILL_SCHEMA) for file in files]
     shards = examples.shards_of(store, plan.facts["example_id"].to_pylist())
     tables = ((number, table) for number, shard in enumerate(shards, 1) for table in examples.read_groups(store, shard))
@@ -138,12 +143,22 @@ def spill(store: Store, plan: Layout, staging: Path, progress: Progress) -> None
         raise CorruptionError(
             f"{len(names) - seen} selected examples are missing from their shards; run `gradsift verify`"
         )
+    for name in spilled:
+        partial.finish(unfinished, unfinished / f".tmp-{name}", name)
+    fsync_path(unfinished / partial.NOTES)
+    fsync_folder(unfinished)
     unfinished.rename(folder)
+    fsync_folder(staging)
+
+
+def _spilled(number: int) -> str:
+    """Name of a part's file of the first pass."""
+    return f"{number}.arrow"
 
 
 def has_objects(plan: Layout, staging: Path) -> bool:
     """Whether what the first pass found needs `messages` as objects (`turns`)."""
-    return turns.hold_more(staging / SPILL / f"{number}.arrow" for number in range(plan.parts))
+    return turns.hold_more(staging / SPILL / _spilled(number) for number in range(plan.parts))
 
 
 def rows_in(path: Path) -> int:
@@ -167,24 +182,25 @@ def write_parts(
     progress: Progress,
     *,
     objects: bool,
-) -> list[str]:
-    """Second pass: each part sorted and written under its final name; parts that are there already are kept. With
-    labels, rows without any are left out."""
-    names = []
-    for number in range(plan.parts):
-        name = file_name(number, plan.parts, suffix)
-        if not (staging / name).exists():
-            _write_part(plan, staging, number, staging / name, labels, objects=objects)
-        names.append(name)
+) -> dict[str, str]:
+    """Second pass: each part sorted and written under its final name; those of an earlier call that are whole are kept.
+    With labels, rows without any are left out. Returns {name: sha256}."""
+    names = [file_name(number, plan.parts, suffix) for number in range(plan.parts)]
+    whole = partial.whole(staging, names)
+    for number, name in enumerate(names):
+        if name not in whole:
+            temporary = (staging / name).with_name(f".tmp-{Path(name).name}")
+            _write_part(plan, staging, number, temporary, labels, objects=objects)
+            whole[name] = partial.finish(staging, temporary, name)
         progress("export: writing parts", number + 1, plan.parts)
     fsync_folder(staging / "data")
-    return names
+    return {name: whole[name] for name in names}
 
 
 def _write_part(
     plan: Layout, staging: Path, number: int, path: Path, labels: "Labels | None", *, objects: bool
 ) -> None:
-    with pa.memory_map(str(staging / SPILL / f"{number}.arrow")) as source:
+    with pa.memory_map(str(staging / SPILL / _spilled(number))) as source:
         table = pa.ipc.open_file(source).read_all()
     table = table.take(pa.array(np.argsort(table["place"].to_numpy(), kind="stable")))
     first = number * plan.rows_each
@@ -197,18 +213,13 @@ def _write_part(
     finished = pa.table(columns)
     if labels is not None:
         finished = labels.add(finished, of_rows)
-    temporary = path.with_name(f".tmp-{path.name}")
     if path.suffix == ".parquet":
-        pq.write_table(
-            finished, temporary, compression="zstd", write_page_checksum=True, use_content_defined_chunking=True
-        )
+        pq.write_table(finished, path, compression="zstd", write_page_checksum=True, use_content_defined_chunking=True)
     else:
-        with temporary.open("w", encoding="utf-8", newline="\n") as handle:
+        with path.open("w", encoding="utf-8", newline="\n") as handle:
             for batch in finished.to_batches(max_chunksize=1024):
                 lines = (turns.as_objects(row) for row in batch.to_pylist())
                 handle.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    fsync_path(temporary)
-    temporary.rename(path)
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,18 @@ def test_no_pickle_and_no_remote_code():
             assert word not in text, f"{word} in {path}"
 
 
+LOADS = {"from_pretrained", "from_config", "load_adapter", "SentenceTransformer", "pipeline"}
+
+
+def test_one_module_loads_what_others_made():
+    """Each of these follows what a folder says, unless it is told not to: `pretrained.py` tells it."""
+    for path in MODULES:
+        nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+        named = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        named |= {name.rpartition(".")[2] for name in imported(path) if not name.startswith("gradsift.")}
+        assert not LOADS & named or path.name == "pretrained.py", f"{LOADS & named} in {path}"
+
+
 OUTSIDE_THE_STORE = [p for floor in ("scorers", "pipelines", "flows", "gradsift") for p in modules_of(floor)]
 SQL = re.compile(
     r"\s*(SELECT\b.*\bFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|(CREATE|ALTER|DROP)\s+TABLE|"

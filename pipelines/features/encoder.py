@@ -20,11 +20,11 @@ from gradsift.datastore.identity import Spec, digest_file, fingerprint
 from gradsift.datastore.leases import Lease
 from gradsift.datastore.rows import FeatureBlock, make_block
 from gradsift.datastore.store import Store
-from gradsift.pipelines.bars import no_bars
 from gradsift.pipelines.features.units import UnitsPiece, claimed, compute_open, require_space
 from gradsift.pipelines.methods.evidence import SpacePair, texts_of
 from gradsift.pipelines.model.devices import best_device
 from gradsift.pipelines.model.pieces import own_model
+from gradsift.pipelines.model.pretrained import from_pretrained
 from gradsift.pipelines.model.weights import weight_files
 from gradsift.pipelines.model.work import Work
 
@@ -115,11 +115,9 @@ def text_rows(folder: Path) -> Rows:
 
 def _encoder(folder: Path) -> Any:
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    with no_bars():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().to(best_device())
+    tokenizer = from_pretrained("AutoTokenizer", folder)
+    model = from_pretrained("AutoModel", folder).eval().to(best_device())
     longest = min(MAX_TOKENS, int(getattr(model.config, "max_position_embeddings", MAX_TOKENS)))
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from gradsift.datastore.errors import InputError
 from gradsift.pipelines.model.causal import check_causal
 from gradsift.pipelines.model.devices import best_device
 from gradsift.pipelines.model.opened import Loaded
-from gradsift.pipelines.model.tokenizer import from_pretrained
+from gradsift.pipelines.model.pretrained import from_pretrained
 from gradsift.pipelines.recipe import Lora, Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -126,11 +126,10 @@ def _load_base(loaded: Loaded, model: Model) -> Any:
     base, info = from_pretrained(
         "AutoModelForCausalLM",
         loaded.folder,
-        model,
+        gguf_file=model.gguf_file,
         dtype=DTYPES[loaded.dtype],
         attn_implementation=None if model.attention == "auto" else model.attention,
         output_loading_info=True,
-        **({} if model.gguf_file else {"use_safetensors": True}),
     )
     if missing := sorted(info["missing_keys"]):
         raise InputError(

@@ -7,7 +7,8 @@ from typing import Any
 from gradsift.datastore.errors import InputError
 from gradsift.pipelines.bars import no_bars
 from gradsift.pipelines.model.encode import tokenizer_digest
-from gradsift.pipelines.model.tokenizer import HUB_FILES, from_pretrained, load_tokenizer
+from gradsift.pipelines.model.pretrained import from_pretrained
+from gradsift.pipelines.model.tokenizer import HUB_FILES, load_tokenizer
 from gradsift.pipelines.model.weights import model_digest, refuse_adapter
 from gradsift.pipelines.recipe import Model
 
@@ -50,7 +51,7 @@ def resolved_dtype(model: Model) -> str:
 
 def load_config(loaded: Loaded, model: Model) -> Any:
     """The model's configuration, without its weights."""
-    return from_pretrained("AutoConfig", loaded.folder, model)
+    return from_pretrained("AutoConfig", loaded.folder, gguf_file=model.gguf_file)
 
 
 def _hub_folder(model: Model) -> Path:

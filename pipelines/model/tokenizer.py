@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.bars import no_bars
 from gradsift.pipelines.model.encode import pin_date
+from gradsift.pipelines.model.pretrained import from_pretrained
 from gradsift.pipelines.recipe import Model
 
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
@@ -16,7 +16,7 @@ def load_tokenizer(folder: Path, model: Model) -> Any:
     """The tokenizer in a model's folder, with the recipe's day for templates that ask. Raises InputError where there is
     none, or none with a fast form."""
     try:
-        tokenizer = from_pretrained("AutoTokenizer", folder, model)
+        tokenizer = from_pretrained("AutoTokenizer", folder, gguf_file=model.gguf_file)
     except InputError as error:
         if model.gguf_file or any((folder / name).is_file() for name in TOKENIZERS):
             raise
@@ -43,21 +43,3 @@ def folder_here(model: Model) -> Path:
         return Path(snapshot_download(model.hub, revision=model.revision, local_files_only=True))
     except Exception as error:
         raise InputError(f"{model.hub!r} is not in this host's copy of the hub") from error
-
-
-def from_pretrained(kind: str, folder: Path, model: Model, **options: Any) -> Any:
-    """What a class of transformers reads from a folder: local files, and no code of them. Raises InputError."""
-    import transformers
-
-    if model.gguf_file:
-        options["gguf_file"] = model.gguf_file
-    try:
-        with no_bars():
-            return getattr(transformers, kind).from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False, **options
-            )
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        if "attn_implementation" in reason:
-            reason = f"it has no attention `{model.attention}`; set `model.attention: auto`"
-        raise InputError(f"cannot load {kind} from {folder}: {type(error).__name__}: {reason}") from error

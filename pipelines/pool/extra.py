@@ -1,7 +1,8 @@
 """Other columns of a row: what did not become part of the chat, its source or its licence, as plain JSON values.
 
 JSON values stay as they are. Of other kinds, which Parquet and `datasets` have: dates and times are ISO 8601 text,
-durations seconds, decimals text, bytes base64; NaN is null, an infinity text. A column that is null is left out.
+durations seconds, decimals and UUIDs text, bytes base64; NaN is null, an infinity text. A column that is null is left
+out.
 """
 
 import base64
@@ -10,8 +11,10 @@ from collections.abc import Collection, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
-from gradsift.pipelines.pool.row_error import RowError
+from gradsift.pipelines.pool.cells import Odd
+from gradsift.pipelines.pool.row_error import MAX_DEPTH, TOO_DEEP, RowError
 from gradsift.pipelines.recipe import Source
 
 
@@ -22,15 +25,14 @@ def other_columns(row: Mapping[str, Any], used: Collection[str], source: Source)
     if keep is False:
         return {}
     wanted = {name: row[name] for name in row if name not in used and (keep is True or name in keep)}
-    try:
-        plain = {str(name): _plain(value) for name, value in wanted.items()}
-    except RecursionError:
-        raise RowError("bad_field", "one of its other columns is nested too deeply") from None
+    plain = {str(name): _plain(value) for name, value in wanted.items()}
     return {name: value for name, value in plain.items() if value is not None}
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+def _plain(value: Any, left: int = MAX_DEPTH) -> Any:
+    """A value as JSON has it, nested at most so deep: what is read must be written, wherever the call stands."""
+    if not left:
+        raise RowError("bad_field", TOO_DEEP)
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -38,9 +40,11 @@ def _plain(value: Any) -> Any:
             return value
         return None if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): _plain(inner, left - 1) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_plain(inner, left - 1) for inner in value]
+    if isinstance(value, Odd):
+        return _plain(value.known, left - 1)
     return _of_other_kind(value)
 
 
@@ -50,6 +54,8 @@ def _of_other_kind(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, UUID):
         return str(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode("ascii")

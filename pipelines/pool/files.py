@@ -20,7 +20,9 @@ import pyarrow.parquet as pq
 import zstandard
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.pool.row_error import MAX_FIELD_CHARS, RowError
+from gradsift.pipelines.pool.cells import rows_of_batch
+from gradsift.pipelines.pool.json_list import is_list, rows_of_list
+from gradsift.pipelines.pool.row_error import MAX_FIELD_CHARS, RowError, refused
 
 KINDS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
 PACKED = (".gz", ".zst")
@@ -106,48 +108,41 @@ def _jsonl_rows(path: Path, handle: Any) -> Iterator[Raw]:
         if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
             while (rest := handle.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
                 pass
-            yield str(path), number, _refused("too_long", f"a line over {MAX_LINE_BYTES >> 20} MiB", line[:200])
+            yield str(path), number, refused("too_long", f"a line over {MAX_LINE_BYTES >> 20} MiB", line[:200])
         elif line.strip():
             yield str(path), number, _parse(line)
 
 
 def _json_rows(path: Path, handle: Any) -> Iterator[Raw]:
-    rows = _parse(handle.read())
-    if isinstance(rows, RowError):
-        raise InputError(f"{path} is not valid JSON: {rows.detail}")
-    if not isinstance(rows, list):
-        raise InputError(f"{path} must hold a list of rows; use .jsonl for one row a line")
-    yield from ((str(path), number, row) for number, row in enumerate(rows, 1))
+    content = handle.read()
+    if not is_list(content):
+        other = _parse(content)
+        why = f"is not valid JSON: {other.detail}" if isinstance(other, RowError) else "must hold a list of rows"
+        raise InputError(f"{path} {why}; use .jsonl for one row a line")
+    try:
+        yield from ((str(path), number, row) for number, row in enumerate(rows_of_list(content), 1))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
 
 
 def _parse(line: bytes) -> Any:
     try:
         text = line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        return _refused("invalid_utf8", f"invalid UTF-8 at byte {error.start}", line)
+        return refused("invalid_utf8", f"invalid UTF-8 at byte {error.start}", line)
     try:
         return json.loads(text)
     except RecursionError:
-        return _refused("broken_json", "nested too deeply", line)
+        return refused("broken_json", "nested too deeply", line)
     except ValueError as error:
-        return _refused("broken_json", str(error), line)
-
-
-def _refused(reason: str, detail: str, line: bytes) -> RowError:
-    error = RowError(reason, detail)
-    error.args = (detail, line[:400].decode("utf-8", "replace").strip())
-    return error
+        return refused("broken_json", str(error), line)
 
 
 def _parquet_rows(path: Path) -> Iterator[Raw]:
     number = 0
     for batch in pq.ParquetFile(path).iter_batches(1024):
-        for position in range(batch.num_rows):
+        for row in rows_of_batch(batch):
             number += 1
-            try:
-                row = batch.slice(position, 1).to_pylist()[0]
-            except UnicodeDecodeError as error:
-                row = _refused("invalid_utf8", str(error), b"")
             yield str(path), number, row
 
 
@@ -178,7 +173,7 @@ def _cells(path: Path, text: io.TextIOWrapper) -> Iterator[Raw]:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield str(path), number, _refused("broken_row", str(error), lines.give_back().encode(errors="replace"))
+            yield str(path), number, refused("broken_row", str(error), lines.give_back().encode(errors="replace"))
             continue
         if cells is None:
             return
@@ -225,10 +220,10 @@ def _row(names: list[str], cells: list[str], lines: list[str]) -> Any:
         try:
             raw.encode()
         except UnicodeEncodeError:
-            return _refused("invalid_utf8", "bytes that are not UTF-8", raw.encode("utf-8", "surrogateescape"))
+            return refused("invalid_utf8", "bytes that are not UTF-8", raw.encode("utf-8", "surrogateescape"))
     if len(cells) != len(names):
         words = f"{len(cells)} cells; the first line names {len(names)} columns"
-        return _refused("broken_row", words, raw.encode())
+        return refused("broken_row", words, raw.encode())
     return {name: cell or None for name, cell in zip(names, cells, strict=True)}
 
 

@@ -1,8 +1,11 @@
 """Why a row of a source cannot be used, and the checks of text that every shape makes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 MAX_FIELD_CHARS = 1_000_000
+MAX_DEPTH = 100  # objects and lists in each other: what is read can be written, however deep the stack is by then
+TOO_DEEP = f"a field is nested too deeply (limit {MAX_DEPTH})"
 
 
 class RowError(Exception):
@@ -11,6 +14,20 @@ class RowError(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason, self.detail = reason, detail
+
+
+def is_deep(value: Any, left: int = MAX_DEPTH) -> bool:
+    """Whether JSON values are nested more than so deep."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return not left or any(is_deep(one, left - 1) for one in inner)
+
+
+def refused(reason: str, detail: str, raw: bytes | str) -> RowError:
+    """A row that was refused before it was an object: `raw` is what stood there, of which the start is kept."""
+    error = RowError(reason, detail)
+    start = raw[:400]
+    error.args = (detail, (start if isinstance(start, str) else start.decode("utf-8", "replace")).strip())
+    return error
 
 
 def checked_text(value: Any, what: str) -> str:

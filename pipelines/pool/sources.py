@@ -9,22 +9,27 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.datastore.identity import digest_text, example_id
 from gradsift.pipelines.bars import no_bars_of_datasets
 from gradsift.pipelines.pool.canonical import canonical_messages, used_fields
+from gradsift.pipelines.pool.cells import NO_VALUE, rows_of_batch
 from gradsift.pipelines.pool.extra import other_columns
 from gradsift.pipelines.pool.files import KINDS, Raw, bare_name, kind_of, rows_of
 from gradsift.pipelines.pool.folder import walk
 from gradsift.pipelines.pool.passing import passing
-from gradsift.pipelines.pool.row_error import RowError
+from gradsift.pipelines.pool.row_error import TOO_DEEP, RowError
 from gradsift.pipelines.pool.tally import Tally
 from gradsift.pipelines.pool.warnings import unread_words
 from gradsift.pipelines.recipe import Source
 
 EXCERPT_CHARS = 120
+BATCH_ROWS = 1_000  # of a dataset that are made rows at once
 LICENCE_FIELDS = ("licence", "license")
 
 
@@ -96,21 +101,24 @@ def _examine(raw: Raw, source: Source) -> Example | BadRow:
         used = used_fields(row, source.shape, source.mapping)
         used |= {field for field in (source.source_field if named else None, licence_field) if field}
         extra = other_columns(row, used, source)
+        licence = source.licence or (str(row[licence_field]) if licence_field else None)
+        subtask = str((row.get(source.subtask_field) if source.subtask_field else None) or "")
+        number = example_id(messages)
     except RowError as error:
-        excerpt = error.args[1] if len(error.args) > 1 else repr(row)
+        excerpt = error.args[1] if len(error.args) > 1 else _start(row)
         return BadRow(file, line, _clean(name), error.reason, _clean(error.detail), _clean(excerpt)[:EXCERPT_CHARS])
-    licence = source.licence or (row[licence_field] if licence_field else None)
-    subtask = row.get(source.subtask_field) if source.subtask_field else None
+    except RecursionError:
+        return BadRow(file, line, _clean(name), "bad_field", TOO_DEEP, _clean(_start(row))[:EXCERPT_CHARS])
     return Example(
-        example_id(messages),
-        messages,
-        _clean(name),
-        file,
-        line,
-        _clean(str(licence)) if licence else None,
-        _clean(str(subtask or "")),
-        extra,
+        number, messages, _clean(name), file, line, _clean(licence) if licence else None, _clean(subtask), extra
     )
+
+
+def _start(row: Any) -> str:
+    try:
+        return repr(row)
+    except RecursionError:
+        return ""
 
 
 def _clean(text: str) -> str:
@@ -157,9 +165,9 @@ def _saved_rows(path: Path) -> Iterator[Raw]:
 
     try:
         rows = load_from_disk(str(path))
-    except (FileNotFoundError, ValueError) as error:
+    except (*NO_VALUE, AttributeError) as error:  # its description may be any JSON
         raise InputError(f"{path} is not a saved dataset: {error}") from error
-    yield from ((str(path), number, dict(row)) for number, row in enumerate(rows, 1))
+    yield from _arrow_rows(str(path), rows)
 
 
 def _hub_rows(source: Source) -> Iterator[Raw]:
@@ -175,4 +183,16 @@ def _hub_rows(source: Source) -> Iterator[Raw]:
             f"cannot load dataset {name!r} (split {source.split}): {error}. "
             "Check the name and the network, or give a local `path`."
         ) from error
-    yield from ((place, number, dict(row)) for number, row in enumerate(rows, 1))
+    yield from _arrow_rows(place, rows)
+
+
+def _arrow_rows(place: str, rows: Any) -> Iterator[Raw]:
+    """Rows of a dataset of `datasets`, as its file has them: pictures and sounds are not decoded."""
+    number = 0
+    try:
+        for table in rows.with_format("arrow").iter(BATCH_ROWS):
+            for row in (row for batch in table.to_batches() for row in rows_of_batch(batch)):
+                number += 1
+                yield place, number, row
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot read {place}: {error}") from error

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradsift.datastore.identity import canonical_json
-from gradsift.pipelines.pool.row_error import RowError, checked_text
+from gradsift.pipelines.pool.row_error import MAX_DEPTH, RowError, checked_text, is_deep
 
 Json = dict[str, Any]
 
@@ -106,6 +106,8 @@ def _storable(value: Json, reason: str, what: str) -> Json:
 
 def as_json(value: Any, reason: str, what: str) -> str:
     """The value as JSON text. Raises RowError."""
+    if is_deep(value):
+        raise RowError(reason, f"{what} is nested too deeply (limit {MAX_DEPTH})")
     try:
         text = canonical_json(value)
     except (ValueError, TypeError, RecursionError) as error:

@@ -1,0 +1,115 @@
+"""Rows of Arrow tables as Python values, whatever their cells hold.
+
+Arrow has values that Python has not: days after the year 9999, times in zones that nobody knows, a struct with a field
+twice. Such a cell is `Odd`: what is known of it is kept where it is another column, and it is no text, so that a row
+that would need it for its chat is refused. Cells of the JSON type, which `datasets` writes, are what their text says.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from gradsift.pipelines.pool.row_error import refused
+
+NO_VALUE = (ArithmeticError, LookupError, OSError, TypeError, ValueError, RuntimeError, pa.ArrowException)
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A cell that Python has no value for; `known` is what can be said of it, in plain values."""
+
+    known: Any
+
+    def __str__(self) -> str:
+        return str(self.known)
+
+
+def rows_of_batch(batch: pa.RecordBatch) -> Iterator[Any]:
+    """The rows of a record batch, in order: {column: value}, or RowError for one that has text that is no UTF-8.
+
+    A batch of ordinary cells becomes rows at once; of one that has others, each row that has them is made cell by cell.
+    """
+    names = batch.schema.names
+    if len(set(names)) == len(names) and not any(map(_has_json, batch.schema.types)):
+        try:
+            yield from batch.to_pylist()
+        except NO_VALUE:
+            yield from (_row(batch, position) for position in range(batch.num_rows))
+        return
+    yield from (_by_cells(batch, position) for position in range(batch.num_rows))
+
+
+def _has_json(kind: pa.DataType) -> bool:
+    inner = getattr(kind, "num_fields", 0)
+    return isinstance(kind, pa.JsonType) or any(_has_json(kind.field(k).type) for k in range(inner))
+
+
+def _row(batch: pa.RecordBatch, position: int) -> Any:
+    try:
+        return batch.slice(position, 1).to_pylist()[0]
+    except NO_VALUE:
+        return _by_cells(batch, position)
+
+
+def _by_cells(batch: pa.RecordBatch, position: int) -> Any:
+    try:
+        return _object((name, _value(batch.column(k)[position])) for k, name in enumerate(batch.schema.names))
+    except UnicodeDecodeError as error:
+        return refused("invalid_utf8", str(error), "")
+
+
+def _object(fields: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of fields; the values of a name that stands more than once are one odd cell."""
+    values: dict[str, list[Any]] = {}
+    for name, value in fields:
+        values.setdefault(name, []).append(value)
+    return {name: of_name[0] if len(of_name) == 1 else Odd(of_name) for name, of_name in values.items()}
+
+
+def _value(cell: pa.Scalar) -> Any:
+    """A cell as a Python value. Raises UnicodeDecodeError for text that is no UTF-8."""
+    if not cell.is_valid:
+        return None
+    kind = cell.type
+    if isinstance(cell, pa.MapScalar):
+        return [(_value(pair[0]), _value(pair[1])) for pair in cell.values]
+    if isinstance(cell, pa.StructScalar):
+        return _object((kind.field(k).name, _value(cell[k])) for k in range(kind.num_fields))
+    if isinstance(cell, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar | pa.ListViewScalar):
+        return [_value(inner) for inner in cell.values]
+    if isinstance(kind, pa.JsonType):
+        return _parsed(cell.value.as_py())
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        raise
+    except NO_VALUE:
+        inner = getattr(cell, "value", None)
+        return _value(inner) if isinstance(inner, pa.Scalar) else Odd(_known(cell))
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _known(cell: pa.Scalar) -> Any:
+    """What can be said of a cell that is no Python value: seconds of a duration, else text. A time in a zone that
+    nobody knows is that of UTC with the zone's name, as RFC 9557 writes it; of one out of range the number is told."""
+    kind = cell.type
+    if pa.types.is_duration(kind):
+        return cell.value / PER_SECOND[kind.unit]
+    zone = kind.tz if pa.types.is_timestamp(kind) else None
+    try:
+        if zone is None:
+            return cell.cast(pa.string()).as_py()
+        moment = pa.scalar(cell.value, pa.timestamp(kind.unit)).cast(pa.string()).as_py()
+        return moment if moment.startswith("<") else f"{moment.replace(' ', 'T')}Z[{zone}]"
+    except NO_VALUE:
+        return f"<{kind}>"

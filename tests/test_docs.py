@@ -508,6 +508,7 @@ def test_no_other_code_block_goes_untested():
                "object-store.md": {"yaml", "bash"}, "cluster.md": {"yaml", "bash"}, "team.md": {"yaml", "bash", "sql"},
                "push.md": {"bash", "python", "yaml"}, "explore.md": {"bash"},  # tests/explorer/test_shell.py
 
+               "format.md": {"text", "python"},  # tests/test_format.py
                "notebook.md": {"bash"},  # in tests/test_notebook.py
                "way-back.md": {"yaml", "bash", "python"}, "training.md": {"bash", "python"},
                "first-curation.md": {"yaml", "bash", "python"}}  # the last in tests/test_first_curation.py  # fmt: skip

@@ -9,7 +9,7 @@ more, `more`: text, JSON of {number of the turn: what it holds beyond role and c
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -44,11 +44,17 @@ def whole(turns: Sequence[Turn], more: str | None) -> Messages:
     return chat
 
 
-def as_columns(chats: Sequence[Messages]) -> dict[str, pa.Array]:
-    """[N] `messages`, and `more` where any chat holds more."""
-    more = [more_of(chat) for chat in chats]
-    columns = {"messages": pa.array(chats, MESSAGES_TYPE)}
-    return columns if not any(more) else columns | {"more": pa.array(more, pa.string())}
+def columns(more: bool) -> list[tuple[str, pa.DataType]]:
+    """Names and types of the columns of chats, of which any holds `more` or none does."""
+    return [("messages", MESSAGES_TYPE), *([("more", pa.string())] if more else [])]
+
+
+def as_columns(chats: Sequence[Messages], more: bool | None = None) -> dict[str, pa.Array]:
+    """[N] `messages`, and `more` where any chat holds more, or where it is asked for."""
+    if more is None:
+        more = not all(map(is_plain, chats))
+    made = {"messages": pa.array(chats, MESSAGES_TYPE)}
+    return made | {"more": pa.array(map(more_of, chats), pa.string())} if more else made
 
 
 def of_table(table: pa.Table) -> list[Messages]:
@@ -75,6 +81,16 @@ def all_text(turn: Turn) -> str:
 def text(chat: Iterable[Turn]) -> str:
     """What all turns of a chat say, one after the other."""
     return "\n".join(turn_text(turn) for turn in chat)
+
+
+def weight(value: Any) -> int:
+    """Characters of all texts and keys of JSON values, and 8 for each other value: what a chat or the other columns of
+    a row take in memory, roughly, without writing them."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(len(key) + weight(inner) for key, inner in value.items())
+    return sum(map(weight, value)) if isinstance(value, list) else 8
 
 
 def chars(chat: Iterable[Turn]) -> int:

@@ -2,11 +2,11 @@
 which its task leaves the plan of the deletion (`datastore/forget.py`). What of a file the catalog does not know stays
 out of the new one.
 
-Cost: reading and writing the file. Memory: its rows.
+Cost: reading and writing the file. Memory: its rows, of texts a row group (`groups`).
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -16,15 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gradsift.datastore import tombstones
+from gradsift.datastore import groups, tombstones
 from gradsift.datastore.engine import Row, Transaction
 from gradsift.datastore.errors import CorruptionError
 from gradsift.datastore.identity import canonical_json
 from gradsift.datastore.runs import plan_as_json, plan_from_json
 from gradsift.datastore.selections import PLAN, digest_of
 from gradsift.datastore.store import Store, doom
-
-GROUP_ROWS = 4096  # what is read for one example, at most
 
 
 def _done(db: Transaction, kind: str, number: int) -> None:
@@ -47,7 +45,7 @@ def _without(table: pa.Table, keep: pa.Array) -> pa.Table:
 
 
 def _write(table: pa.Table, handle: BinaryIO) -> None:
-    pq.write_table(table, handle, compression="zstd", write_page_checksum=True, row_group_size=GROUP_ROWS)
+    pq.write_table(table, handle, compression="zstd", write_page_checksum=True, row_group_size=groups.GROUP_ROWS)
 
 
 def _examples(store: Store, shard: int) -> None:
@@ -65,9 +63,15 @@ def _examples(store: Store, shard: int) -> None:
             _done(db, "examples", shard)
         store.sweep()
         return
-    table = _table(store, shard)
-    table = _without(table, pc.is_in(table["example_id"], pa.array(sorted(left), pa.string())))
-    ids = table["example_id"].to_pylist()
+    wanted, ids = pa.array(sorted(left), pa.string()), list[str]()
+
+    def fill(handle: BinaryIO) -> None:
+        ids.clear()
+        with store.open(shard) as opened:
+            file = groups.opened(opened)
+            groups.write(_kept(file, wanted, ids), file.schema_arrow, handle)
+        if len(ids) != len(left):
+            raise CorruptionError(f"shard {shard} does not hold the examples that the catalog lists")
 
     def record(db: Transaction, new: int) -> None:
         places = ((new, row, name) for row, name in enumerate(ids))
@@ -75,7 +79,15 @@ def _examples(store: Store, shard: int) -> None:
         db.execute("UPDATE attribute SET of_shard=? WHERE of_shard=?", (new, shard))
         _done(db, "examples", shard)
 
-    store.commit_file("examples", ".parquet", len(ids), lambda handle: _write(table, handle), record, replaces=[shard])
+    store.commit_file("examples", ".parquet", len(left), fill, record, replaces=[shard])
+
+
+def _kept(file: pq.ParquetFile, wanted: pa.Array, ids: list[str]) -> Iterator[pa.Table]:
+    """The wanted rows of a shard of examples, a row group at a time; their ids are added to `ids`."""
+    for _, table in groups.read(file):
+        left = table.filter(pc.is_in(table["example_id"], wanted))
+        ids += left["example_id"].to_pylist()
+        yield left
 
 
 def _attribute(store: Store, shard: int) -> None:

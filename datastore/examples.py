@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gradsift.datastore import chats, origins, tombstones
+from gradsift.datastore import chats, groups, origins, tombstones
 from gradsift.datastore.arrow import positions
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.engine import Transaction, marks, parts
@@ -18,7 +18,8 @@ from gradsift.datastore.identity import canonical_json, digest_ids
 from gradsift.datastore.origins import Origin
 from gradsift.datastore.store import Store
 
-GROUP_ROWS = 4096  # of a shard: what is read for one example, at most
+PART_ROWS = 5_000
+PART_CHARS = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,15 @@ def _commit(store: Store, fresh: Sequence[Example], batch: Sequence[Example]) ->
 
 
 def write_chats(ids: Sequence[str], of_ids: Sequence[Messages], handle: BinaryIO) -> None:
-    """Write a shard of examples."""
-    table = pa.table({"example_id": pa.array(ids, pa.string()), **chats.as_columns(of_ids)})
-    pq.write_table(table, handle, compression="zstd", write_page_checksum=True, row_group_size=GROUP_ROWS)
+    """Write a shard of examples. Memory: a row group (`groups`), beside what is given."""
+    more = not all(map(chats.is_plain, of_ids))
+    schema = pa.schema([("example_id", pa.string()), *chats.columns(more)])
+    spans = groups.spans(map(chats.weight, of_ids), groups.GROUP_ROWS, groups.GROUP_BYTES)
+    tables = (
+        pa.table({"example_id": pa.array(ids[a:b], pa.string()), **chats.as_columns(of_ids[a:b], more)})
+        for a, b in spans
+    )
+    groups.write(tables, schema, handle)
 
 
 def _record(db: Transaction, shard: int | None, fresh: Sequence[Example], batch: Sequence[Example]) -> None:
@@ -183,20 +190,29 @@ def get_messages(store: Store, ids: Sequence[str]) -> dict[str, Messages]:
     return messages
 
 
+def in_parts(store: Store, ids: Sequence[str]) -> Iterator[list[str]]:
+    """The ids in parts, in order, of which each has at most `PART_ROWS` and, unless one alone has more, `PART_CHARS` of
+    text: what a caller holds who reads `get_messages` of one part after the other. Unknown ids count as empty."""
+    sizes = {
+        row["example_id"]: int(row["chars"])
+        for part in parts(ids)
+        for row in store.catalog.rows(
+            f"SELECT example_id, chars FROM example WHERE example_id IN ({marks(part)})", part
+        )
+    }
+    for first, end in groups.spans((sizes.get(i, 0) for i in ids), PART_ROWS, PART_CHARS):
+        yield list(ids[first:end])
+
+
 def _groups(store: Store, shard_id: int, rows: NDArray[np.int64] | None = None) -> Iterator[tuple[int, pa.Table]]:
     """(row of its first, row group) of a shard, in order; only those that hold one of the sorted `rows`, if given."""
     with store.open(shard_id) as opened:
-        file, first = pq.ParquetFile(opened, page_checksum_verification=True), 0
-        for k in range(file.num_row_groups):
-            after = first + file.metadata.row_group(k).num_rows
-            if rows is None or np.searchsorted(rows, first) < np.searchsorted(rows, after):
-                yield first, file.read_row_group(k)
-            first = after
+        yield from groups.read(groups.opened(opened), rows)
 
 
 def read_groups(store: Store, shard_id: int) -> Iterator[pa.Table]:
-    """The columns of a shard of examples (`chats`), a row group at a time: a few thousand rows, and at most about
-    16 MiB of them in a merged shard. Raises CorruptionError when it is damaged."""
+    """The columns of a shard of examples (`chats`), a row group at a time: at most a few thousand rows, and about
+    16 MiB of text. Raises CorruptionError when it is damaged."""
     return (table for _, table in _groups(store, shard_id))
 
 

@@ -1,27 +1,23 @@
 """Merging shards into one, for `datastore/compact.py`: the same rows in another file, and the catalog that says so.
 
 Live rows alone are written; then one transaction makes all that refers to the old shards refer to the new one, if they
-are still what was read. Memory: `BATCH_BYTES` of rows a few times over, and about 200 bytes for each row.
+are still what was read. Memory: `groups.GROUP_BYTES` of rows a few times over, and about 200 bytes for each row.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gradsift.datastore import indexes
+from gradsift.datastore import groups, indexes
 from gradsift.datastore.engine import Transaction
 from gradsift.datastore.errors import CorruptionError
 from gradsift.datastore.store import NewFile, Store, doom
-
-BATCH_BYTES = 16 << 20  # what a reader gets at once; four times this as float32
-GROUP_ROWS = 4096  # of a row group of Parquet, at most: what is read for one example
 
 
 @dataclass(frozen=True)
@@ -141,23 +137,8 @@ def _write_rows(store: Store, schema: pa.Schema, live: Sequence[_Live], handle: 
                     start += table.num_rows
 
     with pa.ipc.new_file(handle, schema) as writer:
-        for table in _joined(tables()):
+        for table in groups.joined(tables()):
             writer.write_table(table)
-
-
-def _joined(tables: Iterable[pa.Table], most: int | None = None) -> Iterator[pa.Table]:
-    """Tables in one piece each, of about `BATCH_BYTES` and of `most` rows, if given; empty ones are left out."""
-    pending: list[pa.Table] = []
-    for table in tables:
-        waiting = sum(t.num_rows for t in pending)
-        full = sum(t.nbytes for t in pending) + table.nbytes > BATCH_BYTES
-        if pending and (full or (most is not None and waiting + table.num_rows > most)):
-            yield pa.concat_tables(pending).combine_chunks()
-            pending = []
-        if table.num_rows:
-            pending.append(table)
-    if pending:
-        yield pa.concat_tables(pending).combine_chunks()
 
 
 def merge_examples(store: Store, group: Group, grace: float) -> int:
@@ -197,8 +178,8 @@ def _parquet_of(store: Store, live: Sequence[_Live], sources: Sequence[int]) -> 
         for of, source in zip(live, sources, strict=True):
             wanted, done = pa.array(of.ids, pa.string()), 0
             with store.open(source) as opened:
-                for batch in _parquet(opened).iter_batches(GROUP_ROWS):
-                    table = _with_all(pa.Table.from_batches([batch]), schema)
+                for _, table in groups.read(groups.opened(opened)):
+                    table = _with_all(table, schema)
                     kept = table.filter(pc.is_in(table["example_id"], wanted))
                     if kept["example_id"].to_pylist() != of.ids[done : done + kept.num_rows]:
                         raise CorruptionError(OTHER_ROWS.format(source))
@@ -211,11 +192,9 @@ def _parquet_of(store: Store, live: Sequence[_Live], sources: Sequence[int]) -> 
         schemas = []
         for source in sources:
             with store.open(source) as opened:
-                schemas.append(_parquet(opened).schema_arrow)
+                schemas.append(groups.opened(opened).schema_arrow)
         schema = pa.unify_schemas(schemas)
-        with pq.ParquetWriter(handle, schema, compression="zstd", write_page_checksum=True) as writer:
-            for table in _joined(tables(schema), GROUP_ROWS):
-                writer.write_table(table)
+        groups.write(tables(schema), schema, handle)
 
     return fill
 
@@ -226,7 +205,3 @@ def _with_all(table: pa.Table, schema: pa.Schema) -> pa.Table:
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     return table.select(schema.names).cast(schema)
-
-
-def _parquet(source: pa.NativeFile) -> pq.ParquetFile:
-    return pq.ParquetFile(source, page_checksum_verification=True)

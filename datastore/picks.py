@@ -22,7 +22,6 @@ from gradsift.datastore.store import Store
 from gradsift.datastore.where import asked_of, rows_for
 
 OF_QUARANTINED = {"source": "source", "file": "file", "line": "line", "text": "excerpt"}  # of a row that was refused
-BATCH = 5_000
 LEAST = 8  # characters of the start of an id
 RUN = 24  # letters in a row that make an excerpt one of a deleted text
 SHORT = 8  # letters of the shortest turn that is looked for
@@ -108,7 +107,7 @@ def _with_quarantine(
     if refused and ordered:
         where = {(row["file"], row["line"]) for row in refused}
         shown = [((row["file"], row["line"]), _Letters(_unescaped(row["excerpt"]))) for row in refused]
-        for part in parts(ordered, BATCH):
+        for part in examples.in_parts(store, ordered):
             found |= where & _origins(store, part)
             wanted: dict[int, set[str]] = {}
             for chat in examples.get_messages(store, part).values():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from gradsift.datastore import chats, checkpoints, examples, features, selections
+from gradsift.datastore import chats, checkpoints, examples, features, groups, selections
 from gradsift.datastore.backend import StoredFile
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.checkpoints import Checkpoint, CheckpointState
@@ -84,7 +84,7 @@ def readable(store: Store, shard: int) -> dict[str, Messages]:
 
 def _whole_rows(parquet: pq.ParquetFile, group: int) -> dict[str, Messages]:
     try:
-        found = chats.of_table(parquet.read_row_group(group))
+        found = [chat for table in groups.pieces(parquet, group) for chat in chats.of_table(table)]
     except Exception:  # noqa: BLE001 - see `readable`
         return {}
     return {example_id(chat): chat for chat in found if chat}

@@ -34,13 +34,17 @@ def write_atlas(store: Store, selection: Selection, facts: pa.Table, path: Path,
     rows = _rows(store, _space(store, selection), ids)
     xy = components(rows)
     near, distances = neighbours(rows, NEIGHBOURS, progress)
-    chats = examples.get_messages(store, ids)
+    texts = {
+        i: _text(chat)
+        for part in examples.in_parts(store, ids)
+        for i, chat in examples.get_messages(store, part).items()
+    }
     points = [{"ids": n.tolist(), "distances": d.tolist()} for n, d in zip(near, distances, strict=True)]
     kind = pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float64()))])
     table = pa.table(
         {
             **{name: facts[name] for name in facts.column_names},
-            "text": pa.array([_text(chats[i]) for i in ids], pa.string()),
+            "text": pa.array([texts[i] for i in ids], pa.string()),
             "x": pa.array(xy[:, 0], pa.float32()),
             "y": pa.array(xy[:, 1], pa.float32()),
             "neighbors": pa.array(points, kind),

@@ -87,8 +87,8 @@ def plan_rows(store: Store, job: GradientJob, dataset: Dataset) -> tuple[int, in
     todo = features.unplanned(store, space_id, dataset.dataset_id)
     flagged: dict[str, str] = {}
     lengths: dict[str, int] = {}
-    for start in range(0, len(todo), 5_000):
-        for name, messages in examples.get_messages(store, todo[start : start + 5_000]).items():
+    for part in examples.in_parts(store, todo):
+        for name, messages in examples.get_messages(store, part).items():
             chat = encode(job.loaded.tokenizer, messages, job.encoding.max_length, job.encoding.truncation)
             lengths[name] = len(chat.input_ids)
             if not chat.usable:

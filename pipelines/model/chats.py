@@ -9,10 +9,12 @@ from gradsift.pipelines.model.work import Work
 
 def usable_chats(work: Work, ids: Sequence[str]) -> tuple[list[str], list[Encoded]]:
     """Ids and encodings of the examples that have a label, in the given order."""
-    messages = examples.get_messages(work.store, ids)
     tokenizer, encoding = work.model.tokenizer, work.recipe.encoding
-    chats = [encode(tokenizer, messages[i], encoding.max_length, encoding.truncation) for i in ids]
-    kept = [(i, c) for i, c in zip(ids, chats, strict=True) if c.usable]
+    kept: list[tuple[str, Encoded]] = []
+    for part in examples.in_parts(work.store, ids):
+        messages = examples.get_messages(work.store, part)
+        chats = (encode(tokenizer, messages[i], encoding.max_length, encoding.truncation) for i in part)
+        kept += [(i, chat) for i, chat in zip(part, chats, strict=True) if chat.usable]
     return [i for i, _ in kept], [c for _, c in kept]
 
 

@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 
 from gradsift.datastore import examples, quarantine
+from gradsift.datastore.chats import weight
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Dataset, Example, Provenance
 from gradsift.datastore.origins import Read, drop_stale
@@ -18,6 +18,7 @@ from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Source
 
 BATCH_ROWS = 5_000
+BATCH_CHARS = 64 << 20  # of rows that are held, and become one shard; a row has at most as many (`sources`)
 
 
 def ingest(
@@ -44,7 +45,7 @@ def ingest(
     kept, gone = Counter[str](), Counter[str]()  # good rows by source, and those of them that were deleted before
     reading = quarantine.begin(store, recipe, role, name)
     stream = (row for source, tally in zip(sources, tallies, strict=True) for row in read_source(source, seed, tally))
-    for batch in _batches(stream, BATCH_ROWS):
+    for batch in _batches(stream):
         good = [row for row in batch if isinstance(row, Example)]
         if bad := [row for row in batch if isinstance(row, BadRow)]:
             quarantine.put(store, reading, bad)
@@ -125,6 +126,16 @@ def _refuse_empty(source: Source, tally: Tally, dataset: str) -> None:
         )
 
 
-def _batches(stream: Iterator[Example | BadRow], size: int) -> Iterator[list[Example | BadRow]]:
-    while batch := list(islice(stream, size)):
+def _batches(stream: Iterator[Example | BadRow]) -> Iterator[list[Example | BadRow]]:
+    """Rows in parts of `BATCH_ROWS`, or of fewer that have `BATCH_CHARS` together."""
+    batch: list[Example | BadRow] = []
+    held = 0
+    for row in stream:
+        size = weight(row.messages) + weight(row.extra) if isinstance(row, Example) else 0
+        if batch and (len(batch) == BATCH_ROWS or held + size > BATCH_CHARS):
+            yield batch
+            batch, held = [], 0
+        batch.append(row)
+        held += size
+    if batch:
         yield batch

@@ -158,8 +158,8 @@ def _characters(data: Data, known: Store | None) -> int:
     ids = data.material.pool.example_ids
     there = examples.known_ids(known, ids) if known is not None else set()
     new = [i for i in ids if i not in there]
-    chats = examples.get_messages(data.scratch, new)
-    return sum(map(chars, chats.values()))
+    parts = examples.in_parts(data.scratch, new)
+    return sum(chars(chat) for part in parts for chat in examples.get_messages(data.scratch, part).values())
 
 
 def _targets(material: Material) -> dict[str, tuple[int, int]]:

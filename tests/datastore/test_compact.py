@@ -16,6 +16,7 @@ from gradsift.datastore import (
     compact,
     examples,
     features,
+    groups,
     index_build,
     index_search,
     indexes,
@@ -172,7 +173,7 @@ def test_the_same_again_does_nothing(tmp_path):
 def test_merged_files_keep_blocks_of_bounded_size(tmp_path, monkeypatch):
     store, _ = filled(tmp_path / "store")
     before = everything(store)
-    monkeypatch.setattr(merge, "BATCH_BYTES", 600)
+    monkeypatch.setattr(groups, "GROUP_BYTES", 600)
     compact.compact(store, grace=0)
     assert kinds(store)["features"] == 2
     sizes = [len(part.example_ids) for part in features.read(store, features.define_space(store, PLAIN))]

@@ -4,7 +4,11 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
+from contextlib import chdir, nullcontext, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 3_600  # seconds; a slow or busy machine is no failure, only a command that hangs is one
@@ -32,9 +36,47 @@ def python(*arguments, **options):
     return run([sys.executable, *arguments], **options)
 
 
-def gradsift(*arguments, columns=80, **options):
-    """Run the command line as typed, in a terminal of some width, as `run` does."""
+def gradsift_apart(*arguments, columns=80, **options):
+    """Run the command line as typed, in a terminal of some width, as `run` does: a process of its own."""
     return python("-m", "gradsift", *arguments, COLUMNS=str(columns), **options)
+
+
+def gradsift(*arguments, cwd=None, code=0, columns=80, **variables):
+    """The same in this process, where torch, transformers and Prefect are imported once: for what a command answers.
+    What it does to a process (signals, a closed pipe, what it imports, variables that libraries read as they are
+    imported) takes `gradsift_apart`."""
+    from gradsift.__main__ import main
+    from gradsift.cli import show
+
+    command = ["gradsift", *map(str, arguments)]
+    out, errors, ended = StringIO(), StringIO(), 0
+    with (
+        chdir(cwd) if cwd is not None else nullcontext(),
+        mock.patch.dict(os.environ, {"COLUMNS": str(columns)} | variables),
+        mock.patch.object(sys, "argv", command),
+        mock.patch.object(show, "answered", False),
+        warnings.catch_warnings(),
+        redirect_stdout(out),
+        redirect_stderr(errors),
+    ):
+        warnings.simplefilter("default")
+        warnings.filterwarnings("ignore", "Cyclopts application invoked")  # pytest's arguments are not what it reads
+        try:
+            main()
+        except SystemExit as stop:
+            ended = stop.code or 0
+    said = subprocess.CompletedProcess(command, ended, out.getvalue(), errors.getvalue())
+    assert code is None or ended == code, f"{' '.join(command)}: exit code {ended}\n{said.stderr}"
+    return said
+
+
+def executed(code, cwd):
+    """What Python code prints that runs in a folder, in this process."""
+    out = StringIO()
+    with chdir(cwd), warnings.catch_warnings(), redirect_stdout(out):
+        warnings.simplefilter("default")
+        exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
+    return out.getvalue()
 
 
 def start(*arguments, cwd=None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, variables=None, **options):

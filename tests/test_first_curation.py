@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import yaml
-from running import ROOT, gradsift, python, run
+from running import ROOT, executed, gradsift, run
 
 from gradsift.examples.make_first_curation import PLANTED
 from gradsift.pipelines.demo.data import sql
@@ -47,7 +47,7 @@ def test_the_tutorial_works_as_written(folder):
             recipe["validate"] |= {"seeds": [0], "epochs": 1, "test_rows": 8}  # the words are true of any numbers
             (here / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         elif language == "python":
-            told = python("-c", text, cwd=here).stdout
+            told = executed(text, here)
             assert re.search(r"^SELECT|^\w", told)
             assert re.search(r"^\S+\.(jsonl|json|csv|tsv|parquet|gz) \d+ ", told.splitlines()[-1])
         else:

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 from browser import HOSTILE, served, watched
-from running import ROOT, gradsift, start
+from running import ROOT, gradsift_apart, start
 
 from gradsift.api.exploring import PORT
 from gradsift.datastore import examples
@@ -224,7 +224,7 @@ def test_the_page_on_exploring_works_as_written(finished, tmp_path):
     assert {program for program, *_ in commands} == {"gradsift"}
     for _, *arguments in commands:
         if arguments[0] != "explore":
-            gradsift(*arguments, cwd=tmp_path)
+            gradsift_apart(*arguments, cwd=tmp_path)
             continue
         process = start(
             "-m", "gradsift", *arguments, "--port", "0", cwd=tmp_path, variables={"DISPLAY": "", "WAYLAND_DISPLAY": ""}

@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 import pytest
-from running import PATIENCE, ROOT, gradsift, start
+from running import PATIENCE, ROOT, gradsift_apart, start
 
 from gradsift.pipelines.model.opened import open_model
 from gradsift.pipelines.recipe import Model
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo run")  # a path with a space
-    return folder, gradsift("demo", "--folder", "demo", cwd=folder)
+    return folder, gradsift_apart("demo", "--folder", "demo", cwd=folder)
 
 
 def test_the_demo_leaves_what_it_promises(demo):
@@ -60,7 +60,9 @@ def test_the_demo_chooses_what_it_chose_before(demo):
 
 def test_a_greedy_query_uses_the_models_own_answer(demo):
     folder, _ = demo
-    out = gradsift("query", "What is 12 plus 30?", "--greedy", "--store", "demo/store", "-k", "3", "--json", cwd=folder)
+    out = gradsift_apart(
+        "query", "What is 12 plus 30?", "--greedy", "--store", "demo/store", "-k", "3", "--json", cwd=folder
+    )
     found = json.loads(out.stdout)
     assert found["generated"]
     assert found["assistant"]
@@ -71,7 +73,7 @@ def test_errors_pass_through_prefect(demo, tmp_path):
     folder, _ = demo
     recipe = (folder / "demo" / "recipe.yaml").read_text().replace("data/pool.jsonl", "data/gone.jsonl")
     (folder / "demo" / "broken.yaml").write_text(recipe)
-    out = gradsift("run", "demo/broken.yaml", "--store", "s2", cwd=folder, code=2)
+    out = gradsift_apart("run", "demo/broken.yaml", "--store", "s2", cwd=folder, code=2)
     assert "there is no file or folder" in out.stderr
     assert "Traceback" not in out.stderr
 

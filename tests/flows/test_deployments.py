@@ -15,7 +15,7 @@ import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from running import PATIENCE, ROOT, free_port, gradsift, python, start
+from running import PATIENCE, ROOT, free_port, gradsift_apart, python, start
 
 from gradsift import api
 from gradsift.datastore import leases
@@ -69,7 +69,7 @@ def test_a_schedule_that_is_none_is_refused(tmp_path, cron, zone):
 
 def test_what_cannot_be_served_is_refused_before_it_waits(folder):
     command = ["serve", folder / "recipe.yaml", "--store", folder / "store", "--cron", "0 3 * * *"]
-    assert "prefect server start" in gradsift(*command, code=2).stderr
+    assert "prefect server start" in gradsift_apart(*command, code=2).stderr
     (folder / "recipe.yaml").write_text("name: sums\n")
     with pytest.raises(InputError, match="pool"):
         api.serve(folder / "recipe.yaml", folder / "store", cron="0 3 * * *")

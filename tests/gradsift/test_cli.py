@@ -1,4 +1,4 @@
-"""The command line as a person meets it: real processes, exit codes, one JSON document, clear errors."""
+"""The command line as a person meets it: exit codes, one JSON document, clear errors."""
 
 import json
 import re
@@ -11,6 +11,7 @@ import running
 import yaml
 
 gradsift = partial(running.gradsift, code=None)  # the tests below say which code they expect
+apart = partial(running.gradsift_apart, code=None)
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_help_and_version():
 @pytest.mark.slow
 def test_run_and_read_commands(recipe_file, tmp_path):
     path = recipe_file(validate=None)
-    out = gradsift("run", path, "--store", tmp_path / "s", "--export-to", tmp_path / "out", "--no-prefect", "--json")
+    out = apart("run", path, "--store", tmp_path / "s", "--export-to", tmp_path / "out", "--no-prefect", "--json")
     assert out.returncode == 0, out.stderr
     result = json.loads(out.stdout)  # one document and nothing else
     assert result["selections"][0]["export"] == str(tmp_path / "out" / "small-sql")
@@ -183,7 +184,7 @@ def test_busy_is_told(copied, recipe_file):
 
     store, _ = copied
     with Store(store) as opened, leases.held(opened, "run"):
-        assert_refused(gradsift("run", recipe_file(), "-s", store, "--no-prefect"), 5, "another run is working")
+        assert_refused(apart("run", recipe_file(), "-s", store, "--no-prefect"), 5, "another run is working")
 
 
 def test_doctor(tmp_path):

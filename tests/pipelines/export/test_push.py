@@ -10,7 +10,7 @@ from pathlib import Path
 import hub as hubs
 import pytest
 from datasets import load_dataset
-from running import gradsift
+from running import gradsift_apart
 
 from gradsift import api
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError, UnavailableError
@@ -337,14 +337,14 @@ def test_the_command_takes_the_hub_and_the_token_from_the_environment(hub, mixed
     """A real process: what it prints, its errors, and that the token is nowhere."""
     shutil.copytree(mixed, tmp_path / "store")
     variables = hubs.variables(hub, tmp_path)
-    done = gradsift("export", "mixed", "out", "--push", REPO, cwd=tmp_path, columns=200, **variables)
+    done = gradsift_apart("export", "mixed", "out", "--push", REPO, cwd=tmp_path, columns=200, **variables)
     assert (
         f"went to {hub.url}/datasets/ann/mixed (main, private), commit {hub.commits(REPO)[-1][0][:12]}" in done.stdout
     )
     assert re.search(r"data/train-00000-of-00001.parquet +sent", done.stdout)
     assert pushed_files(hub) == written(tmp_path / "out")
     assert all(known for _, path, known in hub.log if REPO in path)
-    offline = gradsift("export", "mixed", "elsewhere", "--push", REPO, cwd=tmp_path, code=2,
+    offline = gradsift_apart("export", "mixed", "elsewhere", "--push", REPO, cwd=tmp_path, code=2,
                        **variables | {"HF_HUB_OFFLINE": "1"})  # fmt: skip
     assert "HF_HUB_OFFLINE is set, and --push asks the hub" in offline.stderr
     said = done.stdout + done.stderr + offline.stdout + offline.stderr

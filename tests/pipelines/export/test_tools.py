@@ -3,14 +3,13 @@
 import json
 import re
 import shutil
-import sys
 from importlib.resources import files
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import trl_command
 from datasets import load_dataset
-from running import run
 from transformers import AutoTokenizer
 
 from gradsift.datastore import examples
@@ -148,17 +147,11 @@ def test_labels_cover_the_calls(with_model, tmp_path):
 
 
 @pytest.mark.slow
-def test_trl_trains_on_tool_calls_from_the_shell(with_model):
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+def test_trl_trains_on_tool_calls(with_model):
+    """By the config's first line; tests/pipelines/export/test_trl.py goes through the shell."""
     model, folder, _ = with_model
-    first = (folder / "trl.yaml").read_text("utf-8").splitlines()[0]
-    program, *words = re.fullmatch(r"# (trl sft .*?) +\(from inside this folder\)", first)[1].split()
-    steps = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--report_to", "none", "--save_strategy", "no",
-             "--bf16", "false", "--logging_steps", "1", "--use_cpu", "true", "--gradient_checkpointing", "false"]  # fmt: skip
-    arguments = [{"MODEL": str(model)}.get(word, word) for word in words]
-    caches = {"HF_DATASETS_CACHE": str(folder.parent / "cache"), "CUDA_VISIBLE_DEVICES": ""}
-    done = run([Path(sys.executable).parent / program, *arguments, *steps], cwd=folder, code=None, **caches)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said[-3000:]
+    said = trl_command.called(folder, trl_command.words_of(folder, "trl.yaml", model))
     tokenizer = AutoTokenizer.from_pretrained(model)
     wanted = sum(
         len(encode(tokenizer, [{**r["messages"][0], **({"tools": r["tools"]} if "tools" in r else {})}, *r["messages"][1:]], MAX_LENGTH).input_ids)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from gradsift.datastore import files
+from gradsift.datastore import files, inside
 from gradsift.datastore.errors import InputError
 
 TMP_PREFIX = ".tmp-"
@@ -24,10 +24,10 @@ _OURS = re.compile(rf"[0-9a-f]{{64}}|{re.escape(TMP_PREFIX)}[0-9a-f]{{32}}")  # 
 
 
 class Cache:
-    """The copies in a folder, which is made when the first is written."""
+    """The copies in a folder, which is made when the first is written. Raises CorruptionError where it is a link."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = inside.require(folder.parent, folder)
         self.limit = _limit()
 
     def path(self, sha256: str) -> Path:

@@ -216,6 +216,7 @@ def commit(
 
     Raises BusyError when one of its shards has left meanwhile: nothing is changed then.
     """
+    store.require_own_files()
     written = store.backend.write(FOLDER, ".faiss", fill)
 
     def put(db: Transaction) -> None:

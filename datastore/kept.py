@@ -13,6 +13,7 @@ that its dataset is void, or `collect` comes later and sees the file.
 """
 
 import fcntl
+import os
 import re
 import secrets
 import time
@@ -21,8 +22,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from gradsift.datastore import examples, files
-from gradsift.datastore.errors import BusyError, InputError
+from gradsift.datastore import examples, files, inside
+from gradsift.datastore.errors import BusyError
 from gradsift.datastore.identity import digest_file
 from gradsift.datastore.store import Store
 
@@ -59,9 +60,7 @@ def keep(store: Store, kind: str, key: str, fill: Callable[[BinaryIO], None]) ->
 
     Raises BusyError where an example of the dataset was deleted meanwhile, StoreFullError where there is no space.
     """
-    folder = store.root / FOLDER
-    if folder.is_symlink():
-        raise InputError(f"{folder} is a link, and nothing is written through it; remove it")
+    folder = inside.require(store.root, store.root / FOLDER)
     temporary = folder / f"{TMP_PREFIX}{secrets.token_hex(16)}"
     with files.disk_errors(temporary):
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,6 +134,7 @@ def _is_there(store: Store) -> bool:
 @contextmanager
 def _alone(store: Store) -> Iterator[None]:
     """While no other process of this host renames or collects here. The system lets the lock go with its process."""
-    with (store.root / FOLDER / ".lock").open("a") as handle:
+    lock = inside.opened(store.root, f"{FOLDER}/.lock", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with open(lock, "a") as handle:  # noqa: PTH123 - a handle
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

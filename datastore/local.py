@@ -6,13 +6,14 @@ A file written here is not yet part of the store; the catalog row that follows m
 import errno
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from gradsift.datastore import files, quick
+from gradsift.datastore import files, inside, quick
 from gradsift.datastore.backend import ADVICE, Backend, Fill, Listed, StoredFile
 from gradsift.datastore.errors import CorruptionError
 
@@ -35,45 +36,47 @@ class LocalFiles(Backend):
 
         On any error the temporary file is removed. Raises StoreFullError when the disk is full.
         """
-        folder = self.root / kind
         token = secrets.token_hex(16)
-        temporary, final = folder / f"{TMP_PREFIX}{token}", folder / f"{token}{suffix}"
-        with files.disk_errors(final):
-            folder.mkdir(parents=True, exist_ok=True)
+        temporary, final = f"{TMP_PREFIX}{token}", f"{token}{suffix}"
+        inside.parts_of(self.root, f"{kind}/{final}")
+        with files.disk_errors(self.root / kind / final), inside.folder(self.root, kind, make=True) as folder:
             try:
-                with temporary.open("xb") as handle:
+                new = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | inside.FLAGS, 0o666, dir_fd=folder)
+                with open(new, "w+b") as handle:  # noqa: PTH123 - a handle
                     fill(handle)
                     files.failpoint("written")
                     handle.flush()
                     os.fsync(handle.fileno())
                 files.failpoint("synced")
-                size, (sha, quickly) = temporary.stat().st_size, quick.both(temporary)
-                temporary.rename(final)
+                with inside.path_of(self.root, f"{kind}/{temporary}") as path:
+                    size, (sha, quickly) = path.stat().st_size, quick.both(path)
+                os.rename(temporary, final, src_dir_fd=folder, dst_dir_fd=folder)
                 files.failpoint("renamed")
-                files.fsync_folder(folder)
+                os.fsync(folder)
             except BaseException:
                 with suppress(OSError):
-                    temporary.unlink(missing_ok=True)
+                    os.unlink(temporary, dir_fd=folder)
                 raise
         if self.notes is not None:
             self.notes.note(sha, quickly)
-        return StoredFile(f"{kind}/{final.name}", size, sha)
+        return StoredFile(f"{kind}/{final}", size, sha)
 
     def there(self, file: StoredFile) -> bool:
         """Whether a file is there with its size."""
         try:
-            return self._path(file.name).stat().st_size == file.bytes
-        except (CorruptionError, FileNotFoundError):
+            with self._path(file.name) as path:
+                return path.stat().st_size == file.bytes
+        except CorruptionError:
             return False
 
     def check(self, file: StoredFile) -> None:
         """Read a file (about 1 GB/s) and compare it with its record; raises CorruptionError, naming the file."""
-        path = self._path(file.name)
-        size = path.stat().st_size
-        if size != file.bytes:
-            raise CorruptionError(f"{file.name} has {size} bytes, not {file.bytes}. {ADVICE}")
         try:
-            digest, quickly = quick.both(path)
+            with self._path(file.name) as path:
+                size = path.stat().st_size
+                if size != file.bytes:
+                    raise CorruptionError(f"{file.name} has {size} bytes, not {file.bytes}. {ADVICE}")
+                digest, quickly = quick.both(path)
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
@@ -87,8 +90,7 @@ class LocalFiles(Backend):
         """Read a file, at the speed of memory where a process on this host has checked it before, else `check`."""
         noted = None if self.notes is None else self.notes.of(file.sha256)
         if noted is not None:
-            path = self._path(file.name)
-            with suppress(OSError):
+            with self._path(file.name) as path, suppress(OSError):
                 if path.stat().st_size == file.bytes and quick.quick_digest(path) == noted:
                     return
         self.check(file)
@@ -97,45 +99,45 @@ class LocalFiles(Backend):
         """A file's bytes for reading, with seek. Check it first."""
         import pyarrow as pa
 
-        return pa.OSFile(str(self._path(file.name)))
+        with self._path(file.name) as path:
+            return pa.OSFile(str(path))
 
     def map(self, file: StoredFile) -> "pa.NativeFile":
         """A memory map of a file; what was read from it stays valid after it is closed. Check it first."""
         import pyarrow as pa
 
-        return pa.memory_map(str(self._path(file.name)))
+        with self._path(file.name) as path:
+            return pa.memory_map(str(path))
 
     def delete(self, name: str) -> None:
         """Delete a file; names that lead elsewhere (a forged catalog, a link) are left alone."""
-        parts = PurePosixPath(name).parts
-        if len(parts) != 2 or ".." in parts:
-            return
-        path = self.root / name
-        if path.parent.resolve() == self.root.resolve() / parts[0]:  # else the folder is a link
-            path.unlink(missing_ok=True)
+        if len(PurePosixPath(name).parts) == 2:
+            with suppress(CorruptionError):
+                inside.unlink(self.root, name)
 
     def list(self, kind: str) -> Iterator[Listed]:
         """Files of a kind, by name, finished or not."""
-        folder = self.root / kind
-        if not folder.is_dir() or folder.is_symlink():
-            return
         now = time.time()
-        for path in sorted(folder.iterdir()):
-            with suppress(FileNotFoundError):  # a writer may just have renamed it
-                if path.is_file():
-                    state = path.stat()
-                    finished = not path.name.startswith(TMP_PREFIX)
-                    yield Listed(f"{kind}/{path.name}", state.st_size, now - state.st_mtime, finished)
+        with suppress(FileNotFoundError, CorruptionError), inside.folder(self.root, kind) as folder:
+            with os.scandir(folder) as entries:
+                names = sorted(entry.name for entry in entries)
+            for name in names:
+                with suppress(FileNotFoundError):  # a writer may just have renamed it
+                    state = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                    if stat.S_ISREG(state.st_mode):
+                        finished = not name.startswith(TMP_PREFIX)
+                        yield Listed(f"{kind}/{name}", state.st_size, now - state.st_mtime, finished)
 
     def keep(self, known: Callable[[], Collection[str]]) -> None:
         """There are no copies, but there may be notes of files that are gone."""
         if self.notes is not None and self.notes.are_many():
             self.notes.keep(known())
 
-    def _path(self, name: str) -> Path:
-        path = self.root / name
-        if path.is_symlink() or not path.resolve().is_relative_to(self.root.resolve()):
-            raise CorruptionError(f"{name} leads out of the store; refusing to read it")
-        if not path.is_file():
-            raise CorruptionError(f"{name} is in the catalog but its file is missing. {ADVICE}")
-        return path
+    @contextmanager
+    def _path(self, name: str) -> Iterator[Path]:
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(inside.path_of(self.root, name))
+            except FileNotFoundError:
+                raise CorruptionError(f"{name} is in the catalog but its file is missing. {ADVICE}") from None
+            yield path

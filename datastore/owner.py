@@ -3,7 +3,7 @@
 `gradsift gc` deletes what its catalog does not know. Another catalog at the same place (a schema misspelt), or a
 place.json that came with a store and names a folder of somebody's, must not make that of all that lies there. So the
 place has a file whose name ends with the catalog's own number: it is made when a host opens the store for the first
-time at URLs that its user gave, and looked for before anything is deleted.
+time at URLs that its user gave, and looked for before anything is written or deleted.
 """
 
 from typing import BinaryIO
@@ -41,8 +41,8 @@ def require(catalog: Engine, backend: Backend, url: str) -> None:
     """Raise InputError unless the files at a URL are this catalog's alone. One listing."""
     if _owners(backend) != {_number(catalog)}:
         raise InputError(
-            f"the files in {url} are not known to be of this store's catalog: none is deleted. If they are, make the "
-            "folder again: `gradsift connect FOLDER --catalog-url … --store-url …`"
+            f"the files in {url} are not known to be of this store's catalog: none is written or deleted. If they are, "
+            "make the folder again: `gradsift connect FOLDER --catalog-url … --store-url …`"
         )
 
 

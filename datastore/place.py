@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from gradsift.datastore import files, objects
+from gradsift.datastore import files, inside, objects
 from gradsift.datastore.backend import Backend
 from gradsift.datastore.engine import Engine
 from gradsift.datastore.errors import InputError
@@ -61,7 +61,7 @@ def place_of(root: Path) -> Place:
     cannot be used."""
     path = root / PLACE_NAME
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(inside.read_text(root, PLACE_NAME))
     except (FileNotFoundError, NotADirectoryError):
         return Place(root)
     except (OSError, ValueError) as error:

@@ -336,6 +336,6 @@ def _exports(store: Store, kept: set[str]) -> list[Path]:
     root = store.root / "exports"
     return [
         folder
-        for folder in sorted(root.iterdir() if root.is_dir() else ())
+        for folder in sorted(root.iterdir() if root.is_dir() and not root.is_symlink() else ())
         if folder.name in known - kept and not folder.is_symlink() and (folder / "manifest.json").is_file()
     ]

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import xxhash
 
+from gradsift.datastore import inside
+from gradsift.datastore.errors import CorruptionError
+
 CHUNK_BYTES = 1 << 20
 NOTE = re.compile(r"([0-9a-f]{64}) ([0-9a-f]{32})")
 MANY_BYTES = 2_000_000  # of notes, beyond which those of files that are gone are dropped
@@ -58,8 +61,8 @@ class Notes:
         """Note what a file that has this sha256 is otherwise."""
         if self.of(digest) == quick:
             return
-        with suppress(OSError):
-            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        with suppress(OSError, CorruptionError):
+            handle = inside.opened(self.path.parent, self.path.name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             try:
                 os.write(handle, f"{digest} {quick}\n".encode())  # at once: other processes append, too
             finally:
@@ -85,8 +88,9 @@ class Notes:
 
     def _read(self) -> dict[str, str]:
         try:
-            text = self.path.read_text("ascii", "replace")
-        except OSError:
+            with open(inside.opened(self.path.parent, self.path.name), encoding="ascii", errors="replace") as file:  # noqa: PTH123
+                text = file.read()
+        except (OSError, CorruptionError):
             return {}
         found = map(NOTE.fullmatch, text.splitlines())
         return {line[1]: line[2] for line in found if line is not None}

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gradsift.datastore import inside
 from gradsift.datastore.bounds import bounded
 from gradsift.datastore.engine import LEFT, Engine, Parameters, Row
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError, NoStoreError
@@ -81,6 +82,7 @@ class SqliteEngine(Engine):
                 f"{path.parent} is not a store (no {path.name}). Give --store or GRADSIFT_STORE, "
                 "or make one with `gradsift run RECIPE`."
             )
+        inside.require(path.parent, path)  # SQLite itself follows no link to its log
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
@@ -191,7 +193,7 @@ class SqliteEngine(Engine):
 
     def backup(self, version: int) -> None:
         """Keep a copy of the file as it is before migration `version`, unless there is one."""
-        copy = self.path.with_suffix(f".before-{version:04d}.sqlite")
+        copy = inside.require(self.path.parent, self.path.with_suffix(f".before-{version:04d}.sqlite"))
         if not copy.exists():
             self._connection.execute("VACUUM INTO ?", (str(copy),))
 

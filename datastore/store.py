@@ -134,6 +134,7 @@ class Store:
             files.failpoint("recorded")
             return shard_ids
 
+        self.require_own_files()  # a place.json that came with a store may name a folder of somebody's
         try:
             for file in new:
                 written.append(self.backend.write(file.kind, file.suffix, file.fill))  # noqa: PERF401 - the next may fail
@@ -174,7 +175,7 @@ class Store:
         return len(names)
 
     def require_own_files(self) -> None:
-        """Raise InputError where the files are not known to be of this store's catalog: it must delete none then."""
+        """Raise InputError where the files are not known to be of this store's catalog: it must touch none then."""
         if not self._owns and self.place.store_url is not None:
             owner.require(self.catalog, self.backend, self.place.store_url)
             self._owns = True

@@ -30,7 +30,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from gradsift.datastore import leases, origins, outputs, selections, tombstones
+from gradsift.datastore import inside, leases, origins, outputs, selections, tombstones
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.files import disk_errors, fsync_folder, fsync_path
 from gradsift.datastore.identity import digest_file, fingerprint
@@ -134,6 +134,8 @@ def export(
     with leases.held(store, f"export {job.key[:16]}") as mine, disk_errors(staging / "x"):
         if not mine:
             raise BusyError(f"another process is writing this export to {folder}; wait for it")
+        if inside.has_links(staging):  # forged: no export writes one
+            staging.unlink() if staging.is_symlink() else shutil.rmtree(staging)
         _refuse_deleted(job, staging)  # a deletion does not begin while the lease is held
         (staging / "data").mkdir(parents=True, exist_ok=True)
         _write(job, staging)

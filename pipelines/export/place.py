@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gradsift.datastore import leases
+from gradsift.datastore import inside, leases
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.files import fsync_folder
 from gradsift.datastore.identity import fingerprint
@@ -37,6 +37,7 @@ def swap(store: Store, staging: Path, folder: Path) -> None:
     Raises InputError, with nothing moved, where the export has a file of the name of one of these; BusyError while
     another process does the same.
     """
+    _require_no_link(store, folder)
     with _alone(store, folder):
         _settle(folder)
         _swap(staging, folder)
@@ -60,10 +61,17 @@ def _swap(staging: Path, folder: Path) -> None:
 
 def settle(store: Store, folder: Path) -> None:
     """Finish a swap that was killed; nothing where none was. Raises InputError where a file of others cannot go back,
-    because another one has its name by now, and BusyError while a swap is going on."""
+    because another one has its name by now, BusyError while a swap is going on, and CorruptionError for a folder in the
+    store that is a link, or lies behind one."""
+    _require_no_link(store, folder)
     if _replaced(folder).exists():
         with _alone(store, folder):
             _settle(folder)
+
+
+def _require_no_link(store: Store, folder: Path) -> None:
+    for path in (folder, _replaced(folder)):
+        inside.require(store.root, path)
 
 
 @contextmanager
@@ -83,6 +91,8 @@ def _settle(folder: Path) -> None:
             old.rename(folder)  # the new one never came
         return
     for name in others(old):
+        if _is_behind_a_link(folder, name):
+            raise InputError(f"{folder / name} lies behind a link; remove that, then run this again")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         _move(old / name, folder / name)
     remove(old)
@@ -91,15 +101,20 @@ def _settle(folder: Path) -> None:
 
 def remove(folder: Path) -> bool:
     """Remove an export; returns whether nothing is left. Files of others stay, and the folder with them."""
-    names = sorted(own_files(folder) - {"manifest.json"})
+    names = sorted(name for name in own_files(folder) - {"manifest.json"} if not _is_behind_a_link(folder, name))
     for name in (*names, "manifest.json"):  # which says what else is to go, after a kill
-        if not (folder / name).is_dir():
+        if not (folder / name).is_dir() or (folder / name).is_symlink():
             (folder / name).unlink(missing_ok=True)
     parents = {parent for name in names for parent in Path(name).parents}
     for parent in sorted(parents | {Path("data"), Path()}, key=lambda path: len(path.parts), reverse=True):
-        if (folder / parent).is_dir() and not any((folder / parent).iterdir()):
+        if _is_folder(folder / parent) and not any((folder / parent).iterdir()):
             (folder / parent).rmdir()
     return not folder.exists()
+
+
+def _is_behind_a_link(folder: Path, name: str) -> bool:
+    """Whether a folder on the way to a file is a link: the file is somebody's then."""
+    return any((folder / parent).is_symlink() for parent in list(Path(name).parents)[:-1])
 
 
 def others(folder: Path) -> list[str]:

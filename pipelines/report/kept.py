@@ -4,20 +4,20 @@ Both are written when a run ends, each with its JSON; older ones stay as they we
 so no name is taken for another's.
 """
 
-import os
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradsift.datastore import runs
-from gradsift.datastore.errors import GradsiftError, InputError
+from gradsift.datastore import inside, runs
+from gradsift.datastore.errors import CorruptionError, GradsiftError, InputError
 from gradsift.datastore.runs import Run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.report.answers import answers
 from gradsift.pipelines.report.facts import date_of
 
+REPORTS = "reports"
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")  # as `Recipe.name`
 KEPT = re.compile(r"(?P<name>[^.]+)\.run(?P<run>\d+)\.html")
 
 
@@ -33,18 +33,29 @@ class Kept:
 
 
 def newest_page(store: Store, name: str) -> Path:
-    """Where the report of the newest run of a name is."""
-    return store.root / "reports" / f"{name}.html"
+    """Where the report of the newest run of a name is. Raises CorruptionError for a name that no recipe has."""
+    return _page(store, name, f"{name}.html")
 
 
 def page_of(store: Store, run: Run) -> Path:
-    """Where the report of a run is kept."""
-    return store.root / "reports" / f"{run.name}.run{run.run_id}.html"
+    """Where the report of a run is kept. Raises as `newest_page`."""
+    return _page(store, run.name, f"{run.name}.run{run.run_id}.html")
+
+
+def _page(store: Store, name: str, file: str) -> Path:
+    if not NAME.fullmatch(name):
+        raise CorruptionError(f"the catalog of {store.root} has a run {name!r}, which is no name of a recipe")
+    return store.root / REPORTS / file
+
+
+def is_kept(store: Store, page: Path) -> bool:
+    """Whether a page is one of the store's own folder for them."""
+    return page.absolute().parent == (store.root / REPORTS).absolute()
 
 
 def kept_pages(store: Store) -> Iterator[tuple[Path, Run]]:
     """Kept pages of which something is there, and their runs, in the order of their names."""
-    folder = store.root / "reports"
+    folder = store.root / REPORTS
     found = folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ()
     pages = {path.with_suffix(".html") for path in found if path.suffix in (".html", ".json") and path.is_file()}
     of_number = {run.run_id: run for run in runs.finished(store)}
@@ -62,19 +73,11 @@ def read_page(store: Store, run: Run) -> str:
         f"run {run.run_id} has no report in {store.root}; `gradsift report --run {run.run_id}` makes it"
     )
     kept = _kept(store, run)
-    if kept is None or os.sep in run.name:
+    if kept is None:
         raise lacking
     try:
-        folder = os.open(store.root / "reports", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            page = os.open(kept.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-        finally:
-            os.close(folder)
-        with open(page, encoding="utf-8") as file:  # noqa: PTH123 - what was opened, not what a name stands for by now
-            if not stat.S_ISREG(os.fstat(page).st_mode):
-                raise lacking
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
+        return inside.read_text(store.root, f"{REPORTS}/{kept.name}")
+    except (OSError, UnicodeDecodeError, CorruptionError) as error:
         raise lacking from error
 
 
@@ -90,7 +93,11 @@ def _entry(store: Store, run: Run) -> Kept:
 
 def _kept(store: Store, run: Run) -> Path | None:
     """The page of a run, or of its name where it is the newest of it; None where there is none."""
-    own, newest = page_of(store, run), newest_page(store, run.name)
+    try:
+        own, newest = page_of(store, run), newest_page(store, run.name)
+        inside.require(store.root, own.parent)
+    except CorruptionError:  # forged
+        return None
     is_newest = all(one.run_id == run.run_id for one in runs.newest_of_each(store) if one.name == run.name)
     return own if own.is_file() else newest if is_newest and newest.is_file() else None
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from gradsift.datastore import outputs, runs
+from gradsift.datastore import inside, outputs, runs
 from gradsift.datastore.files import disk_errors
 from gradsift.datastore.runs import ArmRow, MixtureReport, Run, RunResult, last_run
 from gradsift.datastore.store import Store
@@ -18,7 +18,7 @@ from gradsift.pipelines.report.answers import HEADLINES, answers
 from gradsift.pipelines.report.arms import BETTER
 from gradsift.pipelines.report.facts import date_of, facts, recipe_text, words
 from gradsift.pipelines.report.funnel import funnel
-from gradsift.pipelines.report.kept import newest_page, page_of
+from gradsift.pipelines.report.kept import REPORTS, is_kept, newest_page, page_of
 from gradsift.pipelines.report.matrix import matrix
 from gradsift.pipelines.report.page import html
 from gradsift.pipelines.report.parts import Card, Document
@@ -54,13 +54,21 @@ def report(store: Store, run: Run | None = None) -> Document:
 
 
 def write_report(store: Store, path: Path, run: Run | None = None) -> Path:
-    """Write the HTML page and, beside it, the same as JSON; returns the page's path."""
+    """Write the HTML page and, beside it, the same as JSON; returns the page's path. In the store's own folder no link
+    is followed (CorruptionError)."""
     document = report(store, run)
     outputs.note(store, "report", path)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(html(document), "utf-8")
-        path.with_suffix(".json").write_text(json.dumps(asdict(document), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    texts = {
+        path: html(document),
+        path.with_suffix(".json"): json.dumps(asdict(document), indent=1, ensure_ascii=False) + "\n",
+    }
+    for file, text in texts.items():
+        if is_kept(store, path):
+            inside.write_text(store.root, f"{REPORTS}/{file.name}", text)
+            continue
+        with disk_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, "utf-8")
     return path
 
 

@@ -89,7 +89,7 @@ def delete(
     """
     with leases.alone(store, DOING):
         leases.require_no_other(store, DOING)
-        earlier = resume(store, progress)
+        earlier = resume(store, progress, elsewhere=exports)
         try:
             picked = pick(store)
         except InputError as error:  # what is asked for may be what that one took out
@@ -102,30 +102,31 @@ def delete(
         done = Finished()
         if picked.ids or picked.quarantined:
             forget.begin(store, picked, exports=exports)
-            done = resume(store, progress) or done
+            done = resume(store, progress, elsewhere=exports) or done
         held = holding(store, picked.gone)
         if exports:
-            held = [rewritten(store, one, progress) for one in held]
+            held = [rewritten(store, one, progress, elsewhere=True) for one in held]
     return replace(plan, exports=[*done.exports, *held], left=done.left)
 
 
 def rewrite_exports(store: Store, progress: Progress = quiet) -> list[Exported]:
     """Write all exports on disk anew that hold an example which was deleted before. Raises BusyError."""
     with leases.alone(store, DOING):
-        resume(store, progress)
-        return [rewritten(store, one, progress) for one in holding(store, tombstones.every(store))]
+        resume(store, progress, elsewhere=True)
+        return [rewritten(store, one, progress, elsewhere=True) for one in holding(store, tombstones.every(store))]
 
 
-def resume(store: Store, progress: Progress = quiet) -> Finished | None:
-    """Finish a deletion that was interrupted; None where there is none. The caller holds the store's lease."""
+def resume(store: Store, progress: Progress = quiet, *, elsewhere: bool = False) -> Finished | None:
+    """Finish a deletion that was interrupted; None where there is none. Exports `elsewhere` than in the store are
+    written only where the user of this call said so. The caller holds the store's lease."""
     if not forget.pending(store):
         return None
     going = tombstones.going(store)
     forget.clear(store, progress)
-    left = drop_left_behind(store)
+    left = drop_left_behind(store, elsewhere=elsewhere)
     held = holding(store, going)
     if forget.wants_exports(store):
-        held = [rewritten(store, one, progress) for one in held]
+        held = [rewritten(store, one, progress, elsewhere=elsewhere) for one in held]
     left += write_reports(store)
     seen = seen_by(store, going)
     forget.close(store)

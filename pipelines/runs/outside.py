@@ -1,8 +1,9 @@
 """What a deletion does about files outside of the catalog: exports on disk, what killed exports left, reports.
 
-The store's own folders `exports` and `reports` are the tool's; elsewhere it touches nothing but exports that it wrote,
-and what a killed writer of one of these left beside it. What cannot be read, or written again, is named: nothing here
-stops a deletion.
+The store's own folders `exports` and `reports` are the tool's, where they are no links. Elsewhere it touches nothing
+but exports that it wrote, and what a killed writer of one of these left beside it, and that only where the user said so
+in this call (`--exports`): where exports went is in the catalog, which may be forged. What cannot be read, or written
+again, is named: nothing here stops a deletion.
 
 Cost: the ids of each export are read.
 """
@@ -15,8 +16,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from gradsift.datastore import leases, outputs, runs, selections
-from gradsift.datastore.errors import GradsiftError, InputError
+from gradsift.datastore import inside, leases, outputs, runs, selections
+from gradsift.datastore.errors import CorruptionError, GradsiftError, InputError
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.datastore.traces import exported_nowhere, exported_to, reported_to
@@ -29,6 +30,7 @@ STAGING = re.compile(r"\.partial-(?:\.checkout-)?(?P<name>.+)-(?P<key>[0-9a-f]{1
 REPLACED = re.compile(r"\.old-[0-9a-f]{16}")  # an export that another took the place of, in older versions
 CHECKOUT = ".checkout-"  # and the name of the folder that it becomes
 DATA = ("*.parquet", "*.jsonl")
+LATER = "`gradsift delete --exports` sees to it, where that is yours"
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,29 @@ def holding(store: Store, ids: Sequence[str]) -> list[Exported]:
 
 def folders(store: Store) -> list[Path]:
     """Folders of exports, each once: those of the store first, then others in the order of the runs."""
-    folders = [*_inside(store), *map(Path, exported_to(store))]
+    folders = [*_inside(store), *(folder for folder in map(Path, exported_to(store)) if _is_plain(store, folder))]
     mine = [folder for folder in folders if not _is_left_behind(folder.name)]
     return list({folder.resolve(): folder for folder in reversed(mine)}.values())[::-1]
 
 
 def _inside(store: Store) -> list[Path]:
-    inside = store.root / "exports"
-    return [path for path in sorted(inside.iterdir() if inside.is_dir() else ()) if path.is_dir()]
+    exports = store.root / "exports"
+    found = exports.iterdir() if exports.is_dir() and not exports.is_symlink() else ()
+    return [path for path in sorted(found) if path.is_dir() and not path.is_symlink()]
+
+
+def _is_plain(store: Store, folder: Path) -> bool:
+    """Whether a folder that the catalog names is elsewhere, or in the store and behind no link."""
+    try:
+        inside.require(store.root, folder)
+    except CorruptionError:
+        return False
+    return True
+
+
+def is_in(store: Store, folder: Path) -> bool:
+    """Whether a folder is below that of the store, whatever links there are."""
+    return folder.resolve().is_relative_to(store.place.root)
 
 
 def _is_left_behind(name: str) -> bool:
@@ -109,10 +126,13 @@ def _data_files(folder: Path) -> Iterator[Path]:
         yield from (folder / "data").glob(pattern)
 
 
-def rewritten(store: Store, held: Exported, progress: Progress) -> Exported:
+def rewritten(store: Store, held: Exported, progress: Progress, *, elsewhere: bool) -> Exported:
     """Write an export anew from what is left of its selection. In the store, one of a version that is void, or of which
-    nothing is left, is removed; elsewhere its owner sees to it. One that cannot be written now stays and says why."""
+    nothing is left, is removed; elsewhere its owner sees to it. One that cannot be written now, or is `elsewhere` where
+    that was not asked for, stays and says why."""
     folder = Path(held.folder)
+    if not elsewhere and not is_in(store, folder):
+        return replace(held, state=f"still holds them, outside of the store: {LATER}")
     try:
         chosen = _left_of(store, folder)
     except InputError as error:
@@ -169,28 +189,40 @@ def _was_export(folder: Path) -> bool:
 
 
 def _is_mine(store: Store, folder: Path) -> bool:
-    return folder.parent.resolve() == (store.root / "exports").resolve()
+    return folder.resolve().parent == store.place.root / "exports"
 
 
-def drop_left_behind(store: Store) -> list[str]:
-    """Remove what killed exports left, in the store and beside exports elsewhere: there only what the name of an export
-    that this store wrote is part of. An export that is being written now stays; it began after the deletion. Returns
-    what is to be said."""
-    known: dict[Path, set[str]] = {(store.root / "exports").resolve(): set()}
+def drop_left_behind(store: Store, *, elsewhere: bool) -> list[str]:
+    """Remove what killed exports left, in the store and, if that was asked for, beside exports `elsewhere`: there only
+    what the name of an export that this store wrote is part of. An export that is being written now stays; it began
+    after the deletion. Returns what is to be said."""
+    exports = store.place.root / "exports"
+    known: dict[Path, set[str]] = {} if exports.is_symlink() else {exports: set()}
     for folder in map(Path, exported_to(store)):
-        known.setdefault(folder.parent.resolve(), set()).add(folder.name)
+        if _is_plain(store, folder):
+            known.setdefault(folder.parent.resolve(), set()).add(folder.name)
     said = [
         f"{folder} may hold them: an export of an older version, as seen from where its run was started"
         for folder in exported_nowhere(store)
     ]
     for parent, names in known.items():
         for path in sorted(parent.iterdir() if parent.is_dir() else ()):
+            if not elsewhere and not is_in(store, path) and _is_of(path.name, names):
+                said.append(f"{path} may hold them: {LATER}")
+                continue
             of = path.name.removeprefix(OLD) if path.name.startswith(OLD) else ""
             if of and (_is_mine(store, path) or of.removeprefix(CHECKOUT) in names):
                 said += _settled(store, parent / of, path)
             elif path.is_dir() and not path.is_symlink():
                 said += _drop_if_left_behind(store, path, names, inside=_is_mine(store, path))
     return said
+
+
+def _is_of(name: str, names: set[str]) -> bool:
+    """Whether a name is that of what a killed export of one of these names left."""
+    staging = STAGING.fullmatch(name)
+    of = staging["name"] if staging else name.removeprefix(OLD).removeprefix(CHECKOUT)
+    return bool(REPLACED.fullmatch(name)) or (of != name and of in names)
 
 
 def _settled(store: Store, folder: Path, old: Path) -> list[str]:
@@ -224,19 +256,19 @@ def write_reports(store: Store) -> list[str]:
     """Write the store's reports again, each that of its run or of the newest that wrote one of its name, or remove
     them: pages and the JSON beside them; what else lies there is not the tool's. Returns what is to be said: what was
     removed, and reports elsewhere that may show what was deleted."""
-    from gradsift.pipelines.report.kept import kept_pages
+    from gradsift.pipelines.report.kept import REPORTS, kept_pages
     from gradsift.pipelines.report.report import write_report  # loads torch: seconds, before any error is said
 
     pages, said = reported_to(store), []
-    folder = store.root / "reports"
+    folder = store.root / REPORTS
     of_name = {Path(page).name: run_id for page, run_id in pages.items()}
     of_name |= {page.name: run.run_id for page, run in kept_pages(store)}
     for page in _pages(folder, set(of_name)):
         try:
             write_report(store, page, runs.get(store, of_name[page.name]))
         except (GradsiftError, KeyError, ValueError) as error:
-            page.with_suffix(".json").unlink(missing_ok=True)
-            page.unlink(missing_ok=True)
+            for file in (page.with_suffix(".json"), page):
+                inside.unlink(store.root, f"{REPORTS}/{file.name}")
             why = "no run wrote it" if page.name not in of_name else str(error)
             said.append(f"the report {page.name} was removed and not written again: {why}")
     others = {Path(page).resolve() for page in (*pages, *outputs.noted(store, "report"))}

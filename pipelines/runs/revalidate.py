@@ -41,7 +41,7 @@ def revalidate(
     last = runs.last_run(store)
     base = runs.last_run(store, computed=True)
     own = last.recipes.resolved.get("validate") or base.recipes.resolved.get("validate")
-    section = dict(settings) if settings is not None else own
+    section = dict(settings) if settings is not None else _plain(own)
     recipe = recorded_recipe({**last.recipes.resolved, "validate": section or {}}, "this validation")
     if recipe.lm is None:
         raise InputError(f"recipe {recipe.name!r} has no `model` to train")
@@ -65,6 +65,22 @@ def revalidate(
         runs.finish(store, run_id, result)
         keep_report(store, runs.get(store, run_id), out)
     return result
+
+
+def _plain(section: Fields | None) -> Fields | None:
+    """A recorded section, which its reader may never have seen. Raises InputError where it would run code (tasks of
+    lm-eval are that), or write and send elsewhere (trackers do)."""
+    asked = section or {}
+    harness = asked.get("lm_eval") or {}
+    reaching = {"lm_eval.include_path": harness.get("include_path"), "report_to": asked.get("report_to")}
+    for name, value in reaching.items():
+        if value:
+            raise InputError(
+                f"the store's recorded recipe has `validate.{name}: {value}`, which reaches out of the store, and is "
+                "followed in a file of yours alone: write the `validate` section that you want to one, and give that "
+                "(`gradsift validate --settings FILE`)"
+            )
+    return section
 
 
 def _made(store: Store, result: RunResult) -> Made:

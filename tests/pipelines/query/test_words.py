@@ -220,7 +220,7 @@ def test_nothing_is_written_through_a_link(store, tmp_path):
     dataset = pool_of(store, TEXTS)
     (tmp_path / "elsewhere").mkdir()
     (store.root / kept.FOLDER).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="is a link"):
+    with pytest.raises(CorruptionError, match="is a link"):
         open_index(store, dataset.dataset_id)
     assert maintenance.collect(store, grace=-1) == []
     assert list((tmp_path / "elsewhere").iterdir()) == []

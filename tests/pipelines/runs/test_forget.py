@@ -44,6 +44,7 @@ from gradsift.pipelines.report.report import write_report
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.forget import delete, finish, revive, rewrite_exports
 from gradsift.pipelines.runs.last import material_of
+from gradsift.pipelines.runs.outside import LATER
 from gradsift.pipelines.runs.repair import mend
 from gradsift.pipelines.runs.reselect import remix
 
@@ -865,10 +866,15 @@ def test_what_is_not_the_tools_stays_beside_an_export(kept, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "failpoint", step)
-        left = delete(kept.store, by_ids(id_of(PLANTED))).left
+        left = delete(kept.store, by_ids(id_of(PLANTED))).left  # where exports went is what the catalog says
     assert began == [True]
+    later = [*goes, out / f".old-{key}", stays[-1]]
+    assert left == [f"{path} may hold them: {LATER}" for path in sorted(later)]
+    assert all(path.exists() for path in [*later, live])
+    leases.release(kept.store, f"export {key[::-1]}", "elsewhere:1:1:1")
+    left = delete(kept.store, by_ids(id_of(chats("a", 0, 1)[0])), exports=True).left
     assert [path.name for path in [*goes, out / f".old-{key}"] if path.exists()] == []
-    assert [path.name for path in [*stays, live] if not path.exists()] == []
+    assert [path.name for path in stays if not path.exists()] == []
     assert left == [f"{stays[-1]} may show them: it looks like an export that was replaced; see what it is"]
 
 

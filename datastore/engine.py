@@ -97,7 +97,15 @@ class Engine(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Look whether the catalog itself is whole: one pass over it. Raises CorruptionError where it is not."""
+        """Look whether the catalog itself is whole: a few passes over it. Raises CorruptionError where it is not."""
+
+    @abstractmethod
+    def accept(self) -> None:
+        """Take the catalog as it is for what it should be, where it can be read and `check` says otherwise."""
+
+    @abstractmethod
+    def migrated(self, db: Transaction) -> None:
+        """Called at the end of each migration, in its transaction."""
 
     @abstractmethod
     def scrub(self) -> None:
@@ -164,6 +172,7 @@ class Engine(ABC):
                 "INSERT INTO schema_migrations VALUES (?, ?, ?, ?)",
                 (migration.version, migration.name, digest_text(migration.text), db.now()),
             )
+            self.migrated(db)
 
 
 def parts(values: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:

@@ -37,6 +37,20 @@ def verify(store: Store) -> list[Damage]:
     return [*damaged, *_without_masks(store)]
 
 
+def take_catalog(store: Store) -> str | None:
+    """Take the catalog as it is for what it should be; returns what its check said, None where it is whole.
+
+    Raises CorruptionError where it cannot be read, or its rows refer to others that are gone.
+    """
+    try:
+        store.catalog.check()
+    except CorruptionError as error:
+        store.catalog.accept()
+        store.catalog.check()
+        return error.message
+    return None
+
+
 def _without_masks(store: Store) -> list[Damage]:
     """Selections with loss masks whose table was dropped."""
     bare = store.catalog.rows(

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from gradsift.datastore.engine import LEFT, Engine, Parameters, Row
+from gradsift.datastore.engine import LEFT, Engine, Parameters, Row, Transaction
 from gradsift.datastore.errors import (
     BusyError,
     CorruptionError,
@@ -331,6 +331,12 @@ class PostgresEngine(Engine):
 
     def backup(self, version: int) -> None:
         """Nothing: a migration is one transaction, done or not; copies are made by tools of the server (`pg_dump`)."""
+
+    def accept(self) -> None:
+        """Nothing: what `check` finds here is what the server cannot read."""
+
+    def migrated(self, db: Transaction) -> None:
+        """Nothing: there are no seals, for the server's pages have checksums."""
 
     def check(self) -> None:
         """Read every value of every row, checked by the server's page checksums where it has them.

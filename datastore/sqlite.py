@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gradsift.datastore import inside
+from gradsift.datastore import head, inside, seals
 from gradsift.datastore.bounds import bounded
-from gradsift.datastore.engine import LEFT, Engine, Parameters, Row
+from gradsift.datastore.engine import LEFT, Engine, Parameters, Row, Transaction
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError, NoStoreError
 from gradsift.datastore.files import disk_errors, on_network
 
@@ -25,6 +25,8 @@ DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 ADVICE = (
     "It cannot be made again from the other files: put a copy of the store back, or run its recipes into a new store."
 )
+ACCEPT = "Where it is as it should be, take it as it is: gradsift verify --repair --accept-loss"
+SHOWN = 3  # of what is wrong
 CACHE_KIB = 65_536  # of pages that were used, for each thread; taken as needed
 WAL_PAGES = 8_192  # of 4 KiB, before they are moved into the file
 # A quota or size limit shows as a failed write, a full disk as SQLITE_FULL.
@@ -32,22 +34,27 @@ CANNOT_WRITE = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQ
 
 
 class SqliteTransaction:
-    """An open transaction on one connection."""
+    """An open transaction on one connection. `failed`: a statement of it did, and what it did of its rows was undone,
+    which the seals do not know."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.failed = False
 
     def execute(self, text: str, parameters: Parameters = ()) -> int:
         """Run one statement; returns how many rows it inserted, changed or deleted."""
-        return self._connection.execute(text, parameters).rowcount
+        with self._noting():
+            return self._connection.execute(text, parameters).rowcount
 
     def executemany(self, text: str, rows: Iterable[Parameters]) -> None:
         """Run one statement for each of the rows of values."""
-        self._connection.executemany(text, rows)
+        with self._noting():
+            self._connection.executemany(text, rows)
 
     def rows(self, text: str, parameters: Parameters = ()) -> list[Row]:
         """All rows of a query, or of a statement with RETURNING."""
-        return self._connection.execute(text, parameters).fetchall()
+        with self._noting():
+            return self._connection.execute(text, parameters).fetchall()
 
     def one(self, text: str, parameters: Parameters = ()) -> Row | None:
         """The first of them, or None."""
@@ -57,11 +64,19 @@ class SqliteTransaction:
     def script(self, text: str) -> None:
         """Run several statements (`executescript` would commit our transaction)."""
         for statement in _statements(text):
-            self._connection.execute(statement)
+            self.execute(statement)
 
     def now(self) -> float:
         """This host's clock, in Unix seconds."""
         return time.time()
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error:
+            self.failed = True
+            raise
 
 
 class SqliteEngine(Engine):
@@ -77,25 +92,34 @@ class SqliteEngine(Engine):
     )
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
-        if not create and not path.exists():
-            raise NoStoreError(
-                f"{path.parent} is not a store (no {path.name}). Give --store or GRADSIFT_STORE, "
-                "or make one with `gradsift run RECIPE`."
-            )
+        self.path = path
+        self.place = str(path)
+        self._note = path.with_suffix(".head")
+        if not path.exists():
+            if not create:
+                raise NoStoreError(
+                    f"{path.parent} is not a store (no {path.name}). Give --store or GRADSIFT_STORE, "
+                    "or make one with `gradsift run RECIPE`."
+                )
+            if head.noted(self._note) is not None:
+                raise CorruptionError(
+                    f"the catalog {path} is gone: {self._note.name} beside it knows of one, and a new one would take "
+                    "the store's other files for garbage. Put a copy back, or give another folder for a new store."
+                )
         inside.require(path.parent, path)  # SQLite itself follows no link to its log
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self.place = str(path)
         self._local = threading.local()
+        self._is_current = False  # its tables are not ours yet
         self.migrate()
+        self._is_current = True
 
     @property
     def _connection(self) -> sqlite3.Connection:
         """This thread's connection (transactions must not mix, handles must not cross a fork)."""
         local = self._local
         if getattr(local, "connection", None) is None or local.pid != os.getpid():
-            local.connection, local.pid = self._open(), os.getpid()
+            local.connection, local.pid, local.ledger = self._open(), os.getpid(), None
         connection: sqlite3.Connection = local.connection
         return connection
 
@@ -132,12 +156,16 @@ class SqliteEngine(Engine):
         """
         connection = self._connection
         with _sound(self.path), disk_errors(self.path):
+            ledger = self._ledger() if self._is_current else None
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 transaction = SqliteTransaction(connection)
                 if self.guard is not None:
                     self.guard(transaction)
                 yield transaction
+                if transaction.failed:
+                    raise RuntimeError("an error in this transaction was passed over; nothing was committed")
+                reached = None if ledger is None else ledger.close()
                 connection.execute("COMMIT")
             except BaseException as error:
                 if connection.in_transaction:
@@ -147,6 +175,24 @@ class SqliteEngine(Engine):
                 if getattr(error, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_FOREIGNKEY":
                     raise BusyError(LEFT.format(self.path.parent)) from error
                 raise
+            finally:
+                if ledger is not None:
+                    ledger.begin()
+        if reached is not None:
+            head.note(self._note, reached)
+
+    def _ledger(self) -> seals.Ledger:
+        """This thread's, which begins with a look whether the catalog has come as far as it had."""
+        if self._local.ledger is None:
+            if behind := self._behind():
+                raise CorruptionError(f"{_damaged(self.path, behind)} {ACCEPT}")
+            self._local.ledger = seals.Ledger(self._connection)
+        ledger: seals.Ledger = self._local.ledger
+        return ledger
+
+    def _behind(self) -> str | None:
+        last = head.noted(self._note)  # first: others may commit meanwhile
+        return head.behind(last, seals.head_of(self._connection))
 
     def rows(self, text: str, parameters: Parameters = ()) -> list[Row]:
         """All rows of a query, of one snapshot."""
@@ -186,10 +232,59 @@ class SqliteEngine(Engine):
         return time.time()
 
     def check(self) -> None:
-        """Look whether the catalog itself is whole: one pass over it. Raises CorruptionError where it is not."""
-        found = [row["integrity_check"] for row in self.rows("SELECT * FROM pragma_integrity_check(3)")]
-        if found != ["ok"]:
-            raise CorruptionError(_damaged(self.path, "; ".join(map(str, found))))
+        """Look whether the catalog is whole: its pages and indices (SQLite's own check), its references, each table
+        against its seal, and whether it has come as far as it had. Raises CorruptionError where it is not.
+
+        Cost: a few passes over it, about 4 µs for each row.
+        """
+        last = head.noted(self._note)
+        with self._snapshot() as connection:
+            found = _unsound(connection) or _unreferred(connection)
+            changed = [] if found else seals.broken(connection)
+            behind = head.behind(last, seals.head_of(connection))
+        told = [*filter(None, [behind]), *found, *changed]
+        if told:
+            more = f"; and {len(told) - SHOWN:,} more" if len(told) > SHOWN else ""
+            advice = "" if found else f" {ACCEPT}"
+            raise CorruptionError(_damaged(self.path, "; ".join(told[:SHOWN]) + more) + advice)
+
+    def accept(self) -> None:
+        """Take the catalog as it is for what it should be. Raises CorruptionError where SQLite cannot read it."""
+        with self._snapshot() as connection:
+            if found := _unsound(connection):
+                raise CorruptionError(_damaged(self.path, "; ".join(found)))
+        last = head.noted(self._note)
+        self.close()  # a new connection has no triggers
+        with _sound(self.path), disk_errors(self.path):
+            connection = self._connection
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                seals.reseal(connection)
+                least = last.commits if last is not None else 0
+                connection.execute("UPDATE head SET commits = max(commits, ?) + 1", (least,))
+                reached = seals.head_of(connection)
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        head.note(self._note, reached)
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        """This thread's connection, for several queries of one state."""
+        connection = self._connection
+        with _sound(self.path):
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    def migrated(self, db: Transaction) -> None:
+        """Seal what a migration changed."""
+        if db.one("SELECT 1 FROM sqlite_schema WHERE name='seal'"):
+            seals.reseal(self._connection)
 
     def backup(self, version: int) -> None:
         """Keep a copy of the file as it is before migration `version`, unless there is one."""
@@ -226,9 +321,24 @@ def _sound(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if not getattr(error, "sqlite_errorname", "").startswith(DAMAGED):
+        no_text = str(error).startswith("Could not decode to UTF-8")
+        if not no_text and not getattr(error, "sqlite_errorname", "").startswith(DAMAGED):
             raise
         raise CorruptionError(_damaged(path, str(error))) from error
+
+
+def _unsound(connection: sqlite3.Connection) -> list[str]:
+    """What SQLite's own check of pages, records and indices says."""
+    found = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({SHOWN})")]
+    return [] if found == ["ok"] else found
+
+
+def _unreferred(connection: sqlite3.Connection) -> list[str]:
+    """What refers to something that is not there, by SQLite's own check: one line for each pair of tables."""
+    rows = connection.execute(
+        'SELECT "table", parent, count(*) AS n FROM pragma_foreign_key_check GROUP BY 1, 2 ORDER BY 1, 2'
+    )
+    return [f"{row['n']:,} rows of {row['table']} refer to none of {row['parent']}" for row in rows]
 
 
 def _damaged(path: Path, what: str) -> str:

@@ -21,7 +21,9 @@ ADDED = re.compile(rf"^ALTER TABLE (\w+) ADD COLUMN (\w+) +({KINDS})\b[^;]*;(?: 
 
 OF_TABLES = {
     "exported": "places and other columns of a selection's rows, as its first export said them",
+    "head": "how far the catalog has come: one row; of SQLite's alone",
     "place": "where the files are, when they are not in the store's folder: one row, or none",
+    "seal": "what each table holds, kept with every change of it (`datastore/seals.py`); of SQLite's alone",
     "selection_item": "the rows of a selection, in rank order",
     "shard_number": "the last number that was given to a shard: one row",
     "schema_migrations": "which migrations the catalog has had",
@@ -55,6 +57,8 @@ MEANINGS = {  # by table and column, or by column alone
     "file": "path, or `hub:` and the data set",
     "fingerprint": "sha256 of the canonical JSON of what decides it",
     "forgetting_task.kind": "`examples`, `attribute`, `features`, `scores` (a shard), `selection`",
+    "head.catalog": "a name that no other catalog has",
+    "head.commits": "transactions that changed something; `catalog.head` has what it was when one was last noted",
     "kind": "which",
     "licence": "null: not known",
     "line": "line or row, from 1",
@@ -83,6 +87,8 @@ MEANINGS = {  # by table and column, or by column alone
     "schema_migrations.version": "its number",
     "score": "null where the method gives none",
     "scores_shard": "its table of scores and masks",
+    "seal.digest": "hex: Σ xxh3_128 of its rows modulo 2¹²⁸, each as Python writes the tuple (`repr`)",
+    "seal.name": "of the table; `sqlite_schema`: the schema",
     "search_index.kind": "`flat`, `ivf_flat`, `ivf_sq8` or `hnsw`",
     "selection.name": "of the recipe and target, or as it was asked for",
     "selection.target": "the target; `mixture` of a mixture, `none` of a selection for none",

@@ -101,16 +101,20 @@ def _told(
 
 def mend(store: Store, *, dry_run: bool = False, accept_loss: bool = False, progress: Progress = quiet) -> list[Mend]:
     """Verify a store and make again what is damaged, where it can be; `accept_loss` removes what cannot be, with all
-    that it takes down. `dry_run` changes nothing and says what would be done; it reads sources, and opens models.
+    that it takes down, and takes a catalog that can be read as it is. `dry_run` changes nothing and says what would be
+    done; it reads sources, and opens models.
 
     Raises BusyError while a run works on the store, CorruptionError for a damaged catalog.
     """
+    # Before a lease is written: a catalog that is behind takes none.
+    problem = maintenance.take_catalog(store) if accept_loss and not dry_run else None
     with nullcontext() if dry_run else leases.alone(store, "repair it"):
         if not dry_run:
             store.sweep()
         job = _Job(store, Past(store, progress), dry_run, accept_loss, maintenance.verify(store))
         values = [damage for damage in _of(job, "scores") if repair.is_attribute(store, damage.shard_id)]
-        done = _texts(job, _of(job, "examples"))
+        done = [Mend("catalog", "catalog", problem, "lost", "taken as it is")] if problem else []
+        done += _texts(job, _of(job, "examples"))
         done += [_values(job, damage) for damage in values]
         done += [_checkpoint(job, damage) for damage in _by_ordinal(store, _of(job, "checkpoint"))]
         for number, damage in enumerate(_of(job, "features"), 1):

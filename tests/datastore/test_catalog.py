@@ -30,6 +30,7 @@ RELEASED = {
     "0014_quarantine.sql": "093e54b9ddc388da4c1f3c510bc02869d9797696524b7014660deea23e58eb8a",
     "0017_lives.sql": "d7c7c4502e0c972e8a4304792dbd70ba46b2b01a47094ba064a6d7007215533d",
     "0018_place.sql": "d25abc503b81cfbeb57c91fa555e9c3e69f4776d53590eea3d514d05b3e47e8d",
+    "0019_seals.sql": "8ad48603f77dcdfe956dbfe415075bee4080231bc59e2c68d2e13d1ea140915a",
 }
 LEASE = "INSERT INTO lease VALUES (?, 'me', 0)"
 

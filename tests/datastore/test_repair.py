@@ -251,3 +251,17 @@ def test_a_file_that_its_disk_cannot_read_is_damaged(store, monkeypatch):
     with Store(store.root) as fresh:
         (found,) = maintenance.verify(fresh)
         assert (found.shard_id, found.problem) == (shard, f"examples/{path.name} cannot be read from its disk any more")
+
+
+def test_a_catalog_that_is_not_as_it_was_stays_so_until_that_is_accepted(store):
+    lived_in(store)
+    store.close()
+    with sqlite3.connect(store.root / "catalog.sqlite") as connection:
+        connection.execute("UPDATE example SET source='x'")
+    for options in ({}, {"dry_run": True}, {"dry_run": True, "accept_loss": True}):
+        with pytest.raises(CorruptionError, match=r"table example .*not what was recorded.*--accept-loss"):
+            mend(store, **options)
+    (taken,) = mend(store, accept_loss=True)
+    assert (taken.kind, taken.state, taken.done) == ("catalog", "lost", "taken as it is")
+    assert "table example" in taken.problem
+    assert mend(store) == maintenance.verify(store) == []

@@ -1,0 +1,1 @@
+-- Nothing: pages have checksums of the server's, and its log is its own (ADR 29). The number is SQLite's.

@@ -64,7 +64,7 @@ def deployments_of(
         parameters["export_to"] = str(export_to.resolve())
     wanted: list[tuple[Any, str, dict[str, str]]] = [(nightly, times.cron, parameters)]
     if times.validate_cron is not None:
-        wanted.append((weekly, times.validate_cron, {"store": parameters["store"]}))
+        wanted.append((weekly, times.validate_cron, {name: parameters[name] for name in ("store", "recipe")}))
     made = []
     for flow, cron, given in wanted:
         _check(cron, times.timezone)

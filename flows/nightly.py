@@ -81,13 +81,16 @@ def nightly(recipe: str, store: str, export_to: str | None = None) -> State[None
 
 
 @flow(name="weekly", flow_run_name=_run_name, persist_result=False)
-def weekly(store: str) -> State[None] | None:
+def weekly(store: str, recipe: str | None = None) -> State[None] | None:
     """Train and measure the arms of what the store's last run chose, and write its report.
 
     Parameters
     ----------
     store
         Folder of the store.
+    recipe
+        The recipe file whose `validate` says how; default: what the store recorded, of which task folders of lm-eval
+        and trackers are not followed.
 
     Returns
     -------
@@ -102,8 +105,10 @@ def weekly(store: str) -> State[None] | None:
     place = place_of(Path(store))
 
     def work() -> None:
+        section = None if recipe is None else load_recipe(Path(recipe)).validate_
+        settings = None if section is None else section.model_dump(mode="json", by_alias=True)
         with Store(place, create=False) as there:
-            validate_with_prefect(place, progress=logged(there, place.root.name))
+            validate_with_prefect(place, settings, progress=logged(there, place.root.name))
 
     try:
         return _tried("validate", work)

@@ -21,6 +21,7 @@ from gradsift import api
 from gradsift.datastore import leases
 from gradsift.datastore.errors import InputError, UnavailableError
 from gradsift.datastore.store import Store
+from gradsift.flows import nightly as flows
 from gradsift.flows.deployments import Timetable, deployments_of, reach
 
 ROWS = [{"prompt": f"What is {n} + {n}?", "completion": f"It is {2 * n}."} for n in range(40)]
@@ -58,7 +59,21 @@ def test_times_are_those_of_the_time_zone(tmp_path):
     assert [one.name for one in told] == ["nightly/sums", "weekly/sums"]
     assert {when.astimezone(ZoneInfo("Europe/Berlin")).hour for when in told[0].next_times} == {3}
     assert all(when > datetime.now(when.tzinfo) for one in told for when in one.next_times)
-    assert made[0].parameters["recipe"] == str(tmp_path / "recipe.yaml")
+    assert {made[k].parameters["recipe"] for k in (0, 1)} == {str(tmp_path / "recipe.yaml")}
+
+
+def test_the_weekly_flow_validates_as_its_recipe_says(recipe_data, tmp_path, monkeypatch):
+    """What reaches out of a store (trackers, task folders) is followed in a file of the user's alone."""
+    path, given = tmp_path / "recipe.yaml", []
+    path.write_text(yaml.safe_dump(recipe_data | {"validate": {"seeds": [0], "report_to": ["trackio"]}}))
+    Store(tmp_path / "store").close()
+    monkeypatch.setattr(flows, "as_task", lambda _name, work, **_options: work())
+    monkeypatch.setattr(flows, "logged", lambda *_: None)
+    monkeypatch.setattr(flows, "validate_with_prefect", lambda _place, settings, **_options: given.append(settings))
+    for recipe in (str(path), None):
+        flows.weekly.fn(str(tmp_path / "store"), recipe)
+    assert given[0]["report_to"] == ["trackio"]
+    assert given[1] is None
 
 
 @pytest.mark.parametrize(("cron", "zone"), [("every night", "UTC"), ("0 3 * *", "UTC"), ("0 3 * * *", "Mars/Olympus")])

@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= auto
 PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo nightly test quick soak lint typecheck check models clean
+.PHONY: demo nightly test quick soak reliability lint typecheck check models clean
 
 demo: $(STAMP)  ## the whole flow on generated data, a few minutes
 	$(BIN)/gradsift demo --folder demo
@@ -25,6 +25,11 @@ quick: $(STAMP)  ## the tests that are not slow, to run while working
 
 soak: $(STAMP)  ## the long forms of the attacks on a store, an hour
 	$(PYTEST) -m soak
+
+# A part of the attacks: make reliability GRADSIFT_SOAK_SHARE=0.1
+reliability: $(STAMP)  ## docs/reliability.md: what attacks on each promise come to, an hour or more
+	GRADSIFT_RELIABILITY=benchmarks/results/reliability.json $(PYTEST) -m 'soak or not soak'
+	$(BIN)/python docs/make_reliability.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

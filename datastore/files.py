@@ -29,6 +29,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it is in, where they are not there: durably, as the files in it are to be."""
+    for one in [*reversed(folder.parents), folder]:
+        if not one.exists():
+            one.mkdir(exist_ok=True)
+            fsync_folder(one.parent)
+
+
 def fsync_folder(folder: Path) -> None:
     """Make a rename in a folder durable."""
     handle = os.open(folder, os.O_RDONLY)

@@ -37,13 +37,14 @@ def folder(root: Path, name: str = "", *, make: bool = False) -> Iterator[int]:
     Raises CorruptionError where a part of the way is a link or no folder, FileNotFoundError where there is none.
     """
     if make:
-        root.mkdir(parents=True, exist_ok=True)
+        files.make_folder(root)
     at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in parts_of(root, name) if name else ():
             if make:
                 with suppress(FileExistsError):
                     os.mkdir(part, dir_fd=at)
+                    os.fsync(at)
             below = _open(root, name, part, FOLDER, at)
             os.close(at)
             at = below

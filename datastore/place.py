@@ -139,7 +139,7 @@ def keep(place: Place) -> None:
     text = json.dumps({name: url for name, url in asdict(place).items() if name != "root"}, indent=2)
     temporary = place.root / f".{PLACE_NAME}-{secrets.token_hex(8)}"
     with files.disk_errors(path):
-        place.root.mkdir(parents=True, exist_ok=True)
+        files.make_folder(place.root)
         temporary.write_text(text + "\n", "utf-8")
         files.fsync_path(temporary)
         temporary.rename(path)

@@ -17,7 +17,7 @@ from gradsift.datastore import head, inside, seals
 from gradsift.datastore.bounds import bounded
 from gradsift.datastore.engine import LEFT, Engine, Parameters, Row, Transaction
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError, NoStoreError
-from gradsift.datastore.files import disk_errors, on_network
+from gradsift.datastore.files import disk_errors, make_folder, on_network
 
 BUSY_SECONDS = 60
 OF_PREDICATES = {"example", "origin"}  # tables that a predicate may look at
@@ -108,7 +108,7 @@ class SqliteEngine(Engine):
                 )
         inside.require(path.parent, path)  # SQLite itself follows no link to its log
         with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
         self._local = threading.local()
         self._is_current = False  # its tables are not ours yet
         self.migrate()

@@ -12,6 +12,8 @@ from gradsift.datastore.errors import GradsiftError, StoreFullError
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_REFUSES = (errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE)
 NO_READER_EXIT = 141  # as a shell says it of a program that SIGPIPE ended
 
 
@@ -55,11 +57,20 @@ def _run() -> None:
     except GradsiftError as error:
         sys.exit(_report(str(error), error.exit_code))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (*DISK_FULL, *DISK_REFUSES):
             raise
-        sys.exit(_report("no space left on the disk; free some and run again", StoreFullError.exit_code))
+        sys.exit(_report(_of_disk(error), StoreFullError.exit_code))
     except KeyboardInterrupt:
         sys.exit(_report("stopped; run the same command again to go on", INTERRUPTED_EXIT))
+
+
+def _of_disk(error: OSError) -> str:
+    if error.errno in DISK_FULL:
+        return "no space left on the disk; free some and run again"
+    return (
+        f"{error.filename or 'a file'} cannot be used: {error.strerror}. Nothing committed is lost: see to the disk, "
+        "and to who may write there, and run the same command again; it goes on"
+    )
 
 
 def _report(message: str, code: int) -> int:

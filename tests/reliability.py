@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from workers import WORKER
 
 PROPERTY = "reliability"
 COUNTS = ("reported", "harmless", "silent", "lost")
@@ -110,7 +111,7 @@ class Reliability:
         items[:] = attacks
 
     def pytest_runtest_logreport(self, report):
-        if report.when != "teardown":
+        if report.when != "teardown" or WORKER:  # the process that started workers hears of theirs
             return
         for name, record in report.user_properties:
             if name == PROPERTY:
@@ -118,8 +119,8 @@ class Reliability:
                 kept = self.records.setdefault(key, {**record, **dict.fromkeys(("injected", *COUNTS), 0)})
                 for count in ("injected", *COUNTS):
                     kept[count] += record[count]
+                self._write()  # each time: a run of an hour may be stopped
 
-    def pytest_sessionfinish(self, session):
-        if not hasattr(session.config, "workerinput"):  # else the process that started this one writes
-            text = json.dumps([self.records[key] for key in sorted(self.records)], indent=1)
-            self.path.write_text(text + "\n", "utf-8")
+    def _write(self):
+        text = json.dumps([self.records[key] for key in sorted(self.records)], indent=1)
+        self.path.write_text(text + "\n", "utf-8")

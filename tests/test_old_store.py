@@ -74,13 +74,14 @@ def any_old(request, unpacked, tmp_path):
         yield store, SAID[request.param]
 
 
-def test_promise_10_an_old_store_opens_is_whole_and_its_last_run_is_read(any_old):
+def test_promise_10_an_old_store_opens_is_whole_and_its_last_run_is_read(any_old, tally):
     store, then = any_old
     assert verify(store) == []
     last = runs.last_run(store)
     assert {made.name: made.digest for made in last.result.made} == then["run"]
     assert last.result.ingest.pool.digest == then["pool"]
     assert {arm.arm: arm.test_loss_mean for arm in last.result.arms} == then["arms"]
+    tally("stores of older versions, opened", promise=10).harmless()
 
 
 def test_promise_10_migrating_keeps_every_row_and_a_copy_of_the_catalog_as_it_was(before):

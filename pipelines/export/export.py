@@ -32,7 +32,7 @@ import yaml
 
 from gradsift.datastore import inside, leases, origins, outputs, selections, tombstones
 from gradsift.datastore.errors import BusyError, InputError
-from gradsift.datastore.files import disk_errors, fsync_folder, fsync_path
+from gradsift.datastore.files import disk_errors, fsync_folder, fsync_path, make_folder
 from gradsift.datastore.identity import digest_file, fingerprint
 from gradsift.datastore.origins import Place
 from gradsift.datastore.runs import Json, Recipes, plan_as_json
@@ -129,7 +129,7 @@ def export(
     # The key knows rows alone, and the same may have been chosen from another pool.
     if old is not None and (old.get("key"), old.get("lineage")) == (key, lineage) and not damaged(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     staging = folder.parent / f".partial-{folder.name}-{job.key[:16]}"
     with leases.held(store, f"export {job.key[:16]}") as mine, disk_errors(staging / "x"):
         if not mine:

@@ -147,7 +147,7 @@ def test_many_writers_each_row_once(store):
 
 
 @pytest.mark.parametrize("damage", ["head", "middle", "tail", "cut", "gone"])
-def test_promise_3_damage_is_reported_before_use(store, damage):
+def test_promise_3_damage_is_reported_before_use(store, damage, tally):
     space, pool, units = fill(store)
     for unit in units:
         compute(store, space, unit)
@@ -171,6 +171,7 @@ def test_promise_3_damage_is_reported_before_use(store, damage):
         (unit,) = features.open_units(fresh, space, pool.dataset_id)
         assert compute(fresh, space, unit)
         assert sorted(committed_ids(fresh, space)) == pool.example_ids
+    tally("a shard of rows that is flipped, cut or gone", promise=3).reported()
 
 
 def test_promise_3_two_shards_swapped(store):
@@ -183,13 +184,14 @@ def test_promise_3_two_shards_swapped(store):
         list(features.read(fresh, space))
 
 
-def test_promise_4_rows_of_other_spaces_are_refused(store):
+def test_promise_4_rows_of_other_spaces_are_refused(store, tally):
     one = features.define_space(store, SPEC)
     adam = features.define_space(store, SPEC | {"transform": "adam_exact"})
     features.check_spaces(store, adam, one)  # train and query may differ in transform
     other = features.define_space(store, SPEC | {"projector": {"dim": 64, "seed": 1}})
     with pytest.raises(FeatureSpaceMismatch, match=r"projector\.seed: 0 against 1"):
         features.check_spaces(store, one, other)
+    tally("rows of two spaces, compared", promise=4).reported()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

@@ -118,7 +118,7 @@ def test_the_seed_decides_and_ranks_are_nested(mixed):
     assert set(first.example_ids) <= set(more.example_ids)
 
 
-def test_promise_5_neither_batch_nor_order_of_files_decides(tmp_path, write_jsonl, monkeypatch):
+def test_promise_5_neither_batch_nor_order_of_files_decides(tmp_path, write_jsonl, monkeypatch, tally):
     """Two machines: other folders, other file order, other batches; and a chat that two sources have."""
     shared = [row | {"source": s} for s in ("alpha", "gamma") for row in rows({"shared": 5})]
     one, two = [*rows(), *shared], [*shared[::-1], *rows()[::-1]]
@@ -137,10 +137,11 @@ def test_promise_5_neither_batch_nor_order_of_files_decides(tmp_path, write_json
         tables.append(made.table)
     assert digests[0] == digests[1]
     assert tables[0] == tables[1]
+    tally("other batches and another order of files, for a mixture", promise=5).harmless()
 
 
 @pytest.mark.slow
-def test_promise_5_gradient_batches_do_not_decide_a_mixture(recipe_data, tmp_path):
+def test_promise_5_gradient_batches_do_not_decide_a_mixture(recipe_data, tmp_path, tally):
     """Parts by gradients, computed in other batches, units and workers: the same mixture and the same data file."""
     mix = {"examples": 30, "parts": [{"target": "sql", "share": 0.6, "weights": "temperature"}, {"name": "rest"}]}
     digests = []
@@ -152,6 +153,7 @@ def test_promise_5_gradient_batches_do_not_decide_a_mixture(recipe_data, tmp_pat
         manifest = json.loads((Path(made.export) / "manifest.json").read_text("utf-8"))
         digests.append((made.digest, manifest["digest"]))
     assert digests[0] == digests[1]
+    tally("other batches, units and workers, for a mixture by gradients and its export", promise=5).harmless()
 
 
 @pytest.mark.parametrize(

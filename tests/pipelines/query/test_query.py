@@ -87,10 +87,11 @@ def test_rows_that_left_the_pool_are_no_answer_unless_asked_for(copy):
     assert query_by_id(copy, example, 1, everything=True).hits[0].example_id == gone
 
 
-def test_promise_4_a_query_with_another_model_is_refused(replaced):
+def test_promise_4_a_query_with_another_model_is_refused(replaced, tally):
     """Its rows may not meet the stored ones."""
     with pytest.raises(FeatureSpaceMismatch, match="model:"):
         query_by_text(replaced, "What is 2 plus 2?", "4", 3)
+    tally("a question by another model than that of the rows", promise=4).reported()
 
 
 def test_a_query_equals_exact_search(finished):

@@ -14,7 +14,7 @@ from gradsift.pipelines.query.query import searched_space
 from gradsift.pipelines.report.report import report, write_report
 
 
-def test_promise_6_everything_derived_can_be_deleted_and_is_rebuilt(copy):
+def test_promise_6_everything_derived_can_be_deleted_and_is_rebuilt(copy, tally):
     """Indexes and reports: without them the store answers as before, and they come again as they were."""
     store = copy
     name = selections.get(store, "small-sql").example_ids[0]
@@ -34,6 +34,7 @@ def test_promise_6_everything_derived_can_be_deleted_and_is_rebuilt(copy):
     assert page.with_suffix(".json").read_text() == data
     indexes.drop(store)
     assert query_by_id(store, name, 8, index="auto").hits == exact.hits
+    tally("indexes and reports, deleted and made again", promise=6).harmless(2)
 
 
 def test_an_index_answers_for_the_pool_alone(copy):

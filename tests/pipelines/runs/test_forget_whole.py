@@ -103,7 +103,7 @@ def tables_with(store, names):
     }
 
 
-def test_promise_8_nothing_of_a_deleted_example_is_left_of_a_whole_run(whole):
+def test_promise_8_nothing_of_a_deleted_example_is_left_of_a_whole_run(whole, tally):
     made, store = whole
     ids = picks.by_predicate(store, f"text like '%{SECRET}%'").ids
     assert set(ids) == {id_of(OF_POOL), id_of(TWIN), id_of(OF_TARGET)}
@@ -139,6 +139,9 @@ def test_promise_8_nothing_of_a_deleted_example_is_left_of_a_whole_run(whole):
     assert counts["quarantined excerpts"] == 1
     assert counts["marks"] >= 1
     assert counts["feature rows"] == 6, "two kinds and the target's, at two checkpoints; the twin was left out before"
+    tally("words and vectors of deleted examples, looked for in every file", promise=8).harmless(
+        len(ids) + len(vectors)
+    )
 
 
 def test_after_a_deletion_a_run_computes_no_row_and_the_store_answers(whole):

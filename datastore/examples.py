@@ -230,7 +230,9 @@ def scan(store: Store, shard_id: int = 0, row: int = 0) -> Iterator[tuple[int, i
 
 
 def shards_of(store: Store, ids: Sequence[str]) -> list[int]:
-    """Numbers of the shards that hold any of the given examples, sorted."""
+    """Numbers of the shards that hold any of the given examples, sorted. Raises CorruptionError where the catalog knows
+    no such shard."""
+    before: set[int] | None = None
     while True:
         found = {
             int(row["shard_id"])
@@ -242,6 +244,11 @@ def shards_of(store: Store, ids: Sequence[str]) -> list[int]:
         # Shards that were merged between two parts would be listed beside the one that has their rows now.
         if found <= {row["shard_id"] for row in store.catalog.rows("SELECT shard_id FROM shard WHERE kind='examples'")}:
             return sorted(found)
+        if found == before:
+            raise CorruptionError(
+                f"examples of {store.root} are in files that are none of examples; run `gradsift verify`"
+            )
+        before = found
 
 
 def read_shard(store: Store, shard_id: int) -> pa.Table:

@@ -245,7 +245,7 @@ CASES = {  # what is forged: (how, commands that open it in the short form)
     "files are called by paths": (
         told("UPDATE shard SET name='../victim/' || (CASE shard_id WHEN 1 THEN 'note.txt' ELSE shard_id END)"), ("verify", "repair", "gc", "compact", "delete", "export"),
     ),
-    "kinds of files are paths": (told("UPDATE shard SET kind='../victim'"), ("compact", "delete")),
+    "kinds of files are paths": (told("UPDATE shard SET kind='../victim'"), ("compact", "delete", "query")),
     "files that must go are somebody's": (
         told("INSERT INTO doomed (name, after, shard_id, kind, bytes, sha256) VALUES ('../victim/note.txt', 0, 99, 'x', 4, 'x')"),
         ("gc", "select"),

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsift.datastore import ann_sound
 from gradsift.datastore.errors import CorruptionError
 
 Kind = Literal["flat", "ivf_flat", "ivf_sq8", "hnsw"]
@@ -104,34 +105,43 @@ def write(index: Any, handle: BinaryIO) -> None:
     faiss.write_index(index, faiss.PyCallbackIOWriter(handle.write))
 
 
-def read(content: Iterator[bytes], plan: Plan, dims: int, rows: int) -> Any:
-    """The index in these pieces, which the caller has checked: FAISS is no parser for bytes of strangers.
+def read(content: Iterator[bytes], plan: Plan, dims: int, rows: int, size: int) -> Any:
+    """The index in these pieces of together `size` bytes, whose digests the caller has checked.
 
-    Raises CorruptionError when they are not an index of this kind, of `rows` rows of `dims` dims; and what the
-    pieces raise.
+    Raises CorruptionError when they are not an index of this kind, of `rows` rows of `dims` dims, or one that may not
+    be asked (`ann_sound`); and what the pieces raise.
     """
     faiss = _faiss()
-    rest, refused = memoryview(b""), list[CorruptionError]()
+    rest, left, refused = memoryview(b""), size, list[CorruptionError]()
+    sizes = ann_sound.Sizes(rows, plan.lists, dims if plan.kind == "ivf_sq8" else 4 * dims)
 
     def piece(size: int) -> bytes:
-        nonlocal rest
+        nonlocal rest, left
+        if refused:
+            return b""
         if not rest:
             try:
                 rest = memoryview(next(content, b""))
             except CorruptionError as error:  # FAISS would hide it: it is given an end of the file
                 refused.append(error)
         part, rest = bytes(rest[:size]), rest[size:]
+        left -= len(part)
+        if sizes.refuses(part, left):
+            refused.append(CorruptionError("it says sizes that it has not"))
+            return b""
         return part
 
     try:
         index = faiss.read_index(faiss.PyCallbackIOReader(piece))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if refused:
             raise refused[0] from None
         raise CorruptionError(f"this faiss ({faiss.__version__}) cannot read it ({str(error)[:200]})") from error
     shape = (type(index).__name__, index.d, index.ntotal)
     if shape != (_CLASSES[plan.kind], dims, rows):
         raise CorruptionError(f"it is {shape}, not {(_CLASSES[plan.kind], dims, rows)}")
+    if why := ann_sound.wrong(index, dims, rows, plan.lists):
+        raise CorruptionError(why)
     return index
 
 

@@ -151,7 +151,7 @@ def read(store: Store, index: Index, dims: int) -> Any:
     """
     try:
         with _open(store, index) as file:
-            return ann.read(_pieces(file, _check(file, index), index.name), index.plan, dims, index.rows)
+            return ann.read(_pieces(file, _check(file, index), index.name), index.plan, dims, index.rows, index.bytes)
     except CorruptionError as error:
         raise CorruptionError(f"the {index.kind} index: {error}. {ADVICE}") from None
 

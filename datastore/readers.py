@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from gradsift.datastore.documents import object_of
 from gradsift.datastore.engine import Row
 from gradsift.datastore.selections import MIXTURE
 from gradsift.datastore.store import Store
@@ -142,7 +143,7 @@ def of_runs(store: Store, names: Names) -> Frames:
                 "state": "finished" if row["finished"] is not None else row["outcome"],
                 "started": utc(row["started"]),
                 "finished": utc(over),
-                "base": json.loads(row["summary"]).get("base", "") if row["summary"] else None,
+                "base": object_of(row["summary"], "`summary` of a run").get("base", "") if row["summary"] else None,
             }
             yield of_rows("runs", names, [dict(row) | made])
 

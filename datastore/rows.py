@@ -13,6 +13,7 @@ against 1/√D = 1.6e-2 of the projection itself. Legend: N rows, D projected di
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
@@ -25,6 +26,7 @@ _ARROW: dict[str, pa.DataType] = {"int8": pa.int8(), "int4": pa.uint8(), "f16": 
 _DTYPES: dict[str, RowDtype] = {"int8": "int8", "uint8": "int4", "float16": "f16"}
 _ROW_COLUMNS = ["example_id", "vector", "scale", "norm"]
 Array = NDArray[np.generic]
+Source = AbstractContextManager[pa.NativeFile]  # of a shard, as `Store.map` gives it
 
 
 @dataclass(frozen=True)
@@ -144,19 +146,19 @@ def write_block(block: FeatureBlock, fingerprint: str, handle: BinaryIO) -> None
         writer.write_table(table)
 
 
-def read_block(source: pa.NativeFile) -> tuple[str, FeatureBlock]:
+def read_block(source: Source) -> tuple[str, FeatureBlock]:
     """Fingerprint and rows of a shard whose digest was checked; of a memory map, vectors are not copied unless several
     record batches must be joined (see `read_blocks`). Closes it."""
-    with source:
-        table = pa.ipc.open_file(source).read_all()
+    with source as opened:
+        table = pa.ipc.open_file(opened).read_all()
     return _fingerprint(table.schema), _block(table)
 
 
-def read_blocks(source: pa.NativeFile) -> tuple[str, Iterator[FeatureBlock]]:
+def read_blocks(source: Source) -> tuple[str, Iterator[FeatureBlock]]:
     """Fingerprint and rows of a shard whose digest was checked, one block for each record batch: a merged shard has
     several of bounded size. Of a memory map, vectors are never copied. Closes it."""
-    with source:
-        file = pa.ipc.open_file(source)
+    with source as opened:
+        file = pa.ipc.open_file(opened)
         batches = [file.get_batch(k) for k in range(file.num_record_batches)]
     return _fingerprint(file.schema), (_block(pa.Table.from_batches([batch])) for batch in batches)
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
+from gradsift.datastore.documents import object_of, with_rest
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import canonical_json
 from gradsift.datastore.leases import process_name
@@ -350,11 +351,7 @@ def as_json(result: RunResult) -> Json:
 
 def read(document: Json) -> RunResult:
     """A result from plain data, of this or an older version. Raises InputError for one that does not fit."""
-    known = {f.name for f in fields(SpaceRows)}
-    rows = [
-        {k: v for k, v in row.items() if k in known} | {"statuses": {k: v for k, v in row.items() if k not in known}}
-        for row in document["rows"]
-    ]
+    rows = with_rest(document, "rows", {f.name for f in fields(SpaceRows)}, "statuses")
     try:
         result: RunResult = _adapter().validate_python({**document, "rows": rows})
     except ValidationError as error:
@@ -476,9 +473,9 @@ def get(store: Store, run_id: int) -> Run:
     row = store.catalog.one("SELECT * FROM run WHERE run_id=? AND finished IS NOT NULL", (run_id,))
     if row is None:
         raise InputError(f"there is no finished run {run_id} in {store.root}; `gradsift report --list` lists them")
-    recipes = Recipes(json.loads(row["recipe"]), json.loads(row["written"] or row["recipe"]))
-    seconds = row["finished"] - row["started"]
-    return Run(row["name"], recipes, json.loads(row["summary"]), seconds, row["run_id"], row["finished"])
+    of = {name: object_of(row[name], f"`{name}` of run {run_id}") for name in ("recipe", "written", "summary")}
+    recipes, seconds = Recipes(of["recipe"], of["written"] or of["recipe"]), row["finished"] - row["started"]
+    return Run(row["name"], recipes, of["summary"], seconds, row["run_id"], row["finished"])
 
 
 def recorded(store: Store) -> list[Json]:

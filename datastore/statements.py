@@ -99,6 +99,8 @@ def checked(text: str) -> Statement:
     first = next((token for token in said if token.text != "("), said[0])
     if first.word not in ("select", "with"):
         raise _refused(f"a statement begins with SELECT or WITH, not {first.text!r}: a store is looked at, not changed")
+    if not any(token.word == "select" for token in said):
+        raise _refused("there is no SELECT in it")
     for token, after in pairwise([*said, _Token("end", "")]):
         _check(token, after)
     for token, after in pairwise(tokens):

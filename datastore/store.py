@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradsift.datastore import files, owner, threads
+from gradsift.datastore import files, owner, shapes, threads
 from gradsift.datastore.backend import Backend, Fill, StoredFile
 from gradsift.datastore.engine import Engine, Row, Transaction
 from gradsift.datastore.errors import BusyError, CorruptionError, GradsiftError, InputError, UnavailableError
@@ -195,14 +195,16 @@ class Store:
         except Exception:  # noqa: BLE001 - an orphan is harmless, a deleted shard is not
             return True
 
-    def open(self, shard_id: int) -> "pa.NativeFile":
-        """A committed shard for reading, with seek; its digest is checked on first use in this process.
+    def open(self, shard_id: int) -> shapes.Reading:
+        """A committed shard for reading, with seek, by `with store.open(…) as file`; its digest and its shape are
+        checked on first use in this process.
 
-        Raises CorruptionError, naming the shard, when it is missing, cut or changed.
+        Raises CorruptionError, naming the shard, when it is missing, cut or changed, and inside the `with` when what it
+        holds cannot be read.
         """
         return self._reader(shard_id, self.backend.open)
 
-    def map(self, shard_id: int) -> "pa.NativeFile":
+    def map(self, shard_id: int) -> shapes.Reading:
         """Like `open`, as memory that readers need not copy."""
         return self._reader(shard_id, self.backend.map)
 
@@ -261,19 +263,25 @@ class Store:
         Only those that are whole are noted as such: `open` and `map` say what is wrong with the others. Cost: a reading
         of the files, at the speed of memory where this host has checked them before.
         """
-        rows = self.catalog.rows("SELECT shard_id, name, bytes, sha256 FROM shard") if shard_ids else []
-        wanted = [stored_file(row) for row in rows if row["shard_id"] in shard_ids and row["name"] not in self._checked]
+        rows = self.catalog.rows("SELECT shard_id, kind, name, bytes, sha256 FROM shard") if shard_ids else []
+        wanted = [row for row in rows if row["shard_id"] in shard_ids and row["name"] not in self._checked]
 
-        def whole(file: StoredFile) -> str | None:
+        def whole(row: Row) -> str | None:
+            file = stored_file(row)
             try:
-                self.backend.ready(file)
+                self._ready(str(row["kind"]), file)
             except (CorruptionError, UnavailableError, OSError):
                 return None
             return file.name
 
         self._checked.update(name for name in threads.each(whole, wanted) if name is not None)
 
-    def _reader(self, shard_id: int, opener: "Callable[[StoredFile], pa.NativeFile]") -> "pa.NativeFile":
+    def _ready(self, kind: str, file: StoredFile) -> None:
+        self.backend.ready(file)
+        with self.backend.map(file) as opened:
+            shapes.require(kind, opened)
+
+    def _reader(self, shard_id: int, opener: "Callable[[StoredFile], pa.NativeFile]") -> shapes.Reading:
         row = self._shard(shard_id)
         if row is None:
             raise CorruptionError(
@@ -283,9 +291,9 @@ class Store:
         file = stored_file(row)
         try:
             if file.name not in self._checked:
-                self.backend.ready(file)
+                self._ready(row["kind"], file)
                 self._checked.add(file.name)
-            return opener(file)
+            return shapes.Reading(f"shard {shard_id} ({row['kind']})", opener(file))
         except CorruptionError as error:
             raise CorruptionError(f"shard {shard_id} ({row['kind']}): {error}") from None
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradsift.datastore import outputs, runs
+from gradsift.datastore.documents import object_of
 from gradsift.datastore.engine import Row
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.identity import digest_file
@@ -203,7 +204,7 @@ def _why(store: Store, row: Row, first: _Firsts) -> str:
     """Why a version that the run made has its number, in a few words."""
     if row["number"] > first[row["kind"], row["name"], row["run_id"]]:
         return "after a deletion"  # a run makes one version of a name: the others stand for void ones
-    change = json.loads(row["change"])
+    change = object_of(row["change"], f"`change` of {row['name']}@{row['number']}")
     if change.get("came") or change.get("left") or change.get("before") is None:
         return ""
     known = {version.number: version for version in numbered(store, row["kind"], row["name"])}
@@ -235,7 +236,7 @@ def _folder(store: Store, row: Row) -> str | None:
     known."""
     if row["folder"] is None:
         return None
-    page = str(json.loads(row["summary"] or "{}").get("report") or "")
+    page = str(object_of(row["summary"], "`summary` of a run").get("report") or "")
     return outputs.here(store, row["folder"], page) or str(row["folder"])
 
 
@@ -250,7 +251,10 @@ def one_pool(store: Store) -> bool:
 
 
 def _report(store: Store, row: Row, first: _Firsts, *, alone: bool) -> VersionReport:
-    change, new = json.loads(row["change"]), row["run_id"] == row["by"]
+    change, new = (
+        object_of(row["change"], f"`change` of {row['name']}@{row['number']}"),
+        row["run_id"] == row["by"],
+    )
     moved = [Moved(**line) for line in change.pop("by_source", [])]
     whose = "" if alone and row["kind"] == "pool" else row["name"]  # of the only pool, `pool@3` says it
     name = label(row["kind"], whose, row["number"])

@@ -20,6 +20,8 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import Json
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
+from gradsift.pipelines.export.place import own_files
+from gradsift.pipelines.export.reading import reading
 from gradsift.pipelines.export.rows import layout
 from gradsift.pipelines.export.turns import chat_of
 from gradsift.pipelines.tables import Row, first_turn
@@ -175,19 +177,22 @@ def _selected(store: Store, chosen: Selection) -> Side:
 
 
 def _exported(folder: Path) -> Side:
-    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    files = [folder / name for name in manifest["files"] if name.startswith("data/")]
-    copies: dict[str, int] = {}
-    facts: dict[str, ExampleFacts] = {}
-    for row in _rows(files):
-        copies[row["example_id"]] = copies.get(row["example_id"], 0) + 1
-        facts[row["example_id"]] = _facts(row, chats.chars(chat_of(row)))
+    with reading(folder):
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        files = [folder / name for name in sorted(own_files(folder)) if name.startswith("data/")]
+        name, digest = str(manifest["name"]), str(manifest["selection"]["digest"])
+        copies: dict[str, int] = {}
+        facts: dict[str, ExampleFacts] = {}
+        for row in _rows(files):
+            copies[row["example_id"]] = copies.get(row["example_id"], 0) + 1
+            facts[row["example_id"]] = _facts(row, chats.chars(chat_of(row)))
 
     def of_ids(ids: Sequence[str]) -> Mapping[str, Messages]:
         wanted = set(ids)
-        return {row["example_id"]: chat_of(row) for row in _rows(files) if row["example_id"] in wanted}
+        with reading(folder):
+            return {row["example_id"]: chat_of(row) for row in _rows(files) if row["example_id"] in wanted}
 
-    return Side(manifest["name"], manifest["selection"]["digest"], copies, facts, of_ids)
+    return Side(name, digest, copies, facts, of_ids)
 
 
 def _rows(files: Sequence[Path]) -> Iterator[Json]:

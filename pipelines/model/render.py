@@ -8,13 +8,25 @@ import jinja2
 from gradsift.datastore.chats import Messages, Turn, is_plain
 
 MARK = "_x"
+RAISED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)  # by what a template says
 
 
 def render(tokenizer: Any, template: str, chat: Messages, **options: Any) -> Any:
-    """What transformers' `apply_chat_template` gives; the tools of the chat stand in its first turn."""
+    """What transformers' `apply_chat_template` gives; the tools of the chat stand in its first turn. Raises
+    TemplateError where the template fails, whatever it does: it may add a number to a text as well as refuse a chat."""
     tools = chat[0].get("tools") if chat else None
     turns = [{name: value for name, value in turn.items() if name != "tools"} for turn in chat]
-    return tokenizer.apply_chat_template(turns, tools=tools, chat_template=template, **options)
+    try:
+        return tokenizer.apply_chat_template(turns, tools=tools, chat_template=template, **options)
+    except RAISED as error:
+        raise jinja2.TemplateRuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def drops(tokenizer: Any, template: str, chat: Messages) -> bool:

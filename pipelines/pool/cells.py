@@ -43,6 +43,26 @@ def rows_of_batch(batch: pa.RecordBatch) -> Iterator[Any]:
     yield from (_by_cells(batch, position) for position in range(batch.num_rows))
 
 
+def require_whole(array: pa.Array) -> None:
+    """Raise ArrowInvalid where an array says more than its memory holds, as a mapped file can: reading it would read
+    elsewhere. Text that is no UTF-8 is let pass: that costs its row alone."""
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if "UTF8" not in str(error):
+            raise
+        for inner in _inner(array):  # what is around the text was looked at before it, what is beside it was not
+            require_whole(inner)
+
+
+def _inner(array: pa.Array) -> list[pa.Array]:
+    if isinstance(array, pa.StructArray):
+        return [array.field(k) for k in range(array.type.num_fields)]
+    if isinstance(array, pa.DictionaryArray):
+        return [array.dictionary]
+    return [array.values] if hasattr(array, "values") else []
+
+
 def _has_json(kind: pa.DataType) -> bool:
     inner = getattr(kind, "num_fields", 0)
     return isinstance(kind, pa.JsonType) or any(_has_json(kind.field(k).type) for k in range(inner))

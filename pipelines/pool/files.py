@@ -58,7 +58,7 @@ def rows_of(path: Path) -> Iterator[Raw]:
             return
         with _open(path) as handle:
             yield from _READERS[kind](path, handle)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
 

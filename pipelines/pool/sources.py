@@ -18,7 +18,7 @@ from gradsift.datastore.examples import BadRow, Example
 from gradsift.datastore.identity import digest_text, example_id
 from gradsift.pipelines.bars import no_bars_of_datasets
 from gradsift.pipelines.pool.canonical import canonical_messages, used_fields
-from gradsift.pipelines.pool.cells import NO_VALUE, rows_of_batch
+from gradsift.pipelines.pool.cells import NO_VALUE, require_whole, rows_of_batch
 from gradsift.pipelines.pool.extra import other_columns
 from gradsift.pipelines.pool.files import KINDS, Raw, bare_name, kind_of, rows_of
 from gradsift.pipelines.pool.folder import walk
@@ -191,8 +191,11 @@ def _arrow_rows(place: str, rows: Any) -> Iterator[Raw]:
     number = 0
     try:
         for table in rows.with_format("arrow").iter(BATCH_ROWS):
-            for row in (row for batch in table.to_batches() for row in rows_of_batch(batch)):
-                number += 1
-                yield place, number, row
+            for batch in table.to_batches():
+                for column in batch.columns:
+                    require_whole(column)
+                for row in rows_of_batch(batch):
+                    number += 1
+                    yield place, number, row
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot read {place}: {error}") from error

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from gradsift.datastore.errors import GradsiftError, InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import manifest_at
+from gradsift.pipelines.export.reading import ODD, reading
 from gradsift.pipelines.runs.outside import folders
 
 SUFFIXES = (".parquet", ".jsonl")
@@ -41,7 +42,7 @@ def exports_with(store: Store, example: str, digests: Set[str]) -> list[InExport
                     for number, name in enumerate(_ids(file), 1)
                     if name == example
                 ]
-        except (GradsiftError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (GradsiftError, *ODD):
             continue
     return found
 
@@ -64,10 +65,8 @@ def id_of_row(path: Path, row: int) -> str:
     if folder is None or manifest_at(folder) is None:
         raise InputError(f"{path} is no export of gradsift and no file of one")
     rows = (name for file in ([path] if path.is_file() else files_of(folder)) for name in _ids(file))
-    try:
+    with reading(path):
         found = next(islice(rows, row - 1, None), None) if row > 0 else None
-    except (OSError, ValueError, KeyError, TypeError) as error:  # of pyarrow, too
-        raise InputError(f"{path} cannot be read: {str(error).partition(chr(10))[0]}") from error
     if found is None:
         raise InputError(f"{path} has no row {row}; rows are counted from 1")
     return found

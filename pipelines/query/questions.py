@@ -161,8 +161,10 @@ def _is_chat(chat: object) -> bool:
 
 def _read(path: Path) -> NDArray[np.generic]:
     try:
-        read: NDArray[np.generic] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        read: NDArray[np.generic] = np.load(
+            path, mmap_mode="r", allow_pickle=False
+        )  # as large as the file, whatever it says
+    except Exception as error:  # of many kinds: what it says of its shape is Python's text
         raise InputError(f"cannot read {path}: {error}; write it with numpy.save") from error
     if not isinstance(read, np.ndarray):
         raise InputError(f"{path} holds several arrays; write one with numpy.save")

@@ -302,7 +302,7 @@ def _read(source: pa.NativeFile) -> WordIndex:
         for batch in batches:
             batch.validate(full=True)
         return _index(batches, file.schema.metadata)
-    except (pa.ArrowException, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
         raise CorruptionError(
             f"what the folder `{kept.FOLDER}` holds is no index of words; delete it: {error}"
         ) from error

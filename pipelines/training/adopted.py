@@ -327,7 +327,7 @@ def _global_step(folder: Path) -> int:
 def _json(path: Path) -> Json:
     try:
         found: Json = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} is no JSON object")

@@ -1,0 +1,5 @@
+"""All targets: importing this registers them."""
+
+from fuzz import exports, models, pool, stores, texts
+
+__all__ = ["exports", "models", "pool", "stores", "texts"]

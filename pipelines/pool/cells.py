@@ -6,26 +6,15 @@ that would need it for its chat is refused. Cells of the JSON type, which `datas
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
-from gradsift.pipelines.pool.row_error import refused
+from gradsift.pipelines.pool.row_error import Odd, refused
 
 NO_VALUE = (ArithmeticError, LookupError, OSError, TypeError, ValueError, RuntimeError, pa.ArrowException)
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-
-
-@dataclass(frozen=True)
-class Odd:
-    """A cell that Python has no value for; `known` is what can be said of it, in plain values."""
-
-    known: Any
-
-    def __str__(self) -> str:
-        return str(self.known)
 
 
 def rows_of_batch(batch: pa.RecordBatch) -> Iterator[Any]:
@@ -77,17 +66,17 @@ def _row(batch: pa.RecordBatch, position: int) -> Any:
 
 def _by_cells(batch: pa.RecordBatch, position: int) -> Any:
     try:
-        return _object((name, _value(batch.column(k)[position])) for k, name in enumerate(batch.schema.names))
+        return as_object((name, _value(batch.column(k)[position])) for k, name in enumerate(batch.schema.names))
     except UnicodeDecodeError as error:
         return refused("invalid_utf8", str(error), "")
 
 
-def _object(fields: Iterator[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of fields; the values of a name that stands more than once are one odd cell."""
+def as_object(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of fields; of a name that stands more than once, what is there is one odd cell."""
     values: dict[str, list[Any]] = {}
     for name, value in fields:
-        values.setdefault(name, []).append(value)
-    return {name: of_name[0] if len(of_name) == 1 else Odd(of_name) for name, of_name in values.items()}
+        values.setdefault(name, []).extend([] if value is None else [value])
+    return {name: (there[0] if len(there) == 1 else Odd(there)) if there else None for name, there in values.items()}
 
 
 def _value(cell: pa.Scalar) -> Any:
@@ -98,7 +87,7 @@ def _value(cell: pa.Scalar) -> Any:
     if isinstance(cell, pa.MapScalar):
         return [(_value(pair[0]), _value(pair[1])) for pair in cell.values]
     if isinstance(cell, pa.StructScalar):
-        return _object((kind.field(k).name, _value(cell[k])) for k in range(kind.num_fields))
+        return as_object((kind.field(k).name, _value(cell[k])) for k in range(kind.num_fields))
     if isinstance(cell, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar | pa.ListViewScalar):
         return [_value(inner) for inner in cell.values]
     if isinstance(kind, pa.JsonType):

@@ -13,8 +13,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from gradsift.pipelines.pool.cells import Odd
-from gradsift.pipelines.pool.row_error import MAX_DEPTH, TOO_DEEP, RowError
+from gradsift.pipelines.pool.row_error import MAX_DEPTH, TOO_DEEP, Odd, RowError
 from gradsift.pipelines.recipe import Source
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.pool.cells import rows_of_batch
+from gradsift.pipelines.pool.cells import as_object, rows_of_batch
 from gradsift.pipelines.pool.json_list import is_list, rows_of_list
 from gradsift.pipelines.pool.row_error import MAX_FIELD_CHARS, RowError, refused
 
@@ -166,8 +166,6 @@ def _cells(path: Path, text: io.TextIOWrapper) -> Iterator[Raw]:
         names = next(reader, [])
     except csv.Error as error:
         raise InputError(f"{path}: the first line does not name the columns: {error}") from error
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{path}: the first line names a column twice: {', '.join(twice)}")
     while True:
         number = lines.begin()
         try:
@@ -224,7 +222,7 @@ def _row(names: list[str], cells: list[str], lines: list[str]) -> Any:
     if len(cells) != len(names):
         words = f"{len(cells)} cells; the first line names {len(names)} columns"
         return refused("broken_row", words, raw.encode())
-    return {name: cell or None for name, cell in zip(names, cells, strict=True)}
+    return as_object((name, cell or None) for name, cell in zip(names, cells, strict=True))
 
 
 _READERS: dict[str, Callable[[Path, Any], Iterator[Raw]]] = {

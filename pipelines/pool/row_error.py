@@ -1,6 +1,7 @@
 """Why a row of a source cannot be used, and the checks of text that every shape makes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 MAX_FIELD_CHARS = 1_000_000
@@ -30,12 +31,23 @@ def refused(reason: str, detail: str, raw: bytes | str) -> RowError:
     return error
 
 
+@dataclass(frozen=True)
+class Odd:
+    """A cell of a row that is no one value of Python's; `known` is what can be said of it, in plain values."""
+
+    known: Any
+
+    def __str__(self) -> str:
+        return str(self.known)
+
+
 def checked_text(value: Any, what: str) -> str:
     """The value, if it is text that can be stored. Raises RowError."""
     if value is None:
         raise RowError("missing_field", f"{what} is missing")
     if not isinstance(value, str):
-        raise RowError("bad_field", f"{what} must be text, not {type(value).__name__}")
+        found = repr(value.known)[:80] if isinstance(value, Odd) else type(value).__name__
+        raise RowError("bad_field", f"{what} must be text, not {found}")
     if len(value) > MAX_FIELD_CHARS:
         raise RowError("too_long", f"{what} has {len(value):,} characters (limit {MAX_FIELD_CHARS:,})")
     if "\x00" in value:

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow
 from gradsift.pipelines.pool.files import rows_of
 from gradsift.pipelines.pool.row_error import RowError
@@ -72,10 +71,12 @@ def test_a_cell_that_is_too_long_costs_its_row(tmp_path):
     assert found == [(2, "broken_row"), (3, {"prompt": "Hi", "completion": "Hello"})]
 
 
-def test_columns_need_names_of_their_own(tmp_path):
-    (tmp_path / "a.csv").write_text("prompt,prompt\n1,2\n")
-    with pytest.raises(InputError, match="names a column twice: prompt"):
-        list(rows_of(tmp_path / "a.csv"))
+def test_promise_9_a_name_that_stands_twice_is_one_cell_where_one_says_something(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,completion,x,x,,,prompt\n1,2,3,4,,,\n1,2,,4,5,,\n1,2,,,,,9\n")
+    first, second, third = read_source(Source(path=str(tmp_path / "a.csv")))
+    assert [first.messages[0]["content"], first.extra] == ["1", {"x": ["3", "4"]}]
+    assert second.extra == {"x": "4", "": "5"}
+    assert (third.reason, third.detail) == ("bad_field", "prompt must be text, not ['1', '9']")
 
 
 def test_chats_in_cells(tmp_path):

@@ -14,7 +14,7 @@ KINDS = ("examples", "features", "checkpoint", "scores", indexes.FOLDER)
 @dataclass(frozen=True)
 class Damage:
     """A committed file that is not what the catalog says. `shard_id` is an index's number for an index, and 0 for a
-    table that even the catalog lacks: `name` is the number of the selection then, whose loss masks are gone."""
+    table that even the catalog lacks: `name` is the number of the selection then, whose masks or shares are gone."""
 
     shard_id: int
     kind: str
@@ -34,7 +34,7 @@ def verify(store: Store) -> list[Damage]:
             damaged.append(Damage(row["shard_id"], row["kind"], row["name"], str(error).removesuffix(f". {ADVICE}")))
     checked = ((index, indexes.problem(store, index)) for index in indexes.all_of(store))
     damaged += [Damage(index.index_id, indexes.FOLDER, index.name, problem) for index, problem in checked if problem]
-    return [*damaged, *_without_masks(store)]
+    return [*damaged, *_without_table(store)]
 
 
 def take_catalog(store: Store) -> str | None:
@@ -51,16 +51,21 @@ def take_catalog(store: Store) -> str | None:
     return None
 
 
-def _without_masks(store: Store) -> list[Damage]:
-    """Selections with loss masks whose table was dropped."""
+def _without_table(store: Store) -> list[Damage]:
+    """Mixtures, and selections with loss masks, whose table was dropped."""
     bare = store.catalog.rows(
         "SELECT selection_id FROM selection WHERE scores_shard IS NULL AND void IS NULL ORDER BY selection_id"
     )
     chosen = [selections.by_number(store, row["selection_id"]) for row in bare]
     return [
-        Damage(0, "scores", str(one.selection_id), f"the table with the loss masks of {one.name} is gone")
+        Damage(
+            0,
+            "scores",
+            str(one.selection_id),
+            f"the table with the {selections.in_table_alone(one)} of {one.name} is gone",
+        )
         for one in chosen
-        if selections.is_masked(one)
+        if selections.in_table_alone(one)
     ]
 
 

@@ -394,8 +394,8 @@ def restore_table(store: Store, selection: Selection, picks: Picks) -> None:
 
 
 def lose_table(store: Store, selection: Selection, why: str) -> None:
-    """Forget a selection's table. One with loss masks is void then, because of `why`: without them it is another."""
-    void = selections.is_masked(selection)
+    """Forget a selection's table. A mixture, and a selection with loss masks, is void then, because of `why`."""
+    void = selections.in_table_alone(selection)
     with store.catalog.write() as db:
         row = db.one("SELECT scores_shard FROM selection WHERE selection_id=?", (selection.selection_id,))
         db.execute("UPDATE selection SET scores_shard=NULL WHERE selection_id=?", (selection.selection_id,))
@@ -411,7 +411,7 @@ def lose_table(store: Store, selection: Selection, why: str) -> None:
 def falls_with_table(store: Store, selection: Selection) -> list[str]:
     """What a selection's table takes down, in words."""
     name = _named(store, selection.selection_id)
-    if not selections.is_masked(selection):
+    if not selections.in_table_alone(selection):
         return [f"scores and details of {name}, which stays"]
     return [name, *(f"export {folder}" for folder in _exports(store, [selection.selection_id]))]
 

@@ -128,6 +128,13 @@ def is_masked(selection: Selection) -> bool:
     return selection.digest != digest_of(selection.example_ids, selection.copies, None)
 
 
+def in_table_alone(selection: Selection) -> str:
+    """What only the table of a selection says, in words, "" for nothing: without that, it is another."""
+    if is_masked(selection):
+        return "loss masks"
+    return "shares" if selection.method == MIXTURE else ""
+
+
 def digest_of(ids: Sequence[str], copies: Sequence[int], details: pa.Table | None) -> str:
     """Digest of a choice: of its ids in rank order, how often each occurs, and its token masks."""
     if any(n != 1 for n in copies):

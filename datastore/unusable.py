@@ -1,9 +1,11 @@
-"""Examples that a model made no gradient row of, and why: their status in the spaces of a run."""
+"""Examples without a gradient row, and why: a model made none of them, or it is still to come."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from gradsift.datastore import features
 from gradsift.datastore.engine import marks
+from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 
 
@@ -35,3 +37,14 @@ def unusable(store: Store, dataset_id: int, spaces: Sequence[int]) -> Iterator[U
     )
     for row in rows:
         yield Unusable(row["example_id"], row["status"], row["source"], row["file"] or "", row["line"] or 0)
+
+
+def require_computed(store: Store, spaces: Sequence[int], ids: Sequence[str], what: str) -> None:
+    """Raise InputError where a row of one of the ids is still to come in one of the spaces, as after a repair without
+    the model: what is chosen from the others is not what was asked for. Cost: that of the ids."""
+    lacking = {name for space in dict.fromkeys(spaces) for name in features.to_come(store, space, ids)}
+    if lacking:
+        raise InputError(
+            f"{what}: {len(lacking):,} examples have no row yet where they had one (`gradsift verify --repair` found "
+            "them damaged, or a run was stopped); `gradsift run` with the recipe computes them"
+        )

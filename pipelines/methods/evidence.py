@@ -33,6 +33,7 @@ from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.rows import FeatureBlock
 from gradsift.datastore.store import Store
+from gradsift.datastore.unusable import require_computed
 from gradsift.pipelines.memory import default_budget
 from gradsift.scorers import less
 from gradsift.scorers.rows import Rows, block_rows, unit_rows
@@ -106,13 +107,16 @@ class Evidence:
     @cached_property
     def ids(self) -> list[str]:
         """[N] ids with a row at every checkpoint, sorted. Without gradient rows: those with a row of the encoder, if
-        there is one, and with a label token, if a model can tell. Raises InputError when there is none."""
+        there is one, and with a label token, if a model can tell. Raises InputError when there is none, and where rows
+        are still to come."""
         spaces = [pair.train for pair in self.pairs] or ([self.encoder.train] if self.encoder else [])
         rows = dict.fromkeys(self.pool.example_ids, 0)
         for space in spaces:
             for name in features.with_rows(self.store, space, self.pool.dataset_id):
                 rows[name] += 1
         usable = [name for name in self.pool.example_ids if rows[name] == len(spaces)]
+        bare = [name for name in self.pool.example_ids if rows[name] < len(spaces)]
+        require_computed(self.store, spaces, bare, f"pool {self.pool.name!r}")
         if not self.pairs and self._measures is not None:
             labels = dict(zip(self.pool.example_ids, self._measures.label_tokens(self.pool).tolist(), strict=True))
             usable = [name for name in usable if labels[name]]
@@ -209,7 +213,8 @@ class Evidence:
         return unit_rows(_signal(block, "embedding")) if represent == "embedding" else block.unit(), subtasks
 
     def _target_block(self, pair: SpacePair) -> tuple[FeatureBlock, list[str]]:
-        """The target's rows at one checkpoint, and the subtask of each."""
+        """The target's rows at one checkpoint, and the subtask of each. Raises InputError where some are to come."""
+        require_computed(self.store, [pair.query], self.target.example_ids, f"target {self.target.name!r}")
         subtask = dict(zip(self.target.example_ids, self.target.subtasks, strict=True))
         block = features.read_all(self.store, pair.query, sorted(self.target.example_ids))
         return block, [subtask[i] for i in block.example_ids]

@@ -16,7 +16,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from gradsift.datastore import checkpoints, examples, indexes, leases, maintenance, repair, runs
+from gradsift.datastore import checkpoints, examples, indexes, leases, maintenance, repair, runs, selections
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.errors import BusyError, CorruptionError, FeatureSpaceMismatch, InputError
 from gradsift.datastore.index_build import refreshed
@@ -304,7 +304,7 @@ def _table(job: _Job, damage: Damage) -> Mend:
         why = str(error)
         if job.kept - {other.shard_id for other in _of(job, "scores")}:  # what it is chosen from may be among them
             return job.wait(damage, f"chosen again when the others are mended: {why}", 1, falls)
-    reason = "its table with the loss masks was damaged"
+    reason = f"its table with the {selections.in_table_alone(selection)} was damaged"
     return job.lose(damage, why, 1, falls, lambda: repair.lose_table(store, selection, reason))
 
 

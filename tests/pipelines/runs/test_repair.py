@@ -149,6 +149,76 @@ def test_masks_that_cannot_be_made_again_void_their_selection(copy, how):
         assert masked(store).digest == chosen.digest, "asked for again, it is chosen again"
 
 
+def test_a_mixture_never_loses_its_shares_in_silence(copy):
+    """What was asked of it and what came out is in its table alone: before this, runs found it again without, as a
+    mixture of nothing asked for, and exported it without its parts."""
+    mix = {"examples": 12, "parts": [{"target": "sql", "share": 0.5}, {"name": "rest"}]}
+    remix(copy, mix, name="mixed")
+    chosen = selections.get(copy, "mixed")
+    plan = selections.plan(copy, chosen)
+
+    def forget_table():
+        with copy.catalog.write() as db:
+            db.execute("UPDATE selection SET scores_shard=NULL WHERE selection_id=?", (chosen.selection_id,))
+
+    forget_table()
+    (damage,) = maintenance.verify(copy)
+    assert damage.problem == "the table with the shares of mixed is gone"
+    (done,) = mend(copy)
+    assert (done.state, done.done) == ("mended", "mixed chosen again: the same choice")
+    assert selections.plan(copy, chosen) == plan
+    forget_table()
+    with copy.catalog.write() as db:
+        db.execute("UPDATE run SET summary=replace(summary, ?, 'other')", (chosen.digest,))
+    (kept,) = mend(copy)
+    assert (kept.state, kept.falls) == ("kept", ("mixture mixed@1",))
+    (gone,) = mend(copy, accept_loss=True)
+    assert (gone.state, gone.falls) == ("lost", kept.falls)
+    with pytest.raises(InputError, match="no selection 'mixed'"):
+        selections.get(copy, "mixed")
+    assert maintenance.verify(copy) == []
+    assert remix(copy, mix, name="mixed").table == plan.table, "asked for again, it is made again"
+
+
+@pytest.mark.parametrize("of", ["pool", "target"])
+def test_nothing_is_chosen_in_silence_from_the_rows_that_are_left(copy, tmp_path, of):
+    """Rows that a repair left to the next run: before this, `--fraction 1.0` took what there was."""
+    last = runs.last_run(copy).result
+    spaces = {row.space_id for row in last.rows if (row.role == "target") == (of == "target")}
+    shards = [unit["shard_id"] for space in spaces for unit in units_in(copy, space)]
+    whole = reselect(copy, {"method": "less", "fraction": 1.0}, name="whole")[0].examples
+    without_model(copy, tmp_path)
+    spoil(paths(copy, "features")[min(shards)], "cut")
+    with fresh(copy) as store:
+        (done,) = mend(store)
+        assert done.state == "later"
+        planned = count_planned(store)
+        what = r"target 'sql'" if of == "target" else r"pool 'small'"
+        with pytest.raises(InputError, match=rf"{what}: {planned} examples have no row yet .*`gradsift run`"):
+            reselect(store, {"method": "less", "fraction": 1.0}, name="fewer")
+        assert 0 < planned <= whole
+
+
+def units_in(store, space):
+    return store.catalog.rows("SELECT shard_id FROM unit WHERE space_id=? AND shard_id IS NOT NULL", (space,))
+
+
+def count_planned(store):
+    return store.catalog.one("SELECT count(DISTINCT example_id) AS n FROM feature_row WHERE status='planned'")["n"]
+
+
+def test_a_run_that_a_damaged_shard_of_examples_stops_goes_on_when_it_is_repaired(finished, copy):
+    shard, _ = pool_shard(copy)
+    spoil(paths(copy, "examples")[shard], "flipped")
+    recipe = parse_recipe(finished[0] | {"select": {"examples": 13, "method": "bm25"}, "validate": None})
+    with fresh(copy) as store:
+        for _ in range(2):
+            with pytest.raises(CorruptionError, match=rf"shard {shard}.*verify"):
+                curate(recipe, store)
+        assert [one.state for one in mend(store)] == ["mended"]
+        assert curate(recipe, store).selections[0].examples == 13
+
+
 @pytest.mark.parametrize("how", DAMAGES)
 def test_embeddings_mixtures_indexes_and_merged_shards_are_made_again(copy, encoder_dir, how):
     """What a run of the small recipe does not have, after a compaction: one shard, many units."""

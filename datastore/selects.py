@@ -18,7 +18,7 @@ from polars.exceptions import PanicException, PolarsError
 
 from gradsift.datastore.engine import Record
 from gradsift.datastore.errors import GradsiftError, InputError
-from gradsift.datastore.files import disk_errors
+from gradsift.datastore.files import disk_errors, fsync_path
 from gradsift.datastore.frames import frame
 from gradsift.datastore.statements import Statement, checked
 from gradsift.datastore.store import Store
@@ -61,6 +61,7 @@ class Answer:
         try:
             with _in_words(self.asked, self.failed), disk_errors(path):
                 self.frame.sink_parquet(partial)
+                fsync_path(partial)
             partial.replace(path)
         except OSError as error:
             raise InputError(f"cannot write {path}: {error}") from error

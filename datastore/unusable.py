@@ -45,6 +45,6 @@ def require_computed(store: Store, spaces: Sequence[int], ids: Sequence[str], wh
     lacking = {name for space in dict.fromkeys(spaces) for name in features.to_come(store, space, ids)}
     if lacking:
         raise InputError(
-            f"{what}: {len(lacking):,} examples have no row yet where they had one (`gradsift verify --repair` found "
+            f"{what}: rows of {len(lacking):,} of its examples are still to come (`gradsift verify --repair` found "
             "them damaged, or a run was stopped); `gradsift run` with the recipe computes them"
         )

@@ -172,7 +172,7 @@ def export(
         recipes = versions.recipes_of(there, name, chosen)
         options = recipes.resolved.get("export", {}) | {k: v for k, v in given.items() if v is not None}
         from gradsift.pipelines.export.export import export as write  # loads torch: not for a wrong name
-        from gradsift.pipelines.export.export import manifest_at
+        from gradsift.pipelines.export.whole import manifest_at
         from gradsift.pipelines.runs.told import told_of
 
         told = told_of(there, chosen)

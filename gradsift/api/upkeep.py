@@ -56,7 +56,7 @@ def verify(
     dry_run: bool = False,
     progress: Progress = quiet,
 ) -> "list[Mend]":
-    """Check every byte of a store against its digests, and say what can be done about what is damaged.
+    """Check every byte of a store and its exports against their digests, and say what can be done about damage.
 
     Parameters
     ----------
@@ -93,11 +93,12 @@ def verify(
     """
     from gradsift.datastore import maintenance
     from gradsift.datastore.errors import InputError
+    from gradsift.pipelines.runs.copies import damaged_exports
 
     if (accept_loss or dry_run) and not repair:
         raise InputError("--accept-loss and --dry-run go with --repair")
     with opened(store) as there:
-        if not repair and not maintenance.verify(there):
+        if not repair and not maintenance.verify(there) and not any(damaged_exports(there)):
             return []
         from gradsift.pipelines.runs.repair import mend
 

@@ -71,7 +71,7 @@ def verify(
     drop: Annotated[bool, Parameter(negative=(), show=False)] = False,
     json: Json = False,
 ) -> None:
-    """Check every byte of a store against its digests, and say what can be done about what is damaged.
+    """Check every byte of a store and its exports against their digests, and say what can be done about damage.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def verify(
     waiting = sum(mended.waits for mended in kept)
     lost = len(kept) - waiting
     more = f" ({lost} cannot be made again: --accept-loss removes them with what they take down)" if lost else ""
-    more += f" ({waiting} wait for what is out of reach now, and are never removed)" if waiting else ""
+    more += f" ({waiting} wait for what the list says, and are never removed)" if waiting else ""
     if bad and plan:
         raise CorruptionError(f"{files}; next: gradsift verify --repair{more}")
     if kept:

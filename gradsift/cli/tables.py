@@ -91,7 +91,9 @@ def show_mended(done: "Sequence[Mend]", *, plan: bool) -> None:
 
 
 def _short(one: "Mend") -> str:
-    """A file's name, to tell it from others; reports are known by theirs."""
+    """A file's name, to tell it from others; reports are known by theirs, exports by where they are."""
+    if one.kind == "export":
+        return one.file
     name = one.file.rpartition("/")[2]
     return name if one.kind == "report" else name[:8]
 

@@ -17,10 +17,11 @@ from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.datastore.versions import Version
 from gradsift.pipelines.export.about import Told, pool_words
-from gradsift.pipelines.export.export import PROGRAMS, damaged, export, manifest_at
-from gradsift.pipelines.export.job import EXPORT_VERSION, PLACELESS, UNDESCRIBED
+from gradsift.pipelines.export.export import PROGRAMS, export
+from gradsift.pipelines.export.job import EXPORT_VERSION, PLACELESS, UNDESCRIBED, UNSEALED
 from gradsift.pipelines.export.place import settle, swap
 from gradsift.pipelines.export.push import Pushed
+from gradsift.pipelines.export.whole import damaged, manifest_at
 from gradsift.pipelines.progress import Progress, quiet
 
 
@@ -86,7 +87,7 @@ def _layouts(store: Store, version: Version, selection: Selection, *, noted: boo
     """Layouts that its run may have exported it in, the likely one first."""
     if versions.was_exported(store, version) and origins.exported(store, selection.selection_id) is None:
         return (PLACELESS,)
-    return (EXPORT_VERSION, UNDESCRIBED, PLACELESS) if noted else (EXPORT_VERSION,)
+    return (EXPORT_VERSION, UNSEALED, UNDESCRIBED, PLACELESS) if noted else (EXPORT_VERSION,)
 
 
 def _digest(folder: Path) -> str:

@@ -9,7 +9,7 @@
     <name>/composition.csv         what it consists of; of a mixture, requested against realised
     <name>/atlas.parquet           on request: x, y and neighbours for embedding-atlas
     <name>/croissant.json          what the files and columns are, for programs (`croissant`)
-    <name>/manifest.json           digests, lineage, counts, seed, versions, sha256 of every file
+    <name>/manifest.json           digests, lineage, counts, seed, versions, sha256 of every file, and of itself
     <name>/recipe.yaml             the recipe, with paths as its author wrote them
 
 The folder appears by one rename: a reader sees all of it or nothing. What a killed export has finished stays beside it
@@ -49,7 +49,7 @@ from gradsift.pipelines.export.described import (
     told_in,
     unlicensed,
 )
-from gradsift.pipelines.export.job import EXPORT_VERSION, OF_PLACELESS, PLACELESS, UNDESCRIBED, Job
+from gradsift.pipelines.export.job import EXPORT_VERSION, OF_PLACELESS, PLACELESS, UNDESCRIBED, UNSEALED, Job
 from gradsift.pipelines.export.place import settle, swap
 from gradsift.pipelines.export.rows import (
     SPILL,
@@ -62,6 +62,7 @@ from gradsift.pipelines.export.rows import (
     write_parts,
 )
 from gradsift.pipelines.export.trainers import Tokens, configs, wants_labels
+from gradsift.pipelines.export.whole import damaged, manifest_at, sealed
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Encoding, Export, recorded_recipe
 from gradsift.pipelines.tables import as_csv
@@ -106,6 +107,43 @@ def export(
     InputError for a folder that is not an export and for rows without the licence that is asked for, BusyError while
     another process writes the same or examples of it were deleted, StoreFullError when the disk is full.
     """
+    job = job_for(store, selection, recipes, options, progress, made_by, as_then=as_then, layout=layout, told=told)
+    settle(store, folder)
+    old = manifest_at(folder)
+    outputs.note(store, "export", becomes or folder)
+    # The key knows rows alone, and the same may have been chosen from another pool.
+    if old is not None and (old.get("key"), old.get("lineage")) == (job.key, job.lineage) and not damaged(folder):
+        return folder
+    make_folder(folder.parent)
+    staging = folder.parent / f".partial-{folder.name}-{job.key[:16]}"
+    with leases.held(store, f"export {job.key[:16]}") as mine, disk_errors(staging / "x"):
+        if not mine:
+            raise BusyError(f"another process is writing this export to {folder}; wait for it")
+        if inside.has_links(staging):  # forged: no export writes one
+            staging.unlink() if staging.is_symlink() else shutil.rmtree(staging)
+        _refuse_deleted(job, staging)  # a deletion does not begin while the lease is held
+        (staging / "data").mkdir(parents=True, exist_ok=True)
+        _write(job, staging)
+        _refuse_deleted(job, staging)  # unless it was lost
+        if layout != PLACELESS:
+            origins.note_exported(store, selection.selection_id, job.places)
+        swap(store, staging, folder)
+    return folder
+
+
+def job_for(
+    store: Store,
+    selection: Selection,
+    recipes: Recipes,
+    options: Export | None = None,
+    progress: Progress = quiet,
+    made_by: Mapping[str, str] = PROGRAMS,
+    *,
+    as_then: bool = False,
+    layout: int = EXPORT_VERSION,
+    told: Told = NOTHING,
+) -> Job:
+    """What `export` would write, given the same; nothing is written. Its key tells two exports apart."""
     options = options or Export.model_validate(recipes.resolved.get("export", {}))
     # In the recipe's own order, whether it comes from a file or from the catalog.
     recipes = Recipes(recipes.resolved, recorded_recipe(recipes.written, "the recipe of this selection").written)
@@ -122,28 +160,7 @@ def export(
     deciding += [wayback.shown(found, options), asdict(told)] if layout != PLACELESS else []
     key = fingerprint([layout, made_by["gradsift"], *deciding])
     lineage = selections.spec_of(store, selection)
-    job = Job(store, selection, recipes, options, key, progress, made_by, lineage, found, layout, told)
-    settle(store, folder)
-    old = manifest_at(folder)
-    outputs.note(store, "export", becomes or folder)
-    # The key knows rows alone, and the same may have been chosen from another pool.
-    if old is not None and (old.get("key"), old.get("lineage")) == (key, lineage) and not damaged(folder):
-        return folder
-    make_folder(folder.parent)
-    staging = folder.parent / f".partial-{folder.name}-{job.key[:16]}"
-    with leases.held(store, f"export {job.key[:16]}") as mine, disk_errors(staging / "x"):
-        if not mine:
-            raise BusyError(f"another process is writing this export to {folder}; wait for it")
-        if inside.has_links(staging):  # forged: no export writes one
-            staging.unlink() if staging.is_symlink() else shutil.rmtree(staging)
-        _refuse_deleted(job, staging)  # a deletion does not begin while the lease is held
-        (staging / "data").mkdir(parents=True, exist_ok=True)
-        _write(job, staging)
-        _refuse_deleted(job, staging)  # unless it was lost
-        if layout != PLACELESS:
-            origins.note_exported(store, selection.selection_id, found)
-        swap(store, staging, folder)
-    return folder
+    return Job(store, selection, recipes, options, key, progress, made_by, lineage, found, layout, told)
 
 
 def _refuse_deleted(job: Job, staging: Path) -> None:
@@ -151,29 +168,6 @@ def _refuse_deleted(job: Job, staging: Path) -> None:
     if tombstones.known(job.store, job.selection.example_ids):
         shutil.rmtree(staging, ignore_errors=True)
         raise BusyError(f"examples of {job.selection.name} were deleted while it was exported; run this again")
-
-
-def manifest_at(folder: Path) -> Json | None:
-    """Manifest of the export in a folder, None where there is nothing. Raises InputError for anything else there."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    try:
-        manifest: Json = json.loads((folder / "manifest.json").read_text("utf-8"))
-        if manifest["gradsift_export"] in (1, PLACELESS, UNDESCRIBED, EXPORT_VERSION):
-            return manifest
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not an export of gradsift
-    raise InputError(f"{folder} exists and is not a gradsift export; choose another folder or remove it")
-
-
-def damaged(folder: Path) -> list[str]:
-    """Files of an export that differ from its manifest, or are missing."""
-    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    return [
-        name
-        for name, sha in manifest["files"].items()
-        if not (folder / name).is_file() or digest_file(folder / name) != sha
-    ]
 
 
 def _write(job: Job, folder: Path) -> None:
@@ -221,6 +215,7 @@ def _write(job: Job, folder: Path) -> None:
         "recipe": job.recipes.written,
         "files": files,
     }
+    manifest = sealed(manifest) if job.layout > UNSEALED else manifest
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
     shutil.rmtree(folder / SPILL, ignore_errors=True)
     (folder / partial.NOTES).unlink()

@@ -12,9 +12,10 @@ from gradsift.pipelines.export.about import Told
 from gradsift.pipelines.progress import Progress
 from gradsift.pipelines.recipe import Export
 
-EXPORT_VERSION = 4  # the layout of what is written
-UNDESCRIBED = 3  # the one before: without croissant.json
-PLACELESS = 2  # and the one before that: without `file`, `line` and `extra`
+EXPORT_VERSION = 5  # the layout of what is written
+UNSEALED = 4  # the one before: its manifest has no seal
+UNDESCRIBED = 3  # and before that: without croissant.json
+PLACELESS = 2  # and before that: without `file`, `line` and `extra`
 OF_PLACELESS = {"format", "labels", "atlas", "require_licence"}  # options that it knew
 
 

@@ -23,6 +23,8 @@ from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.files import fsync_folder
 from gradsift.datastore.identity import fingerprint
 from gradsift.datastore.store import Store
+from gradsift.pipelines.export.reading import ODD
+from gradsift.pipelines.export.whole import is_below, is_sealed
 
 TEXTS = (
     "README.md", "atlas.parquet", "axolotl.yaml", "composition.csv", "croissant.json", "dataset_info.json",
@@ -135,15 +137,18 @@ def _others(folder: Path, below: str, own: set[str], mixed: set[str]) -> Iterato
 
 
 def own_files(folder: Path) -> set[str]:
-    """Names of an export's own files: by its manifest, or, where that is damaged, by what exports call theirs."""
+    """Names of an export's own files: by its manifest, and where that is damaged by what exports call theirs, too."""
     if not (folder / "manifest.json").is_file():
         return set()
+    names, as_written = set[str](), False
     try:
-        names = {str(name) for name in json.loads((folder / "manifest.json").read_text("utf-8"))["files"]}
-    except (ValueError, KeyError, TypeError):
-        names = {*TEXTS, *(f"data/{path.name}" for path in (folder / "data").glob("train-?????-of-?????.*"))}
-    # A manifest is a file that anybody may have edited: no name leads out of the folder.
-    return {"manifest.json"} | {name for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts}
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        names, as_written = {str(name) for name in manifest["files"]}, is_sealed(manifest)
+    except ODD:
+        pass  # what it says is not known
+    if not as_written:
+        names |= {*TEXTS, *(f"data/{path.name}" for path in (folder / "data").glob("train-?????-of-?????.*"))}
+    return {"manifest.json", *filter(is_below, names)}
 
 
 def _replaced(folder: Path) -> Path:

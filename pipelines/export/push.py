@@ -27,6 +27,7 @@ from gradsift.datastore.identity import digest_file
 from gradsift.datastore.runs import Json
 from gradsift.pipelines.bars import no_bars
 from gradsift.pipelines.export.place import TEXTS, own_files
+from gradsift.pipelines.export.whole import MANIFEST, damaged
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.version import VERSION
 
@@ -161,13 +162,12 @@ def _is_written(name: str) -> bool:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """{name: sha256} of an export's own files. Raises CorruptionError where one is not as its manifest says."""
-    said = json.loads((folder / "manifest.json").read_text("utf-8"))["files"]
-    found = {name: digest_file(folder / name) for name in sorted(own_files(folder)) if _is_written(name)}
-    other = [name for name, digest in found.items() if name != "manifest.json" and digest != said[name]]
-    if other:
-        raise CorruptionError(f"{folder / other[0]} changed since it was exported; nothing was pushed. Export it again")
-    return found
+    """{name: sha256} of an export's own files. Raises CorruptionError where one is not as it was written."""
+    if other := damaged(folder):
+        changed = folder / next(iter(other))
+        raise CorruptionError(f"{changed} changed since it was exported; nothing was pushed. Export it again")
+    said = json.loads((folder / MANIFEST).read_text("utf-8"))["files"] | {MANIFEST: digest_file(folder / MANIFEST)}
+    return {name: said[name] for name in sorted(own_files(folder)) if _is_written(name)}
 
 
 def _look(api: Any, to: Destination) -> _Hub:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from gradsift.datastore.errors import GradsiftError, InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.export.export import manifest_at
 from gradsift.pipelines.export.reading import ODD, reading
-from gradsift.pipelines.runs.outside import folders
+from gradsift.pipelines.export.whole import manifest_at
+from gradsift.pipelines.runs.copies import folders
 
 SUFFIXES = (".parquet", ".jsonl")
 

@@ -26,7 +26,7 @@ from gradsift.datastore.ways import Choice, Member, Scored, Taken, Training
 from gradsift.pipelines.export.rows import layout
 from gradsift.pipelines.query.exported import InExport, exports_with, folder_of, id_of_row
 from gradsift.pipelines.query.row import Origin, Twin, row
-from gradsift.pipelines.runs.outside import folders
+from gradsift.pipelines.runs.copies import folders
 from gradsift.pipelines.tables import first_turn
 
 AT_ROW = re.compile(r"(?P<file>.+):(?P<row>\d+)", re.S)

@@ -9,7 +9,6 @@ Cost: the ids of each export are read.
 """
 
 import json
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,18 +16,17 @@ from itertools import chain
 from pathlib import Path
 
 from gradsift.datastore import inside, leases, outputs, runs, selections
-from gradsift.datastore.errors import CorruptionError, GradsiftError, InputError
+from gradsift.datastore.errors import GradsiftError, InputError
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.datastore.traces import exported_nowhere, exported_to, reported_to
-from gradsift.pipelines.export.export import export, manifest_at
+from gradsift.pipelines.export.export import export
 from gradsift.pipelines.export.place import OLD, others, remove, settle
+from gradsift.pipelines.export.whole import manifest_at
 from gradsift.pipelines.progress import Progress
 from gradsift.pipelines.recipe import Export
+from gradsift.pipelines.runs.copies import CHECKOUT, REPLACED, STAGING, folders, is_in, is_mine, is_plain
 
-STAGING = re.compile(r"\.partial-(?:\.checkout-)?(?P<name>.+)-(?P<key>[0-9a-f]{16})")  # of an export that is written
-REPLACED = re.compile(r"\.old-[0-9a-f]{16}")  # an export that another took the place of, in older versions
-CHECKOUT = ".checkout-"  # and the name of the folder that it becomes
 DATA = ("*.parquet", "*.jsonl")
 LATER = "`gradsift delete --exports` sees to it, where that is yours"
 
@@ -48,37 +46,6 @@ def holding(store: Store, ids: Sequence[str]) -> list[Exported]:
     """Exports on disk that hold any of the examples: those of runs, wherever, and all below the store's `exports`."""
     wanted = set(ids)
     return [held for folder in folders(store) if (held := _held(folder, wanted)) is not None]
-
-
-def folders(store: Store) -> list[Path]:
-    """Folders of exports, each once: those of the store first, then others in the order of the runs."""
-    folders = [*_inside(store), *(folder for folder in map(Path, exported_to(store)) if _is_plain(store, folder))]
-    mine = [folder for folder in folders if not _is_left_behind(folder.name)]
-    return list({folder.resolve(): folder for folder in reversed(mine)}.values())[::-1]
-
-
-def _inside(store: Store) -> list[Path]:
-    exports = store.root / "exports"
-    found = exports.iterdir() if exports.is_dir() and not exports.is_symlink() else ()
-    return [path for path in sorted(found) if path.is_dir() and not path.is_symlink()]
-
-
-def _is_plain(store: Store, folder: Path) -> bool:
-    """Whether a folder that the catalog names is elsewhere, or in the store and behind no link."""
-    try:
-        inside.require(store.root, folder)
-    except CorruptionError:
-        return False
-    return True
-
-
-def is_in(store: Store, folder: Path) -> bool:
-    """Whether a folder is below that of the store, whatever links there are."""
-    return folder.resolve().is_relative_to(store.place.root)
-
-
-def _is_left_behind(name: str) -> bool:
-    return bool(STAGING.fullmatch(name) or REPLACED.fullmatch(name)) or name.startswith((CHECKOUT, OLD))
 
 
 def _held(folder: Path, wanted: set[str]) -> Exported | None:
@@ -136,7 +103,7 @@ def rewritten(store: Store, held: Exported, progress: Progress, *, elsewhere: bo
     try:
         chosen = _left_of(store, folder)
     except InputError as error:
-        if _is_mine(store, folder) and _was_export(folder):
+        if is_mine(store, folder) and _was_export(folder):
             return replace(held, state="removed" if remove(folder) else f"removed{_left_there(folder)}")
         return replace(held, state=f"still holds them, remove it: {error}" if held.rows else held.state)
     try:
@@ -167,7 +134,7 @@ def _left_there(folder: Path) -> str:
 
 def _left_of(store: Store, folder: Path) -> Selection:
     """What stands for the selection of an export. Raises InputError for none, and for a version checked out."""
-    if _is_mine(store, folder) and "@" in folder.name:
+    if is_mine(store, folder) and "@" in folder.name:
         raise InputError("a version that is void")
     manifest = manifest_at(folder)
     try:
@@ -188,10 +155,6 @@ def _was_export(folder: Path) -> bool:
         return False
 
 
-def _is_mine(store: Store, folder: Path) -> bool:
-    return folder.resolve().parent == store.place.root / "exports"
-
-
 def drop_left_behind(store: Store, *, elsewhere: bool) -> list[str]:
     """Remove what killed exports left, in the store and, if that was asked for, beside exports `elsewhere`: there only
     what the name of an export that this store wrote is part of. An export that is being written now stays; it began
@@ -199,7 +162,7 @@ def drop_left_behind(store: Store, *, elsewhere: bool) -> list[str]:
     exports = store.place.root / "exports"
     known: dict[Path, set[str]] = {} if exports.is_symlink() else {exports: set()}
     for folder in map(Path, exported_to(store)):
-        if _is_plain(store, folder):
+        if is_plain(store, folder):
             known.setdefault(folder.parent.resolve(), set()).add(folder.name)
     said = [
         f"{folder} may hold them: an export of an older version, as seen from where its run was started"
@@ -211,10 +174,10 @@ def drop_left_behind(store: Store, *, elsewhere: bool) -> list[str]:
                 said.append(f"{path} may hold them: {LATER}")
                 continue
             of = path.name.removeprefix(OLD) if path.name.startswith(OLD) else ""
-            if of and (_is_mine(store, path) or of.removeprefix(CHECKOUT) in names):
+            if of and (is_mine(store, path) or of.removeprefix(CHECKOUT) in names):
                 said += _settled(store, parent / of, path)
             elif path.is_dir() and not path.is_symlink():
-                said += _drop_if_left_behind(store, path, names, inside=_is_mine(store, path))
+                said += _drop_if_left_behind(store, path, names, inside=is_mine(store, path))
     return said
 
 

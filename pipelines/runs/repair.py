@@ -14,6 +14,7 @@ what is damaged costs what it cost when it was made first.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from gradsift.datastore import checkpoints, examples, indexes, leases, maintenance, repair, runs, selections
@@ -27,8 +28,10 @@ from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.report.kept import kept_pages, newest_page
 from gradsift.pipelines.report.report import is_whole, write_report
 from gradsift.pipelines.runs import remake
+from gradsift.pipelines.runs.copies import damaged_exports
 from gradsift.pipelines.runs.forget import interrupted, resume
 from gradsift.pipelines.runs.remake import Away, Lost, Past, Waits
+from gradsift.pipelines.runs.rewrite import exported
 
 CANNOT = (Lost, InputError, CorruptionError, FeatureSpaceMismatch)  # and no other error: a full disk loses nothing
 
@@ -125,6 +128,7 @@ def mend(store: Store, *, dry_run: bool = False, accept_loss: bool = False, prog
             with suppress(BusyError):  # another reads the catalog: the next command that writes goes on
                 resume(store, progress)  # a deletion that a damaged file had stopped; no index is built before
         done += [_index(job, damage) for damage in _of(job, indexes.FOLDER)]
+        done += [_export(job, damage) for damage in damaged_exports(store)]
         done += _reports(job)
         return done
 
@@ -328,6 +332,16 @@ def _index(job: _Job, damage: Damage) -> Mend:
     except CANNOT as error:
         job.do(lambda: indexes.drop(store, [index.space_id], index.kind))
         return _told(damage, "later", f"dropped: {error}; {BUILD}")
+
+
+def _export(job: _Job, damage: Damage) -> Mend:
+    """Nothing is lost with an export: one that cannot be written again as it was stays as it is."""
+    try:
+        write = exported(job.store, Path(damage.name), job.past.progress)
+        job.do(write)
+        return _told(damage, "mended", "written again, as it was", rows=1)
+    except CANNOT as error:
+        return replace(_told(damage, "kept", f"kept: {error}"), waits=True)
 
 
 def _reports(job: _Job) -> list[Mend]:

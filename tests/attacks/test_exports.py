@@ -5,12 +5,18 @@ import shutil
 
 import pytest
 
+from gradsift import api
+from gradsift.cli.store import verify
 from gradsift.datastore import runs, selections
+from gradsift.datastore.errors import CorruptionError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export import rows as export_rows
-from gradsift.pipelines.export.export import damaged, export
+from gradsift.pipelines.export.export import export
+from gradsift.pipelines.export.whole import damaged
 from gradsift.pipelines.recipe import Export, parse_recipe
+from gradsift.pipelines.runs.copies import damaged_exports
 from gradsift.pipelines.runs.curate import curate
+from gradsift.pipelines.runs.repair import mend
 
 
 def rows(count):
@@ -51,6 +57,10 @@ def half_made(store, folder, stage, done, **options):
     return left
 
 
+def files_of(folder):
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
 def content_of(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
@@ -86,7 +96,7 @@ def test_a_half_made_export_with_any_damage_becomes_the_undisturbed_one(
     undisturbed = content_of(exported(mixed, tmp_path / "whole" / "out", format=suffix))
     (tmp_path / "left").mkdir()
     left = half_made(mixed, tmp_path / "left" / "out", *STAGES[stage], format=suffix)
-    files = [path for path in sorted(left.rglob("*")) if path.is_file()]
+    files = files_of(left)
     assert len(files) > 3
     flipped, cut = tally("flipped bits of half-made exports", 3), tally("cut and missing files of half-made exports", 3)
     for counts, attacks in ((flipped, flips(files, count)), (cut, cuts(files))):
@@ -95,6 +105,81 @@ def test_a_half_made_export_with_any_damage_becomes_the_undisturbed_one(
             there = tmp_path / "try" / left.name / path.relative_to(left)
             there.unlink() if data is None else there.write_bytes(data)
             made = exported(mixed, tmp_path / "try" / "out", format=suffix)
-            same = content_of(made) == undisturbed and damaged(made) == []
+            same = content_of(made) == undisturbed and not damaged(made)
             counts.harmless() if same else counts.silent(f"{path.relative_to(left)}, {stage}")
             shutil.rmtree(tmp_path / "try")
+
+
+def same_manifest(path, data):
+    """Whether these bytes say what the manifest at a path says: white space may differ."""
+    try:
+        return path.name == "manifest.json" and json.loads(data) == json.loads(path.read_bytes())
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("count", [120, pytest.param(4000, marks=pytest.mark.soak)])
+def test_any_damage_to_an_export_is_found_and_named(mixed, tally, count):
+    """The store's own, by the digests of its manifest, which seals itself."""
+    folder = mixed.root / "exports" / "mixed"
+    assert list(damaged_exports(mixed)) == []
+    flipped, cut = tally("flipped bits of exports", 3), tally("cut and missing files of exports", 3)
+    for counts, attacks in ((flipped, flips(files_of(folder), count)), (cut, cuts(files_of(folder)))):
+        for path, data in attacks:
+            before, harmless = path.read_bytes(), data is not None and same_manifest(path, data)
+            path.unlink() if data is None else path.write_bytes(data)
+            found = list(damaged_exports(mixed))
+            path.write_bytes(before)
+            name = path.relative_to(folder).as_posix()
+            if harmless:
+                counts.harmless()
+            elif [one.name for one in found] == [str(folder)] and name in found[0].problem:
+                counts.reported()
+            else:
+                counts.silent(f"{name}: {found}")
+
+
+def test_a_damaged_export_of_the_store_is_written_again_as_it_was(mixed, tmp_path, tally):
+    """As a run wrote it, and as a command did with options of its own; each file of it in turn."""
+    lines = mixed.root / "exports" / "lines"
+    api.export("mixed", lines, format="jsonl", store=mixed)
+    repaired = tally("damaged exports that were repaired", 3)
+    for folder in (mixed.root / "exports" / "mixed", lines):
+        before = content_of(folder)
+        for path in [path for path in files_of(folder) if path.name != "manifest.json"]:
+            path.write_bytes(path.read_bytes()[:-1])
+            (planned,) = mend(mixed, dry_run=True)
+            (done,) = mend(mixed)
+            assert (done.file, done.kind, done.problem) == (
+                str(folder),
+                "export",
+                f"changed: {path.relative_to(folder)}",
+            )
+            same = (done.state, planned.state) == ("mended", "mended") and content_of(folder) == before
+            repaired.harmless() if same else repaired.silent(f"{path}: {done}")
+    shutil.rmtree(lines)
+    assert mend(mixed) == []
+
+
+def test_an_export_that_cannot_be_written_as_it_was_stays_and_says_what_to_do(mixed, tmp_path):
+    """A manifest that is damaged; and an export elsewhere, where its owner may have written on the card."""
+    away, kept = tmp_path / "away", mixed.root / "exports" / "kept"
+    for folder, name in ((away, "README.md"), (kept, "manifest.json")):
+        exported(mixed, folder)
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data.replace(b"mixed", b"mingled"))
+    left = {folder: content_of(folder) for folder in (away, kept)}
+    done = {one.file: one for one in mend(mixed, accept_loss=True)}
+    assert {one.state for one in done.values()} == {"kept"}
+    assert done[str(away)].problem == "changed: README.md"
+    assert "outside of the store" in done[str(away)].done
+    assert done[str(kept)].problem == "changed: manifest.json"
+    assert "remove the folder, and `gradsift export`" in done[str(kept)].done
+    assert {folder: content_of(folder) for folder in left} == left
+    with pytest.raises(CorruptionError, match="2 damaged files; next: gradsift verify --repair"):
+        verify(store=mixed.root)
+    exported(mixed, away)
+    shutil.rmtree(kept)
+    assert api.verify(mixed) == []
+    shutil.rmtree(away)
+    assert api.verify(mixed) == [], "what its owner took away is no damage"

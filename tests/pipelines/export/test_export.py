@@ -24,7 +24,8 @@ from gradsift.pipelines.export import export as exporting
 from gradsift.pipelines.export import rows as export_rows
 from gradsift.pipelines.export.about import Told, pool_words
 from gradsift.pipelines.export.atlas import components, neighbours
-from gradsift.pipelines.export.export import damaged, export
+from gradsift.pipelines.export.export import export
+from gradsift.pipelines.export.whole import damaged
 from gradsift.pipelines.pool import ingest
 from gradsift.pipelines.recipe import Export, load_recipe, parse_recipe
 from gradsift.pipelines.runs import reselect
@@ -236,9 +237,9 @@ def test_other_options_replace_an_export_and_damage_is_mended(mixture):
     again(store, folder)
     assert (folder / "manifest.json").read_bytes() == before
     (folder / "README.md").write_text("gone", "utf-8")
-    assert damaged(folder) == ["README.md"]
+    assert damaged(folder) == {"README.md": "changed"}
     again(store, folder)
-    assert damaged(folder) == []
+    assert not damaged(folder)
 
 
 def test_a_folder_that_is_no_export_is_left_alone(mixture, tmp_path):

@@ -15,8 +15,8 @@ from running import gradsift_apart
 from gradsift import api
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError, UnavailableError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.export.export import damaged
 from gradsift.pipelines.export.push import Destination, destination, push
+from gradsift.pipelines.export.whole import damaged, sealed
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
 
@@ -115,9 +115,13 @@ def test_nothing_goes_that_the_export_did_not_write(hub, folder):
     expected = written(folder)
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text("utf-8"))
-    for name in ("checkpoint.bin", "../outside.txt", str(outside)):
-        manifest["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    path.write_text(json.dumps(manifest), "utf-8")
+    del manifest["seal"]
+    for name in ("../outside.txt", str(outside), "checkpoint.bin"):
+        files = manifest["files"] | {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()}
+        path.write_text(json.dumps(sealed(manifest | {"files": files})), "utf-8")
+        if "outside" in name:
+            with pytest.raises(CorruptionError, match=r"manifest\.json changed"):
+                push(folder, Destination(REPO))
     push(folder, Destination(REPO))
     assert pushed_files(hub) == expected | {"manifest.json": path.read_bytes()}
 
@@ -202,7 +206,9 @@ def test_a_data_set_of_others_is_left_alone(hub, folder, theirs):
 def test_an_export_of_another_name_is_replaced_on_no_branch(hub, folder):
     push(folder, Destination(REPO))
     before, path = pushed_files(hub), folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"name": "other"}), "utf-8")
+    manifest = json.loads(path.read_text("utf-8")) | {"name": "other"}
+    del manifest["seal"]
+    path.write_text(json.dumps(sealed(manifest)), "utf-8")
     with pytest.raises(InputError, match=r"ann/mixed \(main\) holds an export of 'mixed', which 'other' would"):
         push(folder, Destination(REPO))
     push(folder, Destination(REPO, "other"))
@@ -218,9 +224,10 @@ def test_a_repository_that_was_just_made_by_hand_is_filled(hub, folder):
     assert pushed_files(hub) == written(folder)
 
 
-def test_a_file_that_was_changed_is_not_pushed(hub, folder):
-    (folder / "README.md").write_text("other", "utf-8")
-    with pytest.raises(CorruptionError, match=r"README\.md changed since it was exported"):
+@pytest.mark.parametrize("name", ["README.md", "manifest.json"])
+def test_a_file_that_was_changed_is_not_pushed(hub, folder, name):
+    (folder / name).write_text((folder / name).read_text("utf-8").replace("mixed", "other"), "utf-8")
+    with pytest.raises(CorruptionError, match=rf"{name} changed since it was exported"):
         push(folder, Destination(REPO))
     assert hub.log == []
 

@@ -278,8 +278,10 @@ def test_a_bug_in_a_rule_is_not_the_users_fault(seen, monkeypatch, error):
 
 
 def test_influence_names_a_subtask_without_a_row(seen):
-    names = [*seen.target.subtasks[:-1], "lost"]
-    target = replace(seen.target, example_ids=[*seen.target.example_ids[:-1], "no-such-row"], subtasks=names)
+    with seen.store.catalog.write() as db:
+        bare = (seen.target.example_ids[-1],)
+        db.execute("UPDATE feature_row SET status='no_labels', row=NULL WHERE example_id=?", bare)
+    target = replace(seen.target, subtasks=[*seen.target.subtasks[:-1], "lost"])
     e = type(seen)(seen.store, seen.pool, target, seen.pairs, seen.seed)
     with pytest.raises(InputError, match="subtask 'lost' has no row"):
         scores()["influence"].run(e)

@@ -194,7 +194,7 @@ def test_nothing_is_chosen_in_silence_from_the_rows_that_are_left(copy, tmp_path
         assert done.state == "later"
         planned = count_planned(store)
         what = r"target 'sql'" if of == "target" else r"pool 'small'"
-        with pytest.raises(InputError, match=rf"{what}: {planned} examples have no row yet .*`gradsift run`"):
+        with pytest.raises(InputError, match=rf"{what}: rows of {planned} of its examples .*`gradsift run`"):
             reselect(store, {"method": "less", "fraction": 1.0}, name="fewer")
         assert 0 < planned <= whole
 

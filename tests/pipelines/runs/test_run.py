@@ -14,7 +14,8 @@ from running import start
 from gradsift.datastore import examples, features, leases, maintenance, runs, selections
 from gradsift.datastore.errors import BusyError, InputError
 from gradsift.datastore.store import Store
-from gradsift.pipelines.export.export import damaged, export
+from gradsift.pipelines.export.export import export
+from gradsift.pipelines.export.whole import damaged
 from gradsift.pipelines.recipe import load_recipe, parse_recipe
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.validate.table import mean_ci95

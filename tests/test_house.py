@@ -212,6 +212,20 @@ def test_no_pickle_and_no_remote_code():
             assert word not in text, f"{word} in {path}"
 
 
+BY_THEMSELVES = {  # name paths below a store's root, and open nothing there by them
+    "datastore/inside.py", "datastore/store.py", "datastore/free.py", "pipelines/query/word_index.py",
+    "datastore/prune.py", "pipelines/export/checkout.py", "pipelines/runs/curate.py",
+}  # fmt: skip
+
+
+def test_what_is_below_a_stores_root_is_opened_by_one_module():
+    """Who makes a path below it opens that by `datastore/inside.py`, which follows no link, or says here why not."""
+    for path in MODULES:
+        text, name = path.read_text("utf-8"), path.relative_to(ROOT).as_posix()
+        if re.search(r"\broot / ", text) and not name.startswith(("scorers", "gradsift/")):
+            assert "inside." in text or name in BY_THEMSELVES, name
+
+
 LOADS = {"from_pretrained", "from_config", "load_adapter", "SentenceTransformer", "pipeline"}
 
 

@@ -10,7 +10,7 @@ import pytest
 import running
 import yaml
 
-SOON = 20.0  # seconds: a bound for a busy machine; 1.4 s here, 2.8 with Prefect and 2.7 with processes, on two cores
+# It takes 1.4 s here, 2.8 with Prefect and 2.7 with processes, on two idle cores; on a busy machine any time.
 SETTINGS = {"seeds": list(range(12)), "epochs": 30, "test_rows": 12, "arms": ["random"]}
 
 
@@ -48,8 +48,7 @@ def test_ctrl_c_in_validation_is_one_line(copy, tmp_path, flags):
     lines = [line for line in said.splitlines() if line.strip() and not _is_progress(line)]
     assert lines == ["error: stopped; run the same command again to go on"]
     assert process.returncode == 130
-    assert seconds < SOON
-    assert recorded(copy.root) > before
+    assert before < recorded(copy.root) < before + len(SETTINGS["seeds"]), "it did not go on to the end"
 
 
 def _is_progress(line):

@@ -61,8 +61,13 @@ class Backend(ABC):
         naming the file, when it is missing, cut, changed, or not inside the back-end."""
 
     def ready(self, file: StoredFile) -> None:
-        """What comes before the first reading of a file in a process: `check`, or a checked copy on this host."""
+        """What comes before a file is opened: `check`, or a checked copy on this host. Where `is_ready`, nothing."""
         self.check(file)
+
+    def is_ready(self, file: StoredFile) -> bool:  # noqa: ARG002 - a back-end that can tell looks at it
+        """Whether this process has made it ready and nobody has changed it since, by what its file system says of it
+        (which file it is, its size, when it was written to). Costs no reading."""
+        return False
 
     @abstractmethod
     def open(self, file: StoredFile) -> "pa.NativeFile":

@@ -9,6 +9,7 @@ import fcntl
 import os
 import re
 import secrets
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,9 +36,10 @@ class Cache:
         return self.folder / sha256
 
     def touch(self, sha256: str) -> None:
-        """Note that a copy is used now."""
+        """Note that a copy is used now, as the time of its reading: that of its writing would say it was changed."""
         with suppress(OSError):
-            os.utime(self.path(sha256))
+            path = self.path(sha256)
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
     def drop(self, sha256: str) -> None:
         """Delete a copy, if it is there."""
@@ -79,7 +81,7 @@ class Cache:
             if not entry.name.startswith(TMP_PREFIX):
                 with suppress(FileNotFoundError):  # another process may have dropped it
                     state = entry.stat(follow_symlinks=False)
-                    copies.append((state.st_mtime, entry.name, state.st_size))
+                    copies.append((max(state.st_atime, state.st_mtime), entry.name, state.st_size))
         excess = sum(size for _, _, size in copies) - self.limit
         for _, name, size in sorted(copies):
             if excess <= 0:

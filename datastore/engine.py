@@ -69,6 +69,7 @@ class Engine(ABC):
     dialect: ClassVar[str]  # names its folder in sql/
     migrations_table: ClassVar[str]  # makes `schema_migrations`, which holds what `migrate` did
     place: str  # for messages: where the catalog is
+    read_only = False  # whether nothing can be written here: `write` raises InputError then
     guard: "Callable[[Transaction], None] | None" = None  # called as each transaction begins; raises to refuse it
 
     @abstractmethod
@@ -144,8 +145,9 @@ class Engine(ABC):
     def migrate(self) -> None:
         """Bring the schema up to date. Raises CatalogVersionError for a newer catalog or an edited migration."""
         known = sql.migrations(self.dialect)
-        with self.write() as db:
-            db.execute(self.migrations_table)
+        if not self.read_only:
+            with self.write() as db:
+                db.execute(self.migrations_table)
         applied = {row["version"]: row["sha256"] for row in self.rows("SELECT version, sha256 FROM schema_migrations")}
         if applied and max(applied) > known[-1].version:
             raise CatalogVersionError(
@@ -154,6 +156,11 @@ class Engine(ABC):
             )
         for migration in known:
             if migration.version not in applied:
+                if self.read_only:
+                    raise CatalogVersionError(
+                        f"{self.place} was written by an older gradsift and is read only here: open it once where it "
+                        "can be written to (`gradsift status`), which brings it up to date"
+                    )
                 if applied:
                     self.backup(migration.version)
                 self._apply(migration)

@@ -56,6 +56,12 @@ class StoreFullError(GradsiftError):
     exit_code = 6
 
 
+class DiskError(GradsiftError):
+    """The disk fails or may not be written to; what was committed before is intact as far as the disk has kept it."""
+
+    exit_code = 6
+
+
 class UnavailableError(GradsiftError):
     """A server that the store needs, its database or object store, does not answer or stopped to. What was committed
     before is intact: run the command again when it answers."""

@@ -30,6 +30,7 @@ class LocalFiles(Backend):
         """`notes`: a file for quick digests (`datastore/quick.py`), where the catalog is no safer than these files."""
         self.root = root
         self.notes = None if notes is None else quick.Notes(notes)
+        self._ready: dict[str, files.Stamp] = {}  # of files that this process has found whole, as they were then
 
     def write(self, kind: str, suffix: str, fill: Fill) -> StoredFile:
         """Write a new file `kind/<random hex><suffix>` durably and return its name and digest.
@@ -87,7 +88,21 @@ class LocalFiles(Backend):
             self.notes.note(digest, quickly)
 
     def ready(self, file: StoredFile) -> None:
-        """Read a file, at the speed of memory where a process on this host has checked it before, else `check`."""
+        """Read a file, at the speed of memory where a process on this host has checked it before, else `check`; not at
+        all where `is_ready`."""
+        if self.is_ready(file):
+            return
+        stamp = files.stamp(self.root / file.name)  # before it is read: who writes to it meanwhile changes it
+        self._read(file)
+        if stamp is not None:
+            self._ready[file.name] = stamp
+
+    def is_ready(self, file: StoredFile) -> bool:
+        """Whether this process has found it whole and its inode, size and time are as they were then."""
+        known = self._ready.get(file.name)
+        return known is not None and known == files.stamp(self.root / file.name)
+
+    def _read(self, file: StoredFile) -> None:
         noted = None if self.notes is None else self.notes.of(file.sha256)
         if noted is not None:
             with self._path(file.name) as path, suppress(OSError):

@@ -1,6 +1,7 @@
 """Rows of a space as memory maps that stay open, for searches: ids, vectors and scales, without a copy.
 
-A shard's digest is checked on first use in a process (`Store.map`). What left the catalog is let go at the next look.
+A shard's digest is checked on first use in a process (`Store.map`), and again when somebody wrote to it. What left the
+catalog is let go at the next look.
 Beside the gradient rows of a shard lie the embeddings of the same pass, where they were kept: asked for by their
 column, they are rows like any other.
 Legend: N rows of all shards, n rows of one, D dims.
@@ -130,13 +131,8 @@ def open_rows(store: Store, space_id: int, shards: Sequence[int] | None = None, 
         raise InputError(f"shard {unknown[0]} is not of feature space {space_id}; look at the space's shards again")
     let_go(store)
     mapped = _open.setdefault(store, {})
-    store.check(
-        {
-            shard_id
-            for shard_id, name in listed.items()
-            if (shards is None or shard_id in shards) and (shard_id, name, column) not in mapped
-        }
-    )
+    for shard_id in store.check({shard_id for shard_id in listed if shards is None or shard_id in shards}):
+        mapped.pop((shard_id, listed[shard_id], column), None)  # changed since: what is wrong with it is told below
     digest = features.space_fingerprint(store, space_id)
     chosen: list[MappedRows] = []
     for shard_id, name in listed.items():

@@ -41,7 +41,7 @@ class ObjectFiles(Backend):
         self.bucket = s3.parse_url(url)
         self.cache = Cache(cache)
         self._clients: dict[int, Any] = {}  # by process: connections must not be shared across a fork
-        self._checked: set[str] = set()  # digests of copies that this process has read
+        self._checked: dict[str, files.Stamp | None] = {}  # of copies that this process has read, as they were then
 
     def write(self, kind: str, suffix: str, fill: Fill) -> StoredFile:
         """Write a new object. The copy comes first: a `fill` that fails sends nothing, and this host need not fetch it.
@@ -97,18 +97,25 @@ class ObjectFiles(Backend):
         """Make sure of a copy on this host that matches its digest; this process reads it once to see that it does."""
         self._key(file.name)
         path = self.cache.path(file.sha256)
+        stamp = files.stamp(path)
         try:
-            if path.stat().st_size == file.bytes and (file.sha256 in self._checked or digest_file(path) == file.sha256):
+            if path.stat().st_size == file.bytes and (self.is_ready(file) or digest_file(path) == file.sha256):
                 self.cache.touch(file.sha256)
-                self._checked.add(file.sha256)
+                self._checked[file.sha256] = stamp
                 return
         except FileNotFoundError:
             pass
         self.cache.drop(file.sha256)
         with self.cache.aside() as (fetched, handle):
             self._fetch(file, fetched, handle)
+            stamp = files.stamp(fetched)
             self.cache.admit(fetched, file.sha256)
-        self._checked.add(file.sha256)
+        self._checked[file.sha256] = stamp
+
+    def is_ready(self, file: StoredFile) -> bool:
+        """Whether this process has read the copy on this host and its inode, size and time are as they were then."""
+        known = self._checked.get(file.sha256)
+        return known is not None and known == files.stamp(self.cache.path(file.sha256))
 
     def _fetch(self, file: StoredFile, path: Path, handle: BinaryIO) -> None:
         """Write an object to a file, and once more when its bytes do not match. Raises CorruptionError then."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.files import followed
 from gradsift.datastore.place import Place, folders, is_store
 from gradsift.datastore.store import Store
 
@@ -16,7 +17,8 @@ def refuse_taken(place: Place, path: Path, kind: str) -> None:
 
     `kind` is one of `STARTS`, or another word: then only the place is looked at. Ask before the work is done.
     """
-    inside = next((folder for folder in folders(place) if path.resolve().is_relative_to(folder.resolve())), None)
+    whole = followed(path)
+    inside = next((folder for folder in folders(place) if whole.is_relative_to(folder.resolve())), None)
     if inside is not None and is_store(place.root):
         what = "is a file of" if path.exists() else "would be in the folder of"
         raise InputError(f"{path} {what} the store ({inside}), where only the store writes; name a path outside of it")
@@ -36,7 +38,7 @@ def _start(path: Path, size: int) -> bytes:
 def note(store: Store, kind: str, path: Path) -> None:
     """Record that an `export` or a `report` goes to a path, before it is written. Nothing in the store's own folders
     for them is recorded."""
-    whole, root = path.resolve(), store.root.resolve()
+    whole, root = followed(path), store.root.resolve()
     inside = whole.relative_to(root) if whole.is_relative_to(root) else None
     if inside is not None and len(inside.parts) > 1 and inside.parts[0] in OWN:
         return

@@ -4,7 +4,6 @@ Concurrency: every write is one short `BEGIN IMMEDIATE` transaction; readers see
 commit is one fsync of the WAL.
 """
 
-import errno
 import os
 import sqlite3
 import threading
@@ -17,20 +16,19 @@ from gradsift.datastore import head, inside, seals
 from gradsift.datastore.bounds import bounded
 from gradsift.datastore.engine import LEFT, Engine, Parameters, Row, Transaction
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError, NoStoreError
-from gradsift.datastore.files import disk_errors, make_folder, on_network
+from gradsift.datastore.files import WRITABLE, disk_errors, make_folder, on_network
+from gradsift.datastore.sqlite_errors import ADVICE, DAMAGED, HELD, READ_ONLY, damaged, is_busy, name_of, sound
 
 BUSY_SECONDS = 60
 OF_PREDICATES = {"example", "origin"}  # tables that a predicate may look at
-DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
-ADVICE = (
-    "It cannot be made again from the other files: put a copy of the store back, or run its recipes into a new store."
-)
 ACCEPT = "Where it is as it should be, take it as it is: gradsift verify --repair --accept-loss"
 SHOWN = 3  # of what is wrong
 CACHE_KIB = 65_536  # of pages that were used, for each thread; taken as needed
 WAL_PAGES = 8_192  # of 4 KiB, before they are moved into the file
-# A quota or size limit shows as a failed write, a full disk as SQLITE_FULL.
-CANNOT_WRITE = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_FSYNC")
+UNMERGED = (
+    "{} is read only here, and its catalog was not closed: {} has changes that are not in it yet. Open it once where "
+    "it can be written to (`gradsift status`), or copy the folder to where it can"
+)
 
 
 class SqliteTransaction:
@@ -109,6 +107,8 @@ class SqliteEngine(Engine):
         inside.require(path.parent, path)  # SQLite itself follows no link to its log
         with disk_errors(path):
             make_folder(path.parent)
+        there = path.exists()
+        self.read_only = there and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
         self._local = threading.local()
         self._is_current = False  # its tables are not ours yet
         self.migrate()
@@ -125,20 +125,42 @@ class SqliteEngine(Engine):
 
     def _open(self) -> sqlite3.Connection:
         try:
-            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            connection.row_factory = sqlite3.Row
-            journal = "DELETE" if on_network(self.path) else "WAL"
-            connection.execute(f"PRAGMA journal_mode={journal}")  # WAL needs shared memory of one host
+            connection = self._connect()
         except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorname", "").startswith(DAMAGED):
-                raise InputError(f"{self.path} cannot be opened as a catalog: {error}. {ADVICE}") from error
-            raise InputError(f"{self.path} cannot be opened as a catalog: {error}") from error
-        connection.execute("PRAGMA synchronous=FULL")
+            if is_busy(error):
+                raise BusyError(HELD.format(self.path, BUSY_SECONDS)) from error
+            advice = f". {ADVICE}" if name_of(error).startswith(DAMAGED) else ""
+            raise InputError(f"{self.path} cannot be opened as a catalog: {error}{advice}") from error
         connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute("PRAGMA secure_delete=ON")  # no text stays behind in what a row or page had
         # Ids are digests: new rows of a large table touch a page each; with less room those would be written twice.
         connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        if self.read_only:
+            return self._connect_to_read()
+        connection = _connection(self.path.absolute().as_uri())
+        journal = "DELETE" if on_network(self.path) else "WAL"
+        connection.execute(f"PRAGMA journal_mode={journal}")  # WAL needs shared memory of one host
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA secure_delete=ON")  # no text stays behind in what a row or page had
         connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
+        return connection
+
+    def _connect_to_read(self) -> sqlite3.Connection:
+        """SQLite reads a catalog in WAL mode by files beside it, which it makes. Where it cannot, and nothing waits in
+        a log, the catalog's own file has all there is, and is read as one that nobody changes."""
+        address = f"{self.path.absolute().as_uri()}?mode=ro"
+        log = self.path.with_name(f"{self.path.name}-wal")
+        if not log.exists() or not log.stat().st_size:
+            return _connection(f"{address}&immutable=1")
+        connection = _connection(address)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_schema")
+        except sqlite3.OperationalError as error:
+            if not name_of(error).startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+                raise
+            raise InputError(UNMERGED.format(self.path.parent, log.name)) from error
         return connection
 
     def close(self) -> None:
@@ -154,8 +176,10 @@ class SqliteEngine(Engine):
         Raises StoreFullError when the disk is full, BusyError when the guard refuses it, and for a row that refers to
         one which has left.
         """
+        if self.read_only:
+            raise InputError(READ_ONLY.format(self.path.parent, WRITABLE))
         connection = self._connection
-        with _sound(self.path), disk_errors(self.path):
+        with sound(self.path, BUSY_SECONDS), disk_errors(self.path):
             ledger = self._ledger() if self._is_current else None
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -170,8 +194,6 @@ class SqliteEngine(Engine):
             except BaseException as error:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-                if getattr(error, "sqlite_errorname", "") in CANNOT_WRITE:
-                    raise OSError(errno.ENOSPC, f"the catalog cannot be written: {error}") from error
                 if getattr(error, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_FOREIGNKEY":
                     raise BusyError(LEFT.format(self.path.parent)) from error
                 raise
@@ -185,7 +207,7 @@ class SqliteEngine(Engine):
         """This thread's, which begins with a look whether the catalog has come as far as it had."""
         if self._local.ledger is None:
             if behind := self._behind():
-                raise CorruptionError(f"{_damaged(self.path, behind)} {ACCEPT}")
+                raise CorruptionError(f"{damaged(self.path, behind)} {ACCEPT}")
             self._local.ledger = seals.Ledger(self._connection)
         ledger: seals.Ledger = self._local.ledger
         return ledger
@@ -196,12 +218,12 @@ class SqliteEngine(Engine):
 
     def rows(self, text: str, parameters: Parameters = ()) -> list[Row]:
         """All rows of a query, of one snapshot."""
-        with _sound(self.path):
+        with sound(self.path, BUSY_SECONDS):
             return self._connection.execute(text, parameters).fetchall()
 
     def one(self, text: str, parameters: Parameters = ()) -> Row | None:
         """The first row of a query, or None."""
-        with _sound(self.path):
+        with sound(self.path, BUSY_SECONDS):
             row: Row | None = self._connection.execute(text, parameters).fetchone()
             return row
 
@@ -217,7 +239,7 @@ class SqliteEngine(Engine):
         connection = self._connection
         connection.set_authorizer(allow)
         try:
-            with _sound(self.path), bounded(connection):
+            with sound(self.path, BUSY_SECONDS), bounded(connection):
                 text = f"WITH example AS ({rows}) SELECT key FROM example WHERE (\n{predicate}\n)"
                 return [row[0] for row in connection.execute(text)]
         except sqlite3.Error as error:
@@ -246,16 +268,16 @@ class SqliteEngine(Engine):
         if told:
             more = f"; and {len(told) - SHOWN:,} more" if len(told) > SHOWN else ""
             advice = "" if found else f" {ACCEPT}"
-            raise CorruptionError(_damaged(self.path, "; ".join(told[:SHOWN]) + more) + advice)
+            raise CorruptionError(damaged(self.path, "; ".join(told[:SHOWN]) + more) + advice)
 
     def accept(self) -> None:
         """Take the catalog as it is for what it should be. Raises CorruptionError where SQLite cannot read it."""
         with self._snapshot() as connection:
             if found := _unsound(connection):
-                raise CorruptionError(_damaged(self.path, "; ".join(found)))
+                raise CorruptionError(damaged(self.path, "; ".join(found)))
         last = head.noted(self._note)
         self.close()  # a new connection has no triggers
-        with _sound(self.path), disk_errors(self.path):
+        with sound(self.path, BUSY_SECONDS), disk_errors(self.path):
             connection = self._connection
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -273,7 +295,7 @@ class SqliteEngine(Engine):
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
         """This thread's connection, for several queries of one state."""
         connection = self._connection
-        with _sound(self.path):
+        with sound(self.path, BUSY_SECONDS):
             connection.execute("BEGIN")
             try:
                 yield connection
@@ -300,31 +322,23 @@ class SqliteEngine(Engine):
         for copy in self.path.parent.glob(f"{self.path.stem}.before-*.sqlite*"):
             copy.unlink(missing_ok=True)
         connection = self._connection
-        with disk_errors(self.path):
+        with sound(self.path, BUSY_SECONDS), disk_errors(self.path):
             try:
                 connection.execute("VACUUM")
                 row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             except sqlite3.OperationalError as error:
-                name = getattr(error, "sqlite_errorname", "")
-                if name in CANNOT_WRITE:
-                    raise OSError(errno.ENOSPC, f"the catalog cannot be written anew: {error}") from error
-                if not name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+                if not is_busy(error):
                     raise
                 row = {"busy": 1}
         if row["busy"]:
             raise BusyError(f"another process is using {self.path}; run this again when it has ended")
 
 
-@contextmanager
-def _sound(path: Path) -> Iterator[None]:
-    """Turn SQLite's word for damaged pages into CorruptionError; other errors pass."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        no_text = str(error).startswith("Could not decode to UTF-8")
-        if not no_text and not getattr(error, "sqlite_errorname", "").startswith(DAMAGED):
-            raise
-        raise CorruptionError(_damaged(path, str(error))) from error
+def _connection(address: str) -> sqlite3.Connection:
+    """A connection of the right settings. Opens the file at the first statement."""
+    connection = sqlite3.connect(address, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
+    connection.row_factory = sqlite3.Row
+    return connection
 
 
 def _unsound(connection: sqlite3.Connection) -> list[str]:
@@ -339,10 +353,6 @@ def _unreferred(connection: sqlite3.Connection) -> list[str]:
         'SELECT "table", parent, count(*) AS n FROM pragma_foreign_key_check GROUP BY 1, 2 ORDER BY 1, 2'
     )
     return [f"{row['n']:,} rows of {row['table']} refer to none of {row['parent']}" for row in rows]
-
-
-def _damaged(path: Path, what: str) -> str:
-    return f"the catalog {path} is damaged ({what}). {ADVICE}"
 
 
 def _statements(text: str) -> Iterator[str]:

@@ -71,7 +71,7 @@ class Store:
                     part(self.catalog)
                 raise
         keep(self.place)
-        self._checked: set[str] = set()  # names of files
+        self._shaped: set[str] = set()  # names of files whose content this process has looked at
         self.backend.keep(self._digests)
 
     def close(self) -> None:
@@ -197,7 +197,7 @@ class Store:
 
     def open(self, shard_id: int) -> shapes.Reading:
         """A committed shard for reading, with seek, by `with store.open(…) as file`; its digest and its shape are
-        checked on first use in this process.
+        checked on first use in this process, and again when somebody has written to the file since.
 
         Raises CorruptionError, naming the shard, when it is missing, cut or changed, and inside the `with` when what it
         holds cannot be read.
@@ -257,29 +257,34 @@ class Store:
                 return row
         return None
 
-    def check(self, shard_ids: Collection[int]) -> None:
-        """Compare the digests of shards that are to be read in this process and were not yet, in several threads.
+    def check(self, shard_ids: Collection[int]) -> set[int]:
+        """Compare the digests of shards that are to be read in this process and were not yet, or were changed since, in
+        several threads; returns which these were.
 
-        Only those that are whole are noted as such: `open` and `map` say what is wrong with the others. Cost: a reading
-        of the files, at the speed of memory where this host has checked them before.
+        `open` and `map` say what is wrong with those that are not whole. Cost: a reading of these files, at the speed
+        of memory where this host has checked them before.
         """
         rows = self.catalog.rows("SELECT shard_id, kind, name, bytes, sha256 FROM shard") if shard_ids else []
-        wanted = [row for row in rows if row["shard_id"] in shard_ids and row["name"] not in self._checked]
+        wanted = [row for row in rows if row["shard_id"] in shard_ids and not self._is_ready(stored_file(row))]
 
-        def whole(row: Row) -> str | None:
-            file = stored_file(row)
-            try:
-                self._ready(str(row["kind"]), file)
-            except (CorruptionError, UnavailableError, OSError):
-                return None
-            return file.name
+        def whole(row: Row) -> None:
+            with suppress(CorruptionError, UnavailableError, OSError):
+                self._ready(str(row["kind"]), stored_file(row))
 
-        self._checked.update(name for name in threads.each(whole, wanted) if name is not None)
+        for _ in threads.each(whole, wanted):
+            pass
+        return {int(row["shard_id"]) for row in wanted}
+
+    def _is_ready(self, file: StoredFile) -> bool:
+        return file.name in self._shaped and self.backend.is_ready(file)
 
     def _ready(self, kind: str, file: StoredFile) -> None:
+        if self._is_ready(file):
+            return
         self.backend.ready(file)
         with self.backend.map(file) as opened:
             shapes.require(kind, opened)
+        self._shaped.add(file.name)
 
     def _reader(self, shard_id: int, opener: "Callable[[StoredFile], pa.NativeFile]") -> shapes.Reading:
         row = self._shard(shard_id)
@@ -290,9 +295,7 @@ class Store:
             )
         file = stored_file(row)
         try:
-            if file.name not in self._checked:
-                self._ready(row["kind"], file)
-                self._checked.add(file.name)
+            self._ready(row["kind"], file)
             return shapes.Reading(f"shard {shard_id} ({row['kind']})", opener(file))
         except CorruptionError as error:
             raise CorruptionError(f"shard {shard_id} ({row['kind']}): {error}") from None

@@ -121,12 +121,13 @@ def page() -> str:
     codes = {
         "0": "ok",
         "1": "unexpected; please report",
-        "130": "interrupted; run again to go on",
+        "130": "interrupted (Ctrl-C); run again to go on",
+        "143": "stopped by SIGTERM, as by Ctrl-C; run again to go on",
         "141": "who read what it prints stopped reading, as `head` does: nothing is wrong",
     }
     for error in (
         errors.InputError, errors.CorruptionError, errors.FeatureSpaceMismatch, errors.CatalogVersionError,
-        errors.BusyError, errors.StoreFullError, errors.UnavailableError,
+        errors.BusyError, errors.StoreFullError, errors.DiskError, errors.UnavailableError,
         errors.WorkerError,
     ):  # fmt: skip
         text = " ".join((error.__doc__ or "").split())

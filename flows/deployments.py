@@ -25,7 +25,7 @@ from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from gradsift.datastore.errors import InputError, UnavailableError
-from gradsift.flows.nightly import nightly, weekly
+from gradsift.flows.nightly import nightly, nights_end_with_this, weekly
 
 ONCE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 NEXT = 3
@@ -86,7 +86,8 @@ def serve(deployments: Sequence[RunnerDeployment], told: Sequence[Deployed], rea
     for one in told:
         ready(one)
     # The schedule stays when this stops: a night that is missed runs when somebody serves again.
-    serve_all(*deployments, pause_on_shutdown=False, print_starting_message=False)
+    with nights_end_with_this():
+        serve_all(*deployments, pause_on_shutdown=False, print_starting_message=False)
 
 
 def deploy(deployments: Sequence[RunnerDeployment], pool: str) -> None:

@@ -6,7 +6,9 @@ in the store ends as `AlreadyRunning`, which is no failure. What fails of a thin
 the task that it happened in, then once the whole (`flows.retries`).
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from prefect import flow
@@ -18,9 +20,11 @@ from gradsift.datastore import leases
 from gradsift.datastore.errors import BusyError
 from gradsift.datastore.place import place_of
 from gradsift.datastore.store import Store
+from gradsift.flows import dead
 from gradsift.flows.curate import curate_with_prefect
 from gradsift.flows.events import emit
 from gradsift.flows.logs import logged, warned
+from gradsift.flows.parent import end_with
 from gradsift.flows.tasks import as_task
 from gradsift.flows.validate import validate_with_prefect
 from gradsift.pipelines.recipe import load_recipe
@@ -28,6 +32,18 @@ from gradsift.pipelines.runs.events import failure, webhook
 
 AGAIN_SECONDS = 600.0  # before the whole is tried once more
 ALREADY_RUNNING = "AlreadyRunning"
+SERVED_BY = "GRADSIFT_SERVED_BY"  # in a night's environment: the process that started it
+
+
+@contextmanager
+def nights_end_with_this() -> Iterator[None]:
+    """Nights that are started as children of this process inside the block end when it does, however it ends: nobody
+    else knows of them then, and the next serves a new one."""
+    os.environ[SERVED_BY] = str(os.getpid())
+    try:
+        yield
+    finally:
+        del os.environ[SERVED_BY]
 
 
 def _run_name() -> str:
@@ -119,6 +135,9 @@ def weekly(store: str, recipe: str | None = None) -> State[None] | None:
 
 def _tried(name: str, work: Callable[[], None]) -> State[None] | None:
     """Do the work as a task, once more after a failure that may pass; where the store is busy, that is the answer."""
+    if served_by := os.environ.get(SERVED_BY):
+        end_with(int(served_by))
+    dead.begin()
 
     def attempt() -> str | None:
         try:

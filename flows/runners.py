@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import multiprocessing
 import multiprocessing.util
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from gradsift.datastore.errors import InputError
+from gradsift.flows.parent import end_with
 from gradsift.pipelines.recipe import Recipe, Runner
 from gradsift.pipelines.recipe.runner import DASK, KINDS, PROCESS, RAY, THREADS
 
@@ -75,6 +77,8 @@ def processes(count: int) -> TaskRunner[Any]:
 
 def _end_at_once() -> None:
     signal.signal(signal.SIGTERM, _end)
+    if (parent := multiprocessing.parent_process()) is not None and parent.pid is not None:
+        end_with(parent.pid, _end)
 
 
 def _end(*_: object) -> None:

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.base import ServerType
 from prefect.context import FlowRunContext
+from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.settings import (
     PREFECT_API_URL,
@@ -25,6 +25,7 @@ from prefect.settings import (
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from gradsift.datastore.errors import GradsiftError
+from gradsift.flows import dead, server
 from gradsift.flows.logs import log_units
 from gradsift.flows.retries import policy
 from gradsift.flows.runners import Workers
@@ -82,7 +83,7 @@ def spreading(workers: Workers) -> Iterator[Spread]:
             failures: list[Exception] = []
             lost: list[str] = []
             waiting = []
-            with _server_for_children(), _devices_of(runner):
+            with server_for_children(), _devices_of(runner):
                 for piece in pieces:
                     one = _task(piece.name, _action_of(piece, workers.threads))
                     if runner is None or (in_thread and piece.alone):
@@ -132,17 +133,17 @@ def _end_of(future: PrefectFuture[Any]) -> _End | None:
 
 @contextmanager
 def _ending_processes() -> Iterator[None]:
-    """End a pool's processes at a Ctrl-C: they would go on with the next piece. Clusters end their own."""
+    """End a pool's processes when this is stopped: they would go on with the next piece. Clusters end their own."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TerminationSignal):
         for child in multiprocessing.active_children():
             child.terminate()
         raise
 
 
 @contextmanager
-def _server_for_children() -> Iterator[None]:
+def server_for_children() -> Iterator[None]:
     """The flow's server in the settings that processes inherit; else each would start a temporary one of its own."""
     running = FlowRunContext.get()
     known = {} if running is None else {PREFECT_API_URL: str(running.client.api_url)}
@@ -173,13 +174,6 @@ def _action_of(piece: Piece, threads: int | None) -> Callable[[], None]:
     return action
 
 
-def _hang_up() -> None:
-    """Close the client of a temporary server, which a Ctrl-C has ended too: Prefect would ask it again for a minute."""
-    running = FlowRunContext.get()
-    if running is not None and running.client.server_type is ServerType.EPHEMERAL:
-        running.client.__exit__(None, None, None)
-
-
 @contextmanager
 def _patient() -> Iterator[None]:
     """A temporary server may be slow to start on a busy machine: that is waited for, longer if the user says so."""
@@ -191,19 +185,18 @@ def _patient() -> Iterator[None]:
 def in_flow(name: str, run_name: str, action: Callable[[Spread], T], workers: Workers) -> T:
     """Do an action as a Prefect flow run; it is given what spreads pieces of work over these workers.
 
-    Raises what the action raised, even where Prefect then fails too: a Ctrl-C in a terminal also ends the temporary
-    server, and the error of not reaching it must not hide the interrupt.
+    Raises what the action raised, even where Prefect then fails too: the error of not reaching a server that ends
+    meanwhile must not hide an interrupt.
     """
     failures: list[BaseException] = []
 
     def attempt() -> T:
         try:
+            dead.begin()
             with spreading(workers) as spread:
                 return action(spread)
         except BaseException as error:
             failures.append(error)
-            if isinstance(error, KeyboardInterrupt):
-                _hang_up()
             raise
 
     def first_cause() -> BaseException | None:
@@ -215,6 +208,7 @@ def in_flow(name: str, run_name: str, action: Callable[[Spread], T], workers: Wo
     as_flow = flow(
         name=name, flow_run_name=run_name, persist_result=False, validate_parameters=False, task_runner=workers.runner
     )
+    server.use()
     try:
         with _patient(), _named(attempt) as key:
             return cast("T", as_flow(lambda: _do_named(key))())

@@ -1,6 +1,5 @@
-"""Text of data sets in tables of Markdown and CSV: signs that Markdown, HTML or a spreadsheet would act on are escaped
-or taken out. A table is a list of rows with the same columns, in the order of
-the first row."""
+"""Text of data sets in tables of Markdown and CSV: signs that Markdown, HTML, a spreadsheet or a terminal would act on
+are escaped or taken out. A table is a list of rows with the same columns, in the order of the first row."""
 
 import csv
 import io
@@ -26,6 +25,12 @@ def first_turn(chat: Messages, role: str, size: int) -> str:
 def printable(text: str) -> str:
     """The text with a space for every character that does not print."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def visible(text: str) -> str:
+    """The text with what a terminal would obey, or not show, spelled out, but for ends of lines: for messages, in which
+    names may be those of any file."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def markdown(rows: Sequence[Row]) -> str:

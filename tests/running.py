@@ -1,9 +1,11 @@
 """Commands in tests: one place for their environment, their patience, and what is said when one fails."""
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from contextlib import chdir, nullcontext, redirect_stderr, redirect_stdout
 from io import StringIO
@@ -99,3 +101,28 @@ def launch(command, *, variables=None, **options):
     """Start any command and go on, with `variables` beside this process's."""
     command = [str(part) for part in command]
     return subprocess.Popen(command, env=environment(**{k: str(v) for k, v in (variables or {}).items()}), **options)
+
+
+def new_mark():
+    """The value of a variable that a command is given and its children inherit, so that `marked` finds them."""
+    return f"mark-{secrets.token_hex(8)}"
+
+
+def marked(mark):
+    """{pid: command} of the processes that have a mark in their environment, whoever their parent is by now."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (process / "environ").read_bytes():
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # it ended, or is another user's
+    return found
+
+
+def until(condition):
+    """Wait until something is so."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)

@@ -141,11 +141,10 @@ def section_of(settings: Mapping[str, Any] | AnyPath, name: str) -> "Fields":
 
 
 def _read(path: Path) -> Any:
-    import yaml
-
     from gradsift.datastore.errors import InputError
+    from gradsift.pipelines.recipe.written import read_yaml
 
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return read_yaml(path)
+    except FileNotFoundError as error:
         raise InputError(f"cannot read {path}: {error}") from error

@@ -154,11 +154,10 @@ def overlap(
 
 
 def _options(option: tuple[str, ...]) -> dict[str, Any]:
-    import yaml
-
     from gradsift.datastore.errors import InputError
+    from gradsift.pipelines.recipe.written import parse_yaml
 
     pairs = [text.partition("=") for text in option]
     if bad := [name for name, sign, _ in pairs if not sign]:
         raise InputError(f"--option {bad[0]}: give NAME=VALUE")
-    return {name: yaml.safe_load(value) for name, _, value in pairs}
+    return {name: parse_yaml(value, f"--option {name}") for name, _, value in pairs}

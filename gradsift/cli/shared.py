@@ -14,7 +14,7 @@ app = App(
     version=VERSION,
     help="Curate fine-tuning data by the gradients it produces.",
     help_epilogue="Exit codes: 0 ok, 1 unexpected, 2 bad input, 4 damaged or incompatible store, 5 busy, "
-    "6 disk full or failing, 7 a server does not answer, 8 workers died, 130 interrupted.",
+    "6 disk full or failing, 7 a server does not answer, 8 workers died, 130 and 143 stopped.",
 )
 StorePath = Annotated[Path, Parameter(name=["--store", "-s"], env_var="GRADSIFT_STORE", help="Folder of the store.")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON document.")]

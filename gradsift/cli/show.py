@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradsift.pipelines.progress import Progress
-from gradsift.pipelines.tables import Row
+from gradsift.pipelines.tables import Row, visible
 
 LINE_SECONDS = 5.0
 answered = False  # whether a document was printed: an error after it is told on standard error alone
@@ -155,7 +155,7 @@ def _bars() -> Iterator[Progress]:
 
         def update(stage: str, done: int, total: int | None) -> None:
             if stage not in known:
-                known[stage] = bars.add_task(escape(stage), total=total)
+                known[stage] = bars.add_task(escape(visible(stage)), total=total)
             bars.update(known[stage], completed=done, total=total)
 
         yield update
@@ -172,7 +172,7 @@ def _lines() -> Progress:
             return
         last[stage] = now
         left = pace(now - start, done - first, (total or 0) - done)
-        sys.stderr.write(f"{stage}: {done}{f' of {total}' if total else ''}{left}\n")
+        sys.stderr.write(f"{visible(stage)}: {done}{f' of {total}' if total else ''}{left}\n")
         sys.stderr.flush()
 
     return update

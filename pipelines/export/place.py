@@ -20,7 +20,7 @@ from pathlib import Path
 
 from gradsift.datastore import inside, leases
 from gradsift.datastore.errors import BusyError, InputError
-from gradsift.datastore.files import fsync_folder
+from gradsift.datastore.files import followed, fsync_folder
 from gradsift.datastore.identity import fingerprint
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.reading import ODD
@@ -78,7 +78,7 @@ def _require_no_link(store: Store, folder: Path) -> None:
 
 @contextmanager
 def _alone(store: Store, folder: Path) -> Iterator[None]:
-    with leases.held(store, f"export to {fingerprint(str(folder.resolve()))[:16]}") as mine:
+    with leases.held(store, f"export to {fingerprint(str(followed(folder)))[:16]}") as mine:
         if not mine:
             raise BusyError(f"another process is writing to {folder}; wait for it")
         yield

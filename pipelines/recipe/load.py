@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.files import followed
 from gradsift.datastore.runs import Json
 from gradsift.datastore.suggest import suggestion
 from gradsift.pipelines.recipe.recipe import Recipe
 from gradsift.pipelines.recipe.section import Section
+from gradsift.pipelines.recipe.written import read_yaml
 
 RENAMED_OPTIONS = {"kde_points": "kde_neighbours"}  # since 0.1; and what `ccs` was is `ccs_adapt`
 PATH_FIELDS = ("path", "encoder", "include_path", "from_")
@@ -20,13 +21,9 @@ PATH_FIELDS = ("path", "encoder", "include_path", "from_")
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe file. Raises InputError naming the file, the field and a suggestion."""
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        data = read_yaml(path)
     except FileNotFoundError:
         raise InputError(f"there is no recipe {path}; see examples/ for some to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise InputError(f"{path} must hold a mapping of recipe fields, not a {type(data).__name__}")
     return parse_recipe(data, str(path), path.parent)
@@ -40,7 +37,10 @@ def parse_recipe(data: Json, where: str = "recipe", folder: Path | None = None) 
         raise InputError(f"{where}:\n" + "\n".join(_explain(error))) from None
     if folder is None:
         return recipe
-    return _resolve(recipe, folder).written_as(recipe.written)
+    try:
+        return _resolve(recipe, folder).written_as(recipe.written)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def recorded_recipe(data: Json, where: str) -> Recipe:
@@ -99,24 +99,35 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _resolve(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with absolute paths: of every `path` and every `encoder` in it."""
+    """The recipe with absolute paths: of every `path` and every `encoder` in it. Raises InputError, naming the field,
+    for a path that no file can have."""
 
-    def walk(value: Any) -> Any:
+    def walk(value: Any, place: str) -> Any:
         if isinstance(value, Section):
-            names = {n: walk(getattr(value, n)) for n in type(value).model_fields}
-            names |= {n: _absolute(v, folder) for n, v in names.items() if n in PATH_FIELDS}
+            fields = type(value).model_fields
+            names = {n: walk(getattr(value, n), f"{place}{of.alias or n}.") for n, of in fields.items()}
+            names |= {
+                n: _absolute(v, folder, f"{place}{fields[n].alias or n}") for n, v in names.items() if n in PATH_FIELDS
+            }
             return value.model_copy(update=names)
         if isinstance(value, list):
-            return [walk(item) for item in value]
+            return [walk(item, f"{place}{n}.") for n, item in enumerate(value)]
         if isinstance(value, dict):
-            return {key: walk(item) for key, item in value.items()}
+            return {key: walk(item, f"{place}{key}.") for key, item in value.items()}
         return value
 
-    resolved: Recipe = walk(recipe)
+    resolved: Recipe = walk(recipe, "")
     return resolved
 
 
-def _absolute(path: str | list[str] | None, folder: Path) -> str | list[str] | None:
+def _absolute(path: str | list[str] | None, folder: Path, field: str) -> str | list[str] | None:
     if isinstance(path, list):
-        return [str((folder / Path(one).expanduser()).resolve()) for one in path]
-    return None if path is None else str((folder / Path(path).expanduser()).resolve())
+        return [str(_followed(folder, one, field)) for one in path]
+    return None if path is None else str(_followed(folder, path, field))
+
+
+def _followed(folder: Path, path: str, field: str) -> Path:
+    try:
+        return followed(folder / Path(path).expanduser())
+    except (InputError, RuntimeError) as error:  # `~nobody`
+        raise InputError(f"{field}: {error}") from None

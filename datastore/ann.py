@@ -137,7 +137,7 @@ def read(content: Iterator[bytes], plan: Plan, dims: int, rows: int, size: int) 
         if refused:
             raise refused[0] from None
         raise CorruptionError(f"this faiss ({faiss.__version__}) cannot read it ({str(error)[:200]})") from error
-    shape = (type(index).__name__, index.d, index.ntotal)
+    shape = (type(index).__name__, *(getattr(index, name, None) for name in ("d", "ntotal")))  # it may be nothing
     if shape != (_CLASSES[plan.kind], dims, rows):
         raise CorruptionError(f"it is {shape}, not {(_CLASSES[plan.kind], dims, rows)}")
     if why := ann_sound.wrong(index, dims, rows, plan.lists):

@@ -79,7 +79,7 @@ def wrong(index: Any, dims: int, rows: int, lists: int) -> str:
 def _flat(index: Any, dims: int, rows: int) -> str:
     import faiss
 
-    flat: Any = faiss.downcast_index(index)
+    flat: Any = faiss.downcast_index(index) if index is not None else None
     is_flat = isinstance(flat, faiss.IndexFlat) and flat.metric_type == faiss.METRIC_INNER_PRODUCT
     if not is_flat or (flat.d, flat.ntotal) != (dims, rows):
         return "its vectors are not those of its rows"

@@ -64,7 +64,7 @@ def place_of(root: Path) -> Place:
         data = json.loads(inside.read_text(root, PLACE_NAME))
     except (FileNotFoundError, NotADirectoryError):
         return Place(root)
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}. {AGAIN}") from error
     if not isinstance(data, dict) or not data.keys() <= {"catalog_url", "store_url"}:
         raise InputError(f"{path} must hold `catalog_url` and `store_url` alone. {AGAIN}")

@@ -33,7 +33,7 @@ def weight_files(folder: Path, gguf_file: str | None = None) -> list[Path]:
     if not named:
         named = ONE_FILE if (folder / ONE_FILE).is_file() else INDEX
     first = folder / str(named)
-    if not first.is_file() or ".safetensors" not in first.name:
+    if not _is_file(first) or ".safetensors" not in first.name:
         pickled = any(folder.glob("*.bin"))
         raise InputError(
             f"{folder} has no {ONE_FILE} nor {INDEX}. "
@@ -89,13 +89,20 @@ def model_digest(folder: Path, gguf_file: str | None = None) -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
     return document if isinstance(document, dict) else {}
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that none can have
+        return False
+
+
 def _existing(folder: Path, files: list[Path], where: str) -> list[Path]:
-    missing = [file for file in files if not file.is_file()]
+    missing = [file for file in files if not _is_file(file)]
     if missing:
         raise InputError(
             f"{folder} is not complete: {where} names {os.path.relpath(missing[0], folder)}, which is not there"

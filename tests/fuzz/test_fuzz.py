@@ -49,7 +49,7 @@ def test_a_finding_is_seen(monkeypatch):
         if data == b"memory":
             bytearray(90 << 20)
         elif data == b"time":
-            sum(range(50_000_000))
+            sum(range(30_000_000))
         else:
             raise KeyError(data)
 

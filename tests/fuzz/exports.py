@@ -15,8 +15,9 @@ from gradsift.datastore import kept, runs, selections
 from gradsift.datastore.errors import GradsiftError
 from gradsift.datastore.identity import digest_bytes
 from gradsift.pipelines.export.diff import diff
-from gradsift.pipelines.export.export import damaged, export, manifest_at
+from gradsift.pipelines.export.export import export
 from gradsift.pipelines.export.place import others
+from gradsift.pipelines.export.whole import damaged, manifest_at
 from gradsift.pipelines.query.exported import id_of_row
 from gradsift.pipelines.query.questions import of_vectors
 from gradsift.pipelines.query.word_index import open_index

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gradsift.datastore import files
-from gradsift.datastore.errors import CorruptionError
+from gradsift.datastore.errors import BusyError, CorruptionError
 
 FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | FLAGS
@@ -96,7 +96,10 @@ def write_text(root: Path, name: str, text: str) -> None:
             new = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, 0o666, dir_fd=at)
             with open(new, "w", encoding="utf-8") as file:  # noqa: PTH123 - a handle
                 file.write(text)
-            os.rename(aside, last, src_dir_fd=at, dst_dir_fd=at)
+            try:
+                os.rename(aside, last, src_dir_fd=at, dst_dir_fd=at)
+            except FileNotFoundError:
+                raise BusyError(f"a deletion took {name} in {root} away while it was written; run this again") from None
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(aside, dir_fd=at)

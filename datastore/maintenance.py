@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from gradsift.datastore import indexes, kept, leases, selections
 from gradsift.datastore.backend import ADVICE
 from gradsift.datastore.errors import BusyError, CorruptionError
+from gradsift.datastore.local import LocalFiles
 from gradsift.datastore.store import Store, stored_file
 
 GRACE_SECONDS = 3600.0
@@ -82,7 +83,20 @@ def garbage(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
     The grace keeps a live writer's file, unfinished or not yet committed, safe. Files that were replaced have a time of
     their own, and go by `Store.sweep`.
     """
-    return _orphans(store, grace) + kept.garbage(store, grace)
+    return _orphans(store, grace) + _half_written(store, grace) + kept.garbage(store, grace)
+
+
+def _half_written(store: Store, grace: float) -> list[tuple[str, int]]:
+    """Reports that somebody was killed over, in this host's folder."""
+    reports = LocalFiles(store.root).list("reports")
+    return [(file.name, file.bytes) for file in reports if not file.finished and file.age > grace]
+
+
+def _collect_half_written(store: Store, grace: float) -> list[tuple[str, int]]:
+    gone = _half_written(store, grace)
+    for name, _ in gone:
+        LocalFiles(store.root).delete(name)
+    return gone
 
 
 def _orphans(store: Store, grace: float) -> list[tuple[str, int]]:
@@ -112,7 +126,7 @@ def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
     store.require_own_files()
     store.sweep()
     orphans = [(name, size) for name, size in _orphans(store, grace) if _delete_orphan(store, name)]
-    return orphans + kept.collect(store, grace)
+    return orphans + _collect_half_written(store, grace) + kept.collect(store, grace)
 
 
 def collect_at_once(store: Store) -> int:
@@ -122,4 +136,5 @@ def collect_at_once(store: Store) -> int:
     orphans = _orphans(store, grace=float("-inf"))
     for name, _ in orphans:
         _delete_orphan(store, name)
-    return len(orphans) + len(kept.collect(store, grace=float("-inf")))
+    gone = _collect_half_written(store, grace=float("-inf")) + kept.collect(store, grace=float("-inf"))
+    return len(orphans) + len(gone)

@@ -64,7 +64,7 @@ class Forks:
         with suppress(FileNotFoundError):
             units, *lines = (out / "log").read_text().split("\n")
             seen = [tuple(line.split(" ", 1)) for line in lines]
-        said = [(out / name).read_text("utf-8", "replace") for name in ("stdout", "stderr")]
+        said = [_read(out / name) for name in ("stdout", "stderr")]
         return Ended(code, *said, seen, int(units), cpu, out)
 
     def stop(self, started):
@@ -87,6 +87,11 @@ class Forks:
                 os.kill(pid, signal.SIGKILL)
             raise AssertionError(f"no answer to {request}")
         return json.loads(self._process.stdout.readline())
+
+
+def _read(path):
+    """What was said, nothing where the process was killed before it could."""
+    return path.read_text("utf-8", "replace") if path.exists() else ""
 
 
 def serve():

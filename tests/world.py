@@ -144,7 +144,10 @@ def damaged(folder):
 def facts(folder):
     """What a store holds and what was exported, without numbers, times and paths that a second attempt may change."""
     with Store(folder / "store", create=False) as store:
-        tables = {name: sorted(tuple(row) for row in store.catalog.rows(text)) for name, text in TABLES.items()}
+        tables = {
+            name: sorted(tuple(str(dict(row)[key]) for key in dict(row)) for row in store.catalog.rows(text))
+            for name, text in TABLES.items()
+        }
         for row in store.catalog.rows("SELECT space_id, fingerprint FROM feature_space"):
             tables[f"rows of {row['fingerprint'][:12]}"] = _rows_digest(store, row["space_id"])
     return tables | {"exports": _exports(folder)}
@@ -152,10 +155,10 @@ def facts(folder):
 
 TABLES = {
     "examples": "SELECT example_id, source FROM example",
-    "datasets": "SELECT role, name, digest, void IS NULL FROM dataset",
+    "datasets": "SELECT role, name, digest, CASE WHEN void IS NULL THEN 1 ELSE 0 END AS stands FROM dataset",
     "checkpoints": "SELECT warmup, ordinal, digest FROM checkpoint",
     "rows": "SELECT fingerprint, example_id, status FROM feature_row JOIN feature_space USING (space_id)",
-    "selections": "SELECT name, target, digest, void IS NULL FROM selection",
+    "selections": "SELECT name, target, digest, CASE WHEN void IS NULL THEN 1 ELSE 0 END AS stands FROM selection",
     "versions": "SELECT kind, name, number, digest FROM version",
     "arms": "SELECT arm_key, name FROM arm",
     "tombstones": "SELECT example_id FROM tombstone",
@@ -180,6 +183,11 @@ def _exports(folder):
             path = manifest.parent / name
             found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def data(folder):
+    """{path: digest} of the data files of every export."""
+    return {name: sha for name, sha in _exports(folder).items() if "/data/" in name}
 
 
 def problems(folder):

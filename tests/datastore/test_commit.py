@@ -473,3 +473,13 @@ def test_files_that_others_may_have_opened_stay_until_their_time(store):
     )
     assert len(list(store.backend.list("examples"))) == 2
     assert [row["shard_id"] for row in store.catalog.rows("SELECT shard_id FROM shard")] == [new]
+
+
+def test_gc_collects_a_report_that_somebody_was_killed_over(store):
+    (store.root / "reports").mkdir()
+    half = store.root / "reports" / f".tmp-{'0' * 32}"
+    half.write_text("half")
+    (store.root / "reports" / "whole.html").write_text("whole")
+    assert not maintenance.collect(store)
+    assert maintenance.collect(store, grace=-1) == [(f"reports/{half.name}", 4)]
+    assert [path.name for path in (store.root / "reports").iterdir()] == ["whole.html"]

@@ -140,7 +140,7 @@ def _lora_of(folder: Path) -> Lora:
             dropout=config.get("lora_dropout", 0.0),
             targets=targets if isinstance(targets, str) else sorted(targets),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise InputError(f"{folder / CONFIG} is no LoRA adapter's configuration: {_first_line(error)}") from error
 
 

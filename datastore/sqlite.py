@@ -131,6 +131,8 @@ class SqliteEngine(Engine):
                 raise BusyError(HELD.format(self.path, BUSY_SECONDS)) from error
             advice = f". {ADVICE}" if name_of(error).startswith(DAMAGED) else ""
             raise InputError(f"{self.path} cannot be opened as a catalog: {error}{advice}") from error
+        except UnicodeDecodeError as error:  # SQLite's message quotes what stands there
+            raise InputError(f"{self.path} cannot be opened as a catalog: its schema is no text. {ADVICE}") from error
         connection.execute("PRAGMA foreign_keys=ON")
         # Ids are digests: new rows of a large table touch a page each; with less room those would be written twice.
         connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")

@@ -63,7 +63,7 @@ QUARANTINE = """| reason | meaning |
 | `role_order` | roles out of order, or the last is not assistant ([roles](data.md#turns)) |
 | `no_assistant`, `empty_assistant` | nothing to learn from |
 | `nul`, `surrogate` | a NUL character or a lone surrogate in the text |
-| `too_long` | a field over 1,000,000 characters, a chat over 1,000 turns, or a line over 64 MiB |
+| `too_long` | a field over 1,000,000 characters, a chat over 1,000 turns, a row over 64 MiB or 2 million values |
 """
 
 

@@ -9,9 +9,19 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from gradsift.pipelines.pool.row_error import Odd, refused
+from gradsift.datastore.groups import spans
+from gradsift.pipelines.pool.row_error import MAX_ROW_CHARS, Odd, refused
+
+I64 = NDArray[np.int64]
+PIECE_BYTES = 16 << 20  # of rows that are made at once
+MAX_ROW_BYTES = 4 * MAX_ROW_CHARS  # as UTF-8 has at most
+VALUE_BYTES = 8
+TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 
 NO_VALUE = (ArithmeticError, LookupError, OSError, TypeError, ValueError, RuntimeError, pa.ArrowException)
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -21,7 +31,53 @@ def rows_of_batch(batch: pa.RecordBatch) -> Iterator[Any]:
     """The rows of a record batch, in order: {column: value}, or RowError for one that has text that is no UTF-8.
 
     A batch of ordinary cells becomes rows at once; of one that has others, each row that has them is made cell by cell.
+    Memory: some MiB of rows, or one row.
     """
+    sizes = row_bytes(batch)
+    for first, end in spans(sizes.tolist(), batch.num_rows, PIECE_BYTES):
+        if sizes[first] > MAX_ROW_BYTES:
+            yield refused("too_long", f"a row of {sizes[first] >> 20:,} MiB (limit {MAX_ROW_BYTES >> 20})", "")
+        else:
+            yield from _rows(batch.slice(first, end - first))
+
+
+def row_bytes(batch: pa.RecordBatch) -> I64:
+    """[N] bytes of the texts of each row, with some for each of its other values: what it takes when it is made."""
+    return _together(batch.columns, np.zeros(batch.num_rows, np.int64))
+
+
+def _together(arrays: Iterable[pa.Array], total: I64) -> I64:
+    for array in arrays:
+        total += _bytes(array)
+    return total
+
+
+def _bytes(array: pa.Array) -> I64:
+    """[N] the same of the values of one column."""
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _bytes(array.storage)
+    if pa.types.is_dictionary(kind):
+        known = np.append(_bytes(array.dictionary), 0)  # null takes the last
+        places: I64 = array.indices.fill_null(len(known) - 1).to_numpy(zero_copy_only=False)
+        return np.asarray(known[places])
+    if pa.types.is_struct(kind):
+        return _together(array.flatten(), np.full(len(array), VALUE_BYTES, np.int64))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+        ends = array.offsets.to_numpy().astype(np.int64)
+        inner = array.values.slice(ends[0], ends[-1] - ends[0]) if len(ends) else array.values
+        total = np.concatenate([[0], np.cumsum(_bytes(inner))])
+        return np.asarray(np.diff(total[ends - ends[0]]) + VALUE_BYTES, np.int64)
+    if pa.types.is_fixed_size_list(kind):
+        inner = array.values.slice(array.offset * kind.list_size, len(array) * kind.list_size)
+        return np.asarray(_bytes(inner).reshape(len(array), kind.list_size).sum(axis=1) + VALUE_BYTES, np.int64)
+    if any(is_of(kind) for is_of in TEXTS):
+        return np.asarray(pc.binary_length(array).fill_null(0), np.int64)
+    wide = kind.byte_width if pa.types.is_fixed_size_binary(kind) else 0
+    return np.full(len(array), VALUE_BYTES + wide)
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[Any]:
     names = batch.schema.names
     if len(set(names)) == len(names) and not any(map(_has_json, batch.schema.types)):
         try:

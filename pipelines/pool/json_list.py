@@ -1,68 +1,128 @@
-"""Rows of a list that stands in one JSON text, one after the other.
+"""Rows of a list that stands in one JSON text, one after the other, read as a stream.
 
-A row that is JSON and that Python does not hold (nested too deeply, a number of thousands of digits) costs itself
-alone, and so does one with bytes that are not UTF-8. Where the list itself is broken, nothing says where the next row
-begins: that is an error of the file.
+A row that is JSON and that cannot be held (nested too deeply, a number of thousands of digits, more than
+`MAX_ROW_CHARS`) costs itself alone, and so does one with bytes that are not UTF-8. Where the list itself is broken,
+nothing says where the next row begins: that is an error of the file.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
-from gradsift.pipelines.pool.row_error import refused
+from gradsift.pipelines.pool.row_error import CROWDED, MAX_ROW_CHARS, crowded, refused
 
+CHUNK_BYTES = 1 << 18
+MARGIN = 16  # characters at the end of what was read that may be the start of something longer
 _SPACE = re.compile(r"[ \t\r\n]*")
-_MARKS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+_MARKS = re.compile(r'["\[\]{},]')
+_IN_TEXT = re.compile(r'["\\]')
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
 
 
-def is_list(content: bytes) -> bool:
-    """Whether a JSON text begins as a list does."""
-    return content.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").startswith(b"[")
+class NoList(ValueError):
+    """A JSON text that does not begin as a list does."""
 
 
-def rows_of_list(content: bytes) -> Iterator[Any]:
+def rows_of_list(handle: IO[bytes]) -> Iterator[Any]:
     """The rows of a JSON text that is a list, in order, or RowError for one that cannot be had. Raises ValueError where
-    the text is no list. Cost: the text in memory, and a row."""
-    text = content.decode("utf-8-sig", "surrogateescape")
-    whole = text.isascii() or not re.search("[\udc80-\udcff]", text)
+    the text is no list. Memory: twice the longest row, and a buffer."""
+    text = _Text(handle)
+    if text.next() != "[":
+        raise NoList
+    text.at += 1
+    mark = text.next()
+    while mark != "]":
+        yield _row(text)
+        mark = text.next()
+        if mark == ",":
+            text.at += 1
+            text.next()
+        elif mark != "]":
+            raise text.broken("Expecting ',' delimiter", text.at)
+    text.at += 1
+    if text.next():
+        raise text.broken("Extra data", text.at)
+
+
+class _Text:
+    """A window of the text: `held` is what is in memory, `at` the place in it that comes next."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self._handle = handle
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
+        self._passed = 0  # characters before what is held
+        self.held, self.at = "", 0
+        self.whole = True  # all that was read is UTF-8
+
+    def more(self) -> bool:
+        """Read on, as much again as is waiting; what was passed is let go. False at the end."""
+        waiting = self.held[self.at :]
+        data = self._handle.read(max(CHUNK_BYTES, min(len(waiting), MAX_ROW_CHARS - len(waiting))))
+        new = self._decoder.decode(data, final=not data)
+        self.whole = self.whole and (new.isascii() or not _NO_UTF8.search(new))
+        self._passed += self.at
+        self.held, self.at = waiting + new, 0
+        return bool(data)
+
+    def next(self) -> str:
+        """The next character that is not a space, at which the place is then; "" at the end."""
+        while True:
+            found = _SPACE.match(self.held, self.at)
+            self.at = found.end() if found else self.at
+            if self.at < len(self.held):
+                return self.held[self.at]
+            if not self.more():
+                return ""
+
+    def pass_over(self) -> None:
+        """Go to the comma or bracket that follows a row, however long that is."""
+        depth, quoted = 0, False
+        while True:
+            found = (_IN_TEXT if quoted else _MARKS).search(self.held, self.at)
+            if not found:
+                self.at = len(self.held)
+                if not self.more():
+                    raise self.broken("Expecting ',' delimiter", self.at)
+                continue
+            mark, self.at = found[0], found.end()
+            if mark == "\\":
+                self.at += bool(self.at < len(self.held) or self.more())
+            elif mark == '"':
+                quoted = not quoted
+            elif not depth and mark in ",]":
+                self.at -= 1
+                return
+            else:
+                depth += (mark in "[{") - (mark in "]}")
+
+    def broken(self, why: str, at: int) -> ValueError:
+        """The error of a text that is broken at a place of what is held."""
+        return ValueError(f"{why} at character {self._passed + at}")
+
+
+def _row(text: _Text) -> Any:
+    """The row that begins at the place, which is behind it then."""
     decode = json.JSONDecoder().raw_decode
-    at = _next(text, text.index("[") + 1)
-    more = text[at : at + 1] != "]"
-    while more:
-        start = at
+    while True:
+        start = text.held[text.at : text.at + 400]
         try:
-            row, at = decode(text, start)
-        except json.JSONDecodeError:
-            raise
+            row, end = decode(text.held, text.at)
+        except json.JSONDecodeError as error:
+            cut = error.msg.startswith("Unterminated") or error.pos > len(text.held) - MARGIN
+            if not (cut and text.more()):
+                raise text.broken(error.msg, error.pos) from None
         except (ValueError, RecursionError) as error:
-            at = _end(text, start)
+            text.pass_over()
             why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            row = refused("broken_json", why, text[start:at])
-        if not whole and re.search("[\udc80-\udcff]", text[start:at]):
-            row = refused("invalid_utf8", "bytes that are not UTF-8", text[start:at])
-        yield row
-        at = _next(text, at)
-        more = text[at : at + 1] == ","
-        if more:
-            at = _next(text, at + 1)
-        elif text[at : at + 1] != "]":
-            raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
-    if _next(text, at + 1) != len(text):
-        raise json.JSONDecodeError("Extra data", text, at + 1)
-
-
-def _next(text: str, at: int) -> int:
-    """The place of what comes next that is not a space."""
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
-
-
-def _end(text: str, at: int) -> int:
-    """Where the row that begins at a place ends: before the comma or bracket that follows it."""
-    depth = 0
-    for mark in _MARKS.finditer(text, at):
-        if not depth and mark[0] in (",", "]"):
-            return mark.start()
-        depth += (mark[0] in ("[", "{")) - (mark[0] in ("]", "}"))
-    raise json.JSONDecodeError("Expecting ',' delimiter", text, len(text))
+            return refused("broken_json", why, start)
+        else:
+            if end < len(text.held) or not text.more():  # else a number may go on
+                odd = not text.whole and _NO_UTF8.search(text.held, text.at, end)
+                text.at = end
+                return refused("invalid_utf8", "bytes that are not UTF-8", start) if odd else row
+        if len(text.held) > MAX_ROW_CHARS or crowded(text.held):
+            why = CROWDED if len(text.held) <= MAX_ROW_CHARS else f"a row over {MAX_ROW_CHARS >> 20} Mi characters"
+            text.pass_over()
+            return refused("too_long", why, start)

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_FIELD_CHARS = 1_000_000
+MAX_ROW_CHARS = 64 << 20  # of a row as it is read, and of its chat and other columns together
+MAX_VALUES = 2_000_000  # of a row; each takes up to a hundred bytes, and may be written with three
+CROWDED = f"a row of more than {MAX_VALUES:,} values"
 MAX_DEPTH = 100  # objects and lists in each other: what is read can be written, however deep the stack is by then
 TOO_DEEP = f"a field is nested too deeply (limit {MAX_DEPTH})"
 
@@ -21,6 +24,12 @@ def is_deep(value: Any, left: int = MAX_DEPTH) -> bool:
     """Whether JSON values are nested more than so deep."""
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     return not left or any(is_deep(one, left - 1) for one in inner)
+
+
+def crowded(text: str) -> bool:
+    """Whether a JSON text, or a line of a table, may be of more than `MAX_VALUES` values: by its commas and brackets,
+    which a very long text may have, too."""
+    return len(text) > MAX_VALUES and sum(map(text.count, ",;\t[{")) > MAX_VALUES
 
 
 def refused(reason: str, detail: str, raw: bytes | str) -> RowError:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from gradsift.datastore.chats import weight
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow, Example
 from gradsift.datastore.identity import digest_text, example_id
@@ -23,7 +24,7 @@ from gradsift.pipelines.pool.extra import other_columns
 from gradsift.pipelines.pool.files import KINDS, Raw, bare_name, kind_of, rows_of
 from gradsift.pipelines.pool.folder import walk
 from gradsift.pipelines.pool.passing import passing
-from gradsift.pipelines.pool.row_error import TOO_DEEP, RowError
+from gradsift.pipelines.pool.row_error import MAX_ROW_CHARS, TOO_DEEP, RowError
 from gradsift.pipelines.pool.tally import Tally
 from gradsift.pipelines.pool.warnings import unread_words
 from gradsift.pipelines.recipe import Source
@@ -101,6 +102,8 @@ def _examine(raw: Raw, source: Source) -> Example | BadRow:
         used = used_fields(row, source.shape, source.mapping)
         used |= {field for field in (source.source_field if named else None, licence_field) if field}
         extra = other_columns(row, used, source)
+        if (held := weight(messages) + weight(extra)) > MAX_ROW_CHARS:
+            raise RowError("too_long", f"its chat and other columns have {held:,} characters (limit {MAX_ROW_CHARS:,})")
         licence = source.licence or (str(row[licence_field]) if licence_field else None)
         subtask = str((row.get(source.subtask_field) if source.subtask_field else None) or "")
         number = example_id(messages)
@@ -137,7 +140,7 @@ def _raw_rows(source: Source, tally: Tally) -> Iterator[Raw]:
         return
     path = Path(source.path or "")
     if path.is_file():
-        yield from rows_of(path)
+        yield from rows_of(path, source.unpack_limit)
     elif path.is_dir():
         yield from _folder_rows(path, source, tally)
     else:
@@ -157,7 +160,7 @@ def _folder_rows(path: Path, source: Source, tally: Tally) -> Iterator[Raw]:
         raise InputError(f"{path} holds no {', '.join(KINDS)} files (also .gz, .zst){f': {found}' if found else ''}")
     for file in files:
         tally.files.setdefault(_clean(str(file)), Counter())
-        yield from rows_of(file)
+        yield from rows_of(file, source.unpack_limit)
 
 
 def _saved_rows(path: Path) -> Iterator[Raw]:

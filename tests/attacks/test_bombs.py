@@ -1,17 +1,27 @@
 """Bytes, not rows: huge rows are written and read in bounded pieces, and files that unpack to far more than they are cost
 no more memory than others, or are refused with the ratio and the way to allow them."""
 
+import gzip
 import json
+import tracemalloc
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from gradsift.datastore import chats, compact, erase, examples, groups
+from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Example
 from gradsift.datastore.identity import example_id
+from gradsift.pipelines.pool import cells, csv_rows, files, json_list, row_error, sources, unpack
 from gradsift.pipelines.pool import ingest as ingesting
+from gradsift.pipelines.pool.cells import rows_of_batch
+from gradsift.pipelines.pool.files import rows_of
 from gradsift.pipelines.pool.ingest import ingest
+from gradsift.pipelines.pool.row_error import RowError
+from gradsift.pipelines.pool.sources import read_source
 from gradsift.pipelines.recipe import Source
 
 
@@ -96,3 +106,169 @@ def test_deleting_from_huge_rows_reads_a_row_group_at_a_time(store, monkeypatch,
     left = [e for e in batch if e.example_id != gone]
     assert examples.get_messages(store, [e.example_id for e in batch]) == {e.example_id: e.messages for e in left}
     tally("huge rows, of which one is deleted", promise=8).harmless()
+
+
+ROW = {"prompt": "Hi", "completion": "Hello"}
+
+
+def refusals(rows):
+    """Lines and reasons of refused rows, and how many rows were read."""
+    found = list(rows)
+    return [(number, row.reason) for _, number, row in found if isinstance(row, RowError)], len(found)
+
+
+def packed(path, content, times):
+    """A file of `content` so many times, packed by the end of its name."""
+    with gzip.open(path, "wb") if path.suffix == ".gz" else zstandard.open(path, "wb") as out:
+        for _ in range(times):
+            out.write(content)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl.gz", "jsonl.zst", "json.gz", "json.zst", "csv.gz", "csv.zst"])
+def test_a_packed_bomb_is_refused_with_its_ratio_and_the_way_to_allow_it(tmp_path, monkeypatch, tally, kind):
+    monkeypatch.setattr(unpack, "FREE_BYTES", 1 << 20)
+    path = packed(tmp_path / f"bomb.{kind}", b" " * (1 << 16) + b"\n", 64)
+    with pytest.raises(
+        InputError, match=rf"bomb\.{kind} of [\d,]+ bytes unpacks to [\d,]+ and more, [\d,]+ times"
+    ) as e:
+        list(rows_of(path))
+    assert "raise `unpack_limit` of its source (now 200)" in str(e.value)
+    with pytest.raises(InputError, match=r"now 300"):
+        list(read_source(Source(path=str(path), unpack_limit=300)))
+    tally("bombs, packed", promise=9).reported()
+    text = json.dumps(ROW).encode() + b"\n"
+    path = packed(tmp_path / "rows.jsonl.zst", text, 40_000)
+    with pytest.raises(InputError, match="unpack_limit"):
+        list(rows_of(path))
+    assert sum(1 for _ in rows_of(path, 100_000)) == 40_000
+
+
+def test_what_a_packed_file_is_unpacked_to_is_held_in_a_buffer(tmp_path, monkeypatch, tally):
+    """Of a stream whose first bytes unpack to 64 MiB, a reader holds a few."""
+    path = packed(tmp_path / "rows.jsonl.zst", b"\n" * (1 << 20), 64)
+    with unpack.open_file(path, 10**9) as handle:
+        tracemalloc.start()
+        arrow = pa.total_allocated_bytes()
+        assert handle.read(1) == b"\n"
+        held = tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - arrow
+        tracemalloc.stop()
+    assert held < 4 << 20
+    tally("bombs, unpacked as a stream", promise=9).harmless()
+
+
+def test_a_text_that_a_parquet_file_has_once_is_held_once(tmp_path, monkeypatch, tally):
+    """A few hundred bytes of dictionary and run lengths, which name a text of 100 KB 2,000 times: 200 MB of rows."""
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "x" * 100_000}]
+    table = pa.table({"messages": pa.array([turns] * 2_000, chats.MESSAGES_TYPE), "k": range(2_000)})
+    path = tmp_path / "bomb.parquet"
+    pq.write_table(table, path, compression="zstd", dictionary_pagesize_limit=1 << 30, store_schema=False)
+    assert path.stat().st_size < 40_000
+    del table
+    before = pa.total_allocated_bytes()
+    held = (pa.total_allocated_bytes() - before for _ in rows_of(path, 10**6))
+    assert max(held) < 4 << 20
+    with pytest.raises(InputError, match=r"bomb\.parquet of [\d,]+ bytes unpacks to [\d,]+ and more"):
+        list(rows_of(path))
+    rows = iter(rows_of(path, 10**6))
+    assert next(rows)[2]["messages"] == turns
+    monkeypatch.setattr(cells, "PIECE_BYTES", 50_000)
+    monkeypatch.setattr(cells, "MAX_ROW_BYTES", 50_000)
+    (batch,) = pq.ParquetFile(path).read_row_group(0).slice(0, 3).to_batches()
+    assert [row.reason for row in rows_of_batch(batch)] == ["too_long"] * 3
+    tally("bombs in Parquet", promise=9).reported(2)
+
+
+def test_values_that_a_parquet_file_says_it_has_are_counted_before_they_are_read(tmp_path, tally):
+    """Run lengths alone: one row of twelve million numbers in a few hundred bytes."""
+    ends = pa.array([0, 12_000_000], pa.int32())
+    column = pa.ListArray.from_arrays(ends, pa.array(np.zeros(12_000_000, np.int8)))
+    path = tmp_path / "runs.parquet"
+    pq.write_table(pa.table({"prompt": ["Hi"], "n": column}), path, compression="zstd")
+    assert path.stat().st_size < 100_000
+    del column
+    before = pa.total_allocated_bytes()
+    with pytest.raises(InputError, match="unpack_limit"):
+        next(rows_of(path))
+    assert pa.total_allocated_bytes() - before < 1 << 20
+    tally("bombs in Parquet", promise=9).reported()
+
+
+def test_row_bytes_are_of_each_row_whatever_its_columns():
+    """What a row takes does not depend on where it lies in a batch, and is never less than its text."""
+    texts = ["", "é" * 50, None, "b" * 7]
+    kinds = {
+        "text": pa.array(texts),
+        "large": pa.array(texts, pa.large_string()),
+        "named": pa.array(texts).dictionary_encode(),
+        "lists": pa.array([[t, t] if t else None for t in texts]),
+        "named lists": pa.array([[t, t] if t else [] for t in texts], pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+        "pairs": pa.array([[t, "x"] for t in texts], pa.list_(pa.string(), 2)),
+        "structs": pa.array([{"a": t, "b": [{"c": t}]} for t in texts]),
+        "maps": pa.array([[("k", t)] for t in texts], pa.map_(pa.string(), pa.string())),
+        "json": pa.array([json.dumps(t) for t in texts]).cast(pa.json_()),
+        "numbers": pa.array([1, None, 3, 4]),
+        "booleans": pa.array([True, None, False, True]),
+        "bytes": pa.array([b"1234"] * 4, pa.binary(4)),
+    }
+    for name, column in kinds.items():
+        batch = pa.record_batch({name: column})
+        sizes = cells.row_bytes(batch)
+        assert [cells.row_bytes(batch.slice(k, 1))[0] for k in range(4)] == sizes.tolist(), name
+        assert all(size >= len((text or "").encode()) for size, text in zip(sizes, texts, strict=True)) or name in (
+            "numbers",
+            "booleans",
+            "bytes",
+        ), name
+
+
+def test_a_line_a_row_and_a_cell_that_are_too_long_cost_themselves(tmp_path, monkeypatch, tally):
+    for module in (files, json_list, csv_rows):
+        monkeypatch.setattr(module, "MAX_ROW_CHARS", 1 << 12)
+    monkeypatch.setattr(json_list, "CHUNK_BYTES", 64)
+    long, good = json.dumps(ROW | {"x": 'y"\\' * 5_000}), json.dumps(ROW)
+    (tmp_path / "a.jsonl").write_text(f"{good}\n{long}\n{good}\n")
+    assert refusals(rows_of(tmp_path / "a.jsonl")) == ([(2, "too_long")], 3)
+    (tmp_path / "a.json").write_text(f"[{good},\n{long},{good}, {'[' * 3000}{']' * 3000},1234567, {good}]")
+    assert refusals(rows_of(tmp_path / "a.json")) == ([(2, "too_long"), (4, "broken_json")], 6)
+    (tmp_path / "a.csv").write_text(f"prompt,completion\nHi,{'y' * 10_000}\nHi,Hello\n")
+    assert refusals(rows_of(tmp_path / "a.csv")) == ([(2, "broken_row")], 2)
+    assert list(rows_of(tmp_path / "a.csv"))[1][2] == ROW
+    tally("rows that are too long", promise=9).reported(3)
+
+
+def test_a_row_of_millions_of_values_is_refused_before_they_are_made(tmp_path, monkeypatch, tally):
+    monkeypatch.setattr(row_error, "MAX_VALUES", 1_000)
+    monkeypatch.setattr(json_list, "CHUNK_BYTES", 64)
+    many, good = json.dumps({"prompt": [[]] * 2_000}), json.dumps(ROW)
+    (tmp_path / "a.jsonl").write_text(f"{many}\n{good}\n")
+    (tmp_path / "a.json").write_text(f"[{many},{good}]")
+    (tmp_path / "a.csv").write_text(f"prompt,completion\n{',' * 2_000}\nHi,Hello\n")
+    for name, reason, line in (("a.jsonl", "too_long", 1), ("a.json", "too_long", 1), ("a.csv", "broken_row", 2)):
+        assert refusals(rows_of(tmp_path / name)) == ([(line, reason)], 2), name
+    tally("rows of too many values", promise=9).reported(3)
+
+
+def test_what_is_kept_of_a_row_is_bounded_too(tmp_path, monkeypatch, tally):
+    monkeypatch.setattr(sources, "MAX_ROW_CHARS", 1_000)
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROW | {"notes": ["n" * 300] * 4}) + "\n")
+    (bad,) = read_source(Source(path=str(tmp_path / "a.jsonl")))
+    assert (bad.reason, bad.detail[:33]) == ("too_long", "its chat and other columns have 1")
+    (good,) = read_source(Source(path=str(tmp_path / "a.jsonl"), keep=False))
+    assert good.messages[0]["content"] == "Hi"
+    tally("rows that are too long", promise=9).reported()
+
+
+def test_quotes_that_nobody_closes_do_not_make_a_table_quadratic(tmp_path, monkeypatch, tally):
+    """Every line opens a quote that the next one closes and opens again: one row, as long as the file, from each."""
+    monkeypatch.setattr(csv_rows, "FREE_AGAIN", 10_000)
+    lines = 3_000
+    (tmp_path / "a.csv").write_text("prompt,completion\n" + 'a",x,"c\n' * lines + "Hi,Hello\n")
+    asked = []
+    real = csv_rows._Lines.__next__
+    monkeypatch.setattr(csv_rows._Lines, "__next__", lambda self: asked.append(1) or real(self))
+    refused_rows, count = refusals(rows_of(tmp_path / "a.csv"))
+    assert (len(refused_rows), count) == (lines, lines + 1)
+    assert {reason for _, reason in refused_rows} == {"broken_row"}
+    assert len(asked) < 20 * lines  # not lines²
+    tally("quotes that nobody closes", promise=9).reported(lines)

@@ -1,6 +1,7 @@
 """One odd cell never stops a run (promise 9): of another column it is kept as far as it can be said, and in one that
 becomes the chat it costs its row, which says why."""
 
+import io
 import json
 import math
 import re
@@ -311,7 +312,7 @@ def test_a_json_file_that_is_no_list_is_one_clear_error(tmp_path, content, words
 def test_rows_of_a_list_are_what_the_json_module_reads(rows, indent):
     for text in (json.dumps(rows, indent=indent), json.dumps(rows, ensure_ascii=False)):
         content = text.encode("utf-8", "replace")
-        assert list(rows_of_list(content)) == json.loads(content)
+        assert list(rows_of_list(io.BytesIO(content))) == json.loads(content)
 
 
 def test_promise_9_a_store_holds_what_was_read_and_answers(either, tmp_path, tally):

@@ -3,12 +3,11 @@ told, and what a crash leaves is not."""
 
 import shutil
 import sqlite3
-import subprocess
-import sys
 import threading
 from contextlib import suppress
 
 import pytest
+from running import python
 
 from gradsift import sql
 from gradsift.datastore import head
@@ -96,7 +95,7 @@ def test_threads_and_other_processes_keep_one_sum(engine):
         thread.start()
     code = "import sys; from pathlib import Path; from gradsift.datastore.sqlite import SqliteEngine\n"
     code += f"with SqliteEngine(Path(sys.argv[1])).write() as db: db.execute({LEASE!r}, ('other', 1))"
-    subprocess.run([sys.executable, "-c", code, engine.path], check=True)
+    python("-c", code, engine.path)
     for thread in threads:
         thread.join()
     engine.check()

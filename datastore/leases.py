@@ -145,6 +145,18 @@ def all_held(store: Store, start: str) -> set[str]:
     return {str(row["name"]) for row in rows if _is_live(row, now, TTL_SECONDS)}
 
 
+def at_work(store: Store) -> set[str]:
+    """Names of the leases whose holder may be at work, for who deletes files. A process of this host is asked itself,
+    whatever the clock says; of others the lease is believed until it ends."""
+    now = store.catalog.now()
+    rows = store.catalog.rows("SELECT name, holder, expires FROM lease")
+    return {
+        str(row["name"])
+        for row in rows
+        if (not holder_is_dead(row["holder"]) if is_of_this_host(row["holder"]) else row["expires"] > now)
+    }
+
+
 def _renew(store: Store, name: str, holder: str, ttl: float) -> None:
     """Put the end of a lease off. One that was lost stays lost, also when it is free again: others worked meanwhile."""
     with store.catalog.write() as db:

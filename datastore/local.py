@@ -132,8 +132,8 @@ class LocalFiles(Backend):
 
     def list(self, kind: str) -> Iterator[Listed]:
         """Files of a kind, by name, finished or not."""
-        now = time.time()
         with suppress(FileNotFoundError, CorruptionError), inside.folder(self.root, kind) as folder:
+            now = _now(folder)
             with os.scandir(folder) as entries:
                 names = sorted(entry.name for entry in entries)
             for name in names:
@@ -156,3 +156,18 @@ class LocalFiles(Backend):
             except FileNotFoundError:
                 raise CorruptionError(f"{name} is in the catalog but its file is missing. {ADVICE}") from None
             yield path
+
+
+def _now(folder: int) -> float:
+    """The time of the file system, by which it stamps files: a shared folder's is its server's, and this host's clock
+    may be another. Where nothing can be written, this host's."""
+    name = f"{TMP_PREFIX}{secrets.token_hex(16)}"
+    try:
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | inside.FLAGS, 0o600, dir_fd=folder)
+        os.unlink(name, dir_fd=folder)
+        try:
+            return os.fstat(handle).st_mtime
+        finally:
+            os.close(handle)
+    except OSError:
+        return time.time()

@@ -120,9 +120,9 @@ def _delete_orphan(store: Store, name: str) -> bool:
 
 
 def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]:
-    """Delete what `garbage` lists, unless a run goes on, which may be writing; returns what was deleted."""
-    if leases.all_held(store, leases.RUN):
-        raise BusyError("a run is working on this store; collect its garbage when it has ended")
+    """Delete what `garbage` lists, unless somebody is at work, who may be writing; returns what was deleted."""
+    if busy := leases.at_work(store):
+        raise BusyError(f"a run is working on this store ({min(busy)}); collect its garbage when it has ended")
     store.require_own_files()
     store.sweep()
     orphans = [(name, size) for name, size in _orphans(store, grace) if _delete_orphan(store, name)]

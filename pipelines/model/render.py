@@ -8,14 +8,6 @@ import jinja2
 from gradsift.datastore.chats import Messages, Turn, is_plain
 
 MARK = "_x"
-RAISED = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)  # by what a template says
 
 
 def render(tokenizer: Any, template: str, chat: Messages, **options: Any) -> Any:
@@ -25,7 +17,9 @@ def render(tokenizer: Any, template: str, chat: Messages, **options: Any) -> Any
     turns = [{name: value for name, value in turn.items() if name != "tools"} for turn in chat]
     try:
         return tokenizer.apply_chat_template(turns, tools=tools, chat_template=template, **options)
-    except RAISED as error:
+    except jinja2.TemplateError:
+        raise
+    except Exception as error:  # of many kinds: by what a template says, or a tokenizer that is none
         raise jinja2.TemplateRuntimeError(f"{type(error).__name__}: {error}") from error
 
 

@@ -35,6 +35,8 @@ def parse_recipe(data: Json, where: str = "recipe", folder: Path | None = None) 
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise InputError(f"{where}:\n" + "\n".join(_explain(error))) from None
+    except UnicodeEncodeError as error:  # half of a pair of characters, which JSON can write
+        raise InputError(f"{where}: text that is no Unicode: {error}") from None
     if folder is None:
         return recipe
     try:

@@ -24,6 +24,7 @@ VALUE_BYTES = 8
 TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 
 NO_VALUE = (ArithmeticError, LookupError, OSError, TypeError, ValueError, RuntimeError, pa.ArrowException)
+OF_VALUES = ("UTF8", "acceptable range", "whole number of days", "does not fit in precision")  # Arrow's words
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
@@ -90,13 +91,13 @@ def _rows(batch: pa.RecordBatch) -> Iterator[Any]:
 
 def require_whole(array: pa.Array) -> None:
     """Raise ArrowInvalid where an array says more than its memory holds, as a mapped file can: reading it would read
-    elsewhere. Text that is no UTF-8 is let pass: that costs its row alone."""
+    elsewhere. A value that its type does not allow, such as text that is no UTF-8, is let pass: that costs its row."""
     try:
         array.validate(full=True)
     except pa.ArrowInvalid as error:
-        if "UTF8" not in str(error):
+        if not any(words in str(error) for words in OF_VALUES):
             raise
-        for inner in _inner(array):  # what is around the text was looked at before it, what is beside it was not
+        for inner in _inner(array):  # what is around the value was looked at before it, what is beside it was not
             require_whole(inner)
 
 

@@ -82,7 +82,7 @@ def test_status_shows_the_mixture(folder):
         ("examples: 99", "99 rows are asked for and there are 41"),
         ("examples: 5\nweight: uniform", "did you mean `weights`"),
         ("- 5", "must hold the fields of `mix`"),
-        ("a: [", "cannot read mix2.yaml"),
+        ("a: [", "mix2.yaml is not valid YAML"),
     ],
 )
 def test_bad_settings_are_explained(folder, text, message):

@@ -128,7 +128,7 @@ def packed(path, content, times):
 @pytest.mark.parametrize("kind", ["jsonl.gz", "jsonl.zst", "json.gz", "json.zst", "csv.gz", "csv.zst"])
 def test_a_packed_bomb_is_refused_with_its_ratio_and_the_way_to_allow_it(tmp_path, monkeypatch, tally, kind):
     monkeypatch.setattr(unpack, "FREE_BYTES", 1 << 20)
-    path = packed(tmp_path / f"bomb.{kind}", b" " * (1 << 16) + b"\n", 64)
+    path = packed(tmp_path / f"bomb.{kind}", b" " * (1 << 16) + b"\n", 32)
     with pytest.raises(
         InputError, match=rf"bomb\.{kind} of [\d,]+ bytes unpacks to [\d,]+ and more, [\d,]+ times"
     ) as e:
@@ -137,11 +137,15 @@ def test_a_packed_bomb_is_refused_with_its_ratio_and_the_way_to_allow_it(tmp_pat
     with pytest.raises(InputError, match=r"now 300"):
         list(read_source(Source(path=str(path), unpack_limit=300)))
     tally("bombs, packed", promise=9).reported()
+
+
+def test_a_packed_file_of_much_alike_is_read_where_its_source_allows_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpack, "FREE_BYTES", 1 << 17)
     text = json.dumps(ROW).encode() + b"\n"
-    path = packed(tmp_path / "rows.jsonl.zst", text, 40_000)
+    path = packed(tmp_path / "rows.jsonl.zst", text, 8_000)
     with pytest.raises(InputError, match="unpack_limit"):
         list(rows_of(path))
-    assert sum(1 for _ in rows_of(path, 100_000)) == 40_000
+    assert sum(1 for _ in rows_of(path, 100_000)) == 8_000
 
 
 def test_what_a_packed_file_is_unpacked_to_is_held_in_a_buffer(tmp_path, monkeypatch, tally):
@@ -158,9 +162,10 @@ def test_what_a_packed_file_is_unpacked_to_is_held_in_a_buffer(tmp_path, monkeyp
 
 
 def test_a_text_that_a_parquet_file_has_once_is_held_once(tmp_path, monkeypatch, tally):
-    """A few hundred bytes of dictionary and run lengths, which name a text of 100 KB 2,000 times: 200 MB of rows."""
+    """A few hundred bytes of dictionary and run lengths, which name a text of 100 KB 600 times: 60 MB of rows."""
+    monkeypatch.setattr(unpack, "FREE_BYTES", 1 << 20)
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "x" * 100_000}]
-    table = pa.table({"messages": pa.array([turns] * 2_000, chats.MESSAGES_TYPE), "k": range(2_000)})
+    table = pa.table({"messages": pa.array([turns] * 600, chats.MESSAGES_TYPE), "k": range(600)})
     path = tmp_path / "bomb.parquet"
     pq.write_table(table, path, compression="zstd", dictionary_pagesize_limit=1 << 30, store_schema=False)
     assert path.stat().st_size < 40_000
@@ -262,7 +267,7 @@ def test_what_is_kept_of_a_row_is_bounded_too(tmp_path, monkeypatch, tally):
 def test_quotes_that_nobody_closes_do_not_make_a_table_quadratic(tmp_path, monkeypatch, tally):
     """Every line opens a quote that the next one closes and opens again: one row, as long as the file, from each."""
     monkeypatch.setattr(csv_rows, "FREE_AGAIN", 10_000)
-    lines = 3_000
+    lines = 600
     (tmp_path / "a.csv").write_text("prompt,completion\n" + 'a",x,"c\n' * lines + "Hi,Hello\n")
     asked = []
     real = csv_rows._Lines.__next__

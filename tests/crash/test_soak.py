@@ -34,7 +34,10 @@ def test_kills_at_operations(life, tally, step):
     kills = tally(f"kill -9 at an operation of {step}", promise=1)
     for number in some(step, life.operations(step, *CHANGES), AT_OPERATIONS):
         kind = life.ended[step].seen[number - 1][0]
-        disturbances.kill(life, step, kills, at=number, half=kind == "write")
+        disturbances.kill(life, step, kills, at=number, half=kind == "write")  # which counts units, too
+    if step in ("run", "grow") and not kills.bad:
+        again = tally(f"units of work that a killed {step} has to do again: one at most", promise=2)
+        again.harmless(kills.counts["harmless"])
 
 
 @EVERY_STEP

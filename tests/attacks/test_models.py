@@ -74,19 +74,21 @@ LOADERS = {"a model": loaded, "an encoder": encoded}
     ids=["model", "encoder", "tokenizer"],
 )
 def test_promise_7_code_of_a_folder_is_refused_without_a_question(
-    model_dir, encoder_dir, hostile, fetched, load, config, tokenizer
+    model_dir, encoder_dir, hostile, fetched, tally, load, config, tokenizer
 ):
     folder = hostile(encoder_dir if load is encoded else model_dir, config, tokenizer)
     with pytest.raises(InputError, match=r"code of its own \(`auto_map`\), which is never run"):
         load(folder)
     assert not fetched
+    tally("models with code of their own", promise=7).reported()
 
 
 @pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
-def test_what_transformers_has_a_class_for_is_loaded_by_that(model_dir, encoder_dir, hostile, fetched, load):
+def test_what_transformers_has_a_class_for_is_loaded_by_that(model_dir, encoder_dir, hostile, fetched, tally, load):
     """Many good models bring their first code along."""
     load(hostile(encoder_dir if load is encoded else model_dir, {"auto_map": CLASSES}))
     assert not fetched
+    tally("models with code of their own", promise=7).harmless()
 
 
 KERNELS = [
@@ -103,13 +105,14 @@ KERNELS = [
 
 @pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
 @pytest.mark.parametrize("config", KERNELS, ids=map(str, KERNELS))
-def test_promise_7_kernels_of_the_hub_are_refused(model_dir, encoder_dir, hostile, fetched, load, config):
+def test_promise_7_kernels_of_the_hub_are_refused(model_dir, encoder_dir, hostile, fetched, tally, load, config):
     with pytest.raises(InputError, match="which may be code of the hub: remove that key"):
         load(hostile(encoder_dir if load is encoded else model_dir, config))
     assert not fetched
+    tally("models that ask for kernels of the hub", promise=7).reported()
 
 
-def test_a_configuration_in_another_file_is_looked_at_too(model_dir, hostile, fetched):
+def test_a_configuration_in_another_file_is_looked_at_too(model_dir, hostile, fetched, tally):
     folder = hostile(model_dir, {"configuration_files": ["config.4.0.0.json"]})
     config = json.loads((folder / "config.json").read_text())
     del config["configuration_files"]
@@ -117,25 +120,28 @@ def test_a_configuration_in_another_file_is_looked_at_too(model_dir, hostile, fe
     with pytest.raises(InputError, match="`org/kernel`, which may be code of the hub"):
         load_config(open_model(Model(path=str(folder))), Model(path=str(folder)))
     assert not fetched
+    tally("models that ask for kernels of the hub", promise=7).reported()
 
 
-def test_promise_7_code_of_a_model_inside_a_model_is_refused_without_a_question(model_dir, hostile, fetched):
+def test_promise_7_code_of_a_model_inside_a_model_is_refused_without_a_question(model_dir, hostile, fetched, tally):
     """Transformers makes the inner model of its configuration, without a word on code of others."""
     inner = {"model_type": "clip_vision_model", "auto_map": CLASSES}
     config = {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "text_config": inner}
     with pytest.raises(InputError, match="`auto_map` inside another configuration"):
         from_pretrained("AutoModelForImageTextToText", hostile(model_dir, config))
     assert not fetched
+    tally("models with code of their own", promise=7).reported()
 
 
-def test_promise_7_an_encoder_in_pickles_is_refused(encoder_dir, hostile):
+def test_promise_7_an_encoder_in_pickles_is_refused(encoder_dir, hostile, tally):
     folder = hostile(encoder_dir)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"Pickled weights \(\.bin\) are never loaded"):
         encoded(folder)
+    tally("models in pickles", promise=7).reported()
 
 
-def test_promise_7_modules_of_sentence_transformers_are_not_imported(encoder_dir, hostile):
+def test_promise_7_modules_of_sentence_transformers_are_not_imported(encoder_dir, hostile, tally):
     """Its `modules.json` names classes of any module; ours are not asked for by it."""
     folder = hostile(encoder_dir)
     modules = [
@@ -147,3 +153,4 @@ def test_promise_7_modules_of_sentence_transformers_are_not_imported(encoder_dir
     block, rejected = encoded(folder)
     assert block.example_ids == ["a"]
     assert not rejected
+    tally("models with code of their own", promise=7).harmless()

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -231,53 +231,72 @@ def elsewhere(world):
             (world / "store" / kind).rename(world / "victim" / kind)
 
 
-CASES = {  # what is forged: (how, commands that open it in the short form)
-    "scores is a link": (linked("scores"), ("select", "mix", "gc", "run", "export")),
-    "examples is a link": (linked("examples"), ("run", "compact", "delete", "verify", "query")),
-    "exports is a link": (linked("exports"), ("run", "checkout", "delete with exports", "prune")),
-    "reports is a link": (linked("reports"), ("report", "mix", "delete", "explore")),
-    "kept is a link": (linked("kept"), ("query", "gc")),
-    "an export is a link": (linked("exports/mix"), ("run", "delete with exports")),
-    "a version's folder is a link": (linked("exports/mix@1"), ("checkout",)),
-    "the catalog is a link": (linked("catalog.sqlite"), ("select", "report")),
-    "a page is a link": (linked("reports/mix.html"), ("report", "repair", "delete", "explore")),
-    "its figures are a link": (linked("reports/mix.json"), ("report", "delete")),
-    "a page leads to nothing": (dangling("reports/mix.run1.html"), ("report", "delete")),
-    "notes lead to nothing": (dangling("checked.txt"), ("verify", "export")),
-    "a lock leads to nothing": (dangling("kept/.lock"), ("query", "gc")),
-    "a name of a run leads out": (forged_runs("../../victim/page"), ("report", "repair", "delete", "explore")),
-    "a name of a run has lines": (forged_runs("a\nb\x1b[31m"), ("report",)),
-    "a run is called by a path": (forged_runs("/tmp/gradsift-forged"), ("report",)),
-    "files are called by paths": (
-        told("UPDATE shard SET name='../victim/' || (CASE shard_id WHEN 1 THEN 'note.txt' ELSE shard_id END)"), ("verify", "repair", "gc", "compact", "delete", "export"),
-    ),
-    "kinds of files are paths": (told("UPDATE shard SET kind='../victim'"), ("compact", "delete", "query")),
-    "files that must go are somebody's": (
-        told("INSERT INTO doomed (name, after, shard_id, kind, bytes, sha256) VALUES ('../victim/note.txt', 0, 99, 'x', 4, 'x')"),
-        ("gc", "select"),
-    ),
-    "versions are called by paths": (told("UPDATE selection SET name='../../victim/x'"), ("checkout", "report", "delete")),
-    "a killed export leads out": (partial, ("same",)),
-    "a replaced export leads out": (replaced, ("same", "delete")),
-    "a replaced export is a link": (whole_replaced, ("run", "delete")),
-    "a deletion rewrites elsewhere": (deletion, ("select", "mix", "delete")),
-    "files are elsewhere": (elsewhere, ("select", "gc")),
+CASES = {  # {area: {what is forged: (how, commands that open it in the short form)}}
+    "links in a store's folders": {
+        "scores is a link": (linked("scores"), ("select", "gc")),
+        "examples is a link": (linked("examples"), ("run", "compact", "delete")),
+        "exports is a link": (linked("exports"), ("run", "delete with exports")),
+        "reports is a link": (linked("reports"), ("report", "explore")),
+        "kept is a link": (linked("kept"), ("query", "gc")),
+        "an export is a link": (linked("exports/mix"), ("delete with exports",)),
+        "a version's folder is a link": (linked("exports/mix@1"), ("checkout",)),
+        "the catalog is a link": (linked("catalog.sqlite"), ("select",)),
+        "a page is a link": (linked("reports/mix.html"), ("report", "repair")),
+        "its figures are a link": (linked("reports/mix.json"), ("report",)),
+        "a page leads to nothing": (dangling("reports/mix.run1.html"), ("report",)),
+        "notes lead to nothing": (dangling("checked.txt"), ("verify",)),
+        "a lock leads to nothing": (dangling("kept/.lock"), ("query",)),
+        "a killed export leads out": (partial, ("same",)),
+        "a replaced export leads out": (replaced, ("same", "delete")),
+        "a replaced export is a link": (whole_replaced, ("run",)),
+    },
+    "names and paths that a catalog was made to say": {
+        "a name of a run leads out": (forged_runs("../../victim/page"), ("report", "delete", "explore")),
+        "a name of a run has lines": (forged_runs("a\nb\x1b[31m"), ("report",)),
+        "a run is called by a path": (forged_runs("/tmp/gradsift-forged"), ("report",)),
+        "files are called by paths": (
+            told("UPDATE shard SET name='../victim/' || (CASE shard_id WHEN 1 THEN 'note.txt' ELSE shard_id END)"),
+            ("repair", "gc", "compact", "delete"),
+        ),
+        "kinds of files are paths": (told("UPDATE shard SET kind='../victim'"), ("compact", "delete")),
+        "files that must go are somebody's": (
+            told("INSERT INTO doomed (name, after, shard_id, kind, bytes, sha256) VALUES ('../victim/note.txt', 0, 99, 'x', 4, 'x')"),
+            ("gc",),
+        ),
+        "versions are called by paths": (told("UPDATE selection SET name='../../victim/x'"), ("checkout", "report")),
+        "a deletion rewrites elsewhere": (deletion, ("select", "delete")),
+        "files are elsewhere": (elsewhere, ("select", "gc")),
+    },
 }  # fmt: skip
-SHORT = [pytest.param(how, name, id=f"{what}-{name}") for what, (how, names) in CASES.items() for name in names]
+SHORT = [
+    pytest.param(area, how, name, id=f"{what}-{name}")
+    for area, cases in CASES.items() for what, (how, names) in cases.items() for name in names
+]  # fmt: skip
 LONG = [
-    pytest.param(how, name, id=f"{what}-{name}", marks=pytest.mark.soak)
-    for what, (how, names) in CASES.items() for name in COMMANDS
+    pytest.param(area, how, name, id=f"{what}-{name}", marks=pytest.mark.soak)
+    for area, cases in CASES.items() for what, (how, names) in cases.items() for name in COMMANDS
     if name not in names and (how, name) != (deletion, "delete with exports")  # where exports went is what that asks for
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("forge", "name"), [*SHORT, *LONG])
-def test_nothing_outside_of_a_forged_store_changes(world, forge, name):
+@pytest.mark.parametrize(("area", "forge", "name"), [*SHORT, *LONG])
+def test_nothing_outside_of_a_forged_store_changes(world, tally, area, forge, name):
     forge(world)
     before = listing(world)
-    with suppress(GradsiftError, SystemExit):  # refused: in words, and with a code
+    counts, refused = tally(area, promise=7), True
+    try:
         COMMANDS[name](world)
-    assert listing(world) == before
+        refused = False
+    except GradsiftError:
+        pass
+    except SystemExit as ended:
+        refused = bool(ended.code)
+    if changed := set(listing(world).items()) ^ set(before.items()):
+        counts.silent(f"{name} changed {sorted(changed)}")
+    elif refused:
+        counts.reported()
+    else:
+        counts.harmless()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -290,8 +309,9 @@ def test_commands_work_on_a_store_that_is_not_forged(world, name):
         assert "`validate` needs `model`" in str(error)
 
 
-def test_promise_7_recorded_tasks_and_trackers_are_not_followed(world):
+def test_promise_7_recorded_tasks_and_trackers_are_not_followed(world, tally):
     """Task files of lm-eval hold functions that it runs; trackers write and send elsewhere."""
+    followed = tally("task folders and trackers of a recorded recipe", promise=7)
     for section, words in (
         ({"lm_eval": {"tasks": ["mine"], "include_path": str(world / "victim")}}, r"validate\.lm_eval\.include_path"),
         ({"report_to": ["trackio"]}, r"validate\.report_to"),
@@ -304,9 +324,10 @@ def test_promise_7_recorded_tasks_and_trackers_are_not_followed(world):
                 revalidate(store)
             with pytest.raises(InputError, match="`validate` needs `model`"):  # of a file of the user's: as ever
                 revalidate(store, section)
+        followed.reported()
 
 
-def test_a_validation_follows_no_link(copy, tmp_path):
+def test_a_validation_follows_no_link(copy, tmp_path, tally):
     (tmp_path / "page.html").write_text("mine")
     for name in ("small.html", "small.json", "small.run2.html"):
         (copy.root / "reports" / name).unlink(missing_ok=True)
@@ -315,18 +336,21 @@ def test_a_validation_follows_no_link(copy, tmp_path):
     assert Path(result.report).read_text().endswith("</html>")
     assert not Path(result.report).is_symlink()
     assert (tmp_path / "page.html").read_text() == "mine"
+    tally("links in a store's folders", promise=7).harmless(3)
 
 
-def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(tmp_path):
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(tmp_path, tally):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").write_text("text")
     assert inside.read_text(tmp_path, "file") == "text"
+    named = tally("pipes and paths in the place of files", promise=7)
     for name in ("pipe", "../file", "a//b", "", "a\0b"):
         with pytest.raises(CorruptionError, match="leads out of the store"):
             inside.opened(tmp_path, name)
+        named.reported()
 
 
-def test_a_link_that_is_put_there_meanwhile_is_not_followed(tmp_path):
+def test_a_link_that_is_put_there_meanwhile_is_not_followed(tmp_path, tally):
     """A folder is held by its handle, so what it is called afterwards does not matter."""
     root, victim = tmp_path / "store", tmp_path / "victim"
     victim.mkdir()
@@ -338,3 +362,4 @@ def test_a_link_that_is_put_there_meanwhile_is_not_followed(tmp_path):
     with pytest.raises(CorruptionError, match="it is a link, or lies behind one"):
         inside.write_text(root, "scores/new", "text")
     assert list(victim.iterdir()) == []
+    tally("links that are put there meanwhile", promise=7).reported()

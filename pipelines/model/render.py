@@ -6,18 +6,22 @@ from typing import Any
 import jinja2
 
 from gradsift.datastore.chats import Messages, Turn, is_plain
+from gradsift.datastore.errors import InputError
+from gradsift.pipelines.model.bounded import begin
 
 MARK = "_x"
 
 
 def render(tokenizer: Any, template: str, chat: Messages, **options: Any) -> Any:
     """What transformers' `apply_chat_template` gives; the tools of the chat stand in its first turn. Raises
-    TemplateError where the template fails, whatever it does: it may add a number to a text as well as refuse a chat."""
+    TemplateError where the template fails, whatever it does: it may add a number to a text as well as refuse a chat.
+    Raises InputError for a template that does not end (`bounded`)."""
     tools = chat[0].get("tools") if chat else None
     turns = [{name: value for name, value in turn.items() if name != "tools"} for turn in chat]
     try:
+        begin(tokenizer, template, turns)
         return tokenizer.apply_chat_template(turns, tools=tools, chat_template=template, **options)
-    except jinja2.TemplateError:
+    except (jinja2.TemplateError, InputError):
         raise
     except Exception as error:  # of many kinds: by what a template says, or a tokenizer that is none
         raise jinja2.TemplateRuntimeError(f"{type(error).__name__}: {error}") from error

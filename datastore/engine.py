@@ -105,6 +105,11 @@ class Engine(ABC):
         """Take the catalog as it is for what it should be, where it can be read and `check` says otherwise."""
 
     @abstractmethod
+    def migrating(self, db: Transaction) -> None:
+        """Called at the beginning of each migration, in its transaction. Raises CorruptionError for a catalog that is
+        not what it was: `migrated` would take it as it is."""
+
+    @abstractmethod
     def migrated(self, db: Transaction) -> None:
         """Called at the end of each migration, in its transaction."""
 
@@ -174,6 +179,7 @@ class Engine(ABC):
         with self.write() as db:
             if db.one("SELECT 1 FROM schema_migrations WHERE version=?", (migration.version,)):
                 return  # another process was faster
+            self.migrating(db)
             db.script(migration.text)
             db.execute(
                 "INSERT INTO schema_migrations VALUES (?, ?, ?, ?)",

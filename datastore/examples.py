@@ -328,17 +328,16 @@ def get_dataset(store: Store, dataset_id: int) -> Dataset:
     row = store.catalog.one("SELECT * FROM dataset WHERE dataset_id=?", (dataset_id,))
     if row is None:
         raise InputError(f"there is no dataset {dataset_id} in {store.root}; `gradsift prune` may have dropped it")
+    members = members_of(store, dataset_id)
+    return Dataset(dataset_id, row["role"], row["name"], row["digest"], list(members), list(members.values()))
+
+
+def members_of(store: Store, dataset_id: int) -> dict[str, str]:
+    """{id: subtask} of a dataset's members that are in the store, sorted by id."""
     members = store.catalog.rows(
         "SELECT example_id, subtask FROM dataset_member WHERE dataset_id=? ORDER BY example_id", (dataset_id,)
     )
-    return Dataset(
-        dataset_id,
-        row["role"],
-        row["name"],
-        row["digest"],
-        [member["example_id"] for member in members],
-        [member["subtask"] for member in members],
-    )
+    return {row["example_id"]: row["subtask"] for row in members}
 
 
 def standing(store: Store, dataset_id: int) -> Dataset:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gradsift.datastore import indexes, kept, leases, selections
+from gradsift.datastore import indexes, kept, leases, recount, selections
 from gradsift.datastore.backend import ADVICE
 from gradsift.datastore.errors import BusyError, CorruptionError
 from gradsift.datastore.local import LocalFiles
@@ -15,7 +15,8 @@ KINDS = ("examples", "features", "checkpoint", "scores", indexes.FOLDER)
 @dataclass(frozen=True)
 class Damage:
     """A committed file that is not what the catalog says. `shard_id` is an index's number for an index, and 0 for a
-    table that even the catalog lacks: `name` is the number of the selection then, whose masks or shares are gone."""
+    table that even the catalog lacks: `name` is the number of the selection then, whose masks or shares are gone. Of
+    the kinds `dataset`, `selection` and `catalog` it is what `recount.Wrong` says."""
 
     shard_id: int
     kind: str
@@ -24,8 +25,12 @@ class Damage:
 
 
 def verify(store: Store) -> list[Damage]:
-    """Check the catalog, then size and digest of every committed file (about 1 GB/s); returns what is wrong. Raises
-    CorruptionError where the catalog itself is damaged."""
+    """Check the catalog, then size and digest of every committed file (about 1 GB/s), then every digest that the
+    catalog holds of its own rows (`recount`); returns what is wrong. Raises CorruptionError where the catalog itself is
+    damaged.
+
+    Cost: linear in the bytes of files, in the rows of the catalog, and in the members of all versions together.
+    """
     store.catalog.check()
     damaged = []
     for row in store.catalog.rows("SELECT * FROM shard ORDER BY shard_id"):
@@ -35,7 +40,10 @@ def verify(store: Store) -> list[Damage]:
             damaged.append(Damage(row["shard_id"], row["kind"], row["name"], str(error).removesuffix(f". {ADVICE}")))
     checked = ((index, indexes.problem(store, index)) for index in indexes.all_of(store))
     damaged += [Damage(index.index_id, indexes.FOLDER, index.name, problem) for index, problem in checked if problem]
-    return [*damaged, *_without_table(store)]
+    damaged += _without_table(store)
+    found = {(one.kind, one.shard_id) for one in damaged}
+    counted = (Damage(one.number, one.kind, one.name, one.problem) for one in recount.wrong(store))
+    return [*damaged, *(one for one in counted if (one.kind, one.shard_id) not in found)]
 
 
 def take_catalog(store: Store) -> str | None:

@@ -335,6 +335,9 @@ class PostgresEngine(Engine):
     def accept(self) -> None:
         """Nothing: what `check` finds here is what the server cannot read."""
 
+    def migrating(self, db: Transaction) -> None:
+        """Nothing, as `migrated`."""
+
     def migrated(self, db: Transaction) -> None:
         """Nothing: there are no seals, for the server's pages have checksums."""
 

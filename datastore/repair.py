@@ -416,6 +416,12 @@ def falls_with_table(store: Store, selection: Selection) -> list[str]:
     return [name, *(f"export {folder}" for folder in _exports(store, [selection.selection_id]))]
 
 
+def void(store: Store, kind: str, number: int, why: str) -> None:
+    """Make a dataset or selection (`kind`) void, because of `why`: the next run makes it again."""
+    with store.catalog.write() as db:
+        db.execute(f"UPDATE {kind} SET void=coalesce(void, ?) WHERE {kind}_id=?", (why, number))
+
+
 def drop_unused(store: Store, shard: int) -> None:
     """Forget a file that nothing refers to but a selection that is void."""
     with store.catalog.write() as db:

@@ -144,6 +144,17 @@ def digest_of(ids: Sequence[str], copies: Sequence[int], details: pa.Table | Non
     return fingerprint([list(ids), _masks(details)])
 
 
+def recomputed(store: Store, selection: Selection) -> str:
+    """Digest of a selection's items and masks as they are now. Raises CorruptionError for a damaged table."""
+    row = store.catalog.one("SELECT scores_shard FROM selection WHERE selection_id=?", (selection.selection_id,))
+    table = None
+    if row is not None and row["scores_shard"] is not None:
+        with store.open(row["scores_shard"]) as file:
+            if MASK in pq.read_schema(file).names:
+                table = pq.read_table(file, columns=["example_id", MASK])
+    return digest_of(selection.example_ids, selection.copies, table)
+
+
 def _missing(name: str) -> Selection:
     raise InputError(f"selection {name} was not recorded")
 

@@ -22,6 +22,7 @@ from gradsift.datastore.sqlite_errors import ADVICE, DAMAGED, HELD, READ_ONLY, d
 BUSY_SECONDS = 60
 OF_PREDICATES = {"example", "origin"}  # tables that a predicate may look at
 ACCEPT = "Where it is as it should be, take it as it is: gradsift verify --repair --accept-loss"
+ACCEPT_BEFORE = f"{ACCEPT}, with the gradsift that wrote it: this one has changed nothing"
 SHOWN = 3  # of what is wrong
 CACHE_KIB = 65_536  # of pages that were used, for each thread; taken as needed
 WAL_PAGES = 8_192  # of 4 KiB, before they are moved into the file
@@ -305,9 +306,14 @@ class SqliteEngine(Engine):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
 
+    def migrating(self, db: Transaction) -> None:
+        """Compare each table with its seal, which the migration will write anew. Cost: a pass over the catalog."""
+        if _is_sealed(db) and (found := seals.broken(self._connection)):
+            raise CorruptionError(f"{damaged(self.path, '; '.join(found[:SHOWN]))} {ACCEPT_BEFORE}")
+
     def migrated(self, db: Transaction) -> None:
         """Seal what a migration changed."""
-        if db.one("SELECT 1 FROM sqlite_schema WHERE name='seal'"):
+        if _is_sealed(db):
             seals.reseal(self._connection)
 
     def backup(self, version: int) -> None:
@@ -341,6 +347,10 @@ def _connection(address: str) -> sqlite3.Connection:
     connection = sqlite3.connect(address, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
     connection.row_factory = sqlite3.Row
     return connection
+
+
+def _is_sealed(db: Transaction) -> bool:
+    return db.one("SELECT 1 FROM sqlite_schema WHERE name='seal'") is not None
 
 
 def _unsound(connection: sqlite3.Connection) -> list[str]:

@@ -127,6 +127,7 @@ def mend(store: Store, *, dry_run: bool = False, accept_loss: bool = False, prog
         if not dry_run and not job.kept:
             with suppress(BusyError):  # another reads the catalog: the next command that writes goes on
                 resume(store, progress)  # a deletion that a damaged file had stopped; no index is built before
+        done += [_recorded(job, damage) for kind in ("dataset", "selection", "catalog") for damage in _of(job, kind)]
         done += [_index(job, damage) for damage in _of(job, indexes.FOLDER)]
         done += [_export(job, damage) for damage in damaged_exports(store)]
         done += _reports(job)
@@ -310,6 +311,19 @@ def _table(job: _Job, damage: Damage) -> Mend:
             return job.wait(damage, f"chosen again when the others are mended: {why}", 1, falls)
     reason = f"its table with the {selections.in_table_alone(selection)} was damaged"
     return job.lose(damage, why, 1, falls, lambda: repair.lose_table(store, selection, reason))
+
+
+def _recorded(job: _Job, damage: Damage) -> Mend:
+    """What the catalog holds of itself and is no longer as recorded. A dataset or selection can be void, for the next
+    run makes it again; nothing stands for the rest."""
+    if damage.kind == "catalog":
+        done = "kept: put a copy of the store back, or run its recipes into a new one"
+        return replace(_told(damage, "kept", done, lost=1), waits=True)
+    if not job.accept_loss:
+        return _told(damage, "kept", "kept: void where that is accepted, and made again by the next run", lost=1)
+    why = "its rows were not those that were recorded"
+    job.do(lambda: repair.void(job.store, damage.kind, damage.shard_id, why))
+    return _told(damage, "lost", "void; the next run makes it again", lost=1)
 
 
 def _index(job: _Job, damage: Damage) -> Mend:

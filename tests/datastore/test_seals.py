@@ -249,3 +249,20 @@ def test_a_row_read_back_is_the_row_that_was_sealed(engine):
     with engine.write() as db:
         db.executemany(LEASE, [(str(number), number) for number in odd])
     engine.check()
+
+
+def test_promise_10_a_migration_does_not_seal_what_was_changed_before_it(engine, monkeypatch):
+    put(engine, "a")
+    change(engine, "UPDATE lease SET expires=0.2")
+    later = sql.Migration(9999, "9999_later.sql", "CREATE TABLE later (n INTEGER) STRICT;")
+    known = sql.migrations("sqlite")
+    monkeypatch.setattr(sql, "migrations", lambda _dialect: [*known, later])
+    with pytest.raises(CorruptionError, match=r"table lease has 1 rows.*with the gradsift that wrote it"):
+        SqliteEngine(engine.path)
+    assert engine.one("SELECT 1 FROM sqlite_schema WHERE name='later'") is None
+    assert "table lease" in told(engine)
+    engine.accept()
+    engine.close()
+    migrated = SqliteEngine(engine.path)
+    migrated.check()
+    assert migrated.rows("SELECT * FROM later") == []

@@ -172,7 +172,7 @@ def _refuse_deleted(job: Job, staging: Path) -> None:
 
 def _write(job: Job, folder: Path) -> None:
     store, selection = job.store, job.selection
-    plan = layout(store, selection, job.seed)
+    plan = layout(store, selection, job.seed, bounded=job.layout > UNSEALED)
     if job.layout != PLACELESS:
         for name, column in wayback.columns(job.places, job.options).items():
             plan = replace(plan, facts=plan.facts.append_column(name, column))

@@ -13,7 +13,7 @@ from gradsift.pipelines.progress import Progress
 from gradsift.pipelines.recipe import Export
 
 EXPORT_VERSION = 5  # the layout of what is written
-UNSEALED = 4  # the one before: its manifest has no seal
+UNSEALED = 4  # the one before: its manifest has no seal, its parts have equal rows
 UNDESCRIBED = 3  # and before that: without croissant.json
 PLACELESS = 2  # and before that: without `file`, `line` and `extra`
 OF_PLACELESS = {"format", "labels", "atlas", "require_licence"}  # options that it knew

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gradsift.datastore import chats, examples, selections
+from gradsift.datastore import chats, examples, groups, selections
 from gradsift.datastore.chats import MESSAGES_TYPE, Messages
 from gradsift.datastore.errors import CorruptionError
 from gradsift.datastore.files import fsync_folder, fsync_path
@@ -34,7 +34,8 @@ from gradsift.pipelines.progress import Progress
 from gradsift.pipelines.recipe import Encoding
 from gradsift.scorers.ngrams import mix as mix_bits
 
-PART_CHARS = 128 << 20  # text of a part: what the second pass holds, twice
+PART_CHARS = 128 << 20  # text of a part; at most twice that, unless one row has more: what the second pass holds, twice
+LINES, LINES_CHARS = 1024, 8 << 20  # JSON lines that are made at once
 IGNORED = -100  # the label that losses skip, as torch and transformers have it
 SPILL = "spill"
 I64 = NDArray[np.int64]
@@ -47,17 +48,19 @@ class Layout:
 
     item: I64
     copy: I64
-    rows_each: int  # rows of a part
+    starts: I64  # [parts + 1] first row of each part, and R
+    chars: I64  # [K]
     facts: pa.Table  # example_id, source, licence, rank, score, and what the selection's details add
 
     @property
     def parts(self) -> int:
         """Files to write."""
-        return max(1, -(-len(self.item) // self.rows_each))
+        return len(self.starts) - 1
 
 
-def layout(store: Store, selection: Selection, seed: int) -> Layout:
-    """Where each row of a selection goes. Memory: about 200 bytes a row."""
+def layout(store: Store, selection: Selection, seed: int, *, bounded: bool = True) -> Layout:
+    """Where each row of a selection goes; not `bounded`, in parts of equal rows whatever text they have. Memory: about
+    200 bytes a row."""
     known = selections.facts(store, selection)
     if len(known.chars) != len(selection.example_ids):
         raise CorruptionError("some selected examples are no longer in the store; select again")
@@ -69,8 +72,7 @@ def layout(store: Store, selection: Selection, seed: int) -> Layout:
         keys = mix_bits(mix_bits(keys ^ np.uint64(seed)) + copy.astype(np.uint64))
         order = np.lexsort((copy, item, keys))
         item, copy = item[order], copy[order]
-    chars = int((np.array(known.chars, np.int64) * copies).sum())
-    parts = max(1, -(-chars // PART_CHARS))
+    chars = np.array(known.chars, np.int64)
     facts = {
         "example_id": pa.array(selection.example_ids, pa.string()),
         "source": pa.array(known.sources, pa.string()),
@@ -79,7 +81,20 @@ def layout(store: Store, selection: Selection, seed: int) -> Layout:
         "score": pa.array(selection.scores, pa.float64()),
         **_details(store, selection),
     }
-    return Layout(item, copy, -(-len(item) // parts), pa.table(facts))
+    return Layout(item, copy, _starts(chars[item], bounded=bounded), chars, pa.table(facts))
+
+
+def _starts(chars: I64, *, bounded: bool) -> I64:
+    """Parts of equal rows, as rows of usual sizes fill them; one of far more text than others is cut by its text: Arrow
+    has no column of more than 2 GiB."""
+    each = max(1, -(-len(chars) // max(1, -(-int(chars.sum()) // PART_CHARS))))
+    starts = []
+    for first in range(0, len(chars), each):
+        part = chars[first : first + each]
+        cut = bounded and part.sum() > 2 * PART_CHARS
+        spans = groups.spans(part.tolist(), each, PART_CHARS) if cut else [(0, each)]
+        starts += [first + start for start, _ in spans]
+    return np.array([*(starts or [0]), len(chars)], np.int64)
 
 
 def _details(store: Store, selection: Selection) -> dict[str, pa.Array]:
@@ -129,7 +144,7 @@ def spill(store: Store, plan: Layout, staging: Path, progress: Progress) -> None
         rows = np.repeat(hit, counts)
         places = np.concatenate([by_item[start[k] : start[k + 1]] for k in items]) if len(items) else rows
         seen += len(items)
-        part = places // plan.rows_each
+        part = np.searchsorted(plan.starts, places, side="right") - 1
         for k in np.unique(part).tolist():
             mine = np.flatnonzero(part == k)
             taken = table.take(pa.array(rows[mine])).combine_chunks()
@@ -203,12 +218,12 @@ def _write_part(
     with pa.memory_map(str(staging / SPILL / _spilled(number))) as source:
         table = pa.ipc.open_file(source).read_all()
     table = table.take(pa.array(np.argsort(table["place"].to_numpy(), kind="stable")))
-    first = number * plan.rows_each
-    items = pa.array(plan.item[first : first + plan.rows_each])
+    mine = slice(*plan.starts[number : number + 2].tolist())
+    items = pa.array(plan.item[mine])
     of_rows = chats.of_table(table) if objects or labels is not None else []
     columns = turns.as_columns(of_rows, objects=True) if objects else {"messages": table["messages"]}
     columns |= {name: plan.facts[name].take(items) for name in plan.facts.column_names}
-    columns["copy"] = pa.array(plan.copy[first : first + plan.rows_each], pa.int32())
+    columns["copy"] = pa.array(plan.copy[mine], pa.int32())
     columns["weight"] = pa.array(np.ones(len(items)), pa.float64())
     finished = pa.table(columns)
     if labels is not None:
@@ -217,8 +232,9 @@ def _write_part(
         pq.write_table(finished, path, compression="zstd", write_page_checksum=True, use_content_defined_chunking=True)
     else:
         with path.open("w", encoding="utf-8", newline="\n") as handle:
-            for batch in finished.to_batches(max_chunksize=1024):
-                lines = (turns.as_objects(row) for row in batch.to_pylist())
+            sizes = plan.chars[finished["rank"].to_numpy()].tolist()
+            for start, end in groups.spans(sizes, LINES, LINES_CHARS):
+                lines = (turns.as_objects(row) for row in finished.slice(start, end - start).to_pylist())
                 handle.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 

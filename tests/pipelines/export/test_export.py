@@ -25,6 +25,7 @@ from gradsift.pipelines.export import rows as export_rows
 from gradsift.pipelines.export.about import Told, pool_words
 from gradsift.pipelines.export.atlas import components, neighbours
 from gradsift.pipelines.export.export import export
+from gradsift.pipelines.export.job import EXPORT_VERSION, UNSEALED
 from gradsift.pipelines.export.whole import damaged
 from gradsift.pipelines.pool import ingest
 from gradsift.pipelines.recipe import Export, load_recipe, parse_recipe
@@ -148,6 +149,49 @@ def test_large_exports_are_parts_of_one_order(mixture, monkeypatch):
     a, b = (load_dataset(str(f), split="train") for f in (whole, parts))
     assert a["example_id"] == b["example_id"]
     assert a["messages"] == b["messages"]
+
+
+def test_parts_are_bounded_by_their_text_where_some_rows_are_huge(mixture, monkeypatch, tmp_path):
+    """Equal rows would put two huge ones into a part; versions that were exported so come out so."""
+    content = rows(200)
+    for k in range(3, 200, 25):
+        content[k]["messages"][1]["content"] = "word " * 2_400
+    store, folder = mixture(content, {"examples": 200})
+    chosen = selections.get(store, "mixed")
+    limit = 10_000
+    monkeypatch.setattr(export_rows, "PART_CHARS", limit)
+
+    def parts(name, layout):
+        made = export(store, chosen, runs.recipe_of(store, chosen), tmp_path / name, layout=layout)
+        return [pq.read_table(path) for path in sorted((made / "data").iterdir())]
+
+    def text(rows):
+        return sum(len(turn["content"]) for chat in rows["messages"].to_pylist() for turn in chat)
+
+    equal, bounded = parts("equal", UNSEALED), parts("bounded", EXPORT_VERSION)
+    assert len({part.num_rows for part in equal[:-1]}) == 1
+    assert max(map(text, equal)) > 2 * limit >= max(map(text, bounded))
+    assert len(bounded) > len(equal)
+    whole = pq.read_table(folder / "data")
+    for found in (equal, bounded):
+        assert [row for part in found for row in part.to_pylist()] == whole.to_pylist()
+
+
+def test_json_lines_are_made_in_batches_bounded_by_their_text(mixture, monkeypatch, tmp_path):
+    store, _ = mixture()
+    usual = content_of(again(store, tmp_path / "usual", format="jsonl"))
+    made, spans = [], export_rows.groups.spans
+
+    def counted(sizes, rows, total):
+        for first, end in spans(sizes, rows, total):
+            made.append(sum(sizes[first:end]))
+            yield first, end
+
+    monkeypatch.setattr(export_rows.groups, "spans", counted)
+    monkeypatch.setattr(export_rows, "LINES_CHARS", 500)
+    assert content_of(again(store, tmp_path / "few", format="jsonl")) == usual
+    assert len(made) > 5
+    assert max(made) <= 500
 
 
 def test_a_killed_export_shows_nothing_and_goes_on(mixture, monkeypatch, tmp_path):

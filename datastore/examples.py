@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from gradsift.datastore.identity import canonical_json, digest_ids
 from gradsift.datastore.origins import Origin
 from gradsift.datastore.store import Store
 
+T = TypeVar("T")
 PART_ROWS = 5_000
 PART_CHARS = 64 << 20
 
@@ -35,6 +36,17 @@ class Example:
     licence: str | None = None
     subtask: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ById(dict[str, T]):
+    """What the store has of examples, by id. Whoever takes one that it does not have was told of it by another table:
+    that is no KeyError."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise CorruptionError(
+            f"example {name[:8]} is listed, and the catalog does not have it. Unless it was deleted meanwhile, the "
+            "catalog is damaged: run `gradsift verify`"
+        )
 
 
 @dataclass(frozen=True)
@@ -159,7 +171,7 @@ def find_prefix(store: Store, start: str) -> str:
     return str(rows[0]["example_id"])
 
 
-def get_messages(store: Store, ids: Sequence[str]) -> dict[str, Messages]:
+def get_messages(store: Store, ids: Sequence[str]) -> ById[Messages]:
     """Messages of the given examples by id; unknown ids are left out. Reads the row groups that hold them, each once.
 
     Raises CorruptionError for a damaged shard, and for one that does not hold what the catalog says.
@@ -170,7 +182,7 @@ def get_messages(store: Store, ids: Sequence[str]) -> dict[str, Messages]:
             f"SELECT example_id, shard_id, row FROM example WHERE example_id IN ({marks(part)})", part
         ):
             places.setdefault(row["shard_id"], []).append((row["row"], row["example_id"]))
-    messages: dict[str, Messages] = {}
+    messages = ById[Messages]()
     for shard, wanted in sorted(places.items()):
         wanted.sort()
         rows = np.array([row for row, _ in wanted], np.int64)
@@ -412,24 +424,24 @@ def source_column(store: Store, dataset: Dataset) -> list[str]:
     return [known.setdefault(row["source"], row["source"]) for row in rows]
 
 
-def chars_of(store: Store, dataset: Dataset) -> dict[str, tuple[str, int]]:
+def chars_of(store: Store, dataset: Dataset) -> ById[tuple[str, int]]:
     """{id: (source, characters)} of the members, in the order of their ids."""
     rows = store.catalog.rows(
         "SELECT e.example_id, e.source, e.chars FROM dataset_member AS m JOIN example AS e USING (example_id) "
         "WHERE m.dataset_id=? ORDER BY m.example_id",
         (dataset.dataset_id,),
     )
-    return {row["example_id"]: (row["source"], row["chars"]) for row in rows}
+    return ById((row["example_id"], (row["source"], row["chars"])) for row in rows)
 
 
-def sources_by_id(store: Store, dataset_id: int) -> dict[str, str]:
+def sources_by_id(store: Store, dataset_id: int) -> ById[str]:
     """{id: source} of all members of a dataset: one pass, for large ones."""
     rows = store.catalog.rows(
         "SELECT e.example_id, e.source FROM dataset_member AS m JOIN example AS e USING (example_id) "
         "WHERE m.dataset_id=?",
         (dataset_id,),
     )
-    return {row["example_id"]: row["source"] for row in rows}
+    return ById((row["example_id"], row["source"]) for row in rows)
 
 
 def provenance_digest(store: Store, dataset: Dataset) -> str:
@@ -457,12 +469,12 @@ def all_sources(store: Store) -> list[str]:
     return [row["source"] for row in store.catalog.rows("SELECT DISTINCT source FROM example ORDER BY source")]
 
 
-def sources_of(store: Store, ids: Sequence[str]) -> dict[str, Provenance]:
-    """Source and licence of the given ids."""
-    return {
-        row["example_id"]: Provenance(row["source"], row["licence"])
+def sources_of(store: Store, ids: Sequence[str]) -> ById[Provenance]:
+    """Source and licence of the given ids; unknown ones are left out."""
+    return ById(
+        (row["example_id"], Provenance(row["source"], row["licence"]))
         for part in parts(ids)
         for row in store.catalog.rows(
             f"SELECT example_id, source, licence FROM example WHERE example_id IN ({marks(part)})", part
         )
-    }
+    )

@@ -156,7 +156,7 @@ def spill(store: Store, plan: Layout, staging: Path, progress: Progress) -> None
         file.close()
     if seen != len(names):
         raise CorruptionError(
-            f"{len(names) - seen} selected examples are missing from their shards; run `gradsift verify`"
+            f"{len(names):,} examples are selected, and their shards hold {seen:,} of these; run `gradsift verify`"
         )
     for name in spilled:
         partial.finish(unfinished, unfinished / f".tmp-{name}", name)

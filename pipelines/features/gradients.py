@@ -86,7 +86,7 @@ def plan_rows(store: Store, job: GradientJob, dataset: Dataset) -> tuple[int, in
     space_id = features.define_space(store, job.space())
     todo = features.unplanned(store, space_id, dataset.dataset_id)
     flagged: dict[str, str] = {}
-    lengths: dict[str, int] = {}
+    lengths = examples.ById[int]()
     for part in examples.in_parts(store, todo):
         for name, messages in examples.get_messages(store, part).items():
             chat = encode(job.loaded.tokenizer, messages, job.encoding.max_length, job.encoding.truncation)

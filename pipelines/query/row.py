@@ -62,11 +62,10 @@ def row(store: Store, name: str) -> RowView:
     Cost: a row group of text, a row of a mapped shard for each checkpoint, and a pass over the selections' rows.
     """
     example_id = examples.find_prefix(store, name)
-    try:
-        chat = examples.get_messages(store, [example_id])[example_id]
-        known = examples.sources_of(store, [example_id])[example_id]
-    except KeyError:
-        raise InputError(f"example {example_id} was deleted meanwhile") from None
+    chat = examples.get_messages(store, [example_id]).get(example_id)
+    known = examples.sources_of(store, [example_id]).get(example_id)
+    if chat is None or known is None:
+        raise InputError(f"example {example_id} was deleted meanwhile")
     run = computed_run(store)
     screenings = run.result.ingest.pool.screenings if run is not None else ()
     return RowView(

@@ -1,17 +1,21 @@
 """What the catalog holds of itself is counted again, on either database: a changed row is told by the digest that it was
 part of, where no seal tells it, and nothing that a store lives through is."""
 
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+import gradsift
 from gradsift.datastore import arms, compact, examples, features, forget, maintenance, prune, recount, selections
+from gradsift.datastore.errors import CorruptionError
 from gradsift.datastore.examples import Example
 from gradsift.datastore.identity import example_id, fingerprint
 from gradsift.datastore.rows import make_block
 from gradsift.datastore.selections import MASK, MIXTURE, Picks
+from gradsift.pipelines.report.report import write_report
 from gradsift.pipelines.runs import forget as forget_run
 from gradsift.pipelines.runs.repair import mend
 
@@ -149,3 +153,21 @@ def test_a_version_that_is_not_what_it_holds_is_told(copy):
     told = list(recount.wrong(copy))
     assert {one.kind for one in told} == {"catalog"}
     assert [one.name.split()[0] for one in told] == ["pool", "selection"]
+
+
+def test_an_example_that_the_catalog_lists_and_does_not_have_is_told_as_damage(copy, tmp_path):
+    """As a changed bit of its id leaves it."""
+    lost = selections.by_number(copy, 1).example_ids[0]
+    copy.close()
+    with closing(sqlite3.connect(copy.root / "catalog.sqlite")) as db:
+        db.execute("UPDATE example SET example_id=? WHERE example_id=?", ("0" * 32, lost))
+        db.commit()
+    for ask in (
+        lambda: write_report(copy, tmp_path / "report.html"),
+        lambda: gradsift.select("qtuning", examples=10, store=copy),
+        lambda: examples.get_messages(copy, [lost])[lost],
+    ):
+        with pytest.raises(CorruptionError, match=f"example {lost[:8]} is listed.*gradsift verify"):
+            ask()
+    with pytest.raises(CorruptionError, match="refer to none of example"):
+        maintenance.verify(copy)

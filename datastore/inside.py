@@ -115,14 +115,14 @@ def unlink(root: Path, name: str) -> None:
 
 
 def require(root: Path, path: Path) -> Path:
-    """`path`, for libraries that open what is below it by its name. Raises CorruptionError where it is below `root` and
-    it or a folder on the way to it is a link; what is elsewhere is its user's."""
-    way, whole = root.absolute(), path.absolute()
-    if whole.is_relative_to(way):
-        for part in whole.relative_to(way).parts:
-            way /= part
-            if way.is_symlink() or part == "..":
-                raise CorruptionError(_led_out(root, str(whole.relative_to(root.absolute()))))
+    """`path`, for libraries that open what is below it by its name. Raises CorruptionError where it, or a folder on the
+    way to it, is a link below `root`; what is elsewhere is its user's, also if `..` leads there."""
+    top, whole = Path(os.path.normpath(root.absolute())), path.absolute()
+    at = Path(whole.anchor)
+    for part in whole.parts[1:]:
+        at = at.parent if part == ".." else at / part
+        if top in at.parents and at.is_symlink():
+            raise CorruptionError(_led_out(root, str(at.relative_to(top))))
     return path
 
 

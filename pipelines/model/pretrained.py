@@ -75,7 +75,7 @@ def _asked(config: Any, depth: int = 0) -> Iterator[str]:
             yield from (
                 f"asks for {name} `{one}`, which may be code of the hub: remove that key, and `model.attention` decides"
                 for one in (value.values() if isinstance(value, Mapping) else [value])
-                if one is not None and one not in PLAIN[name]
+                if one is not None and not (isinstance(one, str) and one in PLAIN[name])
             )
         elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
             for one in value:

@@ -17,6 +17,7 @@ CHUNK_BYTES = 1 << 18
 MARGIN = 16  # characters at the end of what was read that may be the start of something longer
 _SPACE = re.compile(r"[ \t\r\n]*")
 _MARKS = re.compile(r'["\[\]{},]')
+_GOES_ON = re.compile(r"[-+.0-9eE]*\Z")  # of a number that was cut: `1` and `.`, `1.5` and `e+`
 _IN_TEXT = re.compile(r'["\\]')
 _NO_UTF8 = re.compile("[\udc80-\udcff]")
 
@@ -118,7 +119,7 @@ def _row(text: _Text) -> Any:
             why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             return refused("broken_json", why, start)
         else:
-            if end < len(text.held) or not text.more():  # else a number may go on
+            if not _GOES_ON.match(text.held, end) or not text.more():
                 odd = not text.whole and _NO_UTF8.search(text.held, text.at, end)
                 text.at = end
                 return refused("invalid_utf8", "bytes that are not UTF-8", start) if odd else row

@@ -10,8 +10,10 @@ import yaml
 from gradsift.datastore.errors import InputError
 
 MOST_BYTES = 4 << 20
-MOST_VALUES = 100_000  # what is named once (`&a`) and used often (`*a`) counts as often as it is used
+MOST_VALUES = 200_000  # keys, too; what is named once (`&a`) and used often (`*a`) counts as often as it is used
 DEEPEST = 50
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+LONGEST_NUMBER = 100  # `1:1:1:…` is a number, too, and each part of it makes the sum longer
 
 
 def read_yaml(path: Path) -> Any:
@@ -34,29 +36,37 @@ def read_yaml(path: Path) -> Any:
 def parse_yaml(text: str, where: str) -> Any:
     """What a text holds, as plain data; `where` is for messages. Raises InputError."""
     try:
-        data = yaml.safe_load(text)
-        _require_small(data)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _require_small(node)
+        return loader.construct_document(node)
     except RecursionError:
         raise InputError(f"{where} is nested too deeply, over {DEEPEST} levels") from None
     except (yaml.YAMLError, ValueError) as error:  # a number or a date that is none
         raise InputError(f"{where} is not valid YAML: {error}") from error
-    return data
+    except (ArithmeticError, AttributeError, LookupError) as error:  # of PyYAML: `!!bool perhaps`, `!!int ""`
+        raise InputError(f"{where} is not valid YAML: a value is not what its tag says") from error
 
 
-def _require_small(data: Any) -> None:
+def _require_small(node: yaml.Node) -> None:
+    """Before anything is made of it: merge keys (`<<: [*a, *a]`) copy what they name while it is made."""
     sizes: dict[int, int] = {}
 
-    def size(value: Any, above: tuple[int, ...]) -> int:
-        if not isinstance(value, list | dict | tuple | set):
+    def size(node: yaml.Node, above: tuple[int, ...]) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
+                raise ValueError(f"a number has over {LONGEST_NUMBER} characters")
             return 1
-        if id(value) in above:
+        if id(node) in above:
             raise ValueError("a part of it holds itself")
         if len(above) >= DEEPEST:
             raise RecursionError
-        if id(value) not in sizes:
-            inner = value.values() if isinstance(value, dict) else value
-            sizes[id(value)] = 1 + sum(size(one, (*above, id(value))) for one in inner)
-        return sizes[id(value)]
+        if id(node) not in sizes:
+            inner = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else node.value
+            sizes[id(node)] = 1 + sum(size(one, (*above, id(node))) for one in inner)
+        return sizes[id(node)]
 
-    if size(data, ()) > MOST_VALUES:
-        raise ValueError(f"it holds over {MOST_VALUES:,} values")
+    if size(node, ()) > MOST_VALUES:
+        raise ValueError(f"it holds over {MOST_VALUES:,} keys and values")

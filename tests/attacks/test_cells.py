@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from gradsift.datastore import examples, origins, quarantine
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import BadRow
+from gradsift.pipelines.pool import json_list
 from gradsift.pipelines.pool.ingest import ingest
 from gradsift.pipelines.pool.json_list import rows_of_list
 from gradsift.pipelines.pool.sources import read_source
@@ -313,6 +314,18 @@ def test_rows_of_a_list_are_what_the_json_module_reads(rows, indent):
     for text in (json.dumps(rows, indent=indent), json.dumps(rows, ensure_ascii=False)):
         content = text.encode("utf-8", "replace")
         assert list(rows_of_list(io.BytesIO(content))) == json.loads(content)
+
+
+@pytest.mark.parametrize(
+    "row", ["1.5", "-1.5e10", "2E-7", "0.125e+3", "true", "null", '"\\ud83e\\ude77"', '{"a": 1.5}']
+)
+def test_a_row_may_be_cut_anywhere_by_the_end_of_a_buffer(monkeypatch, row):
+    monkeypatch.setattr(json_list, "CHUNK_BYTES", 32)
+    for spaces in range(32):
+        content = f"[{' ' * spaces}{row},{row}, {row}]".encode()
+        assert list(rows_of_list(io.BytesIO(content))) == json.loads(content)
+    with pytest.raises(ValueError, match="Expecting ',' delimiter"):
+        list(rows_of_list(io.BytesIO(b"[1." + b"." * 99 + b"]")))
 
 
 def test_promise_9_a_store_holds_what_was_read_and_answers(either, tmp_path, tally):

@@ -7,7 +7,7 @@ import pytest
 
 from gradsift import api
 from gradsift.cli.store import verify
-from gradsift.datastore import runs, selections
+from gradsift.datastore import inside, runs, selections
 from gradsift.datastore.errors import CorruptionError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export import rows as export_rows
@@ -81,6 +81,27 @@ def cuts(files):
     """(file, what is left of it: nothing, half, None for no file) of each file."""
     for path in files:
         yield from ((path, left) for left in (b"", path.read_bytes()[: path.stat().st_size // 2], None))
+
+
+@pytest.mark.parametrize(
+    ("cwd", "store", "out"),
+    [("store", ".", "../out"), ("", "store", "store/../out"), ("store", "../store", "exports/../../out")],
+)
+def test_an_export_goes_where_its_way_leads_through_the_store(mixed, tmp_path, monkeypatch, cwd, store, out):
+    shutil.copytree(mixed.root, tmp_path / "store")
+    monkeypatch.chdir(tmp_path / cwd)
+    api.export("mixed", out, store=store)
+    assert damaged(tmp_path / "out") == {}
+
+
+def test_a_way_through_a_link_in_the_store_is_refused_wherever_it_leads(tmp_path):
+    root = tmp_path / "store"
+    root.mkdir()
+    (root / "link").symlink_to(tmp_path)
+    for way in ("link", "link/out", "link/../out", "link/../../out", "../store/link/out"):
+        with pytest.raises(CorruptionError, match="store/link leads out of the store"):
+            inside.require(root, root / way)
+    assert inside.require(root / ".." / "store", root / ".." / "out") == root / ".." / "out"
 
 
 STAGES = {"one part": ("export: writing parts", 1), "all parts": ("export: writing parts", 0)}

@@ -99,6 +99,9 @@ KERNELS = [
     {"_attn_implementation": "flash_attention_2"},  # which transformers may fetch, too
     {"_attn_implementation_internal": "org/kernel", "attn_implementation": "org/kernel"},
     {"_experts_implementation": "deepgemm"},
+    {"_attn_implementation": [["x"]]},
+    {"_experts_implementation": {"": [["x"]]}},
+    {"inner": [{"text": {"_attn_implementation": {"x": {}}}}]},
     {"inner": [{"text": {"_attn_implementation": "org/kernel"}}]},
 ]
 

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import yaml
 from running import gradsift
 
 from gradsift import api
@@ -17,6 +18,7 @@ from gradsift.datastore import files, sqlite
 from gradsift.datastore.errors import CorruptionError, DiskError, InputError, StoreFullError
 from gradsift.datastore.sqlite_errors import sound
 from gradsift.datastore.store import Store
+from gradsift.pipelines.recipe.written import parse_yaml
 
 ESC = "\x1b[31m"
 HEAD = "name: odd\npool: [{path: pool.jsonl}]\n"
@@ -24,13 +26,20 @@ NESTED = "[" * 3_000 + "]" * 3_000
 ALIASES = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
+MERGED = "a: &a {x: 1}\n" + "".join(
+    f"{name}: &{name}\n  <<: [{','.join([f'*{before}'] * 10)}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
 RECIPES = {
     "deep": (f"pool: {NESTED}", "nested too deeply"),
     "a number of 5,000 digits": (f"{HEAD}seed: {'9' * 5_000}\n", "not valid YAML"),
     "infinite": (f"{HEAD}mix: {{examples: .inf}}\n", "mix.examples: Input should be a finite number"),
     "not a number": (f"{HEAD}mix: {{examples: .nan}}\n", "mix.examples: Input should be a finite number"),
     "no date": ("name: 2024-13-41\n", "not valid YAML: month must be"),
-    "aliases of aliases": (ALIASES, "over 100,000 values"),
+    "aliases of aliases": (ALIASES, "over 200,000 keys and values"),
+    "merge keys of merge keys": (MERGED, "over 200,000 keys and values"),
+    "sixties without end": (f"{HEAD}seed: {'1:' * 99_999}1\n", "a number has over 100 characters"),
+    "no boolean": ("name: !!bool perhaps\n", "a value is not what its tag says"),
     "itself": ("pool: &a [*a]\n", "a part of it holds itself"),
     "code": ('!!python/object/apply:os.system ["true"]\n', "not valid YAML"),
     "a NUL in a path": ('name: odd\npool: [{path: "a\\0b"}]\nmix: {examples: 3}\n', "pool.0.path: "),
@@ -52,6 +61,13 @@ def odd(tmp_path):
     """A folder with a loop of links."""
     (tmp_path / "loop").symlink_to("loop")
     return tmp_path
+
+
+def test_merge_keys_of_ordinary_recipes_work():
+    text = "a: &a {x: 1, y: 2}\nb: &b {z: 3}\nc: {<<: [*a, *b], y: 4}\nd:\n  <<: *a\n"
+    assert parse_yaml(text, "it") == yaml.safe_load(text)
+    assert parse_yaml(text, "it")["c"] == {"x": 1, "y": 4, "z": 3}
+    assert parse_yaml("# nothing\n", "it") is None
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -132,6 +132,8 @@ def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]
     if busy := leases.at_work(store):
         raise BusyError(f"a run is working on this store ({min(busy)}); collect its garbage when it has ended")
     store.require_own_files()
+    with store.catalog.write():  # where nothing may be written that is said before a file goes
+        pass
     store.sweep()
     orphans = [(name, size) for name, size in _orphans(store, grace) if _delete_orphan(store, name)]
     return orphans + _collect_half_written(store, grace) + kept.collect(store, grace)

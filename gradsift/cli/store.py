@@ -1,5 +1,6 @@
 """Commands about a store: what it holds, and whether it is whole."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -105,11 +106,15 @@ def verify(
     waiting = sum(mended.waits for mended in kept)
     lost = len(kept) - waiting
     more = f" ({lost} cannot be made again: --accept-loss removes them with what they take down)" if lost else ""
-    more += f" ({waiting} wait for what the list says, and are never removed)" if waiting else ""
+    if waiting == len(done):
+        following = "next: what the list says of each; --repair makes none of them again, and removes none"
+    else:
+        more += f" ({waiting} wait for what the list says, and are never removed)" if waiting else ""
+        following = f"next: gradsift verify --repair{more}"
     if bad and plan:
-        raise CorruptionError(f"{files}; next: gradsift verify --repair{more}")
+        raise CorruptionError(f"{files}; {following}")
     if kept:
-        raise CorruptionError(f"{len(kept):,} of {files} left as before; next: gradsift verify --repair{more}")
+        raise CorruptionError(f"{len(kept):,} of {files} left as before; {following}")
 
 
 @app.command
@@ -129,7 +134,15 @@ def gc(
     from gradsift.cli import show
 
     rows = [asdict(one) for one in api.gc(store, grace_hours=grace_hours, dry_run=dry_run)]
-    show.document(rows) if json else show.table("Unreferenced files", rows)
+    if json:
+        show.document(rows)
+        return
+    show.table("Unreferenced files", rows)
+    if young := len(api.gc(store, grace_hours=-math.inf, dry_run=True)) - (len(rows) if dry_run else 0):
+        show.line(
+            f"Kept: {young:,} younger than {grace_hours:g} h, which a writer may be about to commit; when nothing works "
+            "on the store, --grace-hours 0 takes them, too."
+        )
 
 
 @app.command

@@ -133,7 +133,7 @@ class LocalFiles(Backend):
     def list(self, kind: str) -> Iterator[Listed]:
         """Files of a kind, by name, finished or not."""
         with suppress(FileNotFoundError, CorruptionError), inside.folder(self.root, kind) as folder:
-            now = _now(folder)
+            now = clock_of(folder)
             with os.scandir(folder) as entries:
                 names = sorted(entry.name for entry in entries)
             for name in names:
@@ -158,7 +158,7 @@ class LocalFiles(Backend):
             yield path
 
 
-def _now(folder: int) -> float:
+def clock_of(folder: int) -> float:
     """The time of the file system, by which it stamps files: a shared folder's is its server's, and this host's clock
     may be another. Where nothing can be written, this host's."""
     name = f"{TMP_PREFIX}{secrets.token_hex(16)}"

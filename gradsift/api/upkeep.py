@@ -106,7 +106,7 @@ def verify(
 
 
 def gc(store: AnyStore = "store", *, grace_hours: float = 1.0, dry_run: bool = False) -> list[Unreferenced]:
-    """Delete files that no catalog row refers to (left by killed processes).
+    """Delete files that no catalog row refers to, and half-made exports in the store (left by killed processes).
 
     Parameters
     ----------
@@ -132,10 +132,15 @@ def gc(store: AnyStore = "store", *, grace_hours: float = 1.0, dry_run: bool = F
     >>> left_behind = gradsift.gc("store", dry_run=True)
     """
     from gradsift.datastore import maintenance
+    from gradsift.pipelines.runs import leftover
 
     with opened(store) as there:
-        listed = maintenance.garbage if dry_run else maintenance.collect
-        return [Unreferenced(name, size) for name, size in listed(there, grace_hours * 3600)]
+        grace = grace_hours * 3600
+        if dry_run:
+            found = maintenance.garbage(there, grace) + leftover.left_behind(there, grace)
+        else:
+            found = maintenance.collect(there, grace) + leftover.collect(there, grace)
+        return [Unreferenced(name, size) for name, size in found]
 
 
 def compact(

@@ -121,7 +121,7 @@ def verify(
 def gc(
     *, store: StorePath = DEFAULT_STORE, grace_hours: float = 1.0, dry_run: Flag = False, json: Json = False
 ) -> None:
-    """Delete files that no catalog row refers to (left by killed processes).
+    """Delete files that no catalog row refers to, and half-made exports in the store (left by killed processes).
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ import pytest
 
 from gradsift import api
 from gradsift.cli.store import verify
-from gradsift.datastore import inside, runs, selections
+from gradsift.datastore import inside, leases, runs, selections
 from gradsift.datastore.errors import CorruptionError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export import rows as export_rows
@@ -204,3 +204,38 @@ def test_an_export_that_cannot_be_written_as_it_was_stays_and_says_what_to_do(mi
     assert api.verify(mixed) == []
     shutil.rmtree(away)
     assert api.verify(mixed) == [], "what its owner took away is no damage"
+
+
+def test_gc_collects_what_killed_exports_left(copy):
+    """After its grace, nothing that is written now, and no file of others."""
+    exports = copy.root / "exports"
+    (export,) = (path for path in exports.iterdir() if path.name == "small-sql")
+    whole = files_of(export)
+    key = "0123456789abcdef"
+    for name in (f".partial-small-sql-{key}", f".partial-.checkout-small-sql@1-{key}", ".checkout-small-sql@1"):
+        (exports / name / "data").mkdir(parents=True)
+        (exports / name / "data" / "spill").write_text("half")
+    shutil.copytree(export, exports / f".old-{key}")
+    shutil.copytree(export, exports / ".gradsift-old-small-sql")
+    shutil.copytree(export, exports / ".gradsift-old-gone")  # its successor never came
+    (exports / ".gradsift-old-small-sql" / "notes.txt").write_text("mine")
+    (exports / f".old-{key[::-1]}").symlink_to(export)
+    for name in (".old-photos", ".partial-thesis"):
+        (exports / name).mkdir()
+    stays = {".gradsift-old-gone", f".old-{key[::-1]}", ".old-photos", ".partial-thesis"}
+    before = {path.name for path in exports.iterdir()}
+    assert not [one for one in api.gc(copy) if one.file.startswith("exports/")]  # too young
+    leases.acquire(copy, f"export {key}", "elsewhere:1:1:1")
+    listed = {one.file for one in api.gc(copy, grace_hours=-1, dry_run=True)}
+    assert {f"exports/.old-{key}", "exports/.gradsift-old-small-sql", "exports/.checkout-small-sql@1"} == listed
+    leases.release(copy, f"export {key}", "elsewhere:1:1:1")
+    assert {path.name for path in exports.iterdir()} == before
+    gone = {one.file: one.bytes for one in api.gc(copy, grace_hours=-1)}
+    assert len(gone) == 5
+    assert min(gone.values()) > 0
+    after = {path.name for path in exports.iterdir()}
+    assert before - after == {name.removeprefix("exports/") for name in gone}
+    assert stays < after
+    assert (export / "notes.txt").read_text() == "mine"
+    (export / "notes.txt").unlink()
+    assert files_of(export) == whole

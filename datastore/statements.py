@@ -103,6 +103,9 @@ def checked(text: str) -> Statement:
         raise _refused("there is no SELECT in it")
     for token, after in pairwise([*said, _Token("end", "")]):
         _check(token, after)
+    for token, opens, closes in zip(said, said[1:], said[2:], strict=False):
+        if token.word in ("greatest", "least") and (opens.text, closes.text) == ("(", ")"):  # Polars panics
+            raise _refused(f"{token.text}() of nothing: give what to compare")
     for token, after in pairwise(tokens):
         if after.kind == "text" and token.kind in ("word", "number", "quoted"):
             raise _refused(f"put a space before {after.text}")

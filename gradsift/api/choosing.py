@@ -109,8 +109,10 @@ def select(
     >>> gradsift.diff(made.name, made.version, store="store").in_both == made.examples
     True
     """
+    from gradsift.datastore.amounts import require_number
     from gradsift.datastore.outputs import refuse_taken
 
+    require_number("the seed", seed)
     if picture is not None:
         refuse_taken(whereabouts(store), Path(picture), "SVG picture")
     section = _section(method, rule, options, encoder) | {

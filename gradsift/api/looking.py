@@ -110,7 +110,7 @@ def quarantine(
     Raises
     ------
     InputError
-        For a negative limit.
+        For a limit that is negative, or over 2^63 - 1.
 
     Example
     -------
@@ -118,12 +118,11 @@ def quarantine(
     >>> sum(kind.rows for kind in stayed.kinds) >= len(stayed.rows)
     True
     """
-    from gradsift.datastore.errors import InputError
+    from gradsift.datastore.amounts import require_number
     from gradsift.datastore.quarantine import Asked
     from gradsift.pipelines.runs.stayed_out import kinds, stayed_out
 
-    if limit is not None and limit < 0:
-        raise InputError("--limit must be 0 or more")
+    require_number("--limit", limit)
     asked = Asked(source, reason, file)
     with opened(store) as there:
         return StayedOut(kinds(there, asked), list(stayed_out(there, asked, limit)))

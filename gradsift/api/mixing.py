@@ -73,6 +73,9 @@ def mix(
     >>> made.realised
     20
     """
+    from gradsift.datastore.amounts import require_number
+
+    require_number("the seed", seed)
     section = section_of(settings, "mix")
     with opened(store) as there:
         from gradsift.pipelines.runs.reselect import remix  # loads torch: not for a store that is not there

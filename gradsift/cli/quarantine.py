@@ -72,13 +72,12 @@ def quarantine(
 def _print_all(store: Path, asked: tuple[str | None, str | None, str | None], limit: int | None, *, csv: bool) -> None:
     """All rows that are asked for, written as they are read: there may be more than fit into memory."""
     from gradsift.cli import show
-    from gradsift.datastore.errors import InputError
+    from gradsift.datastore.amounts import require_number
     from gradsift.datastore.quarantine import Asked
     from gradsift.datastore.store import Store
     from gradsift.pipelines.runs.stayed_out import kinds, stayed_out
 
-    if limit is not None and limit < 0:
-        raise InputError("--limit must be 0 or more")
+    require_number("--limit", limit)
     with Store(store, create=False) as opened:
         rows = stayed_out(opened, Asked(*asked), limit)
         if csv:

@@ -43,14 +43,14 @@ def sql(
         Write the rows to this Parquet file.
     """
     from gradsift.cli import answered, show
+    from gradsift.datastore.amounts import require_number
     from gradsift.datastore.errors import InputError
     from gradsift.datastore.outputs import refuse_taken
     from gradsift.datastore.place import place_of
 
     if json + csv + (parquet is not None) > 1:
         raise InputError("give one of --json, --csv and --parquet")
-    if limit is not None and limit < 0:
-        raise InputError("--limit must be 0 or more")
+    require_number("--limit", limit)
     if schema:
         answered.show_schema(statement, json=json)
         return

@@ -23,6 +23,8 @@ PATIENCE = 2  # seconds that answers on their way have when it is stopped
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket at an address; port 0 takes a free one. Raises InputError where that cannot be had."""
+    if not 0 <= port < 1 << 16:  # the system takes what is left of a larger one by 2^16
+        raise InputError(f"there is no port {port}: give 1 to 65535, or 0 for a free one")
     try:
         (family, _, _, _, where), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return socket.create_server(where[:2], family=socket.AddressFamily(family), backlog=128)

@@ -53,7 +53,7 @@ class Mixing(Section):
     """{source: largest share of the part}."""
     floors: dict[str, Share] = Field(default_factory=dict)
     """{source: smallest share of the part}."""
-    repeat: Annotated[int, Field(ge=1)] = 1
+    repeat: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
     """Most copies of an example. A source whose budget exceeds its size gives whole copies, then its best once more."""
 
 
@@ -77,7 +77,7 @@ class Mix(Mixing):
 
     examples: Annotated[int, Field(gt=0)] | None = None
     """A number of rows (copies count)."""
-    fraction: Annotated[float, Field(gt=0)] | None = None
+    fraction: Annotated[float, Field(gt=0, lt=1 << 31)] | None = None
     """Or a share of the pool, above 1 with `repeat`."""
     label_tokens: Annotated[int, Field(gt=0)] | None = None
     """Or a number of label tokens, counted by the model's tokenizer."""

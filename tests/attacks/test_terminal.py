@@ -3,6 +3,7 @@ nothing that a terminal obeys."""
 
 import os
 import shutil
+import socket
 import sqlite3
 import tempfile
 import traceback
@@ -35,6 +36,17 @@ RECIPES = {
     "a number of 5,000 digits": (f"{HEAD}seed: {'9' * 5_000}\n", "not valid YAML"),
     "infinite": (f"{HEAD}mix: {{examples: .inf}}\n", "mix.examples: Input should be a finite number"),
     "not a number": (f"{HEAD}mix: {{examples: .nan}}\n", "mix.examples: Input should be a finite number"),
+    "an infinite weight": (f"{HEAD}mix: {{examples: 3, weights: {{pool: .inf}}}}\n", "mix.weights.dict[str,"),
+    "an infinite share": (f"{HEAD}mix: {{fraction: .inf}}\n", "mix.fraction: Input should be a finite number"),
+    "an infinite exponent": (f"{HEAD}mix: {{examples: 3, temperature: .inf}}\n", "mix.temperature: Input should be"),
+    "too many rows": (f"{HEAD}mix: {{examples: {10**27}}}\n", "mix.examples: a number is too large: at most 2^63"),
+    "too many times the pool": (f"{HEAD}mix: {{fraction: 1.0e+300}}\n", "mix.fraction: Input should be less than"),
+    "too many copies": (f"{HEAD}mix: {{examples: 3, repeat: {10**10}}}\n", "mix.repeat: Input should be less than"),
+    "a seed that is too large": (f"{HEAD}seed: {10**25}\nmix: {{examples: 3}}\n", "seed: a number is too large"),
+    "one of several seeds": (
+        f"{HEAD}mix: {{examples: 3}}\nvalidate: {{seeds: [0, {10**25}]}}\n",
+        "validate.seeds: a number",
+    ),
     "no date": ("name: 2024-13-41\n", "not valid YAML: month must be"),
     "aliases of aliases": (ALIASES, "over 200,000 keys and values"),
     "merge keys of merge keys": (MERGED, "over 200,000 keys and values"),
@@ -104,7 +116,11 @@ def test_what_is_said_of_a_name_is_nothing_that_a_terminal_obeys(finished, monke
         ["export", "small-sql", "loop"], ["export", "small-sql", "loop/x"], ["sql", "select 1", "--parquet", "loop"],
         ["report", "--out", "loop"], ["init", "loop"], ["status", "--store", "loop"], ["run", "loop"],
         ["report", "--run", "9" * 30], ["lineage", f"pool.jsonl:{'9' * 30}"], ["select", "--method", "random", "--fraction", "inf"],
-        ["select", "--method", "less", "--examples", "3", "--option", "x=[["],
+        ["select", "--method", "less", "--examples", "3", "--option", "x=[["], ["explore", "--port", "99999999999"],
+        ["explore", "--port", "-1"], ["sql", "select 1", "--limit", f"{10**22}"], ["quarantine", "--limit", f"{10**22}"],
+        ["quarantine", "--json", "--limit", f"{10**22}"], ["sql", f"select 1 limit {10**22}"], ["sql", "select greatest()"],
+        ["sql", "select least ( ) from examples"], ["select", "--method", "random", "--examples", "3", "--seed", f"{10**25}"],
+        ["select", "--method", "random", "--examples", f"{10**27}"], ["mix", "mix.yaml", "--seed", f"{10**25}"],
     ],
 )  # fmt: skip
 def test_odd_paths_and_numbers_are_refused(odd, copy, monkeypatch, typed):
@@ -116,6 +132,14 @@ def test_odd_paths_and_numbers_are_refused(odd, copy, monkeypatch, typed):
 def test_a_selection_does_not_differ_from_itself(finished, side):
     out = gradsift("diff", side, side, "--store", finished[1])
     assert "The same rows in the same order." in out.stdout
+
+
+def test_a_port_that_is_taken_is_told(finished):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refused("explore", "--no-browser", "--port", port, "--store", finished[1])
+    assert f"cannot listen on 127.0.0.1, port {port}: " in said
+    assert "--port 0 takes a free port" in said
 
 
 def test_a_catalog_that_somebody_holds_is_busy(store, monkeypatch):

@@ -10,6 +10,7 @@ but a plain file is opened. The way to the root itself is the user's, links and 
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,6 +52,21 @@ def folder(root: Path, name: str = "", *, make: bool = False) -> Iterator[int]:
         yield at
     finally:
         os.close(at)
+
+
+def clock_of(folder: int) -> float:
+    """The time of the file system, by which it stamps files: a shared folder's is its server's, and this host's clock
+    may be another. Where nothing can be written, this host's."""
+    name = f".tmp-{secrets.token_hex(16)}"
+    try:
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, 0o600, dir_fd=folder)
+        os.unlink(name, dir_fd=folder)
+        try:
+            return os.fstat(handle).st_mtime
+        finally:
+            os.close(handle)
+    except OSError:
+        return time.time()
 
 
 def opened(root: Path, name: str, flags: int = os.O_RDONLY, *, make: bool = False) -> int:

@@ -7,7 +7,6 @@ import errno
 import os
 import secrets
 import stat
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -133,7 +132,7 @@ class LocalFiles(Backend):
     def list(self, kind: str) -> Iterator[Listed]:
         """Files of a kind, by name, finished or not."""
         with suppress(FileNotFoundError, CorruptionError), inside.folder(self.root, kind) as folder:
-            now = clock_of(folder)
+            now = inside.clock_of(folder)
             with os.scandir(folder) as entries:
                 names = sorted(entry.name for entry in entries)
             for name in names:
@@ -156,18 +155,3 @@ class LocalFiles(Backend):
             except FileNotFoundError:
                 raise CorruptionError(f"{name} is in the catalog but its file is missing. {ADVICE}") from None
             yield path
-
-
-def clock_of(folder: int) -> float:
-    """The time of the file system, by which it stamps files: a shared folder's is its server's, and this host's clock
-    may be another. Where nothing can be written, this host's."""
-    name = f"{TMP_PREFIX}{secrets.token_hex(16)}"
-    try:
-        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | inside.FLAGS, 0o600, dir_fd=folder)
-        os.unlink(name, dir_fd=folder)
-        try:
-            return os.fstat(handle).st_mtime
-        finally:
-            os.close(handle)
-    except OSError:
-        return time.time()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from gradsift.datastore import inside, leases
 from gradsift.datastore.errors import GradsiftError
-from gradsift.datastore.local import clock_of
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.place import OLD, remove, settle
 from gradsift.pipelines.runs.copies import CHECKOUT, REPLACED, STAGING
@@ -19,7 +18,7 @@ def left_behind(store: Store, grace: float) -> list[tuple[str, int]]:
     left alone, and what lies behind one."""
     found = []
     with suppress(OSError, GradsiftError), inside.folder(store.root, "exports") as folder:
-        now = clock_of(folder)
+        now = inside.clock_of(folder)
         for path in sorted((store.root / "exports").iterdir()):
             if path.is_dir() and not path.is_symlink() and _is_left(store, path):
                 states = [one.lstat() for one in (path, *path.rglob("*"))]

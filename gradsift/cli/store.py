@@ -140,8 +140,8 @@ def gc(
     show.table("Unreferenced files", rows)
     if young := len(api.gc(store, grace_hours=-math.inf, dry_run=True)) - (len(rows) if dry_run else 0):
         show.line(
-            f"Kept: {young:,} younger than {grace_hours:g} h, which a writer may be about to commit; when nothing works "
-            "on the store, --grace-hours 0 takes them, too."
+            f"Kept: {young:,} younger than {grace_hours:g} h, which a writer may be about to commit; when nothing "
+            "works on the store, --grace-hours 0 takes them, too."
         )
 
 

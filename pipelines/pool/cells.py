@@ -6,7 +6,7 @@ that would need it for its chat is refused. Cells of the JSON type, which `datas
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,25 @@ def rows_of_batch(batch: pa.RecordBatch) -> Iterator[Any]:
             yield refused("too_long", f"a row of {sizes[first] >> 20:,} MiB (limit {MAX_ROW_BYTES >> 20})", "")
         else:
             yield from _rows(batch.slice(first, end - first))
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """An array whose texts are each there, as Python values are made of faster: a dictionary's are looked up one by
+    one. Arrow's cast would make those of rows before and after too."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return array.dictionary_decode()
+    if not len(array) or not _has(pa.types.is_dictionary, kind):
+        return array
+    absent = array.is_null() if array.null_count else None
+    if pa.types.is_struct(kind):
+        fields = [_plain(field) for field in array.flatten()]
+        return pa.StructArray.from_arrays(fields, [kind.field(k).name for k in range(len(fields))], mask=absent)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        first, last = array.offsets[0].as_py(), array.offsets[-1].as_py()
+        inner = _plain(array.values.slice(first, last - first))
+        return type(array).from_arrays(pc.subtract(array.offsets, array.offsets[0]), inner, mask=absent)
+    return array
 
 
 def row_bytes(batch: pa.RecordBatch) -> I64:
@@ -80,9 +99,10 @@ def _bytes(array: pa.Array) -> I64:
 
 def _rows(batch: pa.RecordBatch) -> Iterator[Any]:
     names = batch.schema.names
-    if len(set(names)) == len(names) and not any(map(_has_json, batch.schema.types)):
+    if len(set(names)) == len(names) and not any(_has(_is_json, kind) for kind in batch.schema.types):
         try:
-            yield from batch.to_pylist()
+            plain = [_plain(column) for column in batch.columns]
+            yield from (pa.record_batch(plain, names) if plain else batch).to_pylist()
         except NO_VALUE:
             yield from (_row(batch, position) for position in range(batch.num_rows))
         return
@@ -109,9 +129,13 @@ def _inner(array: pa.Array) -> list[pa.Array]:
     return [array.values] if hasattr(array, "values") else []
 
 
-def _has_json(kind: pa.DataType) -> bool:
+def _has(what: Callable[[pa.DataType], bool], kind: pa.DataType) -> bool:
     inner = getattr(kind, "num_fields", 0)
-    return isinstance(kind, pa.JsonType) or any(_has_json(kind.field(k).type) for k in range(inner))
+    return what(kind) or any(_has(what, kind.field(k).type) for k in range(inner))
+
+
+def _is_json(kind: pa.DataType) -> bool:
+    return isinstance(kind, pa.JsonType)
 
 
 def _row(batch: pa.RecordBatch, position: int) -> Any:

@@ -15,7 +15,7 @@ from gradsift.datastore.errors import InputError
 
 PACKED = (".gz", ".zst")
 FREE_BYTES = 64 << 20
-UNPACK_LIMIT = 200  # text packs to a tenth or less; the same few lines over and over, to a hundredth
+UNPACK_LIMIT = 1000  # text packs ten times; short rows that all begin with the same 10 KB, a few hundred times
 BUFFER_BYTES = 1 << 18
 
 

@@ -38,9 +38,9 @@ class Source(Section):
     rows: Annotated[int, Field(gt=0)] | None = None
     """Read at most this many distinct chats, a seeded random sample: the same for any order and names of the files."""
 
-    unpack_limit: Annotated[int, Field(gt=0)] = 200
+    unpack_limit: Annotated[int, Field(gt=0)] = 1000
     """A packed or Parquet file may unpack to so many times its size, or to 64 MiB if that is more; one that unpacks to
-    more is refused, for it may be made to fill the machine."""
+    more is refused, for it may be made to fill the machine. A text that a Parquet file has once counts once."""
 
     where: str | None = None
     """Leave out rows of which this does not hold: what stands after WHERE in SQL, over `source`, `licence`, `line`,

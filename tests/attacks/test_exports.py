@@ -197,7 +197,7 @@ def test_an_export_that_cannot_be_written_as_it_was_stays_and_says_what_to_do(mi
     assert done[str(kept)].problem == "changed: manifest.json"
     assert "remove the folder, and `gradsift export`" in done[str(kept)].done
     assert {folder: content_of(folder) for folder in left} == left
-    with pytest.raises(CorruptionError, match="2 damaged files; next: gradsift verify --repair"):
+    with pytest.raises(CorruptionError, match="2 damaged files; next: what the list says of each"):
         verify(store=mixed.root)
     exported(mixed, away)
     shutil.rmtree(kept)

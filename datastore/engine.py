@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from gradsift import sql
-from gradsift.datastore.errors import CatalogVersionError, UnavailableError
+from gradsift.datastore import holders
+from gradsift.datastore.errors import BusyError, CatalogVersionError, UnavailableError
 from gradsift.datastore.identity import digest_text
 
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -148,7 +149,8 @@ class Engine(ABC):
         return [dict(row) for row in self.rows(sql.query(name, self.dialect), parameters)]
 
     def migrate(self) -> None:
-        """Bring the schema up to date. Raises CatalogVersionError for a newer catalog or an edited migration."""
+        """Bring the schema up to date. Raises CatalogVersionError for a newer catalog or an edited migration, BusyError
+        while somebody of an older version may be at work."""
         known = sql.migrations(self.dialect)
         if not self.read_only:
             with self.write() as db:
@@ -168,17 +170,19 @@ class Engine(ABC):
                     )
                 if applied:
                     self.backup(migration.version)
-                self._apply(migration)
+                self._apply(migration, first=not applied)
             elif applied[migration.version] != digest_text(migration.text):
                 raise CatalogVersionError(
                     f"migration {migration.name} differs from the one that {self.place} was made with. "
                     "Install an unmodified gradsift."
                 )
 
-    def _apply(self, migration: sql.Migration) -> None:
+    def _apply(self, migration: sql.Migration, *, first: bool) -> None:
         with self.write() as db:
             if db.one("SELECT 1 FROM schema_migrations WHERE version=?", (migration.version,)):
                 return  # another process was faster
+            if not first:
+                self._require_idle(db)
             self.migrating(db)
             db.script(migration.text)
             db.execute(
@@ -186,6 +190,14 @@ class Engine(ABC):
                 (migration.version, migration.name, digest_text(migration.text), db.now()),
             )
             self.migrated(db)
+
+    def _require_idle(self, db: Transaction) -> None:
+        """An older version that goes on would write what the migration made otherwise, and its seals would not fit."""
+        if busy := holders.at_work(db.rows(holders.LEASES), db.now()):
+            raise BusyError(
+                f"{self.place} was written by an older gradsift, and something is still working on it ({min(busy)}): "
+                "it is brought up to date when that has ended. End every process of the older version first"
+            )
 
 
 def parts(values: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:

@@ -1,8 +1,7 @@
 """Leases: who works on what. A lease expires by itself, or at once when its holder is known to be dead.
 
-A holder is `host:pid:start-time-of-the-process@system`. On the holder's own system a dead process is recognised, so
-that a run killed with `kill -9` can be resumed immediately; others wait for `expires`. Names of hosts are no proof:
-containers that share their host's name do not see each other's processes, and two machines may have the same name.
+On the holder's own system a dead process is recognised (`holders`), so that a run killed with `kill -9` can be resumed
+immediately; others wait for `expires`.
 
 Time is the catalog's (`Engine.now`): hosts whose clocks differ agree on when a lease ends.
 
@@ -14,16 +13,14 @@ transaction asks the `Lease`.
 """
 
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from gradsift.datastore.engine import Engine, Row, Transaction
-from gradsift.datastore.errors import BusyError, InputError, UnavailableError
+from gradsift.datastore.errors import BusyError, GradsiftError, InputError
+from gradsift.datastore.holders import holder_is_dead, holder_name
 from gradsift.datastore.store import Store
 
 SECONDS = "GRADSIFT_LEASE_SECONDS"
@@ -54,57 +51,6 @@ class Lease:
     def is_own(self, db: Engine | Transaction) -> bool:
         """Whether it is still this holder's: nobody took it since. In a transaction that stays so until its end."""
         return db.one("SELECT 1 FROM lease WHERE name=? AND holder=?", (self.name, self.holder)) is not None
-
-
-def _process_start(pid: int) -> str:
-    """Start time of a process in clock ticks, '' if there is no such process, '?' if unknown here."""
-    if not Path("/proc/self/stat").exists():
-        return "?"
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-    except OSError:
-        return ""
-    fields = text.rpartition(")")[2].split()
-    return "" if fields[0] == "Z" else fields[19]
-
-
-@cache
-def _system() -> str:
-    """Where numbers of processes mean what they mean here: this boot of this machine, and its PID namespace; '' if
-    unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
-        namespace = str(Path("/proc/self/ns/pid").readlink())  # pid:[number]
-        return f"{boot[:13]}-{namespace[5:-1]}"
-    except OSError:
-        return ""
-
-
-def process_name() -> str:
-    """This process: its host, its number, when it began and on which system."""
-    pid = os.getpid()
-    return f"{socket.gethostname()}:{pid}:{_process_start(pid)}@{_system()}"
-
-
-def holder_name() -> str:
-    """This thread of this process, as a lease holder."""
-    return f"{process_name()}:{threading.get_ident()}"
-
-
-def is_of_this_host(holder: str) -> bool:
-    """Whether the holder is a process that this one would see, so that it is known whether it lives."""
-    host, _, start, *_ = [*holder.split(":"), "", ""]
-    system = start.partition("@")[2]  # none: an older version's, whose stores were of one host
-    return host == socket.gethostname() and system in ("", _system())
-
-
-def holder_is_dead(holder: str) -> bool:
-    """True only when the holder ran on this system and its process has ended."""
-    _, pid, start, *_ = [*holder.split(":"), "", "", ""]
-    if not is_of_this_host(holder) or not pid.isdigit():
-        return False
-    now = _process_start(int(pid))
-    return now != "?" and now != start.partition("@")[0]
 
 
 def acquire(store: Store, name: str, holder: str, ttl: float = TTL_SECONDS) -> bool:
@@ -145,18 +91,6 @@ def all_held(store: Store, start: str) -> set[str]:
     return {str(row["name"]) for row in rows if _is_live(row, now, TTL_SECONDS)}
 
 
-def at_work(store: Store) -> set[str]:
-    """Names of the leases whose holder may be at work, for who deletes files. A process of this host is asked itself,
-    whatever the clock says; of others the lease is believed until it ends."""
-    now = store.catalog.now()
-    rows = store.catalog.rows("SELECT name, holder, expires FROM lease")
-    return {
-        str(row["name"])
-        for row in rows
-        if (not holder_is_dead(row["holder"]) if is_of_this_host(row["holder"]) else row["expires"] > now)
-    }
-
-
 def _renew(store: Store, name: str, holder: str, ttl: float) -> None:
     """Put the end of a lease off. One that was lost stays lost, also when it is free again: others worked meanwhile."""
     with store.catalog.write() as db:
@@ -193,7 +127,7 @@ def held(store: Store, name: str, ttl: float = TTL_SECONDS, doing: str = "") -> 
 
     def renew() -> None:
         while not done.wait(ttl / 4):
-            with suppress(BusyError, UnavailableError):  # the next time is soon enough
+            with suppress(GradsiftError):  # a server or disk that fails: the next time is soon enough
                 _renew(store, name, holder, ttl)
         store.catalog.close()  # this thread's own handle
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from gradsift.datastore import leases, runs, versions
+from gradsift.datastore import holders, leases, runs, versions
 from gradsift.datastore.engine import Row
 from gradsift.datastore.errors import GradsiftError, InputError
 from gradsift.datastore.store import Store
@@ -75,8 +75,8 @@ def _state(row: Row, own: list[Row], now: float) -> tuple[State, float | None, b
         return "finished", row["finished"], True
     if row["outcome"] is not None:
         return row["outcome"], row["ended"], True
-    here = leases.is_of_this_host(row["holder"] or "")
-    alive = not leases.holder_is_dead(row["holder"]) if here else any(lease["expires"] > now for lease in own)
+    here = holders.is_of_this_host(row["holder"] or "")
+    alive = not holders.holder_is_dead(row["holder"]) if here else any(lease["expires"] > now for lease in own)
     if row["holder"] and alive:
         return "running", None, False
     seen = [lease["expires"] - leases.TTL_SECONDS for lease in own]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gradsift.datastore import indexes, kept, leases, recount, selections
+from gradsift.datastore import holders, indexes, kept, recount, selections
 from gradsift.datastore.backend import ADVICE
 from gradsift.datastore.errors import BusyError, CorruptionError
 from gradsift.datastore.local import LocalFiles
@@ -129,7 +129,7 @@ def _delete_orphan(store: Store, name: str) -> bool:
 
 def collect(store: Store, grace: float = GRACE_SECONDS) -> list[tuple[str, int]]:
     """Delete what `garbage` lists, unless somebody is at work, who may be writing; returns what was deleted."""
-    if busy := leases.at_work(store):
+    if busy := holders.at_work(store.catalog.rows(holders.LEASES), store.catalog.now()):
         raise BusyError(f"a run is working on this store ({min(busy)}); collect its garbage when it has ended")
     store.require_own_files()
     with store.catalog.write():  # where nothing may be written that is said before a file goes

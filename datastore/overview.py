@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from gradsift.datastore import features, indexes
 from gradsift.datastore.engine import Record
-from gradsift.datastore.leases import holder_is_dead
+from gradsift.datastore.holders import holder_is_dead
 from gradsift.datastore.lives import Life, lives
 from gradsift.datastore.store import Store
 

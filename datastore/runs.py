@@ -15,8 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from gradsift.datastore.documents import object_of, with_rest
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.holders import process_name
 from gradsift.datastore.identity import canonical_json
-from gradsift.datastore.leases import process_name
 from gradsift.datastore.readings import SourceReport
 from gradsift.datastore.store import Store
 from gradsift.datastore.warmups import Drift

@@ -5,18 +5,20 @@ commit is one fsync of the WAL.
 """
 
 import os
+import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from gradsift.datastore import head, inside, seals
+from gradsift.datastore import head, inside, seals, sqlite_files
 from gradsift.datastore.bounds import bounded
 from gradsift.datastore.engine import LEFT, Engine, Parameters, Row, Transaction
-from gradsift.datastore.errors import BusyError, CorruptionError, InputError, NoStoreError
-from gradsift.datastore.files import WRITABLE, disk_errors, make_folder, on_network
+from gradsift.datastore.errors import BusyError, CorruptionError, GradsiftError, InputError, NoStoreError
+from gradsift.datastore.files import WRITABLE, disk_errors, fsync_path, make_folder, on_network
 from gradsift.datastore.sqlite_errors import ADVICE, DAMAGED, HELD, READ_ONLY, damaged, is_busy, name_of, sound
 
 BUSY_SECONDS = 60
@@ -26,10 +28,9 @@ ACCEPT_BEFORE = f"{ACCEPT}, with the gradsift that wrote it: this one has change
 SHOWN = 3  # of what is wrong
 CACHE_KIB = 65_536  # of pages that were used, for each thread; taken as needed
 WAL_PAGES = 8_192  # of 4 KiB, before they are moved into the file
-UNMERGED = (
-    "{} is read only here, and its catalog was not closed: {} has changes that are not in it yet. Open it once where "
-    "it can be written to (`gradsift status`), or copy the folder to where it can"
-)
+READS = 5  # of a file that others change meanwhile
+T = TypeVar("T")
+CHANGING = "the catalog {} is read only here, and others change it again and again; run this again when they have ended"
 
 
 class SqliteTransaction:
@@ -100,7 +101,7 @@ class SqliteEngine(Engine):
                     f"{path.parent} is not a store (no {path.name}). Give --store or GRADSIFT_STORE, "
                     "or make one with `gradsift run RECIPE`."
                 )
-            if head.noted(self._note) is not None:
+            if head.noted(self._note) is not None and not path.exists():  # another process may have made it meanwhile
                 raise CorruptionError(
                     f"the catalog {path} is gone: {self._note.name} beside it knows of one, and a new one would take "
                     "the store's other files for garbage. Put a copy back, or give another folder for a new store."
@@ -120,6 +121,7 @@ class SqliteEngine(Engine):
         """This thread's connection (transactions must not mix, handles must not cross a fork)."""
         local = self._local
         if getattr(local, "connection", None) is None or local.pid != os.getpid():
+            local.stamp = sqlite_files.stamp(self.path) if self.read_only else None
             local.connection, local.pid, local.ledger = self._open(), os.getpid(), None
         connection: sqlite3.Connection = local.connection
         return connection
@@ -141,29 +143,16 @@ class SqliteEngine(Engine):
 
     def _connect(self) -> sqlite3.Connection:
         if self.read_only:
-            return self._connect_to_read()
-        connection = _connection(self.path.absolute().as_uri())
+            connection, is_watched = sqlite_files.connect_to_read(self.path, BUSY_SECONDS)
+            if not is_watched:
+                self._local.stamp = None
+            return connection
+        connection = sqlite_files.connect(self.path.absolute().as_uri(), BUSY_SECONDS)
         journal = "DELETE" if on_network(self.path) else "WAL"
         connection.execute(f"PRAGMA journal_mode={journal}")  # WAL needs shared memory of one host
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA secure_delete=ON")  # no text stays behind in what a row or page had
         connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
-        return connection
-
-    def _connect_to_read(self) -> sqlite3.Connection:
-        """SQLite reads a catalog in WAL mode by files beside it, which it makes. Where it cannot, and nothing waits in
-        a log, the catalog's own file has all there is, and is read as one that nobody changes."""
-        address = f"{self.path.absolute().as_uri()}?mode=ro"
-        log = self.path.with_name(f"{self.path.name}-wal")
-        if not log.exists() or not log.stat().st_size:
-            return _connection(f"{address}&immutable=1")
-        connection = _connection(address)
-        try:
-            connection.execute("SELECT count(*) FROM sqlite_schema")
-        except sqlite3.OperationalError as error:
-            if not name_of(error).startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
-                raise
-            raise InputError(UNMERGED.format(self.path.parent, log.name)) from error
         return connection
 
     def close(self) -> None:
@@ -221,14 +210,36 @@ class SqliteEngine(Engine):
 
     def rows(self, text: str, parameters: Parameters = ()) -> list[Row]:
         """All rows of a query, of one snapshot."""
-        with sound(self.path, BUSY_SECONDS):
-            return self._connection.execute(text, parameters).fetchall()
+        return self._read(lambda connection: connection.execute(text, parameters).fetchall())
 
     def one(self, text: str, parameters: Parameters = ()) -> Row | None:
         """The first row of a query, or None."""
-        with sound(self.path, BUSY_SECONDS):
-            row: Row | None = self._connection.execute(text, parameters).fetchone()
+
+        def first(connection: sqlite3.Connection) -> Row | None:
+            row: Row | None = connection.execute(text, parameters).fetchone()
             return row
+
+        return self._read(first)
+
+    def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """What a query gives on this thread's connection. Where SQLite does not see what others write meanwhile, the
+        files are looked at afterwards, and the query is asked again of what they are now."""
+        for _ in range(READS):
+            try:
+                with sound(self.path, BUSY_SECONDS):
+                    answer = query(self._connection)
+            except (sqlite3.Error, GradsiftError):
+                if not self._is_stale():
+                    raise
+            else:
+                if not self._is_stale():
+                    return answer
+            self.close()
+        raise BusyError(CHANGING.format(self.path))
+
+    def _is_stale(self) -> bool:
+        before = self._local.stamp
+        return before is not None and before != sqlite_files.stamp(self.path)
 
     def ids_where(self, rows: str, predicate: str, functions: Collection[str]) -> list[str] | None:
         """Values of `key` of the rows of which a predicate holds. An authorizer sees to it that the statement reads
@@ -239,18 +250,21 @@ class SqliteEngine(Engine):
             known = action == sqlite3.SQLITE_FUNCTION and called in functions
             return sqlite3.SQLITE_OK if ours or known else sqlite3.SQLITE_DENY
 
-        connection = self._connection
-        connection.set_authorizer(allow)
+        def ask(connection: sqlite3.Connection) -> list[str]:
+            connection.set_authorizer(allow)
+            try:
+                with bounded(connection):
+                    text = f"WITH example AS ({rows}) SELECT key FROM example WHERE (\n{predicate}\n)"
+                    return [row[0] for row in connection.execute(text)]
+            finally:
+                connection.set_authorizer(None)
+
         try:
-            with sound(self.path, BUSY_SECONDS), bounded(connection):
-                text = f"WITH example AS ({rows}) SELECT key FROM example WHERE (\n{predicate}\n)"
-                return [row[0] for row in connection.execute(text)]
+            return self._read(ask)
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorname", "") == "SQLITE_TOOBIG":
                 return None  # perhaps of a row that is longer: who asks looks at each
             raise InputError(str(error)) from error
-        finally:
-            connection.set_authorizer(None)
 
     def now(self) -> float:
         """This host's clock, in Unix seconds: a file is not shared between hosts that work at once."""
@@ -262,16 +276,19 @@ class SqliteEngine(Engine):
 
         Cost: a few passes over it, about 4 µs for each row.
         """
-        last = head.noted(self._note)
-        with self._snapshot() as connection:
-            found = _unsound(connection) or _unreferred(connection)
-            changed = [] if found else seals.broken(connection)
-            behind = head.behind(last, seals.head_of(connection))
+        behind, found, changed = self._read(self._faults)
         told = [*filter(None, [behind]), *found, *changed]
         if told:
             more = f"; and {len(told) - SHOWN:,} more" if len(told) > SHOWN else ""
             advice = "" if found else f" {ACCEPT}"
             raise CorruptionError(damaged(self.path, "; ".join(told[:SHOWN]) + more) + advice)
+
+    def _faults(self, _: sqlite3.Connection) -> tuple[str | None, list[str], list[str]]:
+        last = head.noted(self._note)
+        with self._snapshot() as connection:
+            found = _unsound(connection) or _unreferred(connection)
+            changed = [] if found else seals.broken(connection)
+            return head.behind(last, seals.head_of(connection)), found, changed
 
     def accept(self) -> None:
         """Take the catalog as it is for what it should be. Raises CorruptionError where SQLite cannot read it."""
@@ -319,8 +336,16 @@ class SqliteEngine(Engine):
     def backup(self, version: int) -> None:
         """Keep a copy of the file as it is before migration `version`, unless there is one."""
         copy = inside.require(self.path.parent, self.path.with_suffix(f".before-{version:04d}.sqlite"))
-        if not copy.exists():
-            self._connection.execute("VACUUM INTO ?", (str(copy),))
+        if copy.exists():
+            return
+        aside = copy.with_name(f"{copy.name}-{secrets.token_hex(8)}")  # others may be at it, or a kill cut it short
+        with sound(self.path, BUSY_SECONDS), disk_errors(copy):
+            try:
+                self._connection.execute("VACUUM INTO ?", (str(aside),))
+                fsync_path(aside)
+                aside.rename(copy)
+            finally:
+                aside.unlink(missing_ok=True)
 
     def scrub(self) -> None:
         """Write all of the file anew, without free pages, and empty the log; delete copies from before migrations.
@@ -340,13 +365,6 @@ class SqliteEngine(Engine):
                 row = {"busy": 1}
         if row["busy"]:
             raise BusyError(f"another process is using {self.path}; run this again when it has ended")
-
-
-def _connection(address: str) -> sqlite3.Connection:
-    """A connection of the right settings. Opens the file at the first statement."""
-    connection = sqlite3.connect(address, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
-    connection.row_factory = sqlite3.Row
-    return connection
 
 
 def _is_sealed(db: Transaction) -> bool:

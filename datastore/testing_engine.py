@@ -17,6 +17,7 @@ from contextlib import suppress
 import pytest
 
 from gradsift import sql
+from gradsift.datastore import holders
 from gradsift.datastore.engine import Engine, Transaction
 from gradsift.datastore.errors import BusyError, CatalogVersionError, InputError
 
@@ -284,6 +285,27 @@ class EngineTests:
             db.execute("INSERT INTO schema_migrations VALUES (9999, 'later', '0', 0)")
         with pytest.raises(CatalogVersionError, match="pip install -U"):
             open_engine()
+
+    def test_a_catalog_that_somebody_works_on_is_not_migrated(
+        self, open_engine: Open, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        later = sql.Migration(9999, "9999_later.sql", "CREATE TABLE later (n INTEGER);")
+        known = sql.migrations(engine.dialect)
+        with engine.write() as db:
+            for name, holder, expires in (
+                ("run 7", holders.holder_name(), 0.0),  # asked itself, whatever the clock says
+                ("export", "elsewhere:7:99:1", engine.now() - 1),
+                ("dead", f"{holders.process_name().rpartition(':')[0]}:1:1", engine.now() + 60),
+            ):
+                db.execute("INSERT INTO lease VALUES (?, ?, ?)", (name, holder, expires))
+        monkeypatch.setattr(sql, "migrations", lambda _dialect: [*known, later])
+        with pytest.raises(BusyError, match=r"an older gradsift.* working on it .run 7.* End every process"):
+            open_engine()
+        assert engine.one("SELECT 1 FROM schema_migrations WHERE version=9999") is None
+        with engine.write() as db:
+            db.execute("DELETE FROM lease WHERE name='run 7'")
+        open_engine().check()
+        assert engine.one("SELECT 1 FROM schema_migrations WHERE version=9999") is not None
 
     def test_a_sound_catalog_passes_the_check_and_loses_nothing_when_it_is_scrubbed(self, engine: Engine) -> None:
         put(engine, "a", "b")

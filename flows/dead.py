@@ -1,7 +1,7 @@
 """Flow runs whose process died without a word: Prefect shows them as running. The next run says that they crashed.
 
-Each flow run has two tags, `gradsift` and `process HOST:PID:…` (`leases.process_name`). Who begins one looks for others
-that are running, and whose process was of this host and is gone: no guess, and no clock.
+Each flow run has two tags, `gradsift` and `process HOST:PID:…` (`holders.process_name`). Who begins one looks for
+others that are running, and whose process was of this host and is gone: no guess, and no clock.
 """
 
 from typing import cast
@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import FlowRunContext
 from prefect.states import Crashed
 
-from gradsift.datastore import leases
+from gradsift.datastore import holders
 
 TAG = "gradsift"
 PROCESS = "process "
@@ -28,7 +28,7 @@ def begin() -> None:
         return
     client, own = running.client, running.flow_run
     tags = {tag for tag in own.tags if not tag.startswith(PROCESS)}
-    client.update_flow_run(own.id, tags=sorted(tags | {TAG, f"{PROCESS}{leases.process_name()}"}))
+    client.update_flow_run(own.id, tags=sorted(tags | {TAG, f"{PROCESS}{holders.process_name()}"}))
     at_work = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
         tags=FlowRunFilterTags(all_=[TAG]),
@@ -39,4 +39,4 @@ def begin() -> None:
 
 
 def _is_dead(run: FlowRun) -> bool:
-    return any(leases.holder_is_dead(tag.removeprefix(PROCESS)) for tag in run.tags if tag.startswith(PROCESS))
+    return any(holders.holder_is_dead(tag.removeprefix(PROCESS)) for tag in run.tags if tag.startswith(PROCESS))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from running import ROOT, python
 
-from gradsift.datastore import examples, features, files, leases, maintenance, repair
+from gradsift.datastore import examples, features, files, holders, leases, maintenance, repair
 from gradsift.datastore.attributes import attribute
 from gradsift.datastore.errors import (
     BusyError,
@@ -257,32 +257,32 @@ def test_a_lease_excludes_and_ends_with_its_process(store):
         assert mine
         assert not leases.acquire(store, "run", "other-host:1:1:1")
     assert leases.acquire(store, "run", "other-host:1:1:1")
-    assert not leases.acquire(store, "run", leases.holder_name())
-    host = leases.holder_name().split(":")[0]
+    assert not leases.acquire(store, "run", holders.holder_name())
+    host = holders.holder_name().split(":")[0]
     assert leases.acquire(store, "dead", f"{host}:{2**22 - 3}:123:1")
-    assert leases.acquire(store, "dead", leases.holder_name())  # no such process: taken over at once
+    assert leases.acquire(store, "dead", holders.holder_name())  # no such process: taken over at once
     assert leases.acquire(store, "old", "other-host:1:1:1", ttl=0.01)
     time.sleep(0.05)
-    assert leases.acquire(store, "old", leases.holder_name())
+    assert leases.acquire(store, "old", holders.holder_name())
 
 
 def test_a_host_of_the_same_name_may_be_another(store):
     """Containers with their host's name, each with processes of its own: none is dead because another does not see
     it."""
-    host = leases.holder_name().split(":")[0]
+    host = holders.holder_name().split(":")[0]
     elsewhere = f"{host}:{2**22 - 3}:123@other-boot:1"
     assert leases.acquire(store, "run", elsewhere)
-    assert not leases.holder_is_dead(elsewhere)
-    assert not leases.is_of_this_host(elsewhere)
-    assert not leases.acquire(store, "run", leases.holder_name())
-    assert leases.is_of_this_host(leases.holder_name())
-    assert not leases.holder_is_dead(leases.holder_name())
+    assert not holders.holder_is_dead(elsewhere)
+    assert not holders.is_of_this_host(elsewhere)
+    assert not leases.acquire(store, "run", holders.holder_name())
+    assert holders.is_of_this_host(holders.holder_name())
+    assert not holders.holder_is_dead(holders.holder_name())
 
 
 def test_a_clock_that_jumped_does_not_lock_the_store(store):
     with store.catalog.write() as db:
         db.execute("INSERT INTO lease VALUES ('run', 'other-host:1:1:1', ?)", (time.time() + 10 * 365 * 86_400,))
-    assert leases.acquire(store, "run", leases.holder_name())
+    assert leases.acquire(store, "run", holders.holder_name())
 
 
 def test_who_lost_the_lease_of_a_run_commits_nothing(store):
@@ -293,7 +293,7 @@ def test_who_lost_the_lease_of_a_run_commits_nothing(store):
             db.execute("UPDATE lease SET expires=0")
         with leases.alone(other, "delete rows"):
             examples.add(other, some_examples(3))
-        leases._renew(other, leases.RUN, leases.holder_name(), leases.TTL_SECONDS)
+        leases._renew(other, leases.RUN, holders.holder_name(), leases.TTL_SECONDS)
         for write in (
             lambda: examples.add(store, some_examples(5)),
             lambda: examples.define_dataset(store, "pool", "p", {}),

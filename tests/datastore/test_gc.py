@@ -1,13 +1,14 @@
 """Garbage is collected beside whoever writes, on hosts whose clocks are a day off, and no live file goes."""
 
+import threading
 import time
 
 import pytest
 
 import gradsift
-from gradsift.datastore import examples, files, leases, maintenance, runs
+from gradsift.datastore import examples, files, holders, leases, maintenance, runs
 from gradsift.datastore.compact import compact
-from gradsift.datastore.errors import BusyError
+from gradsift.datastore.errors import BusyError, CorruptionError, DiskError, StoreFullError, UnavailableError
 from gradsift.datastore.examples import Example
 from gradsift.datastore.identity import example_id
 from gradsift.datastore.index_build import build
@@ -55,8 +56,37 @@ def test_a_lease_of_another_host_goes_by_the_catalogs_clock(catalog_url, tmp_pat
         assert maintenance.collect(store, grace=-1) == []
 
 
+def test_where_nobody_knows_whether_a_holder_lives_its_lease_goes_by_the_clock(store, monkeypatch):
+    """A system without /proc."""
+    monkeypatch.setattr(holders, "_process_start", lambda _pid: holders.UNKNOWN)
+    monkeypatch.setattr(holders, "_system", lambda: "")
+    assert leases.acquire(store, "export to abc", holders.holder_name())
+    with pytest.raises(BusyError, match="export to abc"):
+        maintenance.collect(store)
+    with store.catalog.write() as db:
+        db.execute("UPDATE lease SET expires=1")
+    assert maintenance.collect(store) == []
+
+
+@pytest.mark.parametrize("error", [DiskError, StoreFullError, CorruptionError, UnavailableError])
+def test_a_disk_that_fails_once_ends_no_lease(store, monkeypatch, error):
+    renewed, renew = threading.Event(), leases._renew
+    failed = []
+
+    def once(*arguments):
+        if not failed:
+            failed.append(1)
+            raise error("once")
+        renew(*arguments)
+        renewed.set()
+
+    monkeypatch.setattr(leases, "_renew", once)
+    with leases.held(store, "unit x", ttl=0.2):
+        assert renewed.wait(60)
+
+
 def test_a_holder_that_died_holds_up_nobody(store):
-    host, _, start = leases.process_name().split(":")
+    host, _, start = holders.process_name().split(":")
     assert leases.acquire(store, "run 7", f"{host}:{2**22 + 1}:{start}:1")
     assert maintenance.collect(store, grace=-1) == []
 

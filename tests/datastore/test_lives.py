@@ -6,7 +6,7 @@ import time
 import pytest
 from running import start
 
-from gradsift.datastore import leases, lives, maintenance, runs
+from gradsift.datastore import holders, leases, lives, maintenance, runs
 from gradsift.datastore.errors import BusyError
 from gradsift.datastore.place import Place
 from gradsift.datastore.runs import Recipes
@@ -81,7 +81,7 @@ def test_a_run_without_the_stores_lease_is_seen_at_work(store):
         with leases.alone(store, "delete"), pytest.raises(BusyError, match=f"run {run_id} is being worked on"):
             leases.require_no_other(store, "delete")
         with store.catalog.write() as db:
-            db.execute("UPDATE lease SET holder=?", (leases.holder_name(),))
+            db.execute("UPDATE lease SET holder=?", (holders.holder_name(),))
     assert leases.all_held(store, "") == set()
 
 

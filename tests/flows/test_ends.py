@@ -11,7 +11,7 @@ from prefect.flows import flow
 from prefect.states import Running
 from running import marked, new_mark, until
 
-from gradsift.datastore import leases
+from gradsift.datastore import holders
 from gradsift.flows import nightly, parent
 from gradsift.flows.dead import PROCESS, TAG
 from gradsift.flows.runners import Workers
@@ -77,9 +77,9 @@ def test_nights_end_with_the_process_that_serves_them(monkeypatch):
 @pytest.mark.slow
 def test_the_next_run_says_that_one_whose_process_died_has_crashed(on_server):
     """It says so of no other: neither of one that goes on, nor of another host's, nor of a user's own flow."""
-    gone = running.start("-c", "from gradsift.datastore.leases import process_name; print(process_name())")
+    gone = running.start("-c", "from gradsift.datastore.holders import process_name; print(process_name())")
     died, _ = gone.communicate()
-    alive = leases.process_name()
+    alive = holders.process_name()
     host, rest = alive.split(":", 1)
     tags = {
         "died": [TAG, f"{PROCESS}{died.strip()}"],

@@ -102,11 +102,12 @@ def verify(
         show_mended(done, plan=plan)
     bad = any(mended.is_damage for mended in done)
     kept = [mended for mended in done if mended.state == "kept"]
-    files = "1 damaged file" if len(done) == 1 else f"{len(done):,} damaged files"
+    count = sum(mended.state != "noted" for mended in done)
+    files = "1 damaged file" if count == 1 else f"{count:,} damaged files"
     waiting = sum(mended.waits for mended in kept)
     lost = len(kept) - waiting
     more = f" ({lost} cannot be made again: --accept-loss removes them with what they take down)" if lost else ""
-    if waiting == len(done):
+    if waiting == count:
         following = "next: what the list says of each; --repair makes none of them again, and removes none"
     else:
         more += f" ({waiting} wait for what the list says, and are never removed)" if waiting else ""

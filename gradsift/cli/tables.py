@@ -71,6 +71,8 @@ def _of_which_kept(count: int, kept: int) -> str:
 def show_mended(done: "Sequence[Mend]", *, plan: bool) -> None:
     """What is damaged and would be done, or was done, about it."""
     title = "Damaged files, and what would be done" if plan and done else "Damaged files" if plan else "Repaired"
+    if done and all(one.state == "noted" for one in done):
+        title = "No damage, but others changed"
     show.table(
         title,
         [

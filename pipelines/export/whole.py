@@ -34,6 +34,27 @@ def manifest_at(folder: Path) -> Json | None:
     raise InputError(f"{folder} exists and is not a gradsift export; choose another folder or remove it")
 
 
+def was_export(folder: Path) -> bool:
+    """Whether a manifest of ours is in a folder, or the beginning of one."""
+    try:
+        return (folder / MANIFEST).is_file() and "gradsift_export" in (folder / MANIFEST).read_text("utf-8", "replace")
+    except OSError:
+        return False
+
+
+def made_of(manifest: Json | None) -> tuple[str, str, str]:
+    """Name, target and digest of the selection that an export is of. Raises InputError for a manifest that does not say
+    so: anybody may have edited it."""
+    try:
+        name, of = manifest["name"], manifest["selection"]  # type: ignore[index]  # of none, too
+        target, digest = of["target"], of["digest"]
+    except (LookupError, TypeError):
+        name = target = digest = None
+    if isinstance(name, str) and isinstance(target, str) and isinstance(digest, str):
+        return name, target, digest
+    raise InputError("its manifest does not say what it was")
+
+
 def damaged(folder: Path) -> dict[str, str]:
     """{file: `missing`, `changed` or `unreadable`} of an export's files that are not as they were written. Manifests of
     older layouts have no seal: of a change in them nobody can tell. Cost: all files are read (about 1 GB/s)."""

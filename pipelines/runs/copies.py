@@ -10,7 +10,7 @@ from gradsift.datastore.maintenance import Damage
 from gradsift.datastore.store import Store
 from gradsift.datastore.traces import exported_to
 from gradsift.pipelines.export.place import OLD
-from gradsift.pipelines.export.whole import MANIFEST, damaged
+from gradsift.pipelines.export.whole import MANIFEST, damaged, was_export
 
 STAGING = re.compile(r"\.partial-(?:\.checkout-)?(?P<name>.+)-(?P<key>[0-9a-f]{16})")  # of an export that is written
 REPLACED = re.compile(r"\.old-[0-9a-f]{16}")  # an export that another took the place of, in older versions
@@ -56,10 +56,12 @@ def is_mine(store: Store, folder: Path) -> bool:
 
 def damaged_exports(store: Store) -> Iterator[Damage]:
     """Exports that are not as they were written, those of the store and others that it recorded, with their files. What
-    is no longer there is its owner's. Cost: all of their bytes are read."""
+    is no longer there is its owner's, and so is a manifest there that is none of ours. Cost: all of their bytes are
+    read."""
     for folder in folders(store):
-        data = is_mine(store, folder) and any((folder / "data").glob("train-*-of-*"))
-        if (folder / MANIFEST).is_file() or data:
+        mine = is_mine(store, folder)
+        named = (folder / MANIFEST).is_file() or any((folder / "data").glob("train-*-of-*"))
+        if named if mine else was_export(folder):
             of_files = [f"{what}: {name}" for name, what in damaged(folder).items()]
             more = f", and {len(of_files) - SHOWN:,} more" if len(of_files) > SHOWN else ""
             if of_files:

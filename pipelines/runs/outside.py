@@ -22,7 +22,7 @@ from gradsift.datastore.store import Store
 from gradsift.datastore.traces import exported_nowhere, exported_to, reported_to
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.export.place import OLD, others, remove, settle
-from gradsift.pipelines.export.whole import manifest_at
+from gradsift.pipelines.export.whole import made_of, manifest_at, was_export
 from gradsift.pipelines.progress import Progress
 from gradsift.pipelines.recipe import Export
 from gradsift.pipelines.runs.copies import CHECKOUT, REPLACED, STAGING, folders, is_in, is_mine, is_plain
@@ -103,7 +103,7 @@ def rewritten(store: Store, held: Exported, progress: Progress, *, elsewhere: bo
     try:
         chosen = _left_of(store, folder)
     except InputError as error:
-        if is_mine(store, folder) and _was_export(folder):
+        if is_mine(store, folder) and was_export(folder):
             return replace(held, state="removed" if remove(folder) else f"removed{_left_there(folder)}")
         return replace(held, state=f"still holds them, remove it: {error}" if held.rows else held.state)
     try:
@@ -136,23 +136,11 @@ def _left_of(store: Store, folder: Path) -> Selection:
     """What stands for the selection of an export. Raises InputError for none, and for a version checked out."""
     if is_mine(store, folder) and "@" in folder.name:
         raise InputError("a version that is void")
-    manifest = manifest_at(folder)
-    try:
-        name, of = manifest["name"], manifest["selection"]  # type: ignore[index]  # of none, too
-        left = selections.standing_for(store, name, of["target"], of["digest"])
-    except (KeyError, TypeError):
-        raise InputError("its manifest does not say what it was") from None
+    name, target, digest = made_of(manifest_at(folder))
+    left = selections.standing_for(store, name, target, digest)
     if left is None:
         raise InputError(f"no selection {name!r} in {store.root} is what is left of it")
     return left
-
-
-def _was_export(folder: Path) -> bool:
-    """Whether a manifest is there, or the beginning of one."""
-    try:
-        return "gradsift_export" in (folder / "manifest.json").read_text("utf-8", "replace")
-    except OSError:
-        return False
 
 
 def drop_left_behind(store: Store, *, elsewhere: bool) -> list[str]:

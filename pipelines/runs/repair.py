@@ -28,22 +28,23 @@ from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.report.kept import kept_pages, newest_page
 from gradsift.pipelines.report.report import is_whole, write_report
 from gradsift.pipelines.runs import remake
-from gradsift.pipelines.runs.copies import damaged_exports
+from gradsift.pipelines.runs.copies import damaged_exports, is_mine
 from gradsift.pipelines.runs.forget import interrupted, resume
 from gradsift.pipelines.runs.remake import Away, Lost, Past, Waits
-from gradsift.pipelines.runs.rewrite import exported
+from gradsift.pipelines.runs.rewrite import ANEW, exported
 
 CANNOT = (Lost, InputError, CorruptionError, FeatureSpaceMismatch)  # and no other error: a full disk loses nothing
 
 BUILD = "`gradsift index build` makes it again"
-State = Literal["mended", "later", "lost", "kept"]
+State = Literal["mended", "later", "lost", "kept", "noted"]
 
 
 @dataclass(frozen=True)
 class Mend:
     """A damaged file and what is done about it; in a plan, what would be. `state`: `mended` (made again), `later` (left
     to who needs it), `lost` (gone, with what it takes down), `kept` (nothing was done: its loss was not accepted; or,
-    where it `waits`, what it is made from is out of reach, or waits itself, and it is no loss). `rows` are made again;
+    where it `waits`, what it is made from is out of reach, or waits itself, and it is no loss), `noted` (an export
+    elsewhere, which is its owner's, was changed: nothing is wrong with the store). `rows` are made again;
     `lost` cannot be, and take down what `falls` says."""
 
     file: str
@@ -58,8 +59,8 @@ class Mend:
 
     @property
     def is_damage(self) -> bool:
-        """Whether bytes of the store are wrong; a missing report is none."""
-        return self.kind != "report"
+        """Whether bytes of the store are wrong; a missing report is none, nor is what was noted."""
+        return self.kind != "report" and self.state != "noted"
 
 
 @dataclass
@@ -350,8 +351,11 @@ def _index(job: _Job, damage: Damage) -> Mend:
 
 def _export(job: _Job, damage: Damage) -> Mend:
     """Nothing is lost with an export: one that cannot be written again as it was stays as it is."""
+    folder = Path(damage.name)
+    if not is_mine(job.store, folder):
+        return _told(damage, "noted", f"left to its owner: it is outside of the store's `exports`; {ANEW}")
     try:
-        write = exported(job.store, Path(damage.name), job.past.progress)
+        write = exported(job.store, folder, job.past.progress)
         job.do(write)
         return _told(damage, "mended", "written again, as it was", rows=1)
     except CANNOT as error:

@@ -5,16 +5,16 @@ from functools import partial
 from pathlib import Path
 
 from gradsift.datastore import runs, selections
+from gradsift.datastore.errors import InputError
 from gradsift.datastore.runs import Json, Recipes
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.about import Told, pool_words
 from gradsift.pipelines.export.checkout import checkout
 from gradsift.pipelines.export.export import export, job_for
-from gradsift.pipelines.export.whole import MANIFEST, damaged, manifest_at
+from gradsift.pipelines.export.whole import MANIFEST, damaged, made_of, manifest_at
 from gradsift.pipelines.progress import Progress
 from gradsift.pipelines.recipe import Export
-from gradsift.pipelines.runs.copies import is_mine
 from gradsift.pipelines.runs.remake import Lost
 from gradsift.pipelines.runs.told import told_of
 
@@ -22,22 +22,23 @@ ANEW = "`gradsift export`, or its recipe again, writes it anew"
 
 
 def exported(store: Store, folder: Path, progress: Progress) -> Callable[[], object]:
-    """A function that writes an export in the store's own folder again. Raises Lost where it is elsewhere, and where
-    what it was is not known; says what to do."""
-    if not is_mine(store, folder):
-        raise Lost(f"it is outside of the store, where its owner may have changed it; {ANEW}")
+    """A function that writes an export in the store's own folder again. Raises Lost, with what to do, where what it
+    was is not known."""
     if MANIFEST in damaged(folder):
         raise Lost(f"its manifest no longer says what it was; remove the folder, and {ANEW}")
     if "@" in folder.name:
         return partial(checkout, store, folder.name, folder, progress)
     manifest = manifest_at(folder) or {}
-    of = manifest["selection"]
-    chosen = selections.standing_for(store, manifest["name"], of["target"], of["digest"])
-    if chosen is None or chosen.digest != of["digest"]:
+    try:
+        name, target, digest = made_of(manifest)
+    except InputError as error:
+        raise Lost(f"{error}; remove the folder, and {ANEW}") from error
+    chosen = selections.standing_for(store, name, target, digest)
+    if chosen is None or chosen.digest != digest:
         raise Lost("its selection is no longer in the store; remove it")
     for recipes, told in _told(store, chosen):
         for options in _options(manifest, Export.model_validate(recipes.resolved.get("export", {}))):
-            if job_for(store, chosen, recipes, options, told=told).key == manifest["key"]:
+            if job_for(store, chosen, recipes, options, told=told).key == manifest.get("key"):
                 return partial(export, store, chosen, recipes, folder, options, progress, told=told)
     raise Lost(f"it was written by another version, or with options that are not recorded; {ANEW}")
 

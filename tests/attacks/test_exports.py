@@ -12,6 +12,7 @@ from gradsift.datastore.errors import CorruptionError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export import rows as export_rows
 from gradsift.pipelines.export.export import export
+from gradsift.pipelines.export.job import UNSEALED
 from gradsift.pipelines.export.whole import damaged
 from gradsift.pipelines.recipe import Export, parse_recipe
 from gradsift.pipelines.runs.copies import damaged_exports
@@ -182,7 +183,7 @@ def test_a_damaged_export_of_the_store_is_written_again_as_it_was(mixed, tmp_pat
     assert mend(mixed) == []
 
 
-def test_an_export_that_cannot_be_written_as_it_was_stays_and_says_what_to_do(mixed, tmp_path):
+def test_an_export_that_cannot_be_written_as_it_was_stays_and_says_what_to_do(mixed, tmp_path, capsys):
     """A manifest that is damaged; and an export elsewhere, where its owner may have written on the card."""
     away, kept = tmp_path / "away", mixed.root / "exports" / "kept"
     for folder, name in ((away, "README.md"), (kept, "manifest.json")):
@@ -191,16 +192,22 @@ def test_an_export_that_cannot_be_written_as_it_was_stays_and_says_what_to_do(mi
         (folder / name).write_bytes(data.replace(b"mixed", b"mingled"))
     left = {folder: content_of(folder) for folder in (away, kept)}
     done = {one.file: one for one in mend(mixed, accept_loss=True)}
-    assert {one.state for one in done.values()} == {"kept"}
+    assert {name: (one.state, one.is_damage) for name, one in done.items()} == {
+        str(away): ("noted", False), str(kept): ("kept", True)
+    }  # fmt: skip
     assert done[str(away)].problem == "changed: README.md"
     assert "outside of the store" in done[str(away)].done
     assert done[str(kept)].problem == "changed: manifest.json"
     assert "remove the folder, and `gradsift export`" in done[str(kept)].done
     assert {folder: content_of(folder) for folder in left} == left
-    with pytest.raises(CorruptionError, match="2 damaged files; next: what the list says of each"):
+    with pytest.raises(CorruptionError, match="1 damaged file; next: what the list says of each"):
         verify(store=mixed.root)
-    exported(mixed, away)
     shutil.rmtree(kept)
+    verify(store=mixed.root)
+    assert "No damage" in capsys.readouterr().out
+    verify(store=mixed.root, repair=True, json=True)
+    assert [one["state"] for one in json.loads(capsys.readouterr().out)] == ["noted"]
+    exported(mixed, away)
     assert api.verify(mixed) == []
     shutil.rmtree(away)
     assert api.verify(mixed) == [], "what its owner took away is no damage"
@@ -239,3 +246,35 @@ def test_gc_collects_what_killed_exports_left(copy):
     assert (export / "notes.txt").read_text() == "mine"
     (export / "notes.txt").unlink()
     assert files_of(export) == whole
+
+
+def test_a_manifest_of_another_tool_in_the_place_of_an_export_is_not_looked_at(mixed, tmp_path):
+    away = exported(mixed, tmp_path / "away")
+    for text in ('{"files": {"README.md": "0"}}', "[]", "no JSON", '{"version": 3}'):
+        (away / "manifest.json").write_text(text)
+        assert api.verify(mixed) == []
+    shutil.rmtree(away)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"selection": None}, "does not say what it was"), ({"selection": {}}, "does not say what it was"),
+        ({"selection": {"target": [], "digest": {}}}, "does not say what it was"), ({"name": None}, "does not say what it was"),
+        ({"name": ["mixed"]}, "does not say what it was"), ({"name": "other"}, "its selection is no longer in the store"),
+        ({"key": None}, "written by another version"), ({"key": {}}, "written by another version"),
+    ],
+)  # fmt: skip
+def test_an_older_manifest_that_lacks_what_it_should_say_is_told_in_words(mixed, changes, words):
+    """Those of before the seal may have been edited, and nobody can tell."""
+    folder = mixed.root / "exports" / "older"
+    exported(mixed, folder)
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"gradsift_export": UNSEALED, **changes}
+    said = {name: value for name, value in manifest.items() if name != "seal" and value is not None}
+    (folder / "manifest.json").write_text(json.dumps(said))
+    (folder / "README.md").write_text("changed")
+    done = api.verify(mixed)
+    shutil.rmtree(folder)
+    (told,) = done
+    assert (told.state, told.problem) == ("kept", "changed: README.md")
+    assert words in told.done

@@ -11,7 +11,9 @@ view or default answers otherwise.
 A table that something else than this engine wrote to no longer fits its seal. Seals are no defence against who means
 it: who can write the catalog can write them.
 
-Cost: 3 µs for a row that is inserted, changed or deleted, 2 µs for each row of the catalog when all are compared.
+Cost: 4 to 5 µs for a row of short values that is inserted or deleted, 9 with 500 characters of ASCII, 13 with 500
+others, twice that where it is changed: two to five times what SQLite alone takes. The first transaction of a connection
+makes three triggers for each table: 4 to 12 ms. Comparing all takes 2 µs for each row of short values.
 """
 
 import sqlite3
@@ -35,28 +37,38 @@ class Ledger:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._changes: dict[str, tuple[int, int]] = {}
+        self._raised: BaseException | None = None
         connection.execute("PRAGMA temp_store=MEMORY")  # the triggers are the connection's own
         connection.create_function("gradsift_came", -1, self._came)
         connection.create_function("gradsift_left", -1, self._left)
-        for table in _tables(connection):
-            new, old = (", ".join(f'{row}."{column}"' for column in _columns(connection, table)) for row in _SIDES)
-            came, left = f"SELECT gradsift_came('{table}', {new});", f"SELECT gradsift_left('{table}', {old});"
-            for event, calls in (("INSERT", came), ("UPDATE", left + came), ("DELETE", left)):
-                connection.execute(
-                    f'CREATE TEMP TRIGGER "sealed_{event}_{table}" AFTER {event} ON main."{table}" BEGIN {calls} END'
-                )
+        triggers = "".join(_triggers(table, _columns(connection, table)) for table in _tables(connection))
+        connection.executescript(f"BEGIN; {triggers} COMMIT")  # one transaction: half the time of one for each
 
     def _came(self, table: str, *row: object) -> None:
-        rows, total = self._changes.get(table, (0, 0))
-        self._changes[table] = rows + 1, total + _digest(row)
+        self._count(table, 1, row)
 
     def _left(self, table: str, *row: object) -> None:
-        rows, total = self._changes.get(table, (0, 0))
-        self._changes[table] = rows - 1, total - _digest(row)
+        self._count(table, -1, row)
+
+    def _count(self, table: str, sign: int, row: tuple[object, ...]) -> None:
+        try:
+            rows, total = self._changes.get(table, (0, 0))
+            self._changes[table] = rows + sign, total + sign * _digest(row)
+        except BaseException as error:
+            self._raised = error
+            raise
+
+    def raised(self, error: BaseException) -> BaseException | None:
+        """What was raised while a row was added up, which SQLite gives as an `error` of its own, without the cause;
+        None where nothing was. What these functions do not see themselves came before their first line: a handler of a
+        signal raised it, for Python calls it where a function begins."""
+        ours = isinstance(error, sqlite3.OperationalError) and str(error) == "user-defined function raised exception"
+        return KeyboardInterrupt() if ours and self._raised is None else self._raised
 
     def begin(self) -> None:
         """Forget what a transaction that was rolled back did."""
         self._changes.clear()
+        self._raised = None
 
     def close(self) -> Head | None:
         """Write the new seals, just before the commit; returns how far it brings the catalog, None where nothing
@@ -81,7 +93,14 @@ def head_of(connection: sqlite3.Connection) -> Head:
     return Head(*connection.execute("SELECT catalog, commits FROM head").fetchone())
 
 
-_SIDES = ("new", "old")
+def _triggers(table: str, columns: list[str]) -> str:
+    """Those of a table; some are there where ^C ended a ledger as it began."""
+    new, old = (", ".join(f'{row}."{column}"' for column in columns) for row in ("new", "old"))
+    came, left = f"SELECT gradsift_came('{table}', {new});", f"SELECT gradsift_left('{table}', {old});"
+    return "".join(
+        f'CREATE TEMP TRIGGER IF NOT EXISTS "sealed_{event}_{table}" AFTER {event} ON main."{table}" BEGIN {calls} END;'
+        for event, calls in (("INSERT", came), ("UPDATE", left + came), ("DELETE", left))
+    )
 
 
 def reseal(connection: sqlite3.Connection) -> None:
@@ -136,7 +155,10 @@ def _columns(connection: sqlite3.Connection, table: str) -> list[str]:
 
 
 def _digest(row: tuple[object, ...]) -> int:
-    return xxh3_128_intdigest(repr(row).encode("utf-8", "surrogatepass"))
+    """Of the tuple as `ascii` writes it, which is the same for every Python: what `repr` leaves as it is in a text
+    depends on the Unicode version that a Python knows, and ASCII with escapes does not. None, whole numbers and bytes
+    have one form, and so has a float: the shortest digits that give it again."""
+    return xxh3_128_intdigest(ascii(row).encode("ascii"))
 
 
 def _text(total: int) -> str:

@@ -188,6 +188,8 @@ class SqliteEngine(Engine):
                     connection.execute("ROLLBACK")
                 if getattr(error, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_FOREIGNKEY":
                     raise BusyError(LEFT.format(self.path.parent)) from error
+                if ledger is not None and (raised := ledger.raised(error)):
+                    raise raised from error
                 raise
             finally:
                 if ledger is not None:

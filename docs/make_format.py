@@ -87,7 +87,7 @@ MEANINGS = {  # by table and column, or by column alone
     "schema_migrations.version": "its number",
     "score": "null where the method gives none",
     "scores_shard": "its table of scores and masks",
-    "seal.digest": "hex: Σ xxh3_128 of its rows modulo 2¹²⁸, each as Python writes the tuple (`repr`)",
+    "seal.digest": "hex: Σ xxh3_128 of its rows modulo 2¹²⁸, each as Python's `ascii` writes the tuple",
     "seal.name": "of the table; `sqlite_schema`: the schema",
     "search_index.kind": "`flat`, `ivf_flat`, `ivf_sq8` or `hnsw`",
     "selection.name": "of the recipe and target, or as it was asked for",

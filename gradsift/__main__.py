@@ -26,8 +26,7 @@ OF_PATHS = (  # errors of a path that somebody gave
 DISK_REFUSES = (errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops a command as Ctrl-C does."""
+_ended_by = list[int]()  # SIGTERM, noted apart: what is raised while SQLite calls Python comes out as another error
 
 
 def main() -> None:
@@ -38,6 +37,7 @@ def main() -> None:
     listens = threading.current_thread() is threading.main_thread()
     listens = listens and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if listens:
+        _ended_by.clear()
         signal.signal(signal.SIGTERM, _terminate)
     try:
         _run()
@@ -54,9 +54,11 @@ def main() -> None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _terminate(*_: object) -> None:
+def _terminate(number: int, _frame: object) -> None:
+    """Stop the command as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one waits for nothing
-    raise Terminated
+    _ended_by.append(number)
+    raise KeyboardInterrupt
 
 
 def _has_no_reader(stream: TextIO | None) -> bool:
@@ -83,8 +85,8 @@ def _run() -> None:
         sys.exit(_report(str(error), error.exit_code))
     except BrokenPipeError:
         raise
-    except KeyboardInterrupt as stop:
-        code = TERMINATED_EXIT if isinstance(stop, Terminated) else INTERRUPTED_EXIT
+    except KeyboardInterrupt:
+        code = TERMINATED_EXIT if _ended_by else INTERRUPTED_EXIT
         sys.exit(_report("stopped; run the same command again to go on", code))
     except Exception as error:  # noqa: BLE001 - told with all that is known of it
         if isinstance(error, OSError) and (of_disk := _of_disk(error)):

@@ -1,16 +1,20 @@
 """A SQLite catalog knows what its tables hold and how far it has come: a changed value, a lost log, an old copy are
 told, and what a crash leaves is not."""
 
+import os
 import shutil
+import signal
 import sqlite3
 import threading
+import time
 from contextlib import suppress
+from itertools import count, repeat
 
 import pytest
 from running import python
 
-from gradsift import sql
-from gradsift.datastore import head
+from gradsift import __main__, cli, sql
+from gradsift.datastore import head, seals
 from gradsift.datastore.errors import CorruptionError
 from gradsift.datastore.identity import digest_text
 from gradsift.datastore.sqlite import SqliteEngine
@@ -266,3 +270,67 @@ def test_promise_10_a_migration_does_not_seal_what_was_changed_before_it(engine,
     migrated = SqliteEngine(engine.path)
     migrated.check()
     assert migrated.rows("SELECT * FROM later") == []
+
+
+def test_a_digest_is_the_same_for_every_python():
+    """Pythons differ in which characters they know, and so in what `repr` escapes: U+1FA77 from 3.12 on."""
+    row = ("I \U0001fa77 this, é \u0378 \ud800 '\"\\\n\0\x7f", None, -(2**63), 0.1, 1e300, -0.0, b"\0'\xff")
+    assert f"{seals._digest(row):032x}" == "0fd7944bc88a2484e251d00e5d3b149f"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_transaction_that_writes_rows(engine, monkeypatch, capsys, number, code):
+    """SQLite gives what Python raises in a trigger as an error that says nothing of it."""
+    seen = dict[int, int]()
+    names = map(seen.setdefault, count(), count())  # without end; no signal is looked at but in the triggers
+
+    def send():
+        while len(seen) < 100:
+            time.sleep(0.001)
+        os.kill(os.getpid(), number)
+
+    def command(**_):
+        sender = threading.Thread(target=send, daemon=True)
+        with engine.write() as db:
+            sender.start()
+            db.executemany(LEASE, zip(names, repeat(0.1)))
+
+    monkeypatch.setattr(cli, "app", command)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert ended.value.code == code
+    assert "stopped; run the same command again" in capsys.readouterr().err
+    assert engine.rows("SELECT * FROM lease") == []
+    put(engine, "a")
+    engine.check()
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), KeyboardInterrupt("inside")])
+def test_what_is_raised_while_a_row_is_added_up_comes_out_as_it_is(engine, monkeypatch, error):
+    def fail(_row):
+        raise error
+
+    put(engine, "a")
+    with monkeypatch.context() as failing:
+        failing.setattr(seals, "_digest", fail)
+        with pytest.raises(type(error)) as raised:
+            put(engine, "b")
+    assert raised.value is error
+    put(engine, "c")
+    engine.check()
+    assert [row["name"] for row in engine.rows("SELECT name FROM lease ORDER BY name")] == ["a", "c"]
+
+
+def test_a_ledger_that_was_ended_as_it_began_begins_again(engine, monkeypatch):
+    def interrupted(_connection):
+        ledger(_connection)
+        raise KeyboardInterrupt
+
+    ledger = seals.Ledger
+    with monkeypatch.context() as failing:
+        failing.setattr(seals, "Ledger", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            put(engine, "a")
+    put(engine, "b")
+    engine.check()
+    assert engine.one("SELECT rows FROM seal WHERE name='lease'")["rows"] == 1

@@ -70,6 +70,12 @@ def damaged(folder: Path) -> dict[str, str]:
     return found | {name: what for name, sha in below.items() if (what := _problem(folder / name, sha))}
 
 
+def has_its_rows(folder: Path) -> bool:
+    """Whether an export's manifest and the files of its rows are as they were written, whatever became of its card and
+    configs. Cost: as `damaged`."""
+    return not any(name == MANIFEST or name.startswith("data/") for name in damaged(folder))
+
+
 def is_below(name: str) -> bool:
     """Whether a name in a manifest, which anybody may have edited, leads to a place below the manifest's folder."""
     return not Path(name).is_absolute() and ".." not in Path(name).parts

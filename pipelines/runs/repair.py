@@ -24,6 +24,7 @@ from gradsift.datastore.index_build import refreshed
 from gradsift.datastore.maintenance import Damage
 from gradsift.datastore.repair import Unit, Unlike
 from gradsift.datastore.store import Store
+from gradsift.pipelines.export.whole import has_its_rows
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.report.kept import kept_pages, newest_page
 from gradsift.pipelines.report.report import is_whole, write_report
@@ -44,8 +45,8 @@ class Mend:
     """A damaged file and what is done about it; in a plan, what would be. `state`: `mended` (made again), `later` (left
     to who needs it), `lost` (gone, with what it takes down), `kept` (nothing was done: its loss was not accepted; or,
     where it `waits`, what it is made from is out of reach, or waits itself, and it is no loss), `noted` (an export
-    elsewhere, which is its owner's, was changed: nothing is wrong with the store). `rows` are made again;
-    `lost` cannot be, and take down what `falls` says."""
+    elsewhere, which is its owner's, was changed, though not in its rows). `rows` are made again; `lost` cannot be, and
+    take down what `falls` says."""
 
     file: str
     kind: str
@@ -353,7 +354,10 @@ def _export(job: _Job, damage: Damage) -> Mend:
     """Nothing is lost with an export: one that cannot be written again as it was stays as it is."""
     folder = Path(damage.name)
     if not is_mine(job.store, folder):
-        return _told(damage, "noted", f"left to its owner: it is outside of the store's `exports`; {ANEW}")
+        where = "it is outside of the store's `exports`"
+        if not has_its_rows(folder):
+            return replace(_told(damage, "kept", f"kept: {where}; {ANEW}; or remove it"), waits=True)
+        return _told(damage, "noted", f"left to its owner: {where}; {ANEW}")
     try:
         write = exported(job.store, folder, job.past.progress)
         job.do(write)

@@ -207,6 +207,11 @@ def test_an_export_that_cannot_be_written_as_it_was_stays_and_says_what_to_do(mi
     assert "No damage" in capsys.readouterr().out
     verify(store=mixed.root, repair=True, json=True)
     assert [one["state"] for one in json.loads(capsys.readouterr().out)] == ["noted"]
+    path = next((away / "data").iterdir())
+    path.write_bytes(path.read_bytes()[:-1])
+    for options in ({}, {"repair": True}, {"repair": True, "accept_loss": True}):
+        with pytest.raises(CorruptionError, match="next: what the list says of each"):
+            verify(store=mixed.root, **options)  # rows that somebody may train on are not its owner's words
     exported(mixed, away)
     assert api.verify(mixed) == []
     shutil.rmtree(away)

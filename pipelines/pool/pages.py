@@ -4,6 +4,8 @@ The footer does not say how many of a column's values are names of dictionary en
 Arrow reads are the pages, so their headers are looked at: a few bytes in Thrift's compact protocol before each page.
 """
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO, Any
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ import pyarrow.parquet as pq
 
 NAMES = (2, 8)  # PLAIN_DICTIONARY, RLE_DICTIONARY
 DICTIONARY_PAGE = 2
-CODECS = {"LZ4": "lz4_raw"}  # as Arrow calls it when it is no file
+CODECS = ("snappy", "zstd", "gzip", "brotli", "lz4_raw", "lz4")
 HEADER_BYTES = 1 << 12
 MAX_HEADER_BYTES = 1 << 24  # statistics may hold texts
 MAX_DEPTH = 16
@@ -34,7 +36,7 @@ def most_named(handle: IO[bytes], chunk: pq.ColumnChunkMetaData) -> tuple[int, i
             if min(header[2], header[3]) < 0 or header[2] > chunk.total_uncompressed_size:
                 raise ValueError("a page that is more than its column")
             if header[1] == DICTIONARY_PAGE:
-                longest = max(longest, _longest(handle, start, header, chunk.compression))
+                longest = max(longest, _longest(handle, start, header))
             for place, encoding in ((5, 2), (8, 4)):  # of data pages of either version
                 if place in header and header[place][encoding] in NAMES:
                     named += max(0, header[place][1])
@@ -59,17 +61,26 @@ def _header(handle: IO[bytes], first: int) -> tuple[dict[int, Any], int]:
             size *= 16
 
 
-def _longest(handle: IO[bytes], start: int, header: dict[int, Any], codec: str) -> int:
+def _longest(handle: IO[bytes], start: int, header: dict[int, Any]) -> int:
     """Bytes of the longest entry of a dictionary page, or of the page where it is packed as only Arrow knows."""
     handle.seek(start)
-    content: Any = handle.read(header[3])
-    try:
-        if codec != "UNCOMPRESSED":
-            content = pa.decompress(content, header[2], CODECS.get(codec, codec.lower()), asbytes=True)
-    except DAMAGED:
-        return int(header[2])
+    found = [_longest_of(content, header[7][1]) for content in _unpacked(handle.read(header[3]), header[2])]
+    return max(found, default=max(int(header[2]), int(header[3])))
+
+
+def _unpacked(packed: bytes, size: int) -> Iterator[bytes]:
+    """What a page may hold, by every codec that has an answer: pyarrow ends the process (abort) where it is asked for
+    the name of one that a forged footer made up."""
+    if len(packed) >= size:  # as it is, or made no smaller
+        yield packed
+    for codec in CODECS:
+        with suppress(*DAMAGED):
+            yield pa.decompress(packed, size, codec, asbytes=True)
+
+
+def _longest_of(content: bytes, entries: int) -> int:
     longest = place = 0
-    for _ in range(header[7][1]):
+    for _ in range(entries):
         size = int.from_bytes(content[place : place + 4], "little")
         longest, place = max(longest, size), place + 4 + size
         if place >= len(content):

@@ -1,9 +1,8 @@
 """Work on several threads has the results, the order and the errors of one."""
 
-import multiprocessing
-
 import numpy as np
 import pytest
+from running import python
 
 from gradsift.datastore import products, threads
 from gradsift.datastore.products import Buffers
@@ -39,18 +38,16 @@ def test_products_are_the_same_of_any_number_of_threads(monkeypatch, rows):
         np.testing.assert_allclose(found, expected, rtol=0, atol=0.05)
 
 
-def _squares(queue):
-    queue.put(list(threads.each(lambda k: k * k, range(5))))
+FORK = """
+import os
+from gradsift.datastore import threads
+assert list(threads.each(abs, [-1])) == [1]
+child = os.fork()
+if not child:
+    os._exit(list(threads.each(lambda k: k * k, range(5))) != [0, 1, 4, 9, 16])
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_fork_has_threads_of_its_own(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert list(threads.each(abs, [-1])) == [1]
-    context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    child = context.Process(target=_squares, args=(queue,))
-    child.start()
-    child.join(20)
-    assert child.exitcode == 0
-    assert queue.get() == [0, 1, 4, 9, 16]
+def test_a_fork_has_threads_of_its_own():
+    python("-W", "ignore::DeprecationWarning", "-c", FORK, OMP_NUM_THREADS="2")

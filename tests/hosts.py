@@ -5,10 +5,12 @@ is pulled is one whose processes are stopped. `Hosts.separate` says which it is.
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from running import PATIENCE, launch, run
@@ -113,6 +115,7 @@ class Hosts:
         self.folder, self._bridge = folder, f"gsb{os.getpid() % 10**7}"
         self.separate = _may_have_namespaces()
         if self.separate:
+            _clear_away()
             _ip("link", "add", self._bridge, "type", "bridge")
             _ip("address", "add", f"{NETWORK}.1/24", "dev", self._bridge)
             _ip("link", "set", self._bridge, "up")
@@ -149,6 +152,20 @@ def wait_for(address, port, process):
 
 def _ip(*words):
     return run(["ip", *words])
+
+
+def _clear_away():
+    """Take away the hosts and networks of test runs that were killed: with two bridges of one network nobody is
+    reached."""
+    for space, owner in re.findall(r"^(gradsift-(\d+)-\S+)", _ip("netns", "list").stdout, re.M):
+        if not Path(f"/proc/{owner}").exists():
+            for process in _ip("netns", "pids", space).stdout.split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(process), signal.SIGKILL)
+            _ip("netns", "delete", space)
+    for bridge, owner in re.findall(r"^(gsb(\d+))\b", _ip("-brief", "link", "show", "type", "bridge").stdout, re.M):
+        if not Path(f"/proc/{owner}").exists():
+            _ip("link", "delete", bridge)
 
 
 def _may_have_namespaces():

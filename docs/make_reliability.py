@@ -18,7 +18,8 @@ HEAD = """# Reliability
 
 What the store promises, and what attacks on each promise came to. `make reliability` makes the attacks and writes these
 figures, in an hour or more; a part of them is in every test run, and `make soak` makes the long ones alone.
-GRADSIFT_SOAK_SHARE makes a share of the long ones; these figures are of shares, on a busy machine of two cores.
+GRADSIFT_SOAK_SHARE makes a share of the long ones. These figures are of the short forms, and of shares of the long ones
+(`crash/test_soak.py`), which ran before the last changes, on a busy machine of two cores.
 
 - **injected**: kills, failed operations, flipped bytes, hostile rows and files.
 - **reported**: an error or a finding of `gradsift verify` named it, before anything wrong was used, or it was refused.
@@ -43,7 +44,7 @@ def page(records: Iterable[Mapping[str, Any]], promises: Mapping[int, str]) -> s
     for number, promise in promises.items():
         rows = [record for record in records if record["promise"] == number]
         parts.append(f"## {number}. {promise}\n")
-        parts.append(_table(rows) if rows else "Nothing is recorded.\n")
+        parts.append(_table(rows) if rows else f"No attack is recorded; tests named `test_promise_{number}_…` keep it.\n")
     return "\n".join(parts)
 
 

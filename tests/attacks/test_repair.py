@@ -75,7 +75,7 @@ def kinds_of(store):
     for shard, (kind, path) in names.items():
         found.setdefault("values" if shard in values else kind, []).append(path)
     found["index"] = [store.root / index.name for index in indexes.all_of(store)]
-    found["kept"] = list((store.root / "kept").iterdir())
+    found["kept"] = [path for path in (store.root / "kept").iterdir() if path.stat().st_size]  # not its lock
     found["checked.txt"] = [store.root / "checked.txt"]
     found["export"] = [p for p in (store.root / "exports").rglob("*") if p.is_file() and p.name != "manifest.json"]
     return found

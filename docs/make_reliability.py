@@ -44,7 +44,9 @@ def page(records: Iterable[Mapping[str, Any]], promises: Mapping[int, str]) -> s
     for number, promise in promises.items():
         rows = [record for record in records if record["promise"] == number]
         parts.append(f"## {number}. {promise}\n")
-        parts.append(_table(rows) if rows else f"No attack is recorded; tests named `test_promise_{number}_…` keep it.\n")
+        parts.append(
+            _table(rows) if rows else f"No attack is recorded; tests named `test_promise_{number}_…` keep it.\n"
+        )
     return "\n".join(parts)
 
 

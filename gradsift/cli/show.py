@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradsift.pipelines.progress import Progress
-from gradsift.pipelines.tables import Row, visible
+from gradsift.pipelines.tables import Row, printable, visible
 
 LINE_SECONDS = 5.0
 answered = False  # whether a document was printed: an error after it is told on standard error alone
@@ -112,7 +112,7 @@ def plain(value: Any) -> str:
         value = ", ".join(f"{k} {v}" for k, v in value.items()) or "–"
     if isinstance(value, list):
         value = ", ".join(str(v) for v in value)
-    return "".join(c if c.isprintable() else " " for c in str(value))
+    return printable(str(value))
 
 
 def line(text: str) -> None:

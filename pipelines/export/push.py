@@ -29,6 +29,7 @@ from gradsift.pipelines.bars import no_bars
 from gradsift.pipelines.export.place import TEXTS, own_files
 from gradsift.pipelines.export.whole import MANIFEST, damaged
 from gradsift.pipelines.progress import Progress, quiet
+from gradsift.pipelines.tables import printable
 from gradsift.pipelines.version import VERSION
 
 DATA = re.compile(r"data/train-\d{5}-of-\d{5}\.(parquet|jsonl)")
@@ -279,7 +280,7 @@ def _answer(error: BaseException) -> tuple[int | None, str]:
 
 def _first_line(text: str) -> str:
     line = text.strip().partition("\n")[0].rstrip(". ")[:200]
-    return "".join(c if c.isprintable() else " " for c in line)  # it may be a server's
+    return printable(line)  # it may be a server's
 
 
 def _shown(endpoint: str) -> str:

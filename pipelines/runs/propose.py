@@ -18,6 +18,7 @@ from gradsift.pipelines.recipe import Recipe, parse_recipe
 from gradsift.pipelines.runs.data import read_aside
 from gradsift.pipelines.runs.dryrun import Plan, plan_run
 from gradsift.pipelines.runs.survey import Length, PoolSeen, Screened, length_of, look_at_pool, refusals, screened
+from gradsift.pipelines.tables import printable
 
 HUB = "hub:"
 WIDTH = 80  # columns of the text
@@ -317,7 +318,7 @@ def _note(text: str, indent: int = 0) -> list[str]:
     start = " " * indent + "# "
     lines: list[str] = []
     for part in text.split("\n"):
-        shown = "".join(c if c.isprintable() else " " for c in part)
+        shown = printable(part)
         broken = textwrap.wrap(shown, WIDTH - len(start), break_long_words=False, break_on_hyphens=False)
         lines += [start + shown] if part.startswith(" ") else [start + line for line in broken]
     return lines

@@ -2,6 +2,7 @@
 nothing that a terminal obeys."""
 
 import os
+import resource
 import shutil
 import socket
 import sqlite3
@@ -163,7 +164,7 @@ def test_a_disk_that_fails_is_no_full_one(tmp_path, monkeypatch):
 
 
 def test_whether_there_is_room_is_tried(tmp_path):
-    resource = pytest.importorskip("resource")
+
     assert files.has_room(tmp_path / "file", 1 << 20)
     if not (child := os.fork()):
         try:

@@ -38,14 +38,14 @@ def only_copies(root, bucket):
 
 
 @pytest.mark.slow
-def test_a_store_whose_files_are_objects_does_all_that_a_folder_does(finished, bucket, tmp_path):
+def test_a_store_whose_files_are_objects_does_all_that_a_folder_does(finished, copy, bucket, tmp_path):
     """Run, query, index, export, compaction, repair, deletion, gc: what is chosen is what a local store chooses, byte for
     byte, and what is deleted is in no object and in no copy."""
-    data, local_root, local_result = finished
-    recipe, root = parse_recipe(data | {"store_url": bucket.url()}), tmp_path / "store"
-    with Store(recipe.place(root)) as store, Store(local_root) as local:
+    data, _, local_result = finished
+    recipe, root, local_root = parse_recipe(data | {"store_url": bucket.url()}), tmp_path / "store", copy.root
+    with Store(recipe.place(root)) as store:
         result = curate(recipe, store)
-        assert digests(store) == digests(local)
+        assert digests(store) == digests(copy)
         assert [made.digest for made in result.made] == [made.digest for made in local_result.made]
         kept = {name for name in bucket.content() if not name.startswith("owner/")}
         assert kept == {row["name"] for row in store.catalog.rows("SELECT name FROM shard")}

@@ -186,23 +186,21 @@ def test_an_export_carries_the_recipe_that_made_it(finished, tmp_path):
             assert recipe["name"] == name.removesuffix("-sql")
 
 
-def test_an_export_is_replaced_whole_and_nothing_else_is_overwritten(finished, tmp_path):
-    _, root, _ = finished
-    with Store(root) as store:
-        chosen = selections.get(store, "small-sql")
-        data = runs.recipe_of(store, chosen)
-        folder = export(store, chosen, data, tmp_path / "out")
-        stamp = (folder / "manifest.json").stat().st_mtime_ns
-        assert (export(store, chosen, data, folder) / "manifest.json").stat().st_mtime_ns == stamp
-        (folder / "data" / "train-00000-of-00001.parquet").write_bytes(b"cut")
-        assert not damaged(export(store, chosen, data, folder))
-        (tmp_path / "mine").mkdir()
-        (tmp_path / "mine" / "thesis.txt").write_text("precious")
-        with pytest.raises(InputError, match="not a gradsift export"):
-            export(store, chosen, data, tmp_path / "mine")
-        assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
-        with pytest.raises(InputError, match="there are: small-sql"):
-            selections.get(store, "other")
+def test_an_export_is_replaced_whole_and_nothing_else_is_overwritten(copy, tmp_path):
+    chosen = selections.get(copy, "small-sql")
+    data = runs.recipe_of(copy, chosen)
+    folder = export(copy, chosen, data, tmp_path / "out")
+    stamp = (folder / "manifest.json").stat().st_mtime_ns
+    assert (export(copy, chosen, data, folder) / "manifest.json").stat().st_mtime_ns == stamp
+    (folder / "data" / "train-00000-of-00001.parquet").write_bytes(b"cut")
+    assert not damaged(export(copy, chosen, data, folder))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="not a gradsift export"):
+        export(copy, chosen, data, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+    with pytest.raises(InputError, match="there are: small-sql"):
+        selections.get(copy, "other")
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 

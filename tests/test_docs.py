@@ -51,9 +51,9 @@ def test_the_readme_works_as_written(model_dir, data_dir, tmp_path):
     for line in commands.splitlines():
         program, *arguments = shlex.split(line)
         assert program == "gradsift"
-        gradsift_apart(*arguments, cwd=tmp_path)
+        gradsift(*arguments, cwd=tmp_path)
     for code in blocks(page, "python"):
-        python("-c", code, cwd=tmp_path)
+        executed(code, tmp_path)
 
 
 @pytest.mark.slow

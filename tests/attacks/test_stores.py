@@ -263,7 +263,7 @@ CASES = {  # {area: {what is forged: (how, commands that open it in the short fo
             told("INSERT INTO doomed (name, after, shard_id, kind, bytes, sha256) VALUES ('../victim/note.txt', 0, 99, 'x', 4, 'x')"),
             ("gc",),
         ),
-        "versions are called by paths": (told("UPDATE selection SET name='../../victim/x'"), ("checkout", "report")),
+        "versions are called by paths": (told("UPDATE selection SET name='../../victim/x'"), ("checkout", "report", "same")),
         "a deletion rewrites elsewhere": (deletion, ("select", "delete")),
         "files are elsewhere": (elsewhere, ("select", "gc")),
     },

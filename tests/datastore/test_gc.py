@@ -6,7 +6,7 @@ import time
 import pytest
 
 import gradsift
-from gradsift.datastore import examples, files, holders, leases, maintenance, runs
+from gradsift.datastore import examples, files, holders, leases, maintenance, runs, selections
 from gradsift.datastore.compact import compact
 from gradsift.datastore.errors import BusyError, CorruptionError, DiskError, StoreFullError, UnavailableError
 from gradsift.datastore.examples import Example
@@ -16,6 +16,9 @@ from gradsift.datastore.lives import ending
 from gradsift.datastore.place import Place
 from gradsift.datastore.runs import Recipes
 from gradsift.datastore.store import Store
+from gradsift.pipelines.export.export import export
+from gradsift.pipelines.export.whole import damaged
+from gradsift.pipelines.runs.revalidate import revalidate
 
 DAY = 86_400.0
 CLOCK = time.time
@@ -134,4 +137,30 @@ def test_beside_what_writes_nothing_is_deleted(copy, monkeypatch, work, seconds)
     assert seen
     assert all(one == [] or "is working on this store" in one for one in seen)
     assert any(one for one in seen)  # somebody was at work
+    assert maintenance.verify(copy) == []
+
+
+@pytest.mark.parametrize("seconds", [-DAY, DAY])
+@pytest.mark.parametrize("work", ["export", "validate"])
+def test_beside_an_export_and_a_validation_nothing_is_deleted(copy, tmp_path, monkeypatch, work, seconds):
+    """At each word of their progress, as above: what is half made stays, and what comes out is whole."""
+    seen = []
+
+    def collect(*_):
+        with monkeypatch.context() as clock, Store(copy.root, create=False) as other:
+            off(clock, seconds)
+            try:
+                seen.append(maintenance.collect(other))
+            except BusyError as error:
+                seen.append(str(error))
+
+    if work == "export":
+        chosen = selections.get(copy, "small-sql")
+        folder = export(copy, chosen, runs.recipe_of(copy, chosen), tmp_path / "out", progress=collect)
+        assert damaged(folder) == {}
+    else:
+        settings = {"seeds": [7], "epochs": 1, "test_rows": 4, "arms": ["random"]}
+        assert revalidate(copy, settings, progress=collect).arms
+    assert seen
+    assert all("is working on this store" in one for one in seen), "not one moment without somebody who is known"
     assert maintenance.verify(copy) == []

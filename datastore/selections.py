@@ -322,8 +322,8 @@ def _load(store: Store, row: Row) -> Selection:
     it."""
     if Path(row["name"]).name != row["name"]:
         raise CorruptionError(
-            f"selection {row['selection_id']} of {store.root} is called by a path, {row['name']!r}, which gradsift does "
-            "not do: somebody else wrote into its catalog. Look with `gradsift verify`"
+            f"selection {row['selection_id']} of {store.root} is called by a path, {row['name']!r}, which gradsift "
+            "does not do: somebody else wrote into its catalog. Look with `gradsift verify`"
         )
     items = store.catalog.rows(
         "SELECT example_id, score, copies FROM selection_item WHERE selection_id=? ORDER BY rank",

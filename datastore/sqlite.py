@@ -201,7 +201,7 @@ class SqliteEngine(Engine):
         """This thread's, which begins with a look whether the catalog has come as far as it had."""
         if self._local.ledger is None:
             if behind := self._behind():
-                raise CorruptionError(f"{damaged(self.path, behind)} {ACCEPT}")
+                raise damaged(self.path, behind, ACCEPT)
             self._local.ledger = seals.Ledger(self._connection)
         ledger: seals.Ledger = self._local.ledger
         return ledger
@@ -282,8 +282,7 @@ class SqliteEngine(Engine):
         told = [*filter(None, [behind]), *found, *changed]
         if told:
             more = f"; and {len(told) - SHOWN:,} more" if len(told) > SHOWN else ""
-            advice = "" if found else f" {ACCEPT}"
-            raise CorruptionError(damaged(self.path, "; ".join(told[:SHOWN]) + more) + advice)
+            raise damaged(self.path, "; ".join(told[:SHOWN]) + more, "" if found else ACCEPT)
 
     def _faults(self, _: sqlite3.Connection) -> tuple[str | None, list[str], list[str]]:
         last = head.noted(self._note)
@@ -296,7 +295,7 @@ class SqliteEngine(Engine):
         """Take the catalog as it is for what it should be. Raises CorruptionError where SQLite cannot read it."""
         with self._snapshot() as connection:
             if found := _unsound(connection):
-                raise CorruptionError(damaged(self.path, "; ".join(found)))
+                raise damaged(self.path, "; ".join(found))
         last = head.noted(self._note)
         self.close()  # a new connection has no triggers
         with sound(self.path, BUSY_SECONDS), disk_errors(self.path):
@@ -328,7 +327,7 @@ class SqliteEngine(Engine):
     def migrating(self, db: Transaction) -> None:
         """Compare each table with its seal, which the migration will write anew. Cost: a pass over the catalog."""
         if _is_sealed(db) and (found := seals.broken(self._connection)):
-            raise CorruptionError(f"{damaged(self.path, '; '.join(found[:SHOWN]))} {ACCEPT_BEFORE}")
+            raise damaged(self.path, "; ".join(found[:SHOWN]), ACCEPT_BEFORE)
 
     def migrated(self, db: Transaction) -> None:
         """Seal what a migration changed."""

@@ -29,9 +29,9 @@ def is_busy(error: sqlite3.Error) -> bool:
     return name_of(error).startswith(BUSY)
 
 
-def damaged(path: Path, what: str) -> str:
-    """The words for a catalog that is."""
-    return f"the catalog {path} is damaged ({what}). {ADVICE}"
+def damaged(path: Path, what: str, advice: str = "") -> CorruptionError:
+    """The error for a catalog that is; what to do is not part of its `message`."""
+    return CorruptionError(f"the catalog {path} is damaged ({what})", f"{ADVICE} {advice}".rstrip())
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def sound(path: Path, patience: float) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         name = name_of(error)
         if name.startswith(DAMAGED) or str(error).startswith("Could not decode to UTF-8"):
-            raise CorruptionError(damaged(path, str(error))) from error
+            raise damaged(path, str(error)) from error
         if name.startswith(BUSY):
             raise BusyError(HELD.format(path, patience)) from error
         if name.startswith("SQLITE_READONLY"):

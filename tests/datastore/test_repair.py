@@ -263,5 +263,6 @@ def test_a_catalog_that_is_not_as_it_was_stays_so_until_that_is_accepted(store):
             mend(store, **options)
     (taken,) = mend(store, accept_loss=True)
     assert (taken.kind, taken.state, taken.done) == ("catalog", "lost", "taken as it is")
+    assert taken.problem.endswith(")"), "what is wrong, without what to do"
     assert "table example" in taken.problem
     assert mend(store) == maintenance.verify(store) == []

@@ -124,6 +124,8 @@ def gc(store: AnyStore = "store", *, grace_hours: float = 1.0, dry_run: bool = F
 
     Raises
     ------
+    InputError
+        For a grace that is not a number.
     BusyError
         While a run works on the store.
 
@@ -132,8 +134,10 @@ def gc(store: AnyStore = "store", *, grace_hours: float = 1.0, dry_run: bool = F
     >>> left_behind = gradsift.gc("store", dry_run=True)
     """
     from gradsift.datastore import maintenance
+    from gradsift.datastore.amounts import require_hours
     from gradsift.pipelines.runs import leftover
 
+    require_hours("grace_hours", grace_hours)
     with opened(store) as there:
         grace = grace_hours * 3600
         if dry_run:
@@ -186,9 +190,12 @@ def compact(
     >>> plan.shards_after <= plan.shards_before
     True
     """
+    from gradsift.datastore.amounts import require_hours, require_number
     from gradsift.datastore.compact import compact as merge
     from gradsift.pipelines.runs import forget
 
+    require_hours("grace_hours", grace_hours)
+    require_number("target_mib", target_mib)
     with opened(store) as there:
         if not dry_run:
             forget.finish(there, progress)

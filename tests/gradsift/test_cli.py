@@ -96,6 +96,10 @@ def test_query_export_verify_gc(copied, tmp_path):
     listed = json.loads(gradsift("gc", "-s", store, "--grace-hours", -1, "--dry-run", "--json").stdout)
     assert listed == [{"file": "features/left.arrow", "bytes": 1}]
     assert (store / "features" / "left.arrow").exists()
+    for command in ("gc", "compact"):
+        assert_refused(
+            gradsift(command, "-s", store, "--grace-hours", "nan", code=None), 2, "a number of hours, not NaN"
+        )
     gradsift("gc", "-s", store, "--grace-hours", -1)
     assert not (store / "features" / "left.arrow").exists()
 

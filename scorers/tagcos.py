@@ -116,34 +116,41 @@ def _closed(values: Array, open_: NDArray[np.bool_] | None) -> Array:
     return values if open_ is None else np.where(open_, values, -np.inf)
 
 
+class Ahead:
+    """Products of an atom with every atom, [n], each asked for once. Those of the atoms that fit next best are computed
+    with it: most of the next picks are among them, and one GEMM reads the atoms once where each pick would read them
+    again."""
+
+    def __init__(self, atoms: Rows) -> None:
+        self.atoms, self.known = atoms, dict[int, Array]()
+
+    def of(self, j: int, fit: Array, chosen: NDArray[np.bool_], most: int = AHEAD) -> Array:
+        """Products of atom j. `fit` says what may be next, of those that are not `chosen`; at most `most` at a time."""
+        if j not in self.known:
+            if len(self.known) > 4 * AHEAD:
+                self.known = {}
+            promise = np.where(chosen, -np.inf, fit)
+            promise[[*self.known]] = -np.inf
+            promise[j] = np.inf
+            count = min(AHEAD, most, int((promise > -np.inf).sum()))
+            best = np.argpartition(-promise, count - 1)[:count]
+            products = self.atoms.products(self.atoms.read(best)).T
+            self.known |= dict(zip(best.tolist(), np.ascontiguousarray(products), strict=True))
+        return self.known.pop(j)
+
+
 class _Products:
     """The products ⟨a_i, a⟩ of the chosen atoms with every atom: [k, n]."""
 
     def __init__(self, atoms: Rows, most: int) -> None:
-        self.atoms, self.most = atoms, most
+        self.most, self.ahead = most, Ahead(atoms)
         self.gram = np.empty((most, len(atoms)), atoms.dtype)
-        self.ahead: dict[int, Array] = {}
 
     def add(self, support: list[int], fit: Array, chosen: NDArray[np.bool_]) -> Array:
         """[k] products of the newest atom of the support with all of it."""
-        k, j = len(support) - 1, support[-1]
-        if j not in self.ahead:
-            if len(self.ahead) > 4 * AHEAD:
-                self.ahead = {}
-            self.ahead |= self._look_ahead(fit, chosen, j, self.most - k)
-        self.gram[k] = self.ahead.pop(j)
+        k = len(support) - 1
+        self.gram[k] = self.ahead.of(support[-1], fit, chosen, self.most - k)
         return self.gram[k, support]
-
-    def _look_ahead(self, fit: Array, chosen: NDArray[np.bool_], j: int, left: int) -> dict[int, Array]:
-        """{atom: its product with every atom} of atom j and of those that fit next best. Most of the next picks are
-        among them, and one GEMM reads the atoms once where each pick would read them again."""
-        promise = np.where(chosen, -np.inf, fit)
-        promise[[*self.ahead]] = -np.inf
-        promise[j] = np.inf
-        count = min(AHEAD, left, int((promise > -np.inf).sum()))
-        best = np.argpartition(-promise, count - 1)[:count]
-        products = self.atoms.products(self.atoms.read(best)).T
-        return dict(zip(best.tolist(), np.ascontiguousarray(products), strict=True))
 
     def drop(self, place: int, left: int) -> None:
         """Forget the atom at a place of the support; so many are left."""

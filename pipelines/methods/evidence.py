@@ -170,7 +170,7 @@ class Evidence:
         key = ("similarity", represent, per, renormalise)
         if key not in self._kept:
             total: F64 | None = None
-            for pair, weight in self._weighted(represent):
+            for pair, weight in self.weighted(represent):
                 features.check_spaces(self.store, pair.train, pair.query)
                 means = self.means(pair, represent, per, renormalise)
                 if total is None:
@@ -185,7 +185,8 @@ class Evidence:
         similarity: F64 = self._kept[key]
         return similarity
 
-    def _weighted(self, represent: Represent) -> list[tuple[SpacePair, float]]:
+    def weighted(self, represent: Represent) -> list[tuple[SpacePair, float]]:
+        """The spaces that such rows are compared in, with their weights, which sum to one."""
         if represent in ("gradients", "plain"):
             self._require_pairs()
             return list(zip(self.pairs, self.weights, strict=True))
@@ -195,14 +196,14 @@ class Evidence:
         self, pair: SpacePair, represent: Represent = "gradients", per: Per = "subtask", renormalise: bool = False
     ) -> F32:
         """[J, D] mean rows of the target, subtasks sorted. Raises InputError for a subtask without a row."""
-        query, subtasks = self.query_rows(pair, represent)
-        if per == "query":
-            return query
-        means = self._subtask_means(query, subtasks) if per == "subtask" else query.mean(axis=0, keepdims=True)
-        return unit_rows(means) if renormalise else means
+        means = self.mean_of(*self.query_rows(pair, represent), per)
+        return unit_rows(means) if renormalise and per != "query" else means
 
-    def _subtask_means(self, rows: F32, subtasks: Sequence[str]) -> F32:
-        means, names = less.subtask_means(rows, subtasks)
+    def mean_of(self, query: F32, subtasks: Sequence[str], per: Per = "subtask") -> F32:
+        """[V, D] rows of the target, [V] subtasks → [J, D] what `per` says. Raises InputError as `means` does."""
+        if per != "subtask":
+            return query if per == "query" else query.mean(axis=0, keepdims=True)
+        means, names = less.subtask_means(query, subtasks)
         if without_row := sorted(set(self.target.subtasks) - set(names)):
             raise InputError(f"target {self.target.name!r}: subtask {without_row[0]!r} has no row with a label token")
         return means
@@ -223,14 +224,14 @@ class Evidence:
         """([V, D] rows of the target, as `rows` takes them; [V] subtasks)."""
         total: F32 | None = None
         subtasks: list[str] = []
-        for pair, weight in self._weighted(represent):
+        for pair, weight in self.weighted(represent):
             part, subtasks = self.query_rows(pair, represent)
             total = weight * part if total is None else total + weight * part
         return np.asarray(total, np.float32), subtasks
 
     def dims(self, represent: Represent) -> int:
         """Dims of the pool's rows."""
-        pair, _ = self._weighted(represent)[-1]
+        pair, _ = self.weighted(represent)[-1]
         _, block = next(self.blocks(pair, represent))
         return int((_signal(block, "embedding") if represent == "embedding" else block.integers()).shape[1])
 
@@ -254,7 +255,7 @@ class Evidence:
         if key not in self._kept:
             self._kept[key] = [
                 (blocks.lay_out(self.store, len(self.ids), self._stored(pair, represent)), np.float32(weight))
-                for pair, weight in self._weighted(represent)
+                for pair, weight in self.weighted(represent)
             ]
         parts: list[tuple[blocks.Laid, np.float32]] = self._kept[key]
         of_embedding, dims = represent == "embedding", parts[0][0].dims
@@ -291,10 +292,10 @@ class Evidence:
         features.check_spaces(self.store, pair.train, pair.query)
         block, subtasks = self._target_block(pair)
         rows = block.raw()
-        return rows, self._subtask_means(rows, subtasks)
+        return rows, self.mean_of(rows, subtasks)
 
-    def layer_sizes(self, pair: SpacePair) -> list[int]:
-        """Number of weights of each layer that plain rows hold side by side; [] where a row is one sketch of all.
+    def layer_sizes(self, pair: SpacePair, represent: Represent = "plain") -> list[int]:
+        """Number of weights of each layer that rows hold side by side; [] where a row is one sketch of all.
 
         Raises InputError for rows of integers: one scale for all layers rounds the small ones to nothing.
         """
@@ -306,11 +307,10 @@ class Evidence:
                 f"layer by layer, rows of {spec['row_dtype']} say nothing of layers with small gradients; set "
                 "`features.row_dtype: f16` and run the recipe again"
             )
-        metadata = next((block.signals.schema.metadata or {} for _, block in self.blocks(pair, "plain")), {})
+        metadata = next((block.signals.schema.metadata or {} for _, block in self.blocks(pair, represent)), {})
         if b"gradsift.sizes" not in metadata:
             raise InputError("these rows are of an older version, which kept no sizes of layers; run the recipe again")
-        sizes: list[int] = json.loads(metadata[b"gradsift.sizes"])
-        return sizes
+        return [int(weights) for weights in json.loads(metadata[b"gradsift.sizes"])]
 
     def signal(self, name: str, checkpoint: int = -1) -> F64:
         """[N] a signal of the pool at one checkpoint. Raises InputError naming the setting that keeps it."""

@@ -14,6 +14,8 @@ from typing import Any
 
 from gradsift.scorers import coverage, dedup, gio, rows, tagcos, transport
 
+PARTS_BYTES = 256 << 20  # of similarities of layers, while the rows of a checkpoint are read; at least those of one
+
 PER_EXAMPLE = 1024
 BLOCKS = 6  # blocks of rows at once: as stored, decoded, normalised, multiplied
 Options = Mapping[str, Any]
@@ -101,12 +103,31 @@ def _influence(s: Sizes, o: Options) -> float:
     return numbers(s, 2 * s.subtasks) + dims + 8 * s.dims * (4 * s.target + 4 * s.subtasks) + reading(s)
 
 
-def _columns(s: Sizes, o: Options) -> float:
-    return s.columns(o)
+def _similarity(s: Sizes, o: Options) -> float:
+    columns = s.columns(o)
+    if o.get("aggregate", "mean") == "mean":
+        return numbers(s, columns + 1)
+    return max(PARTS_BYTES, 4 * s.pool * columns) + numbers(s, 4 * columns + 4) + reading(s)
+
+
+def _gip(s: Sizes, _o: Options) -> float:
+    picks: int = min(s.chosen, s.pool, s.dims)
+    factor = 4 * picks * s.pool
+    kept = factor + 4 * 5 * tagcos.AHEAD * s.pool if factor <= tagcos.PRODUCTS_BYTES else 8 * picks * s.dims
+    return reading(s) + kept + 3 * 8 * s.pool * s.target + numbers(s, 8)
+
+
+def _dvemb(s: Sizes, _o: Options) -> float:
+    return numbers(s, 2 * s.subtasks) + 28 * s.dims**2 + 8 * s.dims * (4 * s.target + 4 * s.subtasks) + 2 * reading(s)
 
 
 ZEROS = Memory(lambda s, _o: numbers(s), "8·N of zeros")
-SIMILARITY = Memory(lambda s, o: numbers(s, _columns(s, o) + 1), "8·N·J of scores", "fewer targets, or `per: subtask`")
+SIMILARITY = Memory(
+    _similarity,
+    "8·N·J of scores; `rank` and `vote` 32·N·J, and 256 MiB of layers; blocks",
+    "fewer targets, or `per: subtask`",
+)
+DVEMB = Memory(_dvemb, "16·N·J of scores; 28·D²; blocks", "fewer dims")
 INFLUENCE = Memory(_influence, "16·N·J of scores; `gram` 28·D²", "fewer dims, or `datainf`")
 PHI = Memory(lambda s, _o: reading(s) + 32 * gio.BLOCK + 16 * s.target * s.dims + numbers(s, 2), "blocks")
 ONE_NUMBER = Memory(lambda s, _o: numbers(s, 4), "32·N")
@@ -124,13 +145,14 @@ ORDER = Memory(
 RANKED = Memory(lambda s, _o: numbers(s, 24), "192·N of orders and ids")
 STRATA = Memory(lambda s, _o: numbers(s, 36), "288·N of orders, ids and bins")
 TURNS = Memory(
-    lambda s, o: numbers(s, 3) + 16 * s.chosen * _columns(s, o), "24·N, and 16·k·J of orders", "fewer picks or columns"
+    lambda s, o: numbers(s, 3) + 16 * s.chosen * s.columns(o), "24·N, and 16·k·J of orders", "fewer picks or columns"
 )
 BIDS = Memory(
-    lambda s, o: TURNS.need(s, o) + numbers(s, 3 * _columns(s, o)), "24·N·J, and 16·k·J of orders", "fewer columns"
+    lambda s, o: TURNS.need(s, o) + numbers(s, 3 * s.columns(o)), "24·N·J, and 16·k·J of orders", "fewer columns"
 )
 KMEANS = Memory(lambda s, o: clustering(s, o["clusters"]) + numbers(s, 12), "136·N, 24·K·D, blocks", "fewer `clusters`")
 TAGCOS = Memory(_omp, "72·N, 24·K·D; of a cluster its rows and products, up to 512 MiB each; blocks", "fewer picks")
+GIP = Memory(_gip, "24·N·V; 4·N·k of a factor up to 512 MiB (more: 8·k·D); blocks", "fewer picks or target rows")
 GIO = Memory(
     _gio,
     "24·K·D of centres and 8·K·V; `quantise: 0`: 8·N·V, in mode `exact` none of them; blocks",

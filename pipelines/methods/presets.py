@@ -29,6 +29,21 @@ PRESETS = {
         "2602.18584",
         {"precondition": "gist"},
     ),
+    "dvemb": Method(
+        "influence on the model at the end, after all later steps",
+        "dvemb",
+        "top_k",
+        "N·D² + steps·J·D²",
+        "Wang 2025, 2412.09538",
+    ),
+    "distillation": Method(
+        "influence on the whole target, with weights",
+        "similarity",
+        "distillation",
+        "N·D",
+        "Nikdan 2025, 2505.19051, first order",
+        {"per": "all"},
+    ),
     "tagcos": Method(
         "per cluster, the rows that make up its mean", "none", "omp", "N·K·D + k·N·D/K", "Zhang 2024, 2407.15235"
     ),
@@ -62,6 +77,13 @@ PRESETS = {
         "k·N·V",
         "our departure",
         {"mode": "knn", "quantise": 0},
+    ),
+    "gip": Method(
+        "rows in whose span the target's rows lie, one by one",
+        "none",
+        "gip",
+        "k·N·(D + V)",
+        "2603.13790; details UNCONFIRMED",
     ),
     "qtuning": Method(
         "two quadrants of error and uncertainty, with token masks",

@@ -14,7 +14,7 @@ from gradsift.pipelines.methods import memory
 from gradsift.pipelines.methods.evidence import Evidence, Represent
 from gradsift.pipelines.methods.registry import Choice, represented, rule
 from gradsift.pipelines.methods.rules import best, matrix
-from gradsift.scorers import budgets, coverage, difficulty, gio, qtuning, ranking, trajectories, transport
+from gradsift.scorers import budgets, coverage, difficulty, gio, gip, qtuning, ranking, trajectories, transport
 from gradsift.scorers.errors import Unsuitable
 from gradsift.scorers.kmeans import kmeans
 from gradsift.scorers.rows import unit_rows
@@ -86,6 +86,15 @@ def omp(
         shares = budgets.floors(Fraction(size, len(rows)) if fraction is None else fraction, sizes)
     order = tagcos(rows, groups, shares.tolist(), ridge, tol, continue_residual)
     return Choice(order, {"cluster": groups.labels})
+
+
+@rule("gip", represented("target"), memory=memory.GIP)
+def gip_rule(e: Evidence, scores: F64, size: int, *, represent: Represent = "gradients") -> Choice:
+    """GIP: at each pick the row whose span, with that of the rows before it, holds most of the target's rows."""
+    found = gip.gip(e.rows(represent, unit=True), e.queries(represent)[0], size)
+    gains = np.zeros(len(e.ids))
+    gains[found.order] = found.gains
+    return Choice(found.order, {"gain": gains})
 
 
 @rule("gio", represented("target"), memory=memory.GIO)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradsift.pipelines.methods import memory
 from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.methods.registry import Choice, rule
-from gradsift.scorers import budgets, ranking, strata
+from gradsift.scorers import budgets, distillation, ranking, strata
 from gradsift.scorers.errors import Unsuitable
 
 F64 = NDArray[np.float64]
@@ -66,6 +66,15 @@ def quota(
 def softmax(e: Evidence, scores: F64, size: int, *, temperature: float = 1.0) -> Choice:
     """Sampling without replacement, weights exp(score/temperature)."""
     return Choice(ranking.softmax_sample(best(scores), e.ids, size, temperature, e.seed))
+
+
+@rule("distillation", memory=memory.RANKED)
+def distillation_rule(e: Evidence, scores: F64, size: int, *, penalty: float = 0.0) -> Choice:
+    """The highest scores, each with Influence Distillation's weight. `penalty: 0` takes the largest with which none
+    beyond the budget has weight. Weights are told with the selection; training takes no account of them."""
+    influence = best(scores)
+    given = distillation.weights(influence, penalty) if penalty else distillation.for_budget(influence, size)
+    return Choice(ranking.top_k(influence, e.ids, size), {"weight": given})
 
 
 @rule("window", memory=memory.RANKED)

@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradsift.pipelines.methods import memory
-from gradsift.pipelines.methods.evidence import Evidence, Per, Represent
+from gradsift.pipelines.methods.evidence import SCORE_DECIMALS, Evidence, Per, Represent
+from gradsift.pipelines.methods.parts import raw_rows, similarities, steps
 from gradsift.pipelines.methods.registry import Needs, Options, represented, score
-from gradsift.scorers import difficulty, gio, lexical, preconditioned
+from gradsift.scorers import difficulty, dvemb, gio, lexical, preconditioned
+from gradsift.scorers.aggregate import opinion
+from gradsift.scorers.lengths import without_length
 from gradsift.scorers.rows import unit_rows
 
 F64 = NDArray[np.float64]
@@ -27,10 +30,28 @@ def no_score(e: Evidence) -> F64:
 
 @score("similarity", represented("target"), memory=memory.SIMILARITY)
 def similarity(
-    e: Evidence, *, represent: Represent = "gradients", per: Per = "subtask", renorm_subtask_mean: bool = False
+    e: Evidence,
+    *,
+    represent: Represent = "gradients",
+    per: Per = "subtask",
+    renorm_subtask_mean: bool = False,
+    aggregate: Literal["mean", "rank", "vote"] = "mean",
+    top: float = 0.05,
+    length: Literal["none", "mild", "full"] = "none",
 ) -> F64:
-    """Similarity to the target: LESS, mean cosine, RDS+, sentence embeddings."""
-    return e.similarity(represent, per, renorm_subtask_mean)
+    """Similarity to the target: LESS, mean cosine, RDS+, sentence embeddings.
+
+    `aggregate`: over checkpoints, and over layers where rows are by module, the mean rank or votes for the best `top`
+    instead of the mean. `length` takes out what the length of the answer explains, within tenths of the pool by length.
+    """
+    if aggregate == "mean":
+        values = e.similarity(represent, per, renorm_subtask_mean)
+    else:
+        parts = similarities(e, represent, per, renorm_subtask_mean)
+        values = sum((weight * opinion(part, aggregate, top) for weight, part in parts), np.zeros((len(e.ids), 1)))
+    if length == "none":
+        return values
+    return np.round(without_length(values, np.array(e.label_tokens()), length), SCORE_DECIMALS)
 
 
 @score("influence", ("plain", "target"), memory=memory.INFLUENCE)
@@ -54,6 +75,21 @@ def influence(
             turned = preconditioned.datainf(means, lambda: (g for _, g in e.raw_blocks(pair)), layers)
         for positions, rows in e.raw_blocks(pair):
             total[positions] += weight * (rows @ turned.T)
+    return total
+
+
+@score("dvemb", ("gradients", "plain", "target"), memory=memory.DVEMB)
+def dvemb_score(e: Evidence, *, rate: float = 1.0) -> F64:
+    """DVEmb: influence of a step on an example on the target at the end of training, for each subtask, summed over the
+    intervals between checkpoints. Steps are the optimizer's (rows of `features.transform` with their length), `rate`
+    times as long as the warm-up's."""
+    total = np.zeros((len(e.ids), len(set(e.target.subtasks))))
+    carried = e.raw_queries(e.pairs[-1])[1].astype(np.float64)
+    for pair, count in reversed(list(zip(e.pairs, steps(e), strict=True))):
+        directions, gradients = raw_rows(e, pair, "gradients"), raw_rows(e, pair, "plain")
+        curved = dvemb.curvature((rows, gradients.read(places)) for places, rows in directions.blocks())
+        seen, carried = dvemb.carry(carried, curved, rate * pair.mean_lr, count)
+        total += pair.mean_lr * directions.products(seen)
     return total
 
 

@@ -24,6 +24,7 @@ from gradsift.pipelines.model.work import open_work
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.last import material_of
+from gradsift.pipelines.validate.attribution import checkpoint_of
 from gradsift.scorers import lexical
 from gradsift.scorers.rows import Rows
 
@@ -170,6 +171,20 @@ def gist(truth):
     return truth.weighted(one)
 
 
+def dvemb(truth):
+    """The authors' recursion, M ← M + Σ e gᵀ/N step by step from the last, with Adam's steps for the moves."""
+    m, total = np.zeros((DIM, DIM)), 0.0
+    ends = [0, *(checkpoint_of(truth.work, pair).step for pair in truth.e.pairs)]
+    query = truth.mean(truth.target[-1].plain)
+    for k in reversed(range(len(truth.e.pairs))):
+        a, g, rate = truth.pool[k].adam, truth.pool[k].plain, truth.e.pairs[k].mean_lr
+        for _ in range(ends[k + 1] - ends[k]):
+            e = rate * (a - a @ m.T)
+            total = total + e @ query.T / (ends[k + 1] - ends[k])
+            m = m + e.T @ g / len(g)
+    return total
+
+
 def last(name):
     return lambda truth: truth.pool[-1].signals[name]
 
@@ -224,6 +239,8 @@ SCORES = {
     "trak": trak,
     "datainf": datainf,
     "gist": gist,
+    "dvemb": dvemb,
+    "distillation": lambda truth: truth.weighted(lambda p, t: unit(p.adam) @ unit(t.plain).mean(axis=0)[:, None]),
     "rds": lambda truth: cosines(truth.pool[-1].signals["embedding"], truth.target[-1].signals["embedding"]),
     "embed": lambda truth: cosines(
         encoded(truth, texts(truth.e.store, truth.ids)), encoded(truth, texts(truth.e.store, truth.queries))
@@ -254,6 +271,38 @@ def test_a_score_from_the_store_is_that_of_autograd(truth, name, encoder_dir):
     np.testing.assert_allclose(found, expected, atol=0.01 * spread)
 
 
+def places(columns):
+    """Share of examples that are worse, half of those that are equal."""
+    return np.stack([[(np.sum(c < v) + np.sum(c == v) / 2) / len(c) for v in c] for c in columns.T], axis=1)
+
+
+@pytest.mark.parametrize("form", ["rank", "vote"])
+def test_ranks_and_votes_are_of_each_checkpoint(truth, form):
+    def one(p, t):
+        share = places(unit(p.adam) @ truth.mean(unit(t.plain)).T)
+        return share if form == "rank" else (share > 0.75) + 1e-3 * share
+
+    found = scores()["similarity"].run(truth.e, aggregate=form, top=0.25)
+    differ = np.abs(found - truth.weighted(one)) > 1e-9
+    assert differ.mean() < 0.1, "neighbours in rank may change places by the rounding of stored rows"
+    assert np.abs(found - truth.weighted(one)).max() < (0.06 if form == "rank" else 0.7)
+
+
+@pytest.mark.parametrize("form", ["mild", "full"])
+def test_length_is_taken_out_within_tenths_of_the_pool(truth, form):
+    values = similarity(truth)
+    lengths = np.log1p(truth.pool[-1].signals["n_label_tokens"])
+    tenth = np.searchsorted(np.quantile(lengths, np.arange(1, 10) / 10), lengths, side="right")
+    for b in set(tenth.tolist()):
+        x, part = lengths[tenth == b], values[tenth == b]
+        line = np.stack(
+            [np.polyval(np.polyfit(x, c, 1), x) if np.ptp(x) else np.full(len(x), c.mean()) for c in part.T], 1
+        )
+        values[tenth == b] -= line if form == "full" else line - part.mean(axis=0)
+    found = scores()["similarity"].run(truth.e, length=form)
+    np.testing.assert_allclose(found, values, atol=0.01 * values.std())
+
+
 @pytest.mark.parametrize("name", ["trak", "datainf", "gist"])
 def test_influence_ranks_as_with_whole_gradients(truth, name):
     """The same formulas on gradients that were never projected."""
@@ -280,8 +329,8 @@ def test_influence_ranks_as_with_whole_gradients(truth, name):
         assert spearmanr(found[:, column], expected[:, column]).statistic > least
 
 
-def test_datainf_goes_layer_by_layer_where_rows_are_by_module(model_dir, data_dir, tmp_path):
-    """Each layer with its own λ, the mean of g² over its own weights."""
+def test_rows_by_module_are_looked_at_layer_by_layer(model_dir, data_dir, tmp_path):
+    """DataInf: each layer with its own λ, the mean of g² over its own weights. Ranks: of each layer's own cosines."""
     write_rows(tmp_path, data_dir, 12)
     recipe = small_recipe(tmp_path, model_dir, projector={"dim": 64, "per_module": True})
     with Store(tmp_path / "store") as store:
@@ -300,6 +349,17 @@ def test_datainf_goes_layer_by_layer_where_rows_are_by_module(model_dir, data_di
 
         expected, found = truth.weighted(one), truth.found("datainf")
         np.testing.assert_allclose(found, expected, atol=0.01 * expected.std())
+
+        def cosine_ranks(p, t):
+            total = 0.0
+            for name in p.sizes:
+                g = np.stack([fold({name: row}, 64) for row in p.by_name[name]])
+                q = np.stack([fold({name: row}, 64) for row in t.by_name[name]])
+                total = total + places(unit(g) @ truth.mean(unit(q)).T) / len(p.sizes)
+            return total
+
+        ranks = scores()["similarity"].run(truth.e, represent="plain", aggregate="rank")
+        np.testing.assert_allclose(ranks, truth.weighted(cosine_ranks), atol=0.02)
 
 
 def test_datainf_layer_by_layer_refuses_rows_that_round_small_layers_to_nothing(model_dir, data_dir, tmp_path):
@@ -338,6 +398,10 @@ HANDED = {  # rule: (module, formula, number of its argument, what that must be)
     ],
     "k_center": [(row_rules.coverage, "k_center", 0, embeddings)],
     "s2l": [(row_rules.trajectories, "s2l", 0, lambda t: np.stack([p.signals["loss"] for p in t.pool], axis=1))],
+    "gip": [
+        (row_rules.gip, "gip", 0, unit_mean),
+        (row_rules.gip, "gip", 1, lambda t: t.weighted(lambda _, q: unit(q.plain))),
+    ],
     "gio": [
         (row_rules.gio, "gio_released", 0, unit_mean),
         (row_rules.gio, "gio_released", 1, target_rows),
@@ -412,7 +476,7 @@ def test_every_method_is_held_against_autograd():
 # --- what is not there ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["trak", "datainf", "gist", "tive"])
+@pytest.mark.parametrize("name", ["trak", "datainf", "gist", "dvemb", "tive"])
 def test_a_method_without_its_rows_says_what_keeps_them(truth, name):
     method = methods()[name]
     assert "plain" in method.needs

@@ -23,7 +23,7 @@ from gradsift.pipelines.select import select as select_stage
 from gradsift.pipelines.select.need import check, planned
 from gradsift.scorers import rows as rows_module
 
-LOOK_AT_ROWS = ["tagcos", "gio", "gio_exact", "gio_knn", "tsds", "tive", "kmq", "facility_location", "k_center"]
+LOOK_AT_ROWS = ["tagcos", "gip", "gio", "gio_exact", "gio_knn", "tsds", "tive", "kmq", "facility_location", "k_center"]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_rows_on_the_disk_are_those_in_memory_to_the_bit(seen, represent, unit):
     e = seen(0)
     mapped, held = e.rows(represent, unit=unit), seen(1 << 30).rows(represent, unit=unit)
     total = None
-    for pair, weight in e._weighted(represent):
+    for pair, weight in e.weighted(represent):
         for positions, block in e.blocks(pair, represent):
             part = rows_module.unit_rows(block.signal("embedding")) if represent == "embedding" else block.unit()
             total = np.zeros((len(e.ids), part.shape[1]), np.float32) if total is None else total

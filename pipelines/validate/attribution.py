@@ -11,7 +11,7 @@ Legend: N examples, V target rows, R trainings.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from gradsift.datastore import checkpoints, features
 from gradsift.datastore.checkpoints import Checkpoint
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.store import Store
 from gradsift.pipelines.methods.evidence import Evidence, SpacePair
+from gradsift.pipelines.methods.registry import Options
+from gradsift.pipelines.methods.registry import scores as registered
 from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.chats import Chats, usable_chats
 from gradsift.pipelines.model.devices import best_device
@@ -107,10 +108,11 @@ def _backward(work: Work, model: Any, chat: Encoded) -> None:
     example_losses(model, batch).mean().backward()  # type: ignore[no-untyped-call]
 
 
-def trainer(work: Work, e: Evidence, ids: Sequence[str], training: Sft) -> Train:
-    """A function of positions in `ids` that trains on them from the base and gives [V] losses of the target's rows."""
+def trainer(work: Work, queries: Sequence[str], ids: Sequence[str], training: Sft) -> Train:
+    """A function of positions in `ids` that trains on them from the base and gives [V] losses of the examples
+    `queries`, which may be the rows of several targets."""
     recipe, rows = work.recipe, Chats(work)(ids)
-    _, target = usable_chats(work, sorted(e.target.example_ids))
+    _, target = usable_chats(work, queries)
 
     def train(positions: Sequence[int]) -> F64:
         model = load_lora(work.model, recipe.model, recipe.lora, recipe.seed)
@@ -126,12 +128,15 @@ def halves(n: int, runs: int, seed: int) -> list[list[int]]:
     return [sorted(rng.permutation(n)[: n // 2].tolist()) for _ in range(runs)]
 
 
-def measure_halves(train: Train, parts: Sequence[Sequence[int]], report: Callable[[int], None] = lambda _: None) -> F64:
-    """[R, V] losses of the target's rows after training on each part."""
-    losses = []
-    for number, part in enumerate(parts, 1):
+def measure_halves(
+    train: Train, parts: Sequence[Sequence[int]], known: F64 | None = None, keep: Callable[[F64], None] = lambda _: None
+) -> F64:
+    """[R, V] losses of the target's rows after training on each part. `known` are those of the first parts, which are
+    not trained on again; `keep` is called with all there are after each training."""
+    losses = [] if known is None else list(known[: len(parts)])
+    for part in parts[len(losses) :]:
         losses.append(train(part))
-        report(number)
+        keep(np.array(losses))
     return np.array(losses)
 
 
@@ -189,28 +194,31 @@ def exact_dots(work: Work, e: Evidence, ids: Sequence[str], checkpoint: int = -1
     return (gradients(ids) @ gradients(sorted(e.target.example_ids)).T).astype(np.float64)
 
 
-def attributions(store: Store, e: Evidence, ids: Sequence[str]) -> Mapping[str, F64]:
-    """{name: [N, V] scores} of the stored rows and of references that need no gradient.
+def by_row(work: Work, e: Evidence) -> Evidence:
+    """The same evidence with each usable row of the target as a subtask of its own: a score is then [N, V], a column
+    for each row, sorted by id."""
+    kept, _ = usable_chats(work, sorted(e.target.example_ids))
+    return Evidence(e.store, e.pool, replace(e.target, example_ids=kept, subtasks=kept), e.pairs, e.seed, e.encoder)
 
-    `less`: the cosines of LESS over checkpoints; `dot`: products of unnormalised rows, weighted alike; `rds`: cosine of
-    hidden states; `bm25`: words; `random`: noise.
-    """
+
+def attributions(e: Evidence, ids: Sequence[str], named: Mapping[str, tuple[str, Options]]) -> Mapping[str, F64]:
+    """{name: [N, V] scores} of the given scores, {name: (registered score, its options)}, from evidence `by_row`, and
+    of references: `dot`, products of unnormalised rows over checkpoints; `rds`, cosine of hidden states (where they are
+    kept); `bm25`, words; `random`, noise."""
     place = {name: k for k, name in enumerate(e.ids)}
     rows = [place[i] for i in ids]
+    found = {name: np.asarray(registered()[score].run(e, **options))[rows] for name, (score, options) in named.items()}
     dot = np.zeros((len(e.ids), len(e.target.example_ids)))
     for pair, weight in zip(e.pairs, e.weights, strict=True):
-        query = features.read_all(store, pair.query, sorted(e.target.example_ids))
-        raw = query.raw()
+        queries, _ = e.raw_queries(pair)
         for positions, block in e.raw_blocks(pair, "gradients"):
-            dot[positions] += weight * (block @ raw.T)
-    scores = {"less": e.similarity(per="query")[rows], "dot": dot[rows]}
-    last = features.read_all(store, e.pairs[-1].train, list(ids))
+            dot[positions] += weight * (block @ queries.T)
+    found["dot"] = dot[rows]
+    last = features.read_all(e.store, e.pairs[-1].train, list(ids))
     if "embedding" in last.signals.column_names:
-        query = features.read_all(store, e.pairs[-1].query, sorted(e.target.example_ids))
-        scores["rds"] = (unit_rows(last.signal("embedding")) @ unit_rows(query.signal("embedding")).T).astype(
-            np.float64
-        )
+        query = features.read_all(e.store, e.pairs[-1].query, e.target.example_ids)
+        found["rds"] = (unit_rows(last.signal("embedding")) @ unit_rows(query.signal("embedding")).T).astype(np.float64)
     texts = e.texts()
-    scores["bm25"] = np.asarray(lexical.bm25([texts[k] for k in rows], e.target_texts()), np.float64)
-    scores["random"] = np.random.default_rng([e.seed, 5]).normal(size=scores["less"].shape)
-    return scores
+    found["bm25"] = np.asarray(lexical.bm25([texts[k] for k in rows], e.target_texts()), np.float64)
+    found["random"] = np.random.default_rng([e.seed, 5]).normal(size=dot[rows].shape)
+    return found

@@ -390,13 +390,20 @@ def test_lds_and_removal_on_a_small_model(copy, loaded):
     """Gradient scores beat noise at predicting retrained losses; exact products and stored rows agree."""
     work, e = at_work(copy, loaded)
     ids = e.ids[:48]
-    scores = dict(attribution.attributions(copy, e, ids)) | {"exact": attribution.exact_dots(work, e, ids)}
-    train = attribution.trainer(work, e, ids, Sft(epochs=1, batch_size=8, lr=2e-3))
+    rows = attribution.by_row(work, e)
+    named = {"less": ("similarity", {}), "rank": ("similarity", {"aggregate": "rank"})}
+    scores = dict(attribution.attributions(rows, ids, named)) | {"exact": attribution.exact_dots(work, rows, ids)}
+    np.testing.assert_array_equal(scores["less"], e.similarity(per="query")[:48])
+    train = attribution.trainer(work, sorted(e.target.example_ids), ids, Sft(epochs=1, batch_size=8, lr=2e-3))
     parts = attribution.halves(len(ids), 24, 0)
     assert all(len(p) == 24 for p in parts)
-    losses = attribution.measure_halves(train, parts)
+    kept = []
+    losses = attribution.measure_halves(train, parts, keep=kept.append)
+    assert [len(k) for k in kept] == list(range(1, 25))
+    again = attribution.measure_halves(lambda _part: pytest.fail("trained again"), parts, kept[-1])
+    np.testing.assert_array_equal(again, losses)
     found = {name: float(attribution.lds(s, parts, losses).mean()) for name, s in scores.items()}
-    assert set(found) == {"less", "dot", "rds", "bm25", "random", "exact"}
+    assert set(found) == {"less", "rank", "dot", "rds", "bm25", "random", "exact"}
     assert min(found["less"], found["exact"]) > found["random"] + 0.1
     at_random = attribution.removal_at_random(train, len(ids), 0.2, 2, 0)
     removed = attribution.removal(train, scores["less"], 0.2, at_random)

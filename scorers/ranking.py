@@ -104,10 +104,11 @@ def window(scores: Array, ids: Sequence[str], low: float, high: float, k: int) -
     return order[start : start + k]
 
 
-def within_tokens(order: Order, tokens: Sequence[int], budget: int) -> Order:
-    """The start of an order whose label tokens stay within the budget (at least one example)."""
+def within_tokens(order: Order, tokens: Sequence[int], budget: int, least: int = 1) -> Order:
+    """The start of an order whose label tokens stay within the budget, or its first `least` examples where those have
+    more."""
     total = np.cumsum(np.asarray(tokens, np.int64)[order])
-    return order[: max(1, int(np.searchsorted(total, budget, side="right")))]
+    return order[: max(least, int(np.searchsorted(total, budget, side="right")))]
 
 
 def random_k(n: int, k: int, seed: int) -> Order:

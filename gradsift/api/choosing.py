@@ -43,6 +43,7 @@ def select(
     examples: int | None = None,
     fraction: float | None = None,
     label_tokens: int | None = None,
+    at_least: int | None = None,
     target: str | None = None,
     rule: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -66,7 +67,9 @@ def select(
     fraction
         Share of the usable pool.
     label_tokens
-        Label tokens not to be exceeded.
+        Label tokens not to be exceeded but for `at_least`.
+    at_least
+        With `label_tokens`: so many examples even where they have more tokens than that.
     target
         Only for this target; default: all.
     rule
@@ -116,7 +119,7 @@ def select(
     if picture is not None:
         refuse_taken(whereabouts(store), Path(picture), "SVG picture")
     section = _section(method, rule, options, encoder) | {
-        "examples": examples, "fraction": fraction, "label_tokens": label_tokens
+        "examples": examples, "fraction": fraction, "label_tokens": label_tokens, "at_least": at_least
     }  # fmt: skip
     with opened(store) as there:
         from gradsift.pipelines.runs.reselect import reselect  # loads torch: not for a store that is not there

@@ -26,6 +26,7 @@ def select(
     examples: int | None = None,
     fraction: float | None = None,
     label_tokens: int | None = None,
+    at_least: int | None = None,
     target: str | None = None,
     rule: str | None = None,
     option: Options = (),
@@ -49,7 +50,9 @@ def select(
     fraction
         Share of the usable pool.
     label_tokens
-        Label tokens not to be exceeded.
+        Label tokens not to be exceeded but for --at-least.
+    at_least
+        With --label-tokens: so many examples even where they have more tokens than that.
     target
         Only for this target; default: all.
     rule
@@ -74,9 +77,9 @@ def select(
 
     options = _options(option)
     with show.progress() as progress:
-        made = api.select(method, examples=examples, fraction=fraction, label_tokens=label_tokens, target=target,
-                          rule=rule, options=options, encoder=encoder, checkpoint=checkpoint, seed=seed, memory=memory,
-                          name=name, picture=picture, store=store, progress=progress)  # fmt: skip
+        made = api.select(method, examples=examples, fraction=fraction, label_tokens=label_tokens, at_least=at_least,
+                          target=target, rule=rule, options=options, encoder=encoder, checkpoint=checkpoint, seed=seed,
+                          memory=memory, name=name, picture=picture, store=store, progress=progress)  # fmt: skip
     rows = [asdict(report) for report in made]
     show.document(rows) if json else show.table("Selections", rows, ("version", *tables.SELECTION[1:]))
 

@@ -76,8 +76,12 @@ def columns(names: Sequence[str]) -> list[Row]:
 
 
 def _budget(budget: Mapping[str, Any]) -> str:
+    least = f", at least {budget['at_least']:,} examples," if "at_least" in budget else ""
     for name, value in budget.items():
-        return f"{value:.1%} of the usable chats" if name == "fraction" else BUDGETS[name].format(value)
+        if name == "fraction":
+            return f"{value:.1%} of the usable chats"
+        if name in BUDGETS:
+            return BUDGETS[name].format(value) + least
     return "the recipe's budget"
 
 

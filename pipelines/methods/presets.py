@@ -190,6 +190,13 @@ PRESETS = {
     "k_center": Method(
         "rows far from each other", "none", "k_center", "k·N·H", "Gonzalez 1985", {"represent": "embedding"}
     ),
+    "fused": Method(
+        "ranks by several scores added up: by default influence and hidden states",
+        "fused",
+        "top_k",
+        "that of its members, N log N each",
+        "Cormack 2009, RRF",
+    ),
     "random": Method("seeded random order", "none", "random", "N", "the baseline to beat"),
 }
 

@@ -12,7 +12,7 @@ the decorators (examples/method-package). The same name twice is an error.
 import inspect
 import math
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -28,7 +28,7 @@ from gradsift.datastore.suggest import suggestion
 from gradsift.pipelines.methods.memory import PER_EXAMPLE, Memory, Sizes
 
 GROUP = "gradsift.methods"
-BUILT_IN = ("scores", "rules", "row_rules", "presets")
+BUILT_IN = ("scores", "rules", "row_rules", "fused", "presets")
 
 Need = Literal[
     "gradients", "plain", "signals", "embedding", "tokens", "answer_loss", "encoder", "texts", "target", "training"
@@ -39,6 +39,7 @@ them (the last three can be switched off); `encoder` rows of a sentence encoder;
 rows or texts of a target; `training` a model that the score trains."""
 Needs = frozenset[Need]
 ORDER: tuple[Need, ...] = typing.get_args(Need)
+REPRESENTED: tuple[Need, ...] = ("plain", "gradients", "embedding", "encoder")
 # Made by the gradient pass.
 ROWS: Needs = frozenset({"gradients", "plain", "signals", "embedding", "tokens", "answer_loss"})
 
@@ -46,6 +47,7 @@ Options = Mapping[str, Any]
 UNSTATED = Memory(lambda _s, _o: 0, "not stated")  # of another package's, that says nothing
 F64 = NDArray[np.float64]
 NeedsOf = Callable[[Options], Needs]
+NamesOf = Callable[[Options], Iterable[str]]
 Function = TypeVar("Function", bound=Callable[..., Any])
 Entry = TypeVar("Entry")  # of a table: a score, a rule or a method
 
@@ -62,12 +64,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Score:
-    """A score: `run(evidence, **options)` gives [N], or [N, J] with a column for each subtask or query."""
+    """A score: `run(evidence, **options)` gives [N], or [N, J] with a column for each subtask or query. `made_of` names
+    methods and scores that decide it, and raises UnknownOption for options that do not go together."""
 
     name: str
     run: Callable[..., F64]
     needs: NeedsOf
     memory: Memory = UNSTATED
+    made_of: NamesOf = lambda _options: ()
 
 
 @dataclass(frozen=True)
@@ -133,12 +137,18 @@ def represented(*others: Need) -> NeedsOf:
 
 
 def score(
-    name: str, needs: NeedsOf | tuple[Need, ...] = (), *, memory: Memory = UNSTATED
+    name: str,
+    needs: NeedsOf | tuple[Need, ...] = (),
+    *,
+    memory: Memory = UNSTATED,
+    made_of: NamesOf = lambda _options: (),
 ) -> Callable[[Function], Function]:
-    """Register a function of the evidence and its options as a score. `memory` says what it holds."""
+    """Register a function of the evidence and its options as a score. `memory` says what it holds, `made_of` of which
+    others it is made."""
 
     def register(function: Function) -> Function:
-        _add(_SCORES, "score", name, Score(name, _with_checked_options(function, name), _needs(needs), memory))
+        run = _with_checked_options(function, name)
+        _add(_SCORES, "score", name, Score(name, run, _needs(needs), memory, made_of))
         return function
 
     return register
@@ -237,11 +247,13 @@ def _parts() -> set[tuple[str, str]]:
     return {(kind, name) for kind, table in tables for name in table}
 
 
-def packages(score: str, rule: str) -> list[str]:
-    """Other packages that a score and a rule come from, with their versions; [] for those of this project, whose
-    versions are named where they are recorded."""
-    _load()
-    return sorted({_FOREIGN[part] for part in (("score", score), ("rule", rule)) if part in _FOREIGN})
+def packages(score: str, rule: str, options: Options) -> list[str]:
+    """Other packages that a score, what it is made of, and a rule come from, with their versions; [] for those of this
+    project, whose versions are named where they are recorded."""
+    of_score = scores()[score]
+    parts = [("score", score), ("rule", rule)]
+    parts += [(kind, n) for n in of_score.made_of(_with_defaults(of_score, options)) for kind in ("method", "score")]
+    return sorted({_FOREIGN[part] for part in parts if part in _FOREIGN})
 
 
 def installed() -> list[str]:
@@ -262,7 +274,7 @@ def options_of(score: str, rule: str) -> dict[str, tuple[Any, Any]]:
     """{option: (annotation, default)} of a score and a rule together; what both take means the same in both."""
     known: dict[str, tuple[Any, Any]] = {}
     for function in (rules()[rule].run, scores()[score].run):
-        hints = typing.get_type_hints(function)
+        hints = typing.get_type_hints(function, include_extras=True)
         known |= {n: (hints[n], p.default) for n, p in _takes(function).items()}
     return known
 
@@ -292,14 +304,20 @@ def memory_of(score: str, rule: str | None, options: Options, sizes: Sizes) -> f
     return PER_EXAMPLE * sizes.pool + sum(part.memory.need(sizes, merged) for part in parts)
 
 
+def memory_of_part(part: Score | Rule, options: Options, sizes: Sizes) -> float:
+    """Bytes that a score or a rule alone holds with these options, ids not counted."""
+    return part.memory.need(sizes, _with_defaults(part, options))
+
+
 def looks_at(score: str, rule: str | None, options: Options) -> str:
-    """The rows that a score and a rule look at: what their option `represent` names, `plain` of those that have no
-    choice, or '' for none."""
+    """The rows that a score and a rule look at: what their option `represent` names, of those without it the first that
+    they need of `REPRESENTED`, or '' for none."""
     parts = parts_of(score, rule)
     for part in parts:
         if represent := _with_defaults(part, options).get("represent"):
             return str(represent)
-    return "plain" if any("plain" in _needs_with(part, options) for part in parts) else ""
+    needs = frozenset().union(*(_needs_with(part, options) for part in parts))
+    return next((name for name in REPRESENTED if name in needs), "")
 
 
 def checked_options(score: str, rule: str, given: Options) -> Options:
@@ -318,7 +336,21 @@ def checked_options(score: str, rule: str, given: Options) -> Options:
             raise UnknownOption(f"option `{name}` must not be true or false")
         if isinstance(checked[name], float) and math.isnan(checked[name]):
             raise UnknownOption(f"option `{name}` must be a number, not NaN")
+    whole = scores()[score]
+    for _ in whole.made_of(_with_defaults(whole, checked)):
+        pass  # which says what does not go together
     return checked
+
+
+def scored(e: Any, method: str, score: str, options: Options) -> F64:
+    """[N] or [N, J] what a score gives of evidence. Raises InputError for anything else."""
+    values = np.asarray(scores()[score].run(e, **options), np.float64)
+    if values.ndim not in (1, 2) or len(values) != len(e.ids):
+        raise InputError(
+            f"method {method!r} gave scores of shape {list(values.shape)} for {len(e.ids)} examples; a score gives one "
+            "number, or one row of numbers, for each of `e.ids`"
+        )
+    return values
 
 
 def split_options(score: str, rule: str, options: Options) -> tuple[Options, Options]:

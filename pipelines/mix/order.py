@@ -113,7 +113,7 @@ class PartRanking:
                 return take(len(ids))
             first = self._first_size(among, amount)
             return sized_for_tokens(
-                take, lambda ranked: self.pool.size(ranked.order), first, len(ids), amount, at_least=True
+                take, lambda ranked: self.pool.size(ranked.order), first, len(ids), amount, reach=True
             )
         finally:
             e.let_rows_go()  # each choice may take the whole of `memory`

@@ -57,31 +57,60 @@ class _PartPlan:
     given: I64
 
 
+@dataclass(frozen=True)
+class _FilledPart:
+    """What each source of a part gives, by which plan, and what its ranking took of the whole (None where weights of
+    sources decide)."""
+
+    sources: Sequence[_Filling]
+    plan: _PartPlan
+    picked: Ranked | None
+
+    @property
+    def rows(self) -> int:
+        """Rows, copies counted."""
+        return sum(int(source.copies.sum()) for source in self.sources)
+
+
 def fill_part(mixer: Mixer, part: Part, budget: int, taken: Taken) -> None:
-    """Fill one part's budget from what is free, and note it in `taken`. Raises InputError when that cannot be done,
-    naming the part, the source and what to change."""
+    """Fill one part's budget from what is free, and note it in `taken`; a part with a least number of rows gets more
+    until it has them. Raises InputError when that cannot be done, naming the part, the source and what to change."""
     pool = mixer.pool
     open_ = taken.free & allowed(part, pool)
     if part.weights == "scaling_law":
         open_[held_out(mixer.work, part, pool.data)] = False
     ranks = PartRanking(mixer, part, open_)
     groups = groups_of(part, ranks, pool)
+    least, most = part.at_least or 0, sum(groups.room)
+    filled = _filled_part(mixer, part, budget, ranks, groups)
+    while filled.rows < least:
+        if budget >= most:
+            raise InputError(
+                f"mix, part {part.name!r}: at least {least:,} rows are asked for and there are {filled.rows:,}. Lower "
+                "`at_least`, add sources, raise `repeat`, or loosen the method's options."
+            )
+        budget = min(max(budget + 1, -(-budget * least // max(1, filled.rows))), most)
+        filled = _filled_part(mixer, part, budget, ranks, groups)
+    for k, source in enumerate(filled.sources):
+        taken.free[source.order[source.copies > 0]] = False
+        line = _table_line(part, k, groups, filled.plan, source, pool, budget)
+        if line.rows or line.requested:
+            taken.table.append(line)
+    _note_taken(part, filled.sources, ranks, filled.picked, taken)
+
+
+def _filled_part(mixer: Mixer, part: Part, budget: int, ranks: PartRanking, groups: Groups) -> _FilledPart:
+    pool = mixer.pool
     check_room(part, budget, groups, mixer)
     picked = ranks.of_whole_part(budget) if by_ranking(part) else None
     plan = _plan(mixer, part, groups, budget, picked)
     if picked is not None and within(part, groups.names, plan.weights, budget) and budget <= sum(groups.sizes):
         plan = _PartPlan(plan.weights, None, plan.weights.astype(np.int64))
-        sources = [_taken_whole(picked, pool.code[picked.order] == g) for g in groups.codes]
-    else:
-        sources = _filled(part, groups, plan, ranks, pool)
-        if pool.lengths is not None:
-            _close_gap(part, budget, sources, groups, pool.lengths)
-    for k, source in enumerate(sources):
-        taken.free[source.order[source.copies > 0]] = False
-        line = _table_line(part, k, groups, plan, source, pool, budget)
-        if line.rows or line.requested:
-            taken.table.append(line)
-    _note_taken(part, sources, ranks, picked, taken)
+        return _FilledPart([_taken_whole(picked, pool.code[picked.order] == g) for g in groups.codes], plan, picked)
+    sources = _filled(part, groups, plan, ranks, pool)
+    if pool.lengths is not None:
+        _close_gap(part, budget, sources, groups, pool.lengths)
+    return _FilledPart(sources, plan, picked)
 
 
 def _plan(mixer: Mixer, part: Part, groups: Groups, budget: int, picked: Ranked | None) -> _PartPlan:

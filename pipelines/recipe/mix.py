@@ -53,6 +53,8 @@ class Mixing(Section):
     """{source: largest share of the part}."""
     floors: dict[str, Share] = Field(default_factory=dict)
     """{source: smallest share of the part}."""
+    at_least: Annotated[int, Field(gt=0)] | None = None
+    """With a budget in tokens: so many rows of the part even where they have more tokens than its share."""
     repeat: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
     """Most copies of an example. A source whose budget exceeds its size gives whole copies, then its best once more."""
 
@@ -94,6 +96,8 @@ class Mix(Mixing):
         ]
         if self.parts and own:
             raise ValueError(f"`{own[0]}` belongs in the parts, since there are `parts`")
+        if not (self.label_tokens or self.tokens) and any(part.at_least for part in (self, *self.parts)):
+            raise ValueError("`at_least` is the least number of rows of a budget in `label_tokens` or `tokens`")
         names = [part.name or part.target or "pool" for part in self.parts]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"two parts are named {twice[0]!r}; give them names of their own")

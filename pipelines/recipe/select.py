@@ -17,6 +17,8 @@ from gradsift.pipelines.methods.registry import (
 )
 from gradsift.pipelines.recipe.section import Section, exactly_one
 
+BUDGET = ("fraction", "examples", "label_tokens", "at_least")
+
 
 class Method(Section):
     """How to choose."""
@@ -44,8 +46,8 @@ class Method(Section):
                 raise ValueError(f"no {what} `{name}`; {hint}")
         score, rule, options = self.parts()
         checked_options(score, rule, options)
-        if options.get("represent") == "encoder" and self.encoder is None:
-            raise ValueError("`represent: encoder` needs `encoder`, the folder of a sentence encoder")
+        if "encoder" in self.needs and self.encoder is None:
+            raise ValueError(f"{_encodes(options)} needs `encoder`, the folder of a sentence encoder")
         return self
 
     @property
@@ -62,6 +64,11 @@ class Method(Section):
         return score, rule, {n: v for n, v in method.options.items() if n in known} | self.options
 
 
+def _encodes(options: Options) -> str:
+    """What of a method asks for a sentence encoder."""
+    return "`represent: encoder`" if options.get("represent") == "encoder" else "a member of `fused`"
+
+
 class Select(Method):
     """How much to choose, and how."""
 
@@ -70,9 +77,18 @@ class Select(Method):
     examples: Annotated[int, Field(gt=0)] | None = None
     """Or a number of examples."""
     label_tokens: Annotated[int, Field(gt=0)] | None = None
-    """Or a number of label tokens, not to be exceeded."""
+    """Or a number of label tokens, not to be exceeded but for `at_least`."""
+    at_least: Annotated[int, Field(gt=0)] | None = None
+    """With `label_tokens`: so many examples even where they have more tokens than that."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> "Select":
         exactly_one(self, "fraction", "examples", "label_tokens")
+        if self.at_least is not None and self.label_tokens is None:
+            raise ValueError("`at_least` is the least number of examples of a budget in `label_tokens`; give that, too")
         return self
+
+    @property
+    def budget(self) -> Options:
+        """The fields that say how much, those that are given."""
+        return self.model_dump(include=set(BUDGET), exclude_none=True)

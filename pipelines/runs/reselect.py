@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from gradsift.datastore import runs
 from gradsift.datastore.errors import InputError
@@ -12,17 +13,17 @@ from gradsift.datastore.runs import MixtureReport, Run, SelectionReport
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material, evidence
 from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.methods.registry import ROWS, checked_options, methods, split_options
+from gradsift.pipelines.methods.registry import ROWS, Needs, checked_options, scored, split_options
 from gradsift.pipelines.methods.room import make_room
 from gradsift.pipelines.methods.rules import best
 from gradsift.pipelines.mix.mixture import describe_mixture, make_mixture
 from gradsift.pipelines.model.work import open_work
 from gradsift.pipelines.progress import Progress, quiet
-from gradsift.pipelines.recipe import Fields
+from gradsift.pipelines.recipe import Fields, Method
 from gradsift.pipelines.runs import forget
 from gradsift.pipelines.runs.last import material_of, work_on
 from gradsift.pipelines.runs.later import changed, name_after, numbers, started
-from gradsift.pipelines.select.select import describe, refusals_of, scored, select_for
+from gradsift.pipelines.select.select import describe, refusals_of, select_for
 
 
 def reselect(
@@ -111,14 +112,21 @@ def _allowing(memory: str | None) -> Fields:
 
 
 def _require_rows(select: Fields, last: Run) -> None:
-    method = methods().get(select["method"])
-    if last.result.rows or method is None or not method.needs & ROWS:
+    if last.result.rows or not _needs(select) & ROWS:
         return
     bare = last.recipes.resolved.get("model") is None
     raise InputError(
         f"method {select['method']!r} looks at gradients and the store's last run, {last.name!r}, computed none; "
         f"name it under `select` in the recipe{', add a `model`,' if bare else ''} and use `gradsift run`"
     )
+
+
+def _needs(select: Fields) -> Needs:
+    """What a method looks at with its options; nothing where they make no sense, which is said when they are read."""
+    try:
+        return Method(**{name: select[name] for name in Method.model_fields if select.get(name) is not None}).needs
+    except ValidationError:
+        return frozenset()
 
 
 def _wanted(material: Material, target: str | None) -> list[str]:

@@ -64,7 +64,7 @@ def _sizes(recipe: Recipe, pool: Pool) -> dict[str, int]:
         select = recipe.select
         wanted = select.examples or max(1, int((select.fraction or 0.0) * pool.rows))
         if select.label_tokens is not None:
-            wanted = int(select.label_tokens / max(1.0, pool.label_tokens))
+            wanted = max(select.at_least or 1, int(select.label_tokens / max(1.0, pool.label_tokens)))
         sizes["selected"] = min(pool.rows, wanted)
     if recipe.mix is not None:
         mix = recipe.mix

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +17,15 @@ from gradsift.datastore.identity import Spec
 from gradsift.datastore.runs import SelectionReport
 from gradsift.datastore.selections import MASK, Picks, Selection
 from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.methods.registry import Choice, Options, checked_options, packages, rules, scores, split_options
+from gradsift.pipelines.methods.registry import (
+    Choice,
+    Options,
+    checked_options,
+    packages,
+    rules,
+    scored,
+    split_options,
+)
 from gradsift.pipelines.methods.room import make_room
 from gradsift.pipelines.methods.rules import best
 from gradsift.pipelines.model.lengths import lengths_spec
@@ -32,10 +41,12 @@ F64 = NDArray[np.float64]
 
 
 def budget(select: Select, usable: int) -> int:
-    """Number of examples to choose; raises InputError when there are not as many."""
-    size = select.examples or max(1, int((select.fraction or 0.0) * usable))
+    """Number of examples to choose, of a budget in label tokens at least; raises InputError when there are not as
+    many."""
+    size = select.examples or select.at_least or max(1, int((select.fraction or 0.0) * usable))
     if size > usable:
-        raise InputError(f"select.examples is {size} but only {usable} examples can be used")
+        name = "examples" if select.examples else "at_least"
+        raise InputError(f"select.{name} is {size} but only {usable} examples can be used")
     return size
 
 
@@ -74,30 +85,20 @@ def _with_fraction(select: Select, rule: str) -> Options:
     return {} if select.fraction is None else split_options("none", rule, {"fraction": select.fraction})[1]
 
 
-def scored(e: Evidence, method: str, score: str, options: Options) -> F64:
-    """[N] or [N, J] what a score gives. Raises InputError for anything else."""
-    values = np.asarray(scores()[score].run(e, **options), np.float64)
-    if values.ndim not in (1, 2) or len(values) != len(e.ids):
-        raise InputError(
-            f"method {method!r} gave scores of shape {list(values.shape)} for {len(e.ids)} examples; a score gives one "
-            "number, or one row of numbers, for each of `e.ids`"
-        )
-    return values
-
-
 def _within(e: Evidence, select: Select, run: Callable[[int], Choice], rule: str) -> Choice:
+    least = budget(select, len(e.ids))
     if select.label_tokens is None:
-        return run(budget(select, len(e.ids)))
+        return run(least)
     tokens = e.label_tokens()
     if rules()[rule].prefix:
         choice = run(len(tokens))
-        return Choice(within_tokens(choice.order, tokens, select.label_tokens), choice.columns, choice.masks)
+        return replace(choice, order=within_tokens(choice.order, tokens, select.label_tokens, least))
     # A rule that plans for its size: as near as it gets, and what is above the budget is cut off at the end.
-    first = max(1, min(len(tokens), int(select.label_tokens / (sum(tokens) / len(tokens)))))
+    first = max(least, min(len(tokens), int(select.label_tokens / (sum(tokens) / len(tokens)))))
     choice = sized_for_tokens(
-        run, lambda choice: sum(tokens[k] for k in choice.order), first, len(tokens), select.label_tokens
+        run, lambda choice: sum(tokens[k] for k in choice.order), first, len(tokens), select.label_tokens, least=least
     )
-    order = within_tokens(choice.order, tokens, select.label_tokens)
+    order = within_tokens(choice.order, tokens, select.label_tokens, least)
     return Choice(order, choice.columns, {k: mask for k, mask in choice.masks.items() if k in set(order.tolist())})
 
 
@@ -111,10 +112,12 @@ def sized_for_tokens(
     most: int,
     wanted: int,
     *,
-    at_least: bool = False,
+    least: int = 1,
+    reach: bool = False,
 ) -> Chosen:
-    """What `run(size)` gives at a size whose `spent` tokens are near those `wanted`, where another size is another
-    choice: a secant on (size, tokens) from the `first` size. `at_least`: grow until they are reached (or size `most`).
+    """What `run(size)` gives at a size, not under `least`, whose `spent` tokens are near those `wanted`, where another
+    size is another choice: a secant on (size, tokens) from the `first` size. `reach`: grow until they are reached (or
+    size `most`).
 
     Cost: at most TOKEN_TRIES runs after the first.
     """
@@ -122,8 +125,8 @@ def sized_for_tokens(
     for _ in range(TOKEN_TRIES):
         tokens = spent(chosen)
         near = size * wanted / max(1, tokens)
-        better = max(1, min(most, int(1.1 * near) + 1 if at_least else round(near)))
-        if better == size or (at_least and tokens >= wanted):
+        better = max(least, min(most, int(1.1 * near) + 1 if reach else round(near)))
+        if better == size or (reach and tokens >= wanted):
             break
         size, chosen = better, run(better)
     return chosen
@@ -165,7 +168,7 @@ def spec_for(work: Work, e: Evidence, target_name: str) -> Spec:
         "rule": rule,
         "options": options,
         "encoder": features.space_fingerprint(store, e.encoder.train) if e.encoder else None,
-        "budget": select.model_dump(include={"fraction", "examples", "label_tokens"}, exclude_none=True),
+        "budget": select.budget,
         "seed": work.recipe.seed,
         "pool": e.pool.digest,
         "provenance": examples.provenance_digest(store, e.pool),
@@ -179,9 +182,8 @@ def extra_spec(work: Work, method: Method, e: Evidence) -> Spec:
     """What else decides a method's choice, {} most often: packages of others that it comes from; and where no gradient
     rows name the model, what that model was asked (which examples can be used, how many tokens they have) and trained
     for."""
-    score, rule, _ = method.parts()
     spec: dict[str, Any] = {}
-    if foreign := packages(score, rule):
+    if foreign := packages(*method.parts()):
         spec["packages"] = foreign
     if work.loaded is not None and not e.pairs:
         spec["lengths"] = lengths_spec(work)

@@ -10,12 +10,14 @@
 | `human` | as many examples in given shares of sources |
 | `redrawn` | the selection made again for each seed, from half of the target's rows: how much its sets vary |
 | `full` | the whole pool |
-| a method's name | as many examples by that method |
+| a method's name | as many examples by that method, of a budget in label tokens the same budget |
 | `qtuning` | the selected examples, each batch pruned in training |
 | `base` | none: the model as it is |
 
 "As many" means as many as the selection for the target has (or the mixture, where there is no selection); label tokens
-are those that its masks leave. An arm that draws the same rows for several targets trains once.
+are those that its masks leave. Where the budget is in label tokens, `random` has as many of those, not as many
+examples: else it would train on ten times as much as a selection of short answers. An arm that draws the same rows for
+several targets trains once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,10 +70,12 @@ class _UsablePool:
 
 @dataclass(frozen=True)
 class _Measure:
-    """What the other arms of a target have to match: a number of rows, and the label tokens of each row."""
+    """What the other arms of a target have to match: a number of rows, the label tokens of each row, and of a budget in
+    label tokens that budget (what was spent, where that is more, or masks leave less)."""
 
     rows: int
     lengths: Sequence[int]
+    tokens: int | None = None
 
 
 Draws = dict[tuple[str, int, tuple[str, ...]], tuple[list[str], Masks]]
@@ -94,7 +98,7 @@ def draw_arms(
         if anchor is None:
             raise InputError(f"there is neither a selection nor a mixture to validate for {target!r}")
         masks = selections.masks(work.store, anchor)
-        like = _like(anchor, masks, chats, len(pool.ids))
+        like = _like(anchor, masks, chats, len(pool.ids), _tokens(work, anchor is selected))
         for seed in settings.seeds:
             if selected is not None:
                 add("selected", seed, _repeated(selected), target, masks)
@@ -127,12 +131,20 @@ def _usable(work: Work, pool: Dataset, chats: Chats) -> _UsablePool:
     return _UsablePool(ids, [sources[i].source for i in ids], [chat.n_label_tokens for chat in chats(ids)])
 
 
-def _like(anchor: Selection, masks: Masks, chats: Chats, most: int) -> _Measure:
+def _tokens(work: Work, selected: bool) -> int | None:
+    """The recipe's budget in label tokens, if it has one, of its selections or of its mixture."""
+    section = work.recipe.selecting if selected else work.recipe.mix
+    return None if section is None else section.label_tokens
+
+
+def _like(anchor: Selection, masks: Masks, chats: Chats, most: int, tokens: int | None) -> _Measure:
     repeated = chats.usable(_repeated(anchor))
     lengths = [
         sum(masks[i]) if i in masks else chat.n_label_tokens for i, chat in zip(repeated, chats(repeated), strict=True)
     ]
-    return _Measure(min(anchor.rows, most), lengths)
+    spent = sum(lengths)
+    wanted = None if tokens is None else spent if masks else max(tokens, spent)  # the budget: one draw for all targets
+    return _Measure(min(anchor.rows, most), lengths, wanted)
 
 
 def _repeated(selection: Selection) -> list[str]:
@@ -144,6 +156,8 @@ def _drawn(settings: Validate, name: str, draw: int, pool: _UsablePool, like: _M
     """Rows of an arm that looks at no model."""
     if name == "full":
         return list(pool.ids)
+    if name == "random" and like.tokens is not None:
+        return _take(pool.ids, random_tokens(pool.tokens, like.tokens, draw))
     if name == "random":
         return _take(pool.ids, random_k(len(pool.ids), like.rows, draw))
     if name == "random_tokens":
@@ -160,7 +174,10 @@ def _by_method(work: Work, material: Material, name: str, target: str, pool: _Us
     if methods()[name].needs & ROWS and not material.pairs:
         raise InputError("this store has no gradient rows for an arm that chooses by a method; use `gradsift run`")
     e = evidence(work, material, target, encoder if "encoder" in methods()[name].needs else None)
-    choice, _ = choose(e, Select(method=name, examples=min(size, len(e.ids)), encoder=encoder))
+    select, budget = work.recipe.selecting, {"examples": min(size, len(e.ids))}
+    if select is not None and select.label_tokens is not None:
+        budget = dict(select.budget)
+    choice, _ = choose(e, Select(method=name, encoder=encoder, **budget))
     usable = set(pool.ids)
     return [i for i in (e.ids[int(k)] for k in choice.order) if i in usable]
 

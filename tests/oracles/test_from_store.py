@@ -229,7 +229,18 @@ def loss_drop(truth):
     return (before - losses()) / before
 
 
+def fused(truth):
+    """LESS and RDS+ by the best query, as reciprocal ranks from a sort."""
+    total = np.zeros(len(truth.ids))
+    for scores_of in (similarity(truth), SCORES["rds"](truth)):
+        best = scores_of.max(axis=1)
+        for place, k in enumerate(np.argsort(-best, kind="stable"), 1):
+            total[k] += 1 / (60 + place)
+    return total
+
+
 SCORES = {
+    "fused": fused,
     "less": similarity,
     "less_rr": similarity,
     "bids": similarity,

@@ -7,13 +7,59 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradsift.scorers import compare, difficulty, gio, lexical, preconditioned, ranking, strata, trajectories, transport
+from gradsift.scorers import (
+    compare,
+    difficulty,
+    fusion,
+    gio,
+    lexical,
+    preconditioned,
+    ranking,
+    strata,
+    trajectories,
+    transport,
+)
 from gradsift.scorers.budgets import even, largest_remainder
 from gradsift.scorers.coverage import facility_location, k_center
 from gradsift.scorers.errors import Unsuitable
 from gradsift.scorers.kmeans import kmeans
 
 IDS = [f"{k:04d}" for k in range(2000)]
+
+
+# --- several scores ------------------------------------------------------------------------------------------------
+
+
+def test_reciprocal_ranks_by_hand():
+    """Three documents, two rankings, k = 60: a is 1st and 3rd, b 2nd and 1st, c 3rd and 2nd."""
+    one, other = np.array([0.9, 0.5, 0.1]), np.array([-7.0, 40.0, 3.0])
+    found = fusion.reciprocal_ranks([("one", 1.0, one), ("other", 1.0, other)])
+    np.testing.assert_allclose(found, [1 / 61 + 1 / 63, 1 / 62 + 1 / 61, 1 / 63 + 1 / 62], rtol=1e-15)
+    weighed = fusion.reciprocal_ranks([("one", 3.0, one), ("other", 0.5, other)], k=0)
+    np.testing.assert_allclose(weighed, [3 / 1 + 0.5 / 3, 3 / 2 + 0.5 / 1, 3 / 3 + 0.5 / 2], rtol=1e-15)
+
+
+def test_equal_scores_share_their_mean_rank():
+    """So that where words say nothing of most rows, their ids do not decide."""
+    found = fusion.reciprocal_ranks([("words", 1.0, np.array([0.0, 5.0, 0.0, 0.0, 2.0]))], k=60)
+    np.testing.assert_allclose(found, [1 / 64, 1 / 61, 1 / 64, 1 / 64, 1 / 62])
+    with pytest.raises(Unsuitable, match="`words` gave a score that is not a number"):
+        fusion.reciprocal_ranks([("words", 1.0, np.array([0.0, np.nan]))])
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.integers(1, 100))
+def test_a_fusion_knows_no_scale(values, scale):
+    one = np.array(values)
+    again = fusion.reciprocal_ranks([("a", 1.0, one), ("b", 1.0, -one)])
+    assert np.array_equal(again, fusion.reciprocal_ranks([("a", 1.0, scale * one), ("b", 1.0, -one)]))
+
+
+def test_label_tokens_hold_but_for_the_least_number_of_rows():
+    tokens, order = [30, 5, 40, 5, 20], np.array([2, 0, 1, 3, 4])
+    assert ranking.within_tokens(order, tokens, 75).tolist() == [2, 0, 1]
+    assert ranking.within_tokens(order, tokens, 75, least=2).tolist() == [2, 0, 1]
+    assert ranking.within_tokens(order, tokens, 10).tolist() == [2]
+    assert ranking.within_tokens(order, tokens, 10, least=4).tolist() == [2, 0, 1, 3]
 
 
 # --- rules over a score matrix -------------------------------------------------------------------------------------

@@ -13,7 +13,17 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.features.gather import evidence
-from gradsift.pipelines.methods.registry import Rule, checked_options, methods, options_of, rules, scores, table
+from gradsift.pipelines.methods.memory import Sizes
+from gradsift.pipelines.methods.registry import (
+    Rule,
+    checked_options,
+    memory_of,
+    methods,
+    options_of,
+    rules,
+    scores,
+    table,
+)
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Select, parse_recipe
 from gradsift.pipelines.runs import reselect
@@ -175,6 +185,91 @@ def test_a_budget_of_label_tokens_is_not_exceeded(copy):
         tokens = overlap_module._label_tokens(copy)
         spent = sum(tokens[i] for i in found.example_ids)
         assert 150 < spent <= 300
+
+
+@pytest.mark.parametrize("method", ["less", "tagcos", "qtuning"])
+def test_so_many_rows_come_of_a_budget_of_label_tokens_at_least(copy, method):
+    """Of few tokens, so many rows; of many, what they allow: whichever is more."""
+    few = chosen(copy, method, budget={"label_tokens": 30, "at_least": 6}, name="few")
+    assert len(few.example_ids) == 6
+    many = chosen(copy, method, budget={"label_tokens": 300, "at_least": 3}, name="many")
+    assert many.example_ids == chosen(copy, method, budget={"label_tokens": 300}, name="bare").example_ids
+    assert len(many.example_ids) > 3
+    assert selections.spec_of(copy, few)["budget"] == {"label_tokens": 30, "at_least": 6}
+
+
+def test_more_rows_than_there_are_cannot_be_the_least(copy):
+    with pytest.raises(InputError, match="at_least is 9999 but only"):
+        chosen(copy, "less", budget={"label_tokens": 30, "at_least": 9999})
+    with pytest.raises(InputError, match="`at_least` is the least number of examples of a budget in `label_tokens`"):
+        chosen(copy, "less", budget={"examples": 30, "at_least": 9})
+
+
+# --- several scores in one -----------------------------------------------------------------------------------------
+
+
+def by_hand(e, columns, k=60, weights=None):
+    """[N] reciprocal ranks of the best columns of scores that have no ties."""
+    total = np.zeros(len(e.ids))
+    for scores_of, weight in zip(columns, weights or [1] * len(columns), strict=True):
+        best = scores_of if scores_of.ndim == 1 else scores_of.max(axis=1)
+        assert len(set(best.tolist())) == len(best)
+        total[np.argsort(-best)] += weight / (k + np.arange(1, len(best) + 1))
+    return total
+
+
+def test_fused_adds_the_ranks_of_its_members(seen):
+    less_, rds = seen.similarity("gradients", "subtask"), seen.similarity("embedding", "query")
+    order, found = choose(seen, Select(method="fused", examples=9))
+    np.testing.assert_allclose(found, by_hand(seen, [less_, rds]), rtol=1e-12)
+    assert [seen.ids[k] for k in order.order] == [seen.ids[k] for k in np.lexsort((seen.ids, -found))[:9]]
+    length = seen.signal("n_label_tokens") + np.arange(len(seen.ids)) * 1e-9  # no ties
+    options = {"of": ["signal", "less"], "weights": {"signal": 0.25}, "k": 5}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(seen), "signal", lambda _e, name, _checkpoint: length if name == "loss" else 1 / 0)
+        _, found = choose(seen, Select(method="fused", examples=9, options=options))
+    np.testing.assert_allclose(found, by_hand(seen, [less_, length], 5, [1, 0.25]), rtol=1e-12)
+
+
+def test_the_order_of_members_decides_nothing_and_their_own_options_do(copy):
+    names = ["rds", "bm25", "less", "ppl_low"]
+    one = chosen(copy, "fused", options={"of": names}, name="one")
+    other = chosen(copy, "fused", options={"of": names[::-1]}, name="other")
+    assert one.example_ids == other.example_ids
+    own = chosen(copy, "fused", options={"of": names, "member_options": {"rds": {"represent": "plain"}}}, name="own")
+    assert own.example_ids != one.example_ids
+    table = reselect.score(copy, {"method": "fused", "options": {"of": names}})["sql"]
+    assert table["example_id"].to_pylist()[:10] == one.example_ids
+    alone = chosen(copy, "fused", options={"of": ["ppl_low"]}, name="alone")
+    assert alone.example_ids == chosen(copy, "ppl_low").example_ids
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"of": []}, "option `of`: give names of methods or scores, each once"),
+        ({"of": ["less", "less"]}, "each once"),
+        ({"of": ["lses"]}, "no method or score `lses`; did you mean `less`"),
+        ({"of": ["less", "tagcos"]}, "`tagcos` chooses otherwise than by an order of scores"),
+        ({"of": ["less", "ppl_mid"]}, "`ppl_mid` chooses otherwise"),
+        ({"of": ["less", "fused"]}, "`fused` chooses otherwise"),
+        ({"weights": {"bm25": 2}}, "option `weights`: `bm25` is no member; `of` has less, rds"),
+        ({"weights": {"less": 0}}, "option `weights`: Input should be greater than 0"),
+        ({"k": -1}, "option `k`"),
+        ({"member_options": {"rds": {"repersent": "plain"}}}, "no option `repersent`"),
+        ({"of": ["less", "embed"]}, "a member of `fused` needs `encoder`"),
+    ],
+)
+def test_a_fusion_that_makes_no_sense_is_refused_before_anything_is_computed(recipe_data, options, said):
+    with pytest.raises(InputError, match=said):
+        parse_recipe(recipe_data | {"select": {"method": "fused", "examples": 9, "options": options}})
+
+
+def test_a_fusion_holds_what_its_members_hold():
+    sizes = Sizes(pool=1000, dims=64, target=10, subtasks=2, chosen=50)
+    held = memory_of("fused", "top_k", {}, sizes) - memory_of("none", "top_k", {}, sizes)
+    # 6 numbers of its own, J + 1 of LESS and V + 1 of RDS+, instead of the score's one zero.
+    assert held == 8 * 1000 * (6 + (2 + 1) + (10 + 1) - 1)
 
 
 def test_checkpoints_and_seeds_can_be_chosen(copy):

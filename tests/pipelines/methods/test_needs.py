@@ -52,6 +52,19 @@ def test_embed_needs_the_encoder_alone(plain, store, encoder_dir):
     assert [chosen.examples for chosen in result.selections] == [9]
 
 
+def test_a_fusion_needs_what_its_members_need(plain, store, encoder_dir):
+    """Of words and an encoder: no model, and no rows but the encoder's; so does another of a store without rows."""
+    options = {"of": ["bm25", "dsir", "embed"], "weights": {"dsir": 0.5}}
+    select = {"method": "fused", "examples": 9, "encoder": str(encoder_dir), "options": options}
+    result = curate(parse_recipe(plain | {"select": select}), store)
+    assert stages(result) == WITHOUT_ROWS
+    assert [chosen.examples for chosen in result.selections] == [9]
+    (again,) = reselect(store, {"method": "fused", "examples": 9, "options": {"of": ["bm25", "dsir"]}})
+    assert again.examples == 9
+    with pytest.raises(InputError, match="'fused' looks at gradients and the store's last run"):
+        reselect(store, {"method": "fused", "examples": 9})
+
+
 def test_without_rows_a_selection_is_what_it_is_with_them(plain, store, copy):
     """Of the words of the pool and the target, whatever else a run computed."""
     result = curate(parse_recipe(plain | {"select": {"method": "bm25", "examples": 12}}), store)
@@ -91,10 +104,11 @@ def test_what_is_needed_and_lacking_is_said_before_any_work(plain, changes, said
         parse_recipe(plain | changes)
 
 
-def test_a_part_by_words_computes_no_rows(plain, store):
+@pytest.mark.parametrize("select", [{"method": "bm25"}, {"method": "fused", "options": {"of": ["bm25", "dsir"]}}])
+def test_a_part_by_words_computes_no_rows(plain, store, select):
     mix = {
         "examples": 20,
-        "parts": [{"target": "sql", "share": 0.5, "select": {"method": "bm25"}}, {"name": "rest", "share": 0.5}],
+        "parts": [{"target": "sql", "share": 0.5, "select": select}, {"name": "rest", "share": 0.5}],
     }
     result = curate(parse_recipe(plain | {"mix": mix}), store)
     assert stages(result) == ["ingest", "mix", "export", "report"]

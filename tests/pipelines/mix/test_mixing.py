@@ -109,6 +109,26 @@ def test_a_budget_in_tokens_is_met_to_the_token(mixed, model_dir):
         assert [row.budget for row in made.table] == [434, 433, 433]
 
 
+def test_a_part_has_so_many_rows_even_where_its_share_of_tokens_holds_fewer(mixed, model_dir):
+    """It gets the tokens that they take, the other part what it was to get: the whole has more than was asked for."""
+    lm = {"path": str(model_dir)}
+    parts = [{"name": "few", "share": 0.1, "sources": ["beta"]}, {"name": "rest"}]
+    bare = mixed({"label_tokens": 400, "parts": parts}, model=lm)
+    rows = {made.part: made.rows for made in bare.table}
+    wanted = rows["few"] + 5
+    parts[0]["at_least"] = wanted
+    more = mixed({"label_tokens": 400, "parts": parts}, model=lm)
+    assert wanted <= sum(made.rows for made in more.table if made.part == "few") <= wanted + 2
+    spent = {name: sum(m.tokens for m in made.table if m.part == "rest") for name, made in (("a", bare), ("b", more))}
+    assert spent["a"] == spent["b"] == 360
+    assert more.requested == 400 < more.realised
+    parts[0]["at_least"] = rows["few"]
+    assert mixed({"label_tokens": 400, "parts": parts}, model=lm).table == bare.table
+    parts[0]["at_least"] = 9999
+    with pytest.raises(InputError, match="part 'few': at least 9,999 rows are asked for and there are"):
+        mixed({"label_tokens": 400, "parts": parts}, model=lm)
+
+
 def test_the_seed_decides_and_ranks_are_nested(mixed):
     first = mixed({"examples": 20}).selection
     again = mixed({"examples": 20}).selection
@@ -204,6 +224,7 @@ def test_a_source_that_screening_emptied_is_named(mixed, tmp_path, write_jsonl):
     ("mix", "message"),
     [
         ({}, "exactly one of `examples`, `fraction`, `label_tokens` and `tokens`"),
+        ({"examples": 9, "at_least": 3}, "`at_least` is the least number of rows of a budget in `label_tokens`"),
         ({"examples": 5, "fraction": 0.1}, "exactly one of"),
         ({"examples": 5, "weights": "uniform", "parts": [{}]}, "`weights` belongs in the parts"),
         ({"examples": 5, "parts": [{"name": "a", "share": 0.7}, {"name": "b", "share": 0.7}]}, "sum to 1.4, not to 1"),

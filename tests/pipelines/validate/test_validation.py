@@ -225,6 +225,26 @@ def test_arms_are_what_their_names_say(copy, recipe_data, loaded):
     assert max(balanced.count(s) for s in set(balanced)) <= 2
 
 
+def test_of_a_budget_in_label_tokens_random_rows_and_methods_have_the_same_budget(copy, loaded):
+    """Else a selection of short answers would be held against ten times the training."""
+    last = runs.last_run(copy)
+    select = {"method": "ppl_low", "label_tokens": 150, "at_least": 2}
+    made = reselect.reselect(copy, select, name="tokens")
+    changes = {"select": select, "validate": {"seeds": [0, 1], "arms": ["random", "length", "fused"]}}
+    material = replace(material_of(copy, last), tests=material_of(copy, last).targets)
+    chats = Chats(work := Work(copy, parse_recipe(last.recipes.resolved | changes), loaded))
+    arms = draw_arms(work, material, chats, {"sql": selections.get(copy, made[0].name)}, None)
+    tokens = {(a.name, a.seed): [c.n_label_tokens for c in chats(a.example_ids)] for a in arms}
+    for name in ("selected", "fused"):
+        assert 100 < sum(tokens[name, 0]) <= 150
+    longest = tokens["length", 0]
+    assert sum(longest) <= 150 or len(longest) == 2
+    assert len(longest) < len(tokens["selected", 0])
+    for seed in (0, 1):
+        drawn = tokens["random", seed]
+        assert abs(sum(drawn) - 150) <= max(drawn)
+
+
 def test_a_selection_is_made_again_for_each_seed(copy, recipe_data, loaded):
     arms, _, _ = arms_of(copy, recipe_data, loaded, seeds=[0, 1, 2], arms=["redrawn"])
     selected = next(a for a in arms if a.name == "selected")

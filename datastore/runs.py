@@ -241,6 +241,23 @@ class Versus:
 
 
 @dataclass(frozen=True)
+class Worth:
+    """What an arm that is told apart from random gained for all FLOPs that were spent for it (`scorers/worth.py`).
+
+    `selecting` is a target's part of choosing, `training` one seed's; `gain` in nats per token, `per_flop` that for
+    each FLOP. It pays from `targets` targets on, and with the run's own number of them from `times` its training on
+    (None: from none on).
+    """
+
+    selecting: float
+    training: float
+    gain: float
+    per_flop: float
+    targets: int | None
+    times: float | None
+
+
+@dataclass(frozen=True)
 class ArmRow:
     """A line of the result table: one arm on one target, over its seeds, at its best learning rate.
 
@@ -271,6 +288,7 @@ class ArmRow:
     lm_eval: Mapping[str, float] = field(default_factory=dict)  # means over seeds
     curves: Sequence[Sequence[Sequence[float | None]]] = ()
     versus: Mapping[str, Versus] = field(default_factory=dict)
+    worth: Worth | None = None  # of an arm told to be better than random, its cost known; not in older summaries
 
 
 @dataclass(frozen=True)

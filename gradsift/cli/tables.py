@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gradsift.pipelines.demo.demo import PlantedTruth
     from gradsift.pipelines.export.diff import Difference
     from gradsift.pipelines.runs.dryrun import Plan
+    from gradsift.pipelines.runs.price import Price
     from gradsift.pipelines.runs.repair import Mend
     from gradsift.pipelines.select.overlap import Overlap
 
@@ -57,11 +58,18 @@ def show_plan(plan: "Plan") -> None:
     times = [(stage, show.duration(60 * minutes)) for stage, minutes in plan.minutes.items()]
     times += [("in all", f"about {show.duration(60 * sum(plan.minutes.values()))}")] if plan.minutes else []
     show.table("Time", [{"stage": stage, "takes": takes} for stage, takes in times])
+    if plan.prices:
+        show.table("Price of choosing, and of training", [_price(one) for one in plan.prices])
     show.table("Memory", [{"of": k, "holds": in_words(v)} for k, v in plan.memory.items()])
     for warning in plan.warnings:
         show.line(f"Warning: {warning}")
     for note in plan.notes:
         show.line(f"Note: {note}")
+
+
+def _price(one: "Price") -> Row:
+    takes = "not measured" if one.minutes is None else show.duration(60 * one.minutes)
+    return {"of": one.what, "FLOPs": f"{one.flops:.1e}", "takes": takes, "epochs over the pool": f"{one.epochs:.2g}"}
 
 
 def _of_which_kept(count: int, kept: int) -> str:
@@ -335,6 +343,7 @@ def show_arms(arms: Sequence[ArmRow]) -> None:
     """The table of arms, and what follows from it in words."""
     from gradsift.pipelines.recipe.validate import OURS
     from gradsift.pipelines.report.arms import how
+    from gradsift.pipelines.report.worth import PETA, pays_words
 
     for target in dict.fromkeys(arm.target for arm in arms):
         mine = [arm for arm in arms if arm.target == target]
@@ -347,6 +356,9 @@ def show_arms(arms: Sequence[ArmRow]) -> None:
             for baseline, versus in arm.versus.items():
                 if arm.arm in OURS:
                     show.line(verdict_line(target, arm.arm, baseline, versus))
+            if arm.worth is not None:
+                nats = f"{arm.worth.per_flop * PETA:.3g} nats for each PFLOP of choosing and training"
+                show.line(f"{target}: {arm.arm} gained {nats}; it {pays_words(arm)}.")
     compared = [versus for arm in arms if arm.arm in OURS for versus in arm.versus.values()]
     if compared:
         show.line(how(compared))

@@ -8,6 +8,7 @@ from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.report.arms import BETTER
 from gradsift.pipelines.report.effects import Gain, gain, loss_words, percent_words
 from gradsift.pipelines.report.parts import Answer
+from gradsift.pipelines.report.worth import pays_words
 from gradsift.scorers.verdicts import MIN_ROWS
 
 LEAST_ROWS = f"at least {MIN_ROWS} are needed"
@@ -91,6 +92,8 @@ def _answer(arm: ArmRow, arms: Mapping[str, ArmRow], result: RunResult) -> Answe
         text += (
             f" It is not shown to be better than {_losses_of(cheaper, arms)}, which {_need(cheaper)} no gradient rows."
         )
+    if pays := pays_words(arm):
+        text += f" By its cost it {pays}."
     if alike := unexplained(arm):
         what = _joined([f"{ALIKE[name]} ({name}{_loss_of(arms.get(name))})" for name in alike])
         text += f" Whether more than {what} makes the difference is not shown."

@@ -15,7 +15,14 @@ from gradsift.pipelines.report.drift import drift_parts
 from gradsift.pipelines.report.funnel import funnel_parts
 from gradsift.pipelines.report.parts import Part, Section
 from gradsift.pipelines.report.versions import version_parts
+from gradsift.pipelines.report.worth import rows_of
 
+HOW_IT_PAYS = (
+    "Gain over random in nats per token, divided by all FLOPs spent for it: a target's part of selecting, and one "
+    "training. A selection pays where it costs less than the training on more random rows that would gain as much, if "
+    "they went on as they began; they slow down, so it may pay earlier. Arms that are not told apart from random have "
+    "no line."
+)
 SELECTING = ("warm-up", "gradient rows")  # costs that serve every target
 
 
@@ -70,6 +77,8 @@ def _costs(store: Store, recipe: Recipe, result: RunResult) -> list[Part]:
     lines = _lines(store, recipe, result)
     if lines:
         parts.append(Part("FLOPs", [asdict(line) for line in lines]))
+    if gained := rows_of(result):
+        parts.append(Part("Gain for its cost", gained, note=HOW_IT_PAYS))
     targets = {row.dataset for row in result.rows if row.role == "target"}
     selecting = [line.flops for line in lines if line.what in SELECTING]
     if selecting and targets:

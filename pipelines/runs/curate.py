@@ -36,6 +36,7 @@ from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Recipe, packages
 from gradsift.pipelines.report.kept import newest_page
 from gradsift.pipelines.report.report import keep_report
+from gradsift.pipelines.report.worth import with_worth
 from gradsift.pipelines.runs import forget
 from gradsift.pipelines.runs.look import lost_labels
 from gradsift.pipelines.select import need
@@ -142,6 +143,7 @@ def _curate(work: Work, run_id: int, recipes: Recipes, export_root: Path, stage:
     if recipe.validate_ is not None:
         with stage.timed("validate"):  # not a step: its runs are
             result = replace(result, arms=validate(work, material, made, stage.step))
+            result = with_worth(store, recipe, result)
     path = newest_page(store, recipe.name)
     result = replace(result, stages=tuple(stage.done), report=str(path), made_with=made_with())
     runs.finish(store, run_id, result)

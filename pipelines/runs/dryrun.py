@@ -19,11 +19,13 @@ from gradsift.pipelines.model.positions import check_length
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.pool.warnings import warnings
 from gradsift.pipelines.recipe import Features, Recipe, packages
+from gradsift.pipelines.report.cost import weights_outside_embeddings
 from gradsift.pipelines.runs.data import Data, opened, read_aside
-from gradsift.pipelines.runs.look import Looked, answers_of, due_of, look, lost_labels
+from gradsift.pipelines.runs.look import Looked, answers_of, due_of, look, lost_labels, sampled, warmup_rows
 from gradsift.pipelines.runs.minutes import Due, minutes
+from gradsift.pipelines.runs.price import Price, Priced, prices
 from gradsift.pipelines.runs.probe import Seen, Speeds, probe
-from gradsift.pipelines.runs.trainings import Pool, trainings
+from gradsift.pipelines.runs.trainings import Pool, Training, trainings
 from gradsift.pipelines.select.need import planned, refused
 from gradsift.pipelines.training.adopted import with_adapter_of
 
@@ -55,6 +57,7 @@ class Plan:
     left_out: dict[str, int] = field(default_factory=dict)  # rows that were read and are no part of the pool, by reason
     arms_kept: int = 0  # validation runs that the store has
     warnings: list[str] = field(default_factory=list)  # of files not read, of files and sources that gave little
+    prices: list[Price] = field(default_factory=list)  # of choosing and of training, whatever is kept
 
 
 def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None, started: float = 0.0) -> Plan:
@@ -86,6 +89,7 @@ def plan_run(recipe: Recipe, store: Path, new_warmup: bool | None = None, starte
             answers = answers_of(work, data.material) if trains else []
             speeds, seen = probe(work, chats, looked.tests.chats, answers, trains=trains)
         due = due_of(work, data, looked, started, runs)
+        plan = replace(plan, prices=_prices(work, data.material, looked, speeds, runs))
         return _with_model(plan, work, data, looked, (speeds, seen), minutes(due, speeds), len(runs))
 
 
@@ -151,6 +155,27 @@ def _with_model(
         memory=memory,
         arms_kept=looked.arms_kept,
     )
+
+
+def _prices(work: Work, material: Material, looked: Looked, speeds: Speeds, runs: Sequence[Training]) -> list[Price]:
+    """What choosing costs beside training, of a recipe that does either."""
+    recipe, points = work.recipe, len(looked.missing)
+    if not (points or runs):
+        return []
+    target_tokens = 0.0
+    for target in material.targets.values() if points else ():
+        of_target = sampled(work, target.example_ids)
+        target_tokens += _mean(of_target.lengths) * of_target.share * len(target.example_ids)
+    priced = Priced(
+        recipe,
+        weights_outside_embeddings(recipe),
+        Pool(looked.usable, _mean(looked.pool.lengths), _labels(looked.pool.chats)),
+        looked.pool.lengths,
+        target_tokens,
+        warmup_rows(recipe, len(material.pool.example_ids), looked.pool.share) * points,
+        speeds,
+    )
+    return prices(priced, points, runs)
 
 
 def _characters(data: Data, known: Store | None) -> int:

@@ -12,6 +12,7 @@ from gradsift.pipelines.features.gather import Material
 from gradsift.pipelines.model.encode import Encoded, encode
 from gradsift.pipelines.model.labels import check_labels, measured_sets
 from gradsift.pipelines.model.work import Work
+from gradsift.pipelines.recipe import Recipe
 from gradsift.pipelines.runs.data import Data
 from gradsift.pipelines.runs.held import Held, Missing, held_by, trained
 from gradsift.pipelines.runs.minutes import Due, Rows
@@ -106,11 +107,8 @@ def _with_labels(work: Work, missing: Missing, sample: Sample) -> Missing:
 
 def due_of(work: Work, data: Data, looked: Looked, started: float, runs: Sequence[Training]) -> Due:
     """All that a run has to do; of validation, the runs that are not recorded."""
-    recipe, warmup = work.recipe, work.recipe.warmup
+    recipe = work.recipe
     in_pool, left = len(data.material.pool.example_ids), max(0, len(looked.missing) - looked.checkpoints_kept)
-    trained_on = 0
-    if recipe.needs_rows and warmup is not None and not warmup.from_:
-        trained_on = round(max(warmup.fraction * in_pool, min(in_pool, warmup.min_examples)) * looked.pool.share)
     passes = [
         Rows(len(ids), _lengths(work, ids)) for one in looked.missing for ids in (one.targets, one.pool, one.plain)
     ]
@@ -121,7 +119,7 @@ def due_of(work: Work, data: Data, looked: Looked, started: float, runs: Sequenc
         start=started,
         reading=data.seconds,
         encode=looked.pool.seconds,
-        warmup_rows=trained_on * left,
+        warmup_rows=warmup_rows(recipe, in_pool, looked.pool.share) * left,
         passes=passes,
         unit_rows=recipe.features.unit_rows,
         values=float(in_pool * dims * max(1, len(looked.missing)) * max(1, len(recipe.targets))),
@@ -130,6 +128,14 @@ def due_of(work: Work, data: Data, looked: Looked, started: float, runs: Sequenc
         tests=Rows(looked.measured, looked.tests.lengths),
         in_pool=in_pool,
     )
+
+
+def warmup_rows(recipe: Recipe, in_pool: int, usable: float) -> int:
+    """Rows that the steps of one epoch of the warm-up see; 0 without one."""
+    warmup = recipe.warmup
+    if not recipe.needs_rows or warmup is None or warmup.from_:
+        return 0
+    return round(max(warmup.fraction * in_pool, min(in_pool, warmup.min_examples)) * usable)
 
 
 def _lengths(work: Work, ids: Sequence[str]) -> list[int]:

@@ -16,6 +16,7 @@ from gradsift.pipelines.progress import Progress, Step, directly, quiet
 from gradsift.pipelines.recipe import Fields, packages, recorded_recipe
 from gradsift.pipelines.report.kept import newest_page
 from gradsift.pipelines.report.report import keep_report
+from gradsift.pipelines.report.worth import with_worth
 from gradsift.pipelines.runs import forget
 from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.validate.validate import Made, validate
@@ -62,6 +63,7 @@ def revalidate(
         rows = validate(work, material, made, step)
         path = out or newest_page(store, recipe.name)
         result = replace(last.result, base=last.name, arms=rows, report=str(path), made_with=made_with())
+        result = with_worth(store, recipe, result)
         runs.finish(store, run_id, result)
         keep_report(store, runs.get(store, run_id), out)
     return result

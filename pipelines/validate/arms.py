@@ -31,7 +31,7 @@ from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import digest_ids
 from gradsift.datastore.selections import Selection
 from gradsift.pipelines.features.gather import Material, evidence
-from gradsift.pipelines.methods.registry import ROWS, methods
+from gradsift.pipelines.methods.registry import ROWS, Options, methods
 from gradsift.pipelines.model.chats import Chats
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Mixing, Select, Validate
@@ -174,9 +174,9 @@ def _by_method(work: Work, material: Material, name: str, target: str, pool: _Us
     if methods()[name].needs & ROWS and not material.pairs:
         raise InputError("this store has no gradient rows for an arm that chooses by a method; use `gradsift run`")
     e = evidence(work, material, target, encoder if "encoder" in methods()[name].needs else None)
-    select, budget = work.recipe.selecting, {"examples": min(size, len(e.ids))}
-    if select is not None and select.label_tokens is not None:
-        budget = dict(select.budget)
+    select = work.recipe.selecting
+    in_tokens = select is not None and select.label_tokens is not None
+    budget: Options = select.budget if select is not None and in_tokens else {"examples": min(size, len(e.ids))}
     choice, _ = choose(e, Select(method=name, encoder=encoder, **budget))
     usable = set(pool.ids)
     return [i for i in (e.ids[int(k)] for k in choice.order) if i in usable]

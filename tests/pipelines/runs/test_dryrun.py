@@ -1,6 +1,7 @@
 """A dry run says what the run will do: what it refuses, what it computes, what it keeps."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -9,8 +10,9 @@ from gradsift.pipelines.recipe import packages, parse_recipe
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.dryrun import plan_run
 from gradsift.pipelines.runs.minutes import Due, Rows, minutes
+from gradsift.pipelines.runs.price import Price, Priced, of_gradients, prices
 from gradsift.pipelines.runs.probe import Curve, Pace, Speeds
-from gradsift.pipelines.runs.trainings import Pool, trainings
+from gradsift.pipelines.runs.trainings import Pool, Training, trainings
 
 
 def test_a_method_that_the_run_would_refuse_is_named(recipe_data, store, tmp_path):
@@ -39,6 +41,12 @@ def test_a_dry_run_after_a_finished_run_counts_all_of_it_as_kept(copy, finished)
     assert (plan.rows_to_compute, plan.checkpoints_kept, plan.arms_kept) == (0, 2, plan.arms)
     assert plan.arms == 1 + 3 * 3
     assert set(plan.minutes) == {"start", "read and screen", "choose and export"}
+    assert [one.what for one in plan.prices] == [
+        "gradient rows of everything, 2 checkpoints",
+        "training on everything, one epoch",
+        "training one arm, 12 rows",
+    ]
+    assert plan.prices[0].minutes > 0  # what it costs, not what is left to do
     assert plan.pool_rows == pool.used
     assert plan.left_out.get("duplicates", 0) == pool.duplicates
     assert sum(plan.left_out.values()) + plan.pool_rows + plan.pool_quarantined == pool.rows_read
@@ -69,6 +77,26 @@ def test_minutes_are_what_is_to_do_at_the_speed_that_was_measured():
     assert seconds["gradients"] == pytest.approx(2 + 50 * (0.02 + 0.2) + 2 * 0.03)
     assert seconds["validate"] == pytest.approx(4 + 0.01 * 100 + 7 * (3 + 1 + 20 * 0.05 + 4) + 400 * 0.25)
     assert set(minutes(Due(start=6.0), Speeds())) == {"start", "read and screen", "choose and export"}
+
+
+def test_prices_by_hand(recipe_data):
+    """A thousand rows of 50 tokens, and 300 tokens of targets; 7 weights; two checkpoints, whose warm-up sees 40 rows:
+    2,000 tokens of warm-up and 50,300 at each; at 28 FLOPs a token. Of a cascade, all rows once and then a tenth."""
+    speeds = Speeds(gradient=Curve([50], [0.2]), warmup_row=0.5, arm=Pace(row=0.3))
+    priced = Priced(parse_recipe(recipe_data), 7, Pool(1000, 50.0, 20.0), [50], 300.0, 40, speeds)
+    gradients, everything, arm = prices(priced, 2, [Training("base", 0, 0), Training("selected", 12, 36)])
+    assert gradients.flops == 28 * (2_000 + 2 * 50_300)
+    assert gradients.minutes * 60 == pytest.approx(40 * 0.5 + (2000 + 2 * 6) * 0.2)
+    assert (everything.flops, everything.epochs, everything.minutes) == (28 * 50_000, 1.0, 1000 * 0.3 / 60)
+    assert gradients.epochs == gradients.flops / everything.flops
+    assert (arm.flops, arm.minutes) == (28 * 36 * 50, pytest.approx(36 * 0.3 / 60))
+    cascade = of_gradients(priced, "cascade", [1.0, 0.1])
+    assert cascade.flops == 28 * (2_000 + 50_000 + 5_000 + 600)
+    full = parse_recipe(recipe_data | {"validate": {"mode": "full"}})
+    assert prices(replace(priced, recipe=full, speeds=Speeds()), 0, []) == [
+        Price("training on everything, one epoch", 42 * 50_000, None, 1.0)
+    ]
+    assert prices(replace(priced, weights=0), 2, []) == []
 
 
 def test_runs_of_a_validation_are_counted_before_anything_is_chosen(recipe_data):

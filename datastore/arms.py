@@ -58,6 +58,23 @@ class ArmResult:
 
 
 @dataclass(frozen=True)
+class Worth:
+    """What an arm that is told apart from random gained for all FLOPs that were spent for it (`scorers/worth.py`).
+
+    `selecting` is a target's part of choosing, `training` one seed's; `gain` in nats per token, `per_flop` that for
+    each FLOP. It pays from `targets` targets on, and with the run's own number of them from `times` its training on
+    (None: from none on).
+    """
+
+    selecting: float
+    training: float
+    gain: float
+    per_flop: float
+    targets: int | None
+    times: float | None
+
+
+@dataclass(frozen=True)
 class LawRun:
     """One short run of a mixing law: [K] losses of the sources' held-out rows."""
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
+from gradsift.datastore.arms import Worth
 from gradsift.datastore.documents import object_of, with_rest
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.holders import process_name
@@ -238,23 +239,6 @@ class Versus:
         if self.claim == "method":
             return self.method_low, self.method_high, self.method_p_adjusted
         return self.low, self.high, self.p_adjusted
-
-
-@dataclass(frozen=True)
-class Worth:
-    """What an arm that is told apart from random gained for all FLOPs that were spent for it (`scorers/worth.py`).
-
-    `selecting` is a target's part of choosing, `training` one seed's; `gain` in nats per token, `per_flop` that for
-    each FLOP. It pays from `targets` targets on, and with the run's own number of them from `times` its training on
-    (None: from none on).
-    """
-
-    selecting: float
-    training: float
-    gain: float
-    per_flop: float
-    targets: int | None
-    times: float | None
 
 
 @dataclass(frozen=True)

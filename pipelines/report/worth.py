@@ -6,7 +6,8 @@ sentence encoder's pass, a training that a method does to score, Q-Tuning's pass
 
 from dataclasses import replace
 
-from gradsift.datastore.runs import ArmRow, RunResult, Worth
+from gradsift.datastore.arms import Worth
+from gradsift.datastore.runs import ArmRow, RunResult
 from gradsift.datastore.store import Store
 from gradsift.pipelines.methods.registry import ROWS, Needs, methods
 from gradsift.pipelines.recipe import Recipe

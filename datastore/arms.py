@@ -1,4 +1,4 @@
-"""Results of trainings in the store, as values: validation's arms, and the runs of mixing laws."""
+"""Results of trainings in the store, as values: validation's arms, trials, and the runs of mixing laws."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -75,12 +75,28 @@ class Worth:
 
 
 @dataclass(frozen=True)
+class TrialResult:
+    """A training on trial: [V] mean losses of the target's `val` rows in nats (none where it diverged), the rows, label
+    tokens and tokens that it trained on, and its seconds."""
+
+    losses: Sequence[float]
+    examples: int
+    label_tokens: int
+    tokens: int
+    seconds: float
+    diverged: bool = False
+
+
+@dataclass(frozen=True)
 class LawRun:
     """One short run of a mixing law: [K] losses of the sources' held-out rows."""
 
     losses: Sequence[float]
     sources: Sequence[str]
     examples: int
+
+
+Recorded = ArmResult | TrialResult | LawRun
 
 
 def find(store: Store, key: str, kind: type[Result]) -> Result | None:
@@ -97,7 +113,7 @@ def any_of(store: Store) -> bool:
     return store.catalog.one("SELECT 1 FROM arm LIMIT 1") is not None
 
 
-def save(store: Store, key: str, name: str, target: str, seed: int, spec: Spec, result: ArmResult | LawRun) -> None:
+def save(store: Store, key: str, name: str, target: str, seed: int, spec: Spec, result: Recorded) -> None:
     """Record the result of a training once. `spec` is all that decides it, `key` its fingerprint."""
     with store.catalog.write() as db:
         db.execute(

@@ -160,7 +160,7 @@ def arms(store: Store, names: Names) -> Frames:
 def _measured(row: Row) -> Iterator[Record]:
     result, spec = json.loads(row["result"]), json.loads(row["spec"])
     if "tests" not in result:
-        return  # a run of a mixing law
+        return  # a trial, or a run of a mixing law
     log = result.get("train") or {}
     arm = {
         "arm": row["name"], "targets": row["target"], "seed": row["seed"],

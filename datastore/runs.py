@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from pydantic import TypeAdapter, ValidationError
 
 from gradsift.datastore.arms import Worth
+from gradsift.datastore.compared import Portfolio, Versus
 from gradsift.datastore.documents import object_of, with_rest
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.holders import process_name
@@ -151,6 +152,7 @@ class SelectionReport:
     export: str | None = None
     selection_id: int | None = None  # in the catalog
     version: str = ""  # its number, as NAME@NUMBER, where it was made beside a run; a run's own has `versions`
+    portfolio: Portfolio | None = None  # how its method was chosen, where it is `auto`
 
 
 @dataclass(frozen=True)
@@ -201,44 +203,6 @@ class MixtureReport:
     export: str | None = None
     selection_id: int | None = None  # in the catalog
     version: str = ""  # its number, as NAME@NUMBER, where it was made beside a run; a run's own has `versions`
-
-
-@dataclass(frozen=True)
-class Versus:
-    """An arm's test loss against another's (negative: this arm is lower), paired by seed and row.
-
-    `low`, `high`, `p` and `p_adjusted` are about this very set; those that begin with `method_` count what another draw
-    would change (None: unknown), for which `draw_sd` is a bound. All `comparisons` of the report are corrected
-    together, `firsts` of them with half of the level. `effect` is in units of the other's noise over seeds. `claim` is
-    what the verdict speaks of: `method`, `this set`, or nothing.
-    """
-
-    difference: float
-    low: float | None
-    high: float | None
-    p: float | None
-    wins: int
-    seeds: int
-    noise: float | None
-    effect: float | None
-    p_adjusted: float | None
-    comparisons: int
-    verdict: str
-    method_low: float | None = None
-    method_high: float | None = None
-    method_p: float | None = None
-    method_p_adjusted: float | None = None
-    draw_sd: float | None = None
-    rows: int = 0  # test rows; 0 in summaries of older versions, whose verdicts were made by another rule
-    firsts: int = 0
-    claim: str = ""
-
-    @property
-    def told(self) -> tuple[float | None, float | None, float | None]:
-        """Ends of the interval, and corrected p, of the claim that the verdict makes."""
-        if self.claim == "method":
-            return self.method_low, self.method_high, self.method_p_adjusted
-        return self.low, self.high, self.p_adjusted
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from gradsift.datastore import tombstones, versions
+from gradsift.datastore.compared import Portfolio
 from gradsift.datastore.engine import Row, Transaction
 from gradsift.datastore.errors import BusyError, CorruptionError, InputError
 from gradsift.datastore.identity import Spec, canonical_json, digest_ids, fingerprint
@@ -24,6 +26,7 @@ NEWEST = (  # selection of each name and target
 )
 MIXTURE = "mixture"  # method and target of a mixture
 NO_TARGET = "none"  # target of a selection that is for none
+PORTFOLIO = b"gradsift.portfolio"  # metadata of details: how the method was chosen, JSON
 PLAN = b"gradsift.mixture"  # metadata of a mixture's details: what was asked and what came out, JSON
 
 
@@ -54,18 +57,20 @@ class Picks:
 
     `details` has a row for each example of the pool (`example_id`, `score`, and what else the rule says of it; of a
     mixture: a row for each chosen one). Its column `loss_mask` (a list of booleans, one for each label token, or null)
-    is part of the selection's digest.
+    is part of the selection's digest. `won` is the method that was taken, where the recipe's chooses between several.
     """
 
     example_ids: Sequence[str]
     scores: Sequence[float | None]
     details: pa.Table | None = None
     copies: Sequence[int] | None = None
+    won: str = ""
 
 
 def save(store: Store, name: str, target: str, spec: Spec, picks: Picks) -> Selection:
     """Record a selection, its details in a Parquet shard; the same spec again returns the one recorded first."""
     text, details = canonical_json(spec), picks.details
+    method = f"{spec['method']} ({picks.won})" if picks.won else spec["method"]
     copies, digest = _copies(picks), picks_digest(picks)
     seen = {*picks.example_ids, *(details["example_id"].to_pylist() if details is not None else [])}
 
@@ -79,7 +84,7 @@ def save(store: Store, name: str, target: str, spec: Spec, picks: Picks) -> Sele
         inserted = db.one(
             "INSERT INTO selection (name, target, method, digest, spec, scores_shard, created) "
             "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING selection_id",
-            (name, target, spec["method"], digest, text, shard_id, db.now()),
+            (name, target, method, digest, text, shard_id, db.now()),
         )
         if inserted is None:
             return False
@@ -346,3 +351,24 @@ def plan(store: Store, selection: Selection) -> MixturePlan | None:
     table = details(store, selection)
     text = (table.schema.metadata or {}).get(PLAN) if table is not None else None
     return plan_from_json(json.loads(text)) if text else None
+
+
+def with_portfolio(details: pa.Table, portfolio: Portfolio | None) -> pa.Table:
+    """Details that say how the method was chosen, where it was."""
+    if portfolio is None:
+        return details
+    return details.replace_schema_metadata(
+        {**(details.schema.metadata or {}), PORTFOLIO: canonical_json(asdict(portfolio))}
+    )
+
+
+def portfolio(store: Store, selection: Selection) -> Portfolio | None:
+    """How the method of a selection was chosen, or None where it was given. Raises CorruptionError for a damaged
+    shard."""
+    row = store.catalog.one("SELECT scores_shard FROM selection WHERE selection_id=?", (selection.selection_id,))
+    if row is None or row["scores_shard"] is None:
+        return None
+    with store.open(row["scores_shard"]) as file:
+        text = (pq.read_schema(file).metadata or {}).get(PORTFOLIO)
+    found: Portfolio | None = TypeAdapter(Portfolio).validate_json(text) if text else None
+    return found

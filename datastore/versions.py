@@ -23,7 +23,7 @@ from gradsift.datastore.store import Store
 KINDS = ("pool", "selection", "mixture")
 WORDS = {  # for parts of a selection's spec that are no settings: those are the recipe's
     "pool": "the pool", "provenance": "where its rows were read", "target": "the target", "targets": "the targets",
-    "spaces": "the feature spaces", "version": "the version of gradsift's methods",
+    "spaces": "the feature spaces", "trials": "how methods were tried", "version": "the version of gradsift's methods",
 }  # fmt: skip
 REFERENCE = re.compile(r"(?:(pool|selection|mixture):)?(.+)@(\d{1,7})")  # eight digits may be the start of a digest
 

@@ -345,6 +345,19 @@ def test_the_memory_page_works_as_written(data_dir, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_page_on_choosing_a_method_works_as_written(recipe_data, tmp_path):
+    """Its recipe and commands; the first two candidates look at words alone, so no rows are computed."""
+    page = ROOT / "docs" / "choosing-a-method.md"
+    (section,) = blocks(page, "yaml")
+    recipe = recipe_data | {"features": {}, "validate": None} | yaml.safe_load(section)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (commands,) = blocks(page, "bash")
+    for line in commands.splitlines():
+        shown = " ".join(gradsift(*shlex.split(line)[1:], cwd=tmp_path).stdout.split())
+        assert re.search(r"auto for sql: (bm25|dsir) of 2 methods by \d+ trainings", shown)
+
+
+@pytest.mark.slow
 def test_the_page_on_clusters_works_as_written(recipe_data, finished, tmp_path):
     """Its first recipe is one; then its scheduler and its two workers, commands as on the page, do the work of a run."""
     page = ROOT / "docs" / "cluster.md"
@@ -492,7 +505,7 @@ def _code(page):
 def test_no_other_code_block_goes_untested():
     allowed = {"every-night.md": {"bash", "yaml", "ini", "text", "python"},  # tests/flows/test_deployments.py
                "README.md": {"", "mermaid", "yaml", "bash", "python"}, "reference.md": {"text"}, "architecture.md": {"mermaid"},
-               "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"},
+               "choosing-a-method.md": {"yaml", "bash"}, "mixtures.md": {"yaml", "bash", "python"}, "validation.md": {"yaml", "bash", "python"},
                "versions.md": {"yaml", "bash"}, "upkeep.md": {"bash"}, "delete.md": {"yaml", "bash"}, "grow.md": {"yaml", "bash"},
                "search.md": {"bash", "python", "json"}, "find.md": {"json", "bash", "python"}, "api.md": {"text", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"},
                "reading-the-report.md": {"bash"}, "sql.md": {"yaml", "bash", "python"},

@@ -81,7 +81,11 @@ def select(
                           target=target, rule=rule, options=options, encoder=encoder, checkpoint=checkpoint, seed=seed,
                           memory=memory, name=name, picture=picture, store=store, progress=progress)  # fmt: skip
     rows = [asdict(report) for report in made]
-    show.document(rows) if json else show.table("Selections", rows, ("version", *tables.SELECTION[1:]))
+    if json:
+        show.document(rows)
+        return
+    show.table("Selections", rows, ("version", *tables.SELECTION[1:]))
+    tables.show_portfolios(made)
 
 
 @app.command

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradsift.cli import show
-from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, SpaceRows, VersionReport, Versus
+from gradsift.datastore.compared import Versus
+from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, SelectionReport, SpaceRows, VersionReport
 from gradsift.pipelines.memory import in_words
 from gradsift.pipelines.pool.warnings import warnings
 from gradsift.pipelines.report.drift import drift_words
 from gradsift.pipelines.report.funnel import as_rows, by_source, funnel
+from gradsift.pipelines.select.told import told
 from gradsift.pipelines.tables import Row
 
 if TYPE_CHECKING:
@@ -139,6 +141,7 @@ def show_result(result: RunResult) -> None:
     show_funnel(result)
     if result.selections:
         show.table("Selections", [asdict(made) for made in result.selections], (*SELECTION, "export"))
+        show_portfolios(result.selections)
     for made in result.mixtures:
         show_mixture(made)
     if result.arms:
@@ -152,6 +155,13 @@ def show_result(result: RunResult) -> None:
     if result.versions:
         show.line(f"Versions: {', '.join(map(version_words, result.versions))}")
     show.line(f"Report: {result.report}")
+
+
+def show_portfolios(selections: Sequence[SelectionReport]) -> None:
+    """A line for each selection whose method was chosen."""
+    for made in selections:
+        if made.portfolio is not None:
+            show.line(f"auto for {made.target}: {told(made.portfolio)}")
 
 
 def show_funnel(result: RunResult) -> None:

@@ -54,8 +54,10 @@ def pool_words(result: RunResult) -> str:
     return f"{pool.rows_read:,} rows read, {pool.left:,} different chats to choose from"
 
 
-def how(selection: Selection, lineage: Spec, asked: MixturePlan | None, recipe: Json, told: Told) -> list[Row]:
-    """The table of how the rows were chosen."""
+def how(
+    selection: Selection, lineage: Spec, asked: MixturePlan | None, recipe: Json, told: Told, trials: str = ""
+) -> list[Row]:
+    """The table of how the rows were chosen. `trials` says how its method was, where it was."""
     got = f"{selection.rows:,} rows of {len(selection.example_ids):,} examples"
     said: list[tuple[str, str]] = [("version", told.version)]
     if asked:
@@ -64,6 +66,7 @@ def how(selection: Selection, lineage: Spec, asked: MixturePlan | None, recipe: 
         said.append(("budget", f"{_budget(lineage.get('budget') or {})} asked for, {got} in it"))
     said.append(("pool", "; ".join(filter(None, [told.pool, f"sources: {_sources(recipe.get('pool', ()))}"]))))
     said += [("method", _method(*one)) for one in _methods(lineage)]
+    said.append(("trials", trials))
     if selection.method == BY_HAND:
         said.append(("found by", canonical_json(lineage.get("drawn") or {})))
     said.append(("verdict", told.verdict or NOT_VALIDATED))

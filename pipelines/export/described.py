@@ -15,6 +15,7 @@ from gradsift.pipelines.export.job import PLACELESS, Job
 from gradsift.pipelines.export.rows import Labels, Layout, rows_in
 from gradsift.pipelines.export.trainers import Tokens
 from gradsift.pipelines.recipe import Encoding
+from gradsift.pipelines.select.told import told
 from gradsift.pipelines.tables import Row
 
 KEEPS_ANSWERS = (
@@ -79,7 +80,9 @@ def card_of(job: Job, plan: Layout, digest: str, labels: Labels | None) -> card.
 def told_in(job: Job, described: card.Card, tokens: Tokens, data: Path) -> card.Card:
     """The card with how the rows were chosen, and its columns and configs."""
     asked = selections.plan(job.store, job.selection)
-    how = about.how(job.selection, job.lineage, asked, job.recipes.written, job.told)
+    tried = selections.portfolio(job.store, job.selection)
+    trials = told(tried) if tried is not None else ""
+    how = about.how(job.selection, job.lineage, asked, job.recipes.written, job.told, trials)
     return replace(described, how=how, columns=about.columns(_columns(data)), configs=_ready(tokens))
 
 

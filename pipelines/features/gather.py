@@ -10,10 +10,12 @@ from gradsift.datastore.runs import LeftOut
 from gradsift.datastore.store import Store
 from gradsift.datastore.unusable import unusable
 from gradsift.pipelines.features.encoder import encoder_pair
-from gradsift.pipelines.methods.evidence import Evidence, Measures, SpacePair
+from gradsift.pipelines.methods.evidence import Evidence, SpacePair
+from gradsift.pipelines.methods.measures import Measures
 from gradsift.pipelines.model.lengths import lengths
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.training.loss_drop import pool_losses
+from gradsift.pipelines.training.trial import trials
 
 
 @dataclass(frozen=True)
@@ -55,4 +57,4 @@ def unusable_of(store: Store, pool: Dataset, spaces: Sequence[int]) -> list[Left
 def _measures(work: Work, target: Dataset) -> Measures | None:
     if work.loaded is None:
         return None
-    return Measures(lambda pool: lengths(work, pool)["n_label_tokens"], pool_losses(work, target))
+    return Measures(lambda pool: lengths(work, pool)["n_label_tokens"], pool_losses(work, target), trials(work, target))

@@ -19,7 +19,7 @@ Legend: N pool examples with a row at every checkpoint, sorted by id; V target r
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -35,6 +35,7 @@ from gradsift.datastore.rows import FeatureBlock
 from gradsift.datastore.store import Store
 from gradsift.datastore.unusable import require_computed
 from gradsift.pipelines.memory import default_budget
+from gradsift.pipelines.methods.measures import Measures, Trials
 from gradsift.scorers import less
 from gradsift.scorers.rows import Rows, block_rows, unit_rows
 
@@ -56,15 +57,6 @@ class SpacePair:
     query: int
     mean_lr: float
     plain: int | None = None
-
-
-@dataclass(frozen=True)
-class Measures:
-    """What a loaded model can tell of a pool without gradient rows: [N] `label_tokens` of a dataset's members, and [N]
-    `losses` of ids before and after training on the target (pipelines/training/loss_drop.py)."""
-
-    label_tokens: Callable[[Dataset], NDArray[np.int64]]
-    losses: Callable[[Sequence[str]], tuple[F64, F64]]
 
 
 class Evidence:
@@ -92,6 +84,10 @@ class Evidence:
     def over(self, pool: Dataset) -> "Evidence":
         """The same for a part of the pool."""
         return Evidence(self.store, pool, self.target, self.pairs, self.seed, self.encoder, self._measures, self.memory)
+
+    def towards(self, target: Dataset, seed: int) -> "Evidence":
+        """The same for other rows of the target, or for another seed."""
+        return Evidence(self.store, self.pool, target, self.pairs, seed, self.encoder, self._measures, self.memory)
 
     def fingerprints(self, with_encoder: bool = False) -> list[list[Any]]:
         """[pool space, target space, mean learning rate] of each checkpoint (and of the encoder): what decides rows."""
@@ -358,6 +354,12 @@ class Evidence:
         if self._measures is None:
             raise InputError("the score `loss_drop` trains a model; name it in a recipe and use `gradsift run`")
         return self._measures.losses(self.ids)
+
+    def trials(self) -> Trials:
+        """Trainings that are measured on the target. Raises InputError without a model."""
+        if self._measures is None:
+            raise InputError("this trains a model on what each method chooses; name one in the recipe (`model`)")
+        return self._measures.trials
 
     def sources(self) -> list[str]:
         """[N] source of each example."""

@@ -174,6 +174,9 @@ QUADRANTS = Memory(
     "312·N, and 8 for each label token",
     "a pool of fewer or shorter answers",
 )
+PORTFOLIO = Memory(
+    lambda s, _o: numbers(s, 2), "16·N, and what one candidate holds after the other", "fewer candidates"
+)
 TIVE = Memory(lambda s, _o: reading(s) + numbers(s, 10), "80·N; blocks")
 SEMDEDUP = Memory(
     lambda s, o: (

@@ -197,6 +197,13 @@ PRESETS = {
         "that of its members, N log N each",
         "Cormack 2009, RRF",
     ),
+    "auto": Method(
+        "what the best of several methods chooses, by short trainings",
+        "none",
+        "portfolio",
+        "short trainings",
+        "successive halving, 1502.07943",
+    ),
     "random": Method("seeded random order", "none", "random", "N", "the baseline to beat"),
 }
 

@@ -23,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from gradsift.datastore.compared import Portfolio
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.suggest import suggestion
 from gradsift.pipelines.methods.memory import PER_EXAMPLE, Memory, Sizes
 
 GROUP = "gradsift.methods"
-BUILT_IN = ("scores", "rules", "row_rules", "fused", "presets")
+BUILT_IN = ("scores", "rules", "row_rules", "fused", "portfolio", "presets")
 
 Need = Literal[
     "gradients", "plain", "signals", "embedding", "tokens", "answer_loss", "encoder", "texts", "target", "training"
@@ -55,11 +56,14 @@ Entry = TypeVar("Entry")  # of a table: a score, a rule or a method
 @dataclass(frozen=True)
 class Choice:
     """What a rule chooses: positions in order, and where it makes them, columns for every example and masks of label
-    tokens by position."""
+    tokens by position. Of a rule that chooses between methods also the [N] scores of the one that it took, and how it
+    came to that."""
 
     order: NDArray[np.int64]
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     masks: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict)
+    scores: F64 | None = None
+    portfolio: Portfolio | None = None
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,16 @@ class Score:
 @dataclass(frozen=True)
 class Rule:
     """A rule: `run(evidence, scores, size, **options)`. `prefix`: choosing more only makes the order longer, so that a
-    budget of tokens may cut it anywhere."""
+    budget of tokens may cut it anywhere. `between` names the methods that a rule chooses between; such a rule is
+    `run(evidence, by, **options)`, where `by(evidence, method)` is what a method chooses under the same budget, with
+    its scores. It raises UnknownOption for a name that is no method's."""
 
     name: str
     run: Callable[..., Choice]
     needs: NeedsOf
     prefix: bool
     memory: Memory = UNSTATED
+    between: NamesOf | None = None
 
 
 @dataclass(frozen=True)
@@ -155,13 +162,19 @@ def score(
 
 
 def rule(
-    name: str, needs: NeedsOf | tuple[Need, ...] = (), *, prefix: bool = False, memory: Memory = UNSTATED
+    name: str,
+    needs: NeedsOf | tuple[Need, ...] = (),
+    *,
+    prefix: bool = False,
+    memory: Memory = UNSTATED,
+    between: NamesOf | None = None,
 ) -> Callable[[Function], Function]:
     """Register a function of the evidence, the scores, a size and its options as a rule. `memory` says what it
-    holds."""
+    holds, `between` makes it a rule that chooses between methods."""
 
     def register(function: Function) -> Function:
-        _add(_RULES, "rule", name, Rule(name, _with_checked_options(function, name), _needs(needs), prefix, memory))
+        run = _with_checked_options(function, name)
+        _add(_RULES, "rule", name, Rule(name, run, _needs(needs), prefix, memory, between))
         return function
 
     return register
@@ -253,6 +266,8 @@ def packages(score: str, rule: str, options: Options) -> list[str]:
     of_score = scores()[score]
     parts = [("score", score), ("rule", rule)]
     parts += [(kind, n) for n in of_score.made_of(_with_defaults(of_score, options)) for kind in ("method", "score")]
+    for method in (methods()[name] for name in between(rule, options)):
+        parts += [("score", method.score), ("rule", method.rule)]
     return sorted({_FOREIGN[part] for part in parts if part in _FOREIGN})
 
 
@@ -339,6 +354,7 @@ def checked_options(score: str, rule: str, given: Options) -> Options:
     whole = scores()[score]
     for _ in whole.made_of(_with_defaults(whole, checked)):
         pass  # which says what does not go together
+    between(rule, checked)  # says which name is no method's
     return checked
 
 
@@ -351,6 +367,13 @@ def scored(e: Any, method: str, score: str, options: Options) -> F64:
             "number, or one row of numbers, for each of `e.ids`"
         )
     return values
+
+
+def between(rule: str, options: Options) -> list[str]:
+    """The methods that a rule with these options chooses between; [] for a rule that chooses by itself. Raises
+    UnknownOption."""
+    part = rules()[rule]
+    return list(part.between(_with_defaults(part, options))) if part.between is not None else []
 
 
 def split_options(score: str, rule: str, options: Options) -> tuple[Options, Options]:

@@ -1,10 +1,12 @@
 """Encoded chats of examples in the store."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gradsift.datastore import examples
 from gradsift.pipelines.model.encode import Encoded, encode
 from gradsift.pipelines.model.work import Work
+
+CHATS = "chats"
 
 
 def usable_chats(work: Work, ids: Sequence[str]) -> tuple[list[str], list[Encoded]]:
@@ -40,3 +42,14 @@ class Chats:
         wanted = list(ids)
         self(wanted)
         return [i for i in wanted if i in self._known]
+
+    def masked(self, ids: Iterable[str], masks: Mapping[str, list[bool]]) -> list[Encoded]:
+        """Chats of the usable ones of the ids, those with a mask of label tokens without what it prunes."""
+        usable = self.usable(ids)
+        return [row.masked(masks[i]) if i in masks else row for i, row in zip(usable, self(usable), strict=True)]
+
+
+def chats_of(work: Work) -> Chats:
+    """The encoded chats that the trainings of a work share."""
+    chats: Chats = work.kept.setdefault((CHATS, work.recipe.encoding.model_dump_json()), Chats(work))
+    return chats

@@ -8,6 +8,7 @@ which tokens end an answer decides no row and no loss.)
 
 import json
 import os
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ def weight_files(folder: Path, gguf_file: str | None = None) -> list[Path]:
     for part in parts:
         _check_header(part)
     return [first, *parts]
+
+
+def outside_embeddings(folder: Path, gguf_file: str | None = None) -> int:
+    """N, the weights that a token is multiplied with, from the shapes in the files; 0 for a GGUF model."""
+    total = 0
+    for path in (file for file in weight_files(folder, gguf_file) if file.suffix == ".safetensors"):
+        with safe_open(str(path), framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                if "embed" not in name and "lm_head" not in name and "wte" not in name:
+                    total += prod(file.get_slice(name).get_shape())
+    return total
 
 
 def refuse_adapter(folder: Path) -> None:

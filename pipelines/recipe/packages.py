@@ -58,7 +58,7 @@ def _extra(what: str, extra: str, module: str) -> tuple[str, str, str]:
 
 def _methods(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if recipe.selecting is not None:
-        yield "method", recipe.select.method
+        yield from (("method", name) for name in recipe.select.between or [recipe.select.method])
     for part in recipe.mix.all_parts() if recipe.mix is not None else ():
         if part.target is not None:
             yield "method", recipe.method_of(part).method

@@ -127,6 +127,13 @@ class Recipe(Section):
             if part.target is not None and part.target not in self.targets:
                 hint = suggestion(part.target, self.targets, f"there are: {', '.join(self.targets) or 'none'}")
                 raise ValueError(f"mix: no target {part.target!r}; {hint}")
+        for part in self.mix.all_parts() if self.mix else ():
+            if part.target is not None and self.method_of(part).between:
+                by = self.method_of(part).method
+                raise ValueError(
+                    f"mix, part {part.name!r}: `{by}` tries methods out under one budget, and a part has one for each "
+                    "source; `select` by it first, and name the method that won in the part's `select`"
+                )
         why = self._model_for()
         if self.lm is None and why:
             raise ValueError(f"{why} needs `model`")

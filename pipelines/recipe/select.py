@@ -8,6 +8,7 @@ from gradsift.datastore.suggest import suggestion
 from gradsift.pipelines.methods.registry import (
     Needs,
     Options,
+    between,
     checked_options,
     methods,
     needs_of,
@@ -55,6 +56,12 @@ class Method(Section):
         """What the method looks at, with the options given here."""
         return needs_of(*self.parts())
 
+    @property
+    def between(self) -> list[str]:
+        """The methods that it chooses between; [] for one that chooses by itself."""
+        _, rule, options = self.parts()
+        return between(rule, options)
+
     def parts(self) -> tuple[str, str, Options]:
         """(score, rule, options): the method's, with what is given here instead. The method's options go where neither
         the score nor the rule chosen here takes them."""
@@ -92,3 +99,7 @@ class Select(Method):
     def budget(self) -> Options:
         """The fields that say how much, those that are given."""
         return self.model_dump(include=set(BUDGET), exclude_none=True)
+
+    def by(self, method: str) -> "Select":
+        """As much by another method, with that one's own options."""
+        return Select(method=method, encoder=self.encoder, **self.budget)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from gradsift.datastore.suggest import suggestion
-from gradsift.pipelines.methods.registry import methods
+from gradsift.pipelines.methods.registry import between, methods
 from gradsift.pipelines.recipe.mix import Mixing
 from gradsift.pipelines.recipe.model import Training
 from gradsift.pipelines.recipe.section import Section
@@ -139,6 +139,9 @@ class Validate(Sft):
             if name not in ARMS and name not in methods():
                 hint = suggestion(name, [*ARMS, *methods()], f"known: {', '.join(ARMS)}, and every method")
                 raise ValueError(f"no arm `{name}`; {hint}")
+        for name in self.arms:
+            if name in methods() and between(methods()[name].rule, methods()[name].options):
+                raise ValueError(f"`{name}` is no arm: `select` by it, and it is the arm `selected`")
         if "human" in self.arms and self.human is None:
             raise ValueError("the arm `human` needs `human`, the shares of its sources")
         for name in self.arms:

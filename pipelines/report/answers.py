@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, SelectionReport, Versus
+from gradsift.datastore.compared import Versus
+from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, SelectionReport
 from gradsift.pipelines.methods.registry import Needs, methods
 from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.report.arms import BETTER

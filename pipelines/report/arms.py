@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from gradsift.datastore.runs import ArmRow, Versus
+from gradsift.datastore.compared import Versus
+from gradsift.datastore.runs import ArmRow
 from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.report import charts
 from gradsift.pipelines.report.charts import Curve
@@ -90,13 +91,18 @@ def _remarks(arms: Sequence[ArmRow], rates: Sequence[float]) -> list[str]:
 
 
 def _differences(target: str, arm: ArmRow) -> Part:
-    rows = [{"against": name, **_found(versus)} for name, versus in arm.versus.items()]
+    rows = versus_rows(arm.versus)
     points = [
         (name, versus.difference, *versus.told[:2], versus.verdict in BETTER) for name, versus in arm.versus.items()
     ]
     label = "difference in test loss (left of 0: lower)"
     svg = charts.intervals(f"{target}: difference in test loss", points, label, 0.0)
-    return Part(f"{arm.arm} against each other arm", _without_empty(rows), svg, how(arm.versus.values()))
+    return Part(f"{arm.arm} against each other arm", rows, svg, how(arm.versus.values()))
+
+
+def versus_rows(versus: Mapping[str, Versus]) -> list[Row]:
+    """A line for each comparison, by the other's name, without columns that say nothing."""
+    return _without_empty([{"against": name, **_found(one)} for name, one in versus.items()])
 
 
 def _others(arms: Sequence[ArmRow]) -> list[Part]:
@@ -127,7 +133,7 @@ def _found(versus: Versus) -> Row:
     }
 
 
-def how(compared: Collection[Versus]) -> str:
+def how(compared: Collection[Versus], measured: str = "test row") -> str:
     """How verdicts were made, in words: of what, from how much, corrected for what."""
     one = next(iter(compared))
     if not one.rows:
@@ -141,8 +147,8 @@ def how(compared: Collection[Versus]) -> str:
     )
     half = f", half of the level for the {one.firsts} of ours with random" if one.firsts else ""
     words = [
-        f"Paired by seed ({seeds}) and test row ({rows}). 95 % t intervals of seeds and rows; p corrected together for "
-        f"all {one.comparisons} comparisons of this report (Holm{half}).",
+        f"Paired by seed ({seeds}) and {measured} ({rows}). 95 % t intervals of seeds and rows; p corrected together "
+        f"for all {one.comparisons} comparisons of this report (Holm{half}).",
         "“this set better” is about this very set of rows; "
         "“better” is about the method: what another draw would change is counted, by how redrawn arms vary.",
     ]

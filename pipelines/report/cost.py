@@ -13,7 +13,7 @@ from gradsift.datastore import features
 from gradsift.datastore.runs import ArmRow, RunResult, SpaceRows
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.opened import open_model
-from gradsift.pipelines.model.weights import weight_files
+from gradsift.pipelines.model.weights import outside_embeddings
 from gradsift.pipelines.recipe import Recipe
 
 ROW, FULL = 4, 6  # FLOPs of a token for each weight: with an adapter, and in full
@@ -31,20 +31,8 @@ class Cost:
 
 
 def weights_outside_embeddings(recipe: Recipe) -> int:
-    """N, from the shapes in the weight files; 0 for a GGUF model."""
-    from safetensors import safe_open
-
-    total = 0
-    files = weight_files(open_model(recipe.model).folder, recipe.model.gguf_file)
-    for path in (file for file in files if file.suffix == ".safetensors"):
-        with safe_open(str(path), framework="np") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                if "embed" not in name and "lm_head" not in name and "wte" not in name:
-                    size = 1
-                    for width in file.get_slice(name).get_shape():
-                        size *= width
-                    total += size
-    return total
+    """N of a recipe's model; 0 for a GGUF model."""
+    return outside_embeddings(open_model(recipe.model).folder, recipe.model.gguf_file)
 
 
 @dataclass(frozen=True)
@@ -88,6 +76,8 @@ def costs(store: Store, recipe: Recipe, result: RunResult) -> list[Cost]:
     if spent.pool:
         tokens = spent.pool + sum(spent.targets.values())
         rows.append(("gradient rows", tokens, float(ROW * n * tokens), seconds.get("gradients")))
+    tried = [(made.target, made.portfolio) for made in result.selections if made.portfolio is not None]
+    rows += [(f"trials for {target}", portfolio.tokens, portfolio.spent, None) for target, portfolio in tried]
     training = _training(result.arms)
     main = training.get("selected") or training.get("mixture")
     whole = training_flops(recipe, n, main[0]) if main else 0.0

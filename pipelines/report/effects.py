@@ -8,7 +8,8 @@ words are this project's convention, not a finding: a gain that is small here ma
 
 from dataclasses import dataclass
 
-from gradsift.datastore.runs import ArmRow, Versus
+from gradsift.datastore.compared import Versus
+from gradsift.datastore.runs import ArmRow
 
 WORDS = ((1.0, "negligible"), (5.0, "small"), (15.0, "moderate"))  # under so many percent; above: large
 LARGE = "large"

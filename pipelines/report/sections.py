@@ -14,6 +14,7 @@ from gradsift.pipelines.report.cost import Cost, costs
 from gradsift.pipelines.report.drift import drift_parts
 from gradsift.pipelines.report.funnel import funnel_parts
 from gradsift.pipelines.report.parts import Part, Section
+from gradsift.pipelines.report.portfolio import portfolio_section
 from gradsift.pipelines.report.versions import version_parts
 from gradsift.pipelines.report.worth import rows_of
 
@@ -32,6 +33,7 @@ def sections(store: Store, recipe: Recipe, run: Run) -> list[Section]:
     chosen = chosen_of(store, result)
     every = [
         *arm_sections(result.arms, recipe.validate_.lrs if recipe.validate_ else []),
+        portfolio_section(result.selections),
         Section("What was chosen", chosen_parts(store, result, chosen)),
         Section("What stayed out", [*funnel_parts(result), *_left_out(result.ingest.pool), *_of_the_model(result)]),
         Section("Rows in and out", [part for one in chosen.all for part in sample_parts(store, result, one)]),

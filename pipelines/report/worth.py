@@ -27,10 +27,13 @@ def with_worth(store: Store, recipe: Recipe, result: RunResult) -> RunResult:
     if not any(_told_better(arm) for arm in result.arms):
         return result
     weights, spent = weights_outside_embeddings(recipe), selecting(store, recipe, result)
+    trials = {made.target: made.portfolio.spent for made in result.selections if made.portfolio is not None}
     count = max(1, len(spent.targets) or len({arm.target for arm in result.arms}))
     arms = []
     for arm in result.arms:
+        tried = trials.get(arm.target, 0.0) if arm.arm == "selected" else 0.0
         needs = _needs(recipe, arm.arm)
+        needs = needs - {"training"} if needs is not None and tried else needs  # whose FLOPs were counted
         known = bool(weights) and needs is not None and not needs & UNKNOWN and (spent.pool or not needs & ROWS)
         of_target = {other.arm: other for other in result.arms if other.target == arm.target}
         base, random = of_target.get(BASE), of_target.get("random")
@@ -40,7 +43,7 @@ def with_worth(store: Store, recipe: Recipe, result: RunResult) -> RunResult:
         rows = bool(needs & ROWS)
         cost = Spent(
             spent.shared(weights) if rows else 0.0,
-            spent.own(weights, arm.target) if rows else 0.0,
+            tried + (spent.own(weights, arm.target) if rows else 0.0),
             training_flops(recipe, weights, arm.tokens or 0),
             training_flops(recipe, weights, random.tokens or 0),
             count,

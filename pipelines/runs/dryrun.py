@@ -160,10 +160,11 @@ def _with_model(
 def _prices(work: Work, material: Material, looked: Looked, speeds: Speeds, runs: Sequence[Training]) -> list[Price]:
     """What choosing costs beside training, of a recipe that does either."""
     recipe, points = work.recipe, len(looked.missing)
-    if not (points or runs):
+    tries = recipe.selecting is not None and bool(recipe.selecting.between)
+    if not (points or runs or tries):
         return []
     target_tokens = 0.0
-    for target in material.targets.values() if points else ():
+    for target in material.targets.values() if points or tries else ():
         of_target = sampled(work, target.example_ids)
         target_tokens += _mean(of_target.lengths) * of_target.share * len(target.example_ids)
     priced = Priced(

@@ -31,11 +31,23 @@ def material_of(store: Store, last: Run, checkpoint: int | None = None) -> Mater
     return Material(pool, targets, pairs=_pairs(store, last, checkpoint))
 
 
-def work_on(store: Store, recipe: Recipe, material: Material, progress: Progress = quiet) -> Work:
+def work_on(
+    store: Store, recipe: Recipe, material: Material, progress: Progress = quiet, *, trains: bool = False
+) -> Work:
     """Later work on a run's material. Its gradient rows say all that is needed of the model; where there are none, the
     recipe's model is opened (its tokenizer; no weights are loaded), which tells usable examples and their tokens as in
-    the run itself."""
-    return Work(store, recipe, progress=progress) if material.pairs else open_work(store, recipe, progress)
+    the run itself. So it is where the work `trains` it.
+
+    Raises FeatureSpaceMismatch where it trains another model than the rows are of, InputError where it is not there.
+    """
+    if material.pairs and not trains:
+        return Work(store, recipe, progress=progress)
+    from gradsift.pipelines.features.space import require_model  # loads torch, which later choices do without
+
+    work = open_work(store, recipe, progress)
+    for pair in material.pairs:
+        require_model(store, pair.train, work.model)
+    return work
 
 
 def _pairs(store: Store, last: Run, checkpoint: int | None) -> tuple[SpacePair, ...]:

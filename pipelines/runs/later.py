@@ -11,9 +11,10 @@ from gradsift.pipelines.recipe import Fields, Recipe, parse_recipe, renamed
 from gradsift.pipelines.version import made_with
 
 
-def changed(last: Run, sections: Fields, name: str, seed: int | None = None) -> Recipe:
-    """The run's recipe with other sections `select` and `mix`, under another name and without validation."""
-    more = {"select": None, "mix": None, **sections, "name": name[:64], "validate": None}
+def changed(last: Run, sections: Fields, name: str, seed: int | None = None, *, trains: bool = False) -> Recipe:
+    """The run's recipe with other sections `select` and `mix`, under another name and without validation, but where it
+    `trains`: then that says how."""
+    more = {"select": None, "mix": None, **sections, "name": name[:64], **({} if trains else {"validate": None})}
     if seed is not None:
         more["seed"] = seed
     written = {**last.recipes.written, **more}

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from gradsift.pipelines.recipe import Recipe
 from gradsift.pipelines.report.cost import Selecting, training_flops
 from gradsift.pipelines.runs.probe import Speeds
-from gradsift.pipelines.runs.trainings import Pool, Training
+from gradsift.pipelines.runs.trainings import Pool, Training, sizes_of
+from gradsift.pipelines.training.trial import portfolio_flops
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ def prices(priced: Priced, points: int, runs: Sequence[Training]) -> list[Price]
     lines = []
     if points:
         lines.append(of_gradients(priced, f"gradient rows of everything, {points} checkpoints", [1.0] * points))
+    targets = len(priced.recipe.targets)
+    tokens = sizes_of(priced.recipe, priced.pool).get("selected", 0) * priced.pool.tokens
+    tried = portfolio_flops(priced.recipe, priced.weights, tokens, priced.target_tokens / max(1, targets))
+    if tried:
+        lines.append(_line(priced, "trials of methods for all targets, at most", targets * tried, 0.0))
     whole = priced.pool.rows
     lines.append(_line(priced, "training on everything, one epoch", priced.epoch, whole * priced.step_row))
     arm = next((run for run in runs if run.seen and run.arm != "full"), None)

@@ -1,4 +1,5 @@
-"""More selections from a store that holds a run: other methods, seeds or checkpoints, without a model or a new pass."""
+"""More selections from a store that holds a run: other methods, seeds or checkpoints, without a new pass, and without a
+model but for methods that train one."""
 
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from gradsift.datastore.runs import MixtureReport, Run, SelectionReport
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material, evidence
 from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.methods.registry import ROWS, Needs, checked_options, scored, split_options
+from gradsift.pipelines.methods.registry import ROWS, checked_options, scored, split_options
 from gradsift.pipelines.methods.room import make_room
 from gradsift.pipelines.methods.rules import best
 from gradsift.pipelines.mix.mixture import describe_mixture, make_mixture
@@ -41,11 +42,12 @@ def reselect(
     forget.finish(store, progress)
     last = runs.last_run(store, computed=True)
     _require_rows(select, last)
-    recipe = changed(
-        last, {"select": dict(select), **_allowing(memory)}, name or name_after(last, select["method"]), seed
-    )
+    method = _method(select)
+    trains = method is not None and bool(method.between)
+    sections = {"select": dict(select), **_allowing(memory)}
+    recipe = changed(last, sections, name or name_after(last, select["method"]), seed, trains=trains)
     material = material_of(store, last, checkpoint)
-    work = work_on(store, recipe, material, progress)
+    work = work_on(store, recipe, material, progress, trains=trains)
     wanted = _wanted(material, target)
     reports = []
     with started(store, recipe, last) as (run_id, result):
@@ -112,7 +114,8 @@ def _allowing(memory: str | None) -> Fields:
 
 
 def _require_rows(select: Fields, last: Run) -> None:
-    if last.result.rows or not _needs(select) & ROWS:
+    method = _method(select)
+    if last.result.rows or method is None or not method.needs & ROWS:
         return
     bare = last.recipes.resolved.get("model") is None
     raise InputError(
@@ -121,12 +124,12 @@ def _require_rows(select: Fields, last: Run) -> None:
     )
 
 
-def _needs(select: Fields) -> Needs:
-    """What a method looks at with its options; nothing where they make no sense, which is said when they are read."""
+def _method(select: Fields) -> Method | None:
+    """A method with its options; None where they make no sense, which is said when they are read."""
     try:
-        return Method(**{name: select[name] for name in Method.model_fields if select.get(name) is not None}).needs
+        return Method(**{name: select[name] for name in Method.model_fields if select.get(name) is not None})
     except ValidationError:
-        return frozenset()
+        return None
 
 
 def _wanted(material: Material, target: str | None) -> list[str]:

@@ -34,7 +34,7 @@ def trainings(recipe: Recipe, pool: Pool) -> list[Training]:
     if recipe.validate_ is None:
         return []
     settings = recipe.validation
-    sizes = _sizes(recipe, pool)
+    sizes = sizes_of(recipe, pool)
     runs = [Training(BASE, 0, 0)]
     for name, rows, times in _arms(recipe, sizes):
         anchor = sizes[next(n for n in ("selected", "mixture") if n in sizes)]
@@ -57,7 +57,7 @@ def _arms(recipe: Recipe, sizes: dict[str, int]) -> Iterator[tuple[str, int, int
         yield name, sizes.get(name, anchor), 1 if name in ONCE else targets
 
 
-def _sizes(recipe: Recipe, pool: Pool) -> dict[str, int]:
+def sizes_of(recipe: Recipe, pool: Pool) -> dict[str, int]:
     """Rows of what the recipe chooses, and of the whole pool."""
     sizes = {"full": pool.rows}
     if recipe.selecting is not None:

@@ -69,7 +69,8 @@ def _methods(recipe: Recipe, pool: int) -> Iterator[tuple[str, Method, str | Non
     chosen = pool
     if recipe.selecting is not None:
         chosen = recipe.select.examples or int((recipe.select.fraction or 1.0) * pool)
-        yield f"method {recipe.select.method!r}", recipe.select, None, chosen
+        for select in [recipe.select.by(name) for name in recipe.select.between] or [recipe.select]:
+            yield f"method {select.method!r}", select, None, chosen
     for part in recipe.mix.all_parts() if recipe.mix else ():
         whole = part.sources is None and not isinstance(part.weights, dict)  # else it is asked when its pool is known
         if part.target is not None and whole:

@@ -32,6 +32,7 @@ from gradsift.pipelines.model.lengths import lengths_spec
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import Method, Select, Training
 from gradsift.pipelines.training.spec import training_spec
+from gradsift.pipelines.training.trial import trials_spec
 from gradsift.scorers.errors import MissingPackage, Unsuitable
 from gradsift.scorers.ranking import within_tokens
 
@@ -70,6 +71,8 @@ def choose(e: Evidence, select: Select) -> tuple[Choice, F64]:
     for_score, for_rule = split_options(score, rule, checked_options(score, rule, given))
     for_rule = {**_with_fraction(select, rule), **for_rule}
     with refusals_of(f"method {select.method!r}"):
+        if rules()[rule].between is not None:
+            return _between(e, select, rule, for_rule)
         size = len(e.ids) if select.label_tokens is not None else budget(select, len(e.ids))
         make_room(e, score, rule, {**given, **for_rule}, size)
         values = scored(e, select.method, score, for_score)
@@ -78,6 +81,14 @@ def choose(e: Evidence, select: Select) -> tuple[Choice, F64]:
     if not np.isfinite(best_scores).all():
         raise InputError(f"method {select.method!r} gave a score that is not finite")
     return choice, best_scores
+
+
+def _between(e: Evidence, select: Select, rule: str, options: Options) -> tuple[Choice, F64]:
+    """What a rule takes that chooses between methods, with the scores of the one that it took."""
+    choice: Choice = rules()[rule].run(e, lambda there, method: choose(there, select.by(method)), **options)
+    if choice.scores is None:
+        raise InputError(f"rule {rule!r} gave no scores of the method that it took")
+    return choice, choice.scores
 
 
 def _with_fraction(select: Select, rule: str) -> Options:
@@ -153,7 +164,9 @@ def picks_for(work: Work, e: Evidence, target_name: str) -> Picks:
         masks = [choice.masks[k].tolist() if k in choice.masks else None for k in range(len(e.ids))]
         table[MASK] = pa.array(masks, pa.list_(pa.bool_()))
     chosen = [e.ids[k] for k in choice.order]
-    return Picks(chosen, [float(values[k]) for k in choice.order], pa.table(table))
+    details = selections.with_portfolio(pa.table(table), choice.portfolio)
+    won = choice.portfolio.won if choice.portfolio else ""
+    return Picks(chosen, [float(values[k]) for k in choice.order], details, won=won)
 
 
 def spec_for(work: Work, e: Evidence, target_name: str) -> Spec:
@@ -185,6 +198,8 @@ def extra_spec(work: Work, method: Method, e: Evidence) -> Spec:
     spec: dict[str, Any] = {}
     if foreign := packages(*method.parts()):
         spec["packages"] = foreign
+    if work.loaded is not None and method.between:
+        spec["trials"] = trials_spec(work)
     if work.loaded is not None and not e.pairs:
         spec["lengths"] = lengths_spec(work)
         if "training" in method.needs:
@@ -210,6 +225,7 @@ def describe(work: Work, target: str, chosen: Selection, pool: Dataset) -> Selec
         source_precision=sum(source in own for source in sources) / len(sources) if own else None,
         source_share_of_pool=sum(source in own for source in everything) / len(everything) if own else None,
         selection_id=chosen.selection_id,
+        portfolio=selections.portfolio(work.store, chosen) if work.recipe.select.between else None,
     )
 
 

@@ -30,13 +30,13 @@ from gradsift.pipelines.model.batches import collate, pad_id
 from gradsift.pipelines.model.devices import best_device
 from gradsift.pipelines.model.encode import Encoded
 from gradsift.pipelines.model.head import example_means, token_losses, weighted
-from gradsift.pipelines.model.load import seed_all
+from gradsift.pipelines.model.load import load_trainable, seed_all
+from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.recipe import GradES, Sft
 from gradsift.pipelines.training.loop import BETAS, EPS
 
 Prune = Callable[[Any, list[Encoded]], list[Encoded]]
 """Gives the rows of a batch (fewer, or with fewer labels) that a step trains on, as the model is before it."""
-SFT_VERSION = 1
 EARLY_STEPS = 100
 
 
@@ -105,6 +105,24 @@ def fit(
         frozen=freezer.frozen if freezer else 0,
         curve=_thinned(log),
     )
+
+
+def trained(
+    work: Work,
+    rows: Sequence[Encoded],
+    training: Sft,
+    seed: int,
+    *,
+    steps: int | None = None,
+    prune: Prune | None = None,
+    reported: Reported | None = None,
+) -> tuple[Any, TrainLog | None]:
+    """The recipe's model (or its adapter, as the seed draws it) after `fit`; as it is, and no log, without rows."""
+    model = load_trainable(work.model, work.recipe.model, work.recipe.lora, seed, training.mode)
+    if not rows:
+        return model, None
+    tokenizer = work.model.tokenizer
+    return model, fit(model, tokenizer, rows, training, seed, steps=steps, prune=prune, reported=reported)
 
 
 def _logger(log: list[list[float]], freezer: "_Freezer | None") -> Any:

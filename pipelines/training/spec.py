@@ -6,6 +6,7 @@ from gradsift.pipelines.model.truncate import stored_name
 from gradsift.pipelines.model.work import Work
 
 TRAINER_VERSION = 1
+SFT_VERSION = 1  # of the trainer of arms (training/sft.py)
 
 
 def training_spec(work: Work) -> Spec:

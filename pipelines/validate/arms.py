@@ -112,7 +112,7 @@ def draw_arms(
                 if name == REDRAWN:
                     if selected is None:
                         raise InputError(f"the arm `redrawn` needs a selection, and there is none for {target!r}")
-                    rows, own = _redrawn(work, seen_by(work, material, selected), target, set(pool.ids), seed)
+                    rows, own = _redrawn(work, material, selected, target, set(pool.ids), seed)
                     add(name, seed, rows, target, own)
                     continue
                 if name in ARMS:  # `random` is a method too; as an arm it is drawn anew for each seed
@@ -182,13 +182,17 @@ def _by_method(work: Work, material: Material, name: str, target: str, pool: _Us
     return [i for i in (e.ids[int(k)] for k in choice.order) if i in usable]
 
 
-def _redrawn(work: Work, material: Material, target: str, usable: set[str], seed: int) -> tuple[list[str], Masks]:
-    """(ids, masks) that the recipe's method chooses by half of the target's rows, with another seed of its own."""
+def _redrawn(
+    work: Work, material: Material, selected: Selection, target: str, usable: set[str], seed: int
+) -> tuple[list[str], Masks]:
+    """(ids, masks) that the recipe's method, or the one that won, chooses by half of the target's rows, with another
+    seed of its own."""
     half = half_of(material.targets[target], [work.recipe.seed, 2, seed])
-    again = replace(material, targets={**material.targets, target: half})
+    again = replace(seen_by(work, material, selected), targets={**material.targets, target: half})
     e = evidence(work, again, target, work.recipe.select.encoder)
     e.seed = work.recipe.seed + DRAW + seed
-    choice, _ = choose(e, work.recipe.select)
+    won = selections.portfolio(work.store, selected)
+    choice, _ = choose(e, work.recipe.select if won is None else work.recipe.select.by(won.won))
     masks = {e.ids[k]: mask.tolist() for k, mask in choice.masks.items()}
     return [e.ids[int(k)] for k in choice.order if e.ids[int(k)] in usable], masks
 

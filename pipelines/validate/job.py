@@ -15,21 +15,18 @@ from gradsift.datastore import arms
 from gradsift.datastore.arms import ArmResult, Measured, TrainLog
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.identity import Spec, digest_ids, fingerprint
-from gradsift.pipelines.model.chats import Chats
+from gradsift.pipelines.model.chats import Chats, chats_of
 from gradsift.pipelines.model.encode import Encoded
-from gradsift.pipelines.model.load import load_trainable
 from gradsift.pipelines.model.losses import row_losses, token_mean
 from gradsift.pipelines.model.pieces import let_go
 from gradsift.pipelines.model.work import Order, Work
 from gradsift.pipelines.recipe import Recipe, Sft
 from gradsift.pipelines.training.prune import dynamic
-from gradsift.pipelines.training.sft import SFT_VERSION, Reported, fit
-from gradsift.pipelines.training.spec import training_spec
+from gradsift.pipelines.training.sft import Reported, trained
+from gradsift.pipelines.training.spec import SFT_VERSION, training_spec
 from gradsift.pipelines.validate.answers import answer
 from gradsift.pipelines.validate.arms import QTUNING, Arm
 from gradsift.pipelines.validate.harness import folder_digest, scores
-
-CHATS = "chats"
 
 
 @dataclass(frozen=True)
@@ -82,12 +79,6 @@ class Job:
         return Sft(**(settings.model_dump(include=set(Sft.model_fields), exclude={"preset"}) | {"lr": self.lr}))
 
 
-def chats_of(work: Work) -> Chats:
-    """The encoded chats that the runs of a work share."""
-    chats: Chats = work.kept.setdefault((CHATS, work.recipe.encoding.model_dump_json()), Chats(work))
-    return chats
-
-
 def key_of(work: Work, job: Job) -> str:
     """What the result is recorded under."""
     return fingerprint(_spec(work, job))
@@ -104,7 +95,7 @@ def run(work: Work, job: Job, chats: Chats) -> ArmResult:
     if done_before is not None:
         return done_before
     arm, spec = job.arm, _spec(work, job)
-    rows = _masked(arm, chats)
+    rows = chats.masked(arm.example_ids, arm.masks)
     model, log = _trained(work, job, rows)
     result = _finite(
         ArmResult(
@@ -146,21 +137,11 @@ def _spec(work: Work, job: Job) -> Spec:
     return {**spec, "lm_eval": benchmarks}
 
 
-def _masked(arm: Arm, chats: Chats) -> list[Encoded]:
-    usable = chats.usable(arm.example_ids)
-    return [row.masked(arm.masks[i]) if i in arm.masks else row for i, row in zip(usable, chats(usable), strict=True)]
-
-
 def _trained(work: Work, job: Job, rows: Sequence[Encoded]) -> tuple[Any, TrainLog | None]:
-    settings, arm, recipe = job.recipe.validation, job.arm, job.recipe
-    model = load_trainable(work.model, recipe.model, recipe.lora, arm.seed, settings.mode)
-    if not rows:
-        return model, None
+    settings, arm = job.recipe.validation, job.arm
     pruned = settings.qtuning if arm.name == QTUNING else None
     prune = dynamic(pruned, work.model.tokenizer) if pruned else None
-    tokenizer, reported = work.model.tokenizer, _reported(job)
-    log = fit(model, tokenizer, rows, job.training, arm.seed, steps=job.steps, prune=prune, reported=reported)
-    return model, log
+    return trained(work, rows, job.training, arm.seed, steps=job.steps, prune=prune, reported=_reported(job))
 
 
 def _reported(job: Job) -> Reported | None:

@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradsift.datastore.arms import ArmResult, Measured
-from gradsift.datastore.runs import ArmRow, Versus
+from gradsift.datastore.compared import Versus
+from gradsift.datastore.runs import ArmRow
+from gradsift.pipelines.findings import versus
 from gradsift.pipelines.recipe import Recipe
 from gradsift.pipelines.recipe.validate import AT_RANDOM, OURS, REDRAWN
 from gradsift.pipelines.validate.arms import BASE, Arm
-from gradsift.scorers.verdicts import Drawn, Finding, Losses, Pair, judge
+from gradsift.scorers.verdicts import Drawn, Losses, Pair, judge
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
 T95 = (
@@ -95,7 +97,7 @@ def _comparisons(
                 pairs[target, one, other] = pair
     compared: dict[tuple[str, str], dict[str, Versus]] = {}
     for (target, one, other), finding in zip(pairs, judge(list(pairs.values())), strict=True):
-        compared.setdefault((one, target), {})[other] = _versus(finding)
+        compared.setdefault((one, target), {})[other] = versus(finding)
     return compared
 
 
@@ -136,12 +138,6 @@ def _bound(arms: Mapping[str, Losses], name: str, against: str) -> Losses | None
     own = [REDRAWN] if name == "selected" else []
     names = [*own, *([against] if against in AT_RANDOM else []), *AT_RANDOM]
     return next((arms[n] for n in names if n in arms and len(arms[n].seeds) > 1), None)
-
-
-def _versus(finding: Finding) -> Versus:
-    known = {field.name: getattr(finding, field.name) for field in fields(finding)}
-    this_set, method = known.pop("this_set"), known.pop("method")
-    return Versus(**known, **asdict(this_set), **{f"method_{name}": value for name, value in asdict(method).items()})
 
 
 def _row(lookups: _Lookups, name: str, target: str, runs: Sequence[ArmRun], versus: Mapping[str, Versus]) -> ArmRow:

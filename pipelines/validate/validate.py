@@ -16,14 +16,14 @@ from gradsift.datastore.identity import digest_ids
 from gradsift.datastore.runs import ArmRow
 from gradsift.datastore.selections import Selection
 from gradsift.pipelines.features.gather import Material
-from gradsift.pipelines.model.chats import Chats, usable_chats
+from gradsift.pipelines.model.chats import Chats, chats_of, usable_chats
 from gradsift.pipelines.model.pieces import finish
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.progress import Step, directly
 from gradsift.pipelines.recipe import Validate
 from gradsift.pipelines.recipe.validate import OURS
 from gradsift.pipelines.validate.arms import BASE, Arm, draw_arms
-from gradsift.pipelines.validate.job import Bench, Benches, Job, chats_of, key_of, recorded, run
+from gradsift.pipelines.validate.job import Bench, Benches, Job, key_of, recorded, run
 from gradsift.pipelines.validate.table import ArmRun, table
 
 

@@ -474,7 +474,7 @@ def test_a_rule_hands_its_formula_the_rows_of_autograd(truth, name, monkeypatch)
         np.testing.assert_allclose(found, wanted, atol=0.02 * wanted.std(), err_msg=f"{function}, argument {argument}")
 
 
-ALONE = {"random"}  # looks at nothing
+ALONE = {"random", "auto"}  # look at nothing, or at what others choose
 
 
 def test_every_method_is_held_against_autograd():

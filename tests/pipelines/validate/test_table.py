@@ -9,7 +9,7 @@ import pytest
 
 from gradsift.cli.tables import verdict_line
 from gradsift.datastore.arms import ArmResult, Measured
-from gradsift.datastore.runs import Versus
+from gradsift.datastore.compared import Versus
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.report.arms import arm_sections, how
 from gradsift.pipelines.report.report import cards

@@ -335,7 +335,7 @@ def test_the_best_rate_is_chosen_on_val_and_a_divergence_is_said(copy):
 
 def test_mixtures_methods_metrics_and_matched_steps(copy, monkeypatch):
     reselect.remix(copy, {"examples": 30, "parts": [{"target": "sql", "share": 0.5}, {"name": "rest"}]}, name="mixed")
-    real = validation.fit
+    real = sft.fit
 
     def noted(model, tokenizer, rows, training, seed, *, steps, **more):
         log = real(model, tokenizer, rows, training, seed, steps=steps, **more)
@@ -343,7 +343,7 @@ def test_mixtures_methods_metrics_and_matched_steps(copy, monkeypatch):
         return log
 
     noted.seen = []
-    monkeypatch.setattr(validation, "fit", noted)
+    monkeypatch.setattr(sft, "fit", noted)
     recipe = runs.last_run(copy).recipes.resolved
     recipe["targets"]["sql"] |= {"metric": "f1", "max_new_tokens": 4}
     with copy.catalog.write() as db:

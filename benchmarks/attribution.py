@@ -52,11 +52,13 @@ SCORES: dict[str, tuple[str, dict[str, Any]]] = {
     "full": ("similarity", {"length": "full"}),
     "plain": ("similarity", {"represent": "plain"}),
     "trak": ("influence", {}),
+    "trak_damped": ("influence", {"ridge": 30.0}),
+    "tracin": ("influence", {"precondition": "none"}),
     "datainf": ("influence", {"precondition": "datainf"}),
     "gist": ("influence", {"precondition": "gist"}),
     "dvemb": ("dvemb", {}),
+    "dvemb_sgd": ("dvemb", {"represent": "plain", "rate": 200.0}),
 }
-PLAIN = ("plain", "trak", "datainf", "gist", "dvemb")
 
 
 def interval(values: np.ndarray, seed: int = 0) -> list[float]:
@@ -100,10 +102,10 @@ def prices(work: Work, e: Evidence, names: Mapping[str, Any]) -> dict[str, dict[
     found = {}
     for name in names:
         rows = {"dvemb": 2, "rds": 0, "bm25": 0, "random": 0, "exact_dot": 0}.get(name, 1)
-        product = 2.0 * dims * dims if name in ("trak", "dvemb") else 2.0 * dims
+        product = 2.0 * dims * dims if name in ("trak", "trak_damped", "dvemb", "dvemb_sgd") else 2.0 * dims
         passes = {"rds": 0.5, "bm25": 0.0, "random": 0.0, "exact_dot": 1.0}.get(name, float(count))
         found[name] = {
-            "bytes": rows * count * row + (4 * hidden if name == "rds" else 0),
+            "bytes": rows * count * row + (2 * hidden if name == "rds" else 0),
             "flops": passes * one_pass + (count * product if rows else 0.0),
         }
     return found

@@ -5,10 +5,11 @@
 | preconditioner | H⁻¹ q | source |
 |---|---|---|
 | `gram` | (GᵀG/N + λI)⁻¹ q, λ = ridge·mean eigenvalue | TRAK's whitening (`traker` multiplies by (GᵀG)⁻¹, ridge 0) |
+| `none` | q | TracIn's checkpoints (Pruthi et al. 2020); no H |
 | `datainf` | 1/(Nλ)·Σ_i [q − ⟨q, g_i⟩/(λ + ‖g_i‖²)·g_i], λ = mean g²/10, layer by layer | DataInf, `influence.py` |
 | `gist` | P Pᵀ-cosines, P = G_Vᵀ U S⁻¹ of the k largest singular values of the **query** rows | GIST, 2602.18584 |
 
-All three take plain gradients with their length on both sides: projected, unit row times norm. Departures:
+All take plain gradients with their length on both sides: projected, unit row times norm. Departures:
 
 - TRAK's rows are gradients of the model's output, and the loss's slope (1 − p) enters after the inverse; ours are
   gradients of the loss on both sides. TRAK averages over models, we weight checkpoints by their learning rates.

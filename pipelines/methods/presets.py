@@ -13,6 +13,22 @@ PRESETS = {
     "trak": Method(
         "influence with the Gram matrix inverted", "influence", "top_k", "N·D² + D³", "Park 2023, 2303.14186"
     ),
+    "trak_damped": Method(
+        "the same with a ridge of 30: predicts best what retraining does",
+        "influence",
+        "top_k",
+        "N·D² + D³",
+        "docs/results.md",
+        {"ridge": 30.0},
+    ),
+    "tracin": Method(
+        "products of plain gradients with their length",
+        "influence",
+        "top_k",
+        "N·J·D",
+        "Pruthi 2020, 2002.08484",
+        {"precondition": "none"},
+    ),
     "datainf": Method(
         "influence by DataInf's closed form",
         "influence",

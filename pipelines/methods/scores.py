@@ -56,10 +56,14 @@ def similarity(
 
 @score("influence", ("plain", "target"), memory=memory.INFLUENCE)
 def influence(
-    e: Evidence, *, precondition: Literal["gram", "datainf", "gist"] = "gram", ridge: float = 0.1, rank: int = 150
+    e: Evidence,
+    *,
+    precondition: Literal["gram", "datainf", "gist", "none"] = "gram",
+    ridge: float = 0.1,
+    rank: int = 150,
 ) -> F64:
-    """Influence with curvature, for each subtask, summed over checkpoints by their weights: plain gradients with their
-    length on both sides."""
+    """Influence with curvature (`none`: without, TracIn), for each subtask, summed over checkpoints by their weights:
+    plain gradients with their length on both sides."""
     total = np.zeros((len(e.ids), len(set(e.target.subtasks))))
     for pair, weight in zip(e.pairs, e.weights, strict=True):
         queries, means = e.raw_queries(pair)
@@ -68,7 +72,9 @@ def influence(
             for positions, rows in e.raw_blocks(pair):
                 total[positions] += weight * preconditioned.cosines(rows @ basis, means @ basis)
             continue
-        if precondition == "gram":
+        if precondition == "none":
+            turned = means.astype(np.float64)
+        elif precondition == "gram":
             turned = preconditioned.whiten(means, *preconditioned.gram(g for _, g in e.raw_blocks(pair)), ridge)
         else:
             layers = preconditioned.equal_layers(means.shape[1], e.layer_sizes(pair))
@@ -78,15 +84,15 @@ def influence(
     return total
 
 
-@score("dvemb", ("gradients", "plain", "target"), memory=memory.DVEMB)
-def dvemb_score(e: Evidence, *, rate: float = 1.0) -> F64:
+@score("dvemb", represented("plain", "target"), memory=memory.DVEMB)
+def dvemb_score(e: Evidence, *, represent: Literal["gradients", "plain"] = "gradients", rate: float = 1.0) -> F64:
     """DVEmb: influence of a step on an example on the target at the end of training, for each subtask, summed over the
-    intervals between checkpoints. Steps are the optimizer's (rows of `features.transform` with their length), `rate`
-    times as long as the warm-up's."""
+    intervals between checkpoints. Steps go along the rows of `represent` with their length (`gradients`: of
+    `features.transform`, the optimizer's; `plain`: as SGD's), and are `rate` times as long as the warm-up's."""
     total = np.zeros((len(e.ids), len(set(e.target.subtasks))))
     carried = e.raw_queries(e.pairs[-1])[1].astype(np.float64)
     for pair, count in reversed(list(zip(e.pairs, steps(e), strict=True))):
-        directions, gradients = raw_rows(e, pair, "gradients"), raw_rows(e, pair, "plain")
+        directions, gradients = raw_rows(e, pair, represent), raw_rows(e, pair, "plain")
         curved = dvemb.curvature((rows, gradients.read(places)) for places, rows in directions.blocks())
         seen, carried = dvemb.carry(carried, curved, rate * pair.mean_lr, count)
         total += pair.mean_lr * directions.products(seen)

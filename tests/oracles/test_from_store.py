@@ -145,10 +145,10 @@ def similarity(truth, mean=True):
     return truth.weighted(lambda p, t: unit(p.adam) @ reduce(unit(t.plain)).T)
 
 
-def trak(truth):
+def trak(truth, ridge=0.1):
     def one(p, t):
         hessian = p.plain.T @ p.plain / len(p.plain)
-        hessian += 0.1 * np.trace(hessian) / DIM * np.eye(DIM)
+        hessian += ridge * np.trace(hessian) / DIM * np.eye(DIM)
         return p.plain @ np.linalg.solve(hessian, truth.mean(t.plain).T)
 
     return truth.weighted(one)
@@ -171,13 +171,13 @@ def gist(truth):
     return truth.weighted(one)
 
 
-def dvemb(truth):
+def dvemb(truth, rows="adam", factor=1):
     """The authors' recursion, M ← M + Σ e gᵀ/N step by step from the last, with Adam's steps for the moves."""
     m, total = np.zeros((DIM, DIM)), 0.0
     ends = [0, *(checkpoint_of(truth.work, pair).step for pair in truth.e.pairs)]
     query = truth.mean(truth.target[-1].plain)
     for k in reversed(range(len(truth.e.pairs))):
-        a, g, rate = truth.pool[k].adam, truth.pool[k].plain, truth.e.pairs[k].mean_lr
+        a, g, rate = getattr(truth.pool[k], rows), truth.pool[k].plain, factor * truth.e.pairs[k].mean_lr
         for _ in range(ends[k + 1] - ends[k]):
             e = rate * (a - a @ m.T)
             total = total + e @ query.T / (ends[k + 1] - ends[k])
@@ -248,6 +248,8 @@ SCORES = {
     "mean_cosine": lambda truth: truth.weighted(lambda p, t: unit(p.adam) @ unit(t.plain).mean(axis=0)[:, None]),
     "uot": lambda truth: similarity(truth, mean=False),
     "trak": trak,
+    "trak_damped": lambda truth: trak(truth, 30),
+    "tracin": lambda truth: truth.weighted(lambda p, t: p.plain @ truth.mean(t.plain).T),
     "datainf": datainf,
     "gist": gist,
     "dvemb": dvemb,
@@ -280,6 +282,13 @@ def test_a_score_from_the_store_is_that_of_autograd(truth, name, encoder_dir):
     spread = expected.std()
     assert spread > 0
     np.testing.assert_allclose(found, expected, atol=0.01 * spread)
+
+
+def test_data_value_embeddings_of_longer_steps_of_sgd(truth):
+    found = scores()["dvemb"].run(truth.e, represent="plain", rate=30.0)
+    expected, short = dvemb(truth, "plain", 30) / 30, dvemb(truth, "plain")
+    np.testing.assert_allclose(found, expected, atol=0.01 * expected.std())
+    assert np.abs(expected - short).max() > 0.05 * short.std(), "later steps matter here"
 
 
 def places(columns):

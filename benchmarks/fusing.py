@@ -2,10 +2,12 @@
 
     python benchmarks/fusing.py RECIPE --store STORE --rows 120 --seeds 5 --out table.json
     python benchmarks/fusing.py RECIPE --store STORE --label-tokens 6000 --at-least 60 --seeds 5 --out table.json
+    python benchmarks/fusing.py RECIPE --store STORE --rows 120 --picks --out picks.json
 
 The store is that of a finished run of the recipe. Seeds come first, so that a table of few seeds is whole before one of
 more begins; each training is recorded in the store, and the script goes on where it was stopped. `random` draws anew
-for each seed, of a budget in label tokens as many of those. Verdicts are those of validation, against random, all
+for each seed, of a budget in label tokens as many of those. `--picks` trains nothing: rows of the target's own source,
+label tokens, and what each method shares with LESS. Verdicts are those of validation, against random, all
 corrected together.
 """
 
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--label-tokens", type=int)
     parser.add_argument("--at-least", type=int)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--picks", action="store_true", help="train nothing: say what was picked")
     parser.add_argument("--minutes", type=float, default=40, help="start no training after so many")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -58,6 +61,10 @@ def main() -> None:
     with Store(args.store) as store:
         work = replace(open_work(store, recipe), recipe=recipe)
         material = material_of(store, runs.last_run(store, computed=True))
+        if args.picks:
+            lines = [line for name in material.targets for line in described(work, material, name, budget)]
+            args.out.write_text(json.dumps({"budget": budget, "rows": lines}, indent=1) + "\n", "utf-8")
+            return
         chats = Chats(work)
         pool = chats.usable(material.pool.example_ids)
         tokens = [chat.n_label_tokens for chat in chats(pool)]
@@ -103,6 +110,19 @@ def picked(work, material, target, budget):
         choice, _ = choose(e, Select(**method, **budget))
         found[name] = [e.ids[k] for k in choice.order]
     return found
+
+
+def described(work, material, target, budget):
+    """A line for each method: what its picks are."""
+    e = evidence(work, material, target)
+    own, picks = set(work.recipe.targets[target].own_sources), picked(work, material, target, budget)
+    source, tokens = dict(zip(e.ids, e.sources(), strict=True)), dict(zip(e.ids, e.label_tokens(), strict=True))
+    for name, ids in picks.items():
+        line = {"target": target, "arm": name, "examples": len(ids), "label_tokens": sum(tokens[i] for i in ids)}
+        line["own_source"] = sum(source[i] in own for i in ids) / len(ids) if own else None
+        line["shared_with_less"] = len(set(ids) & set(picks["less"])) / len(ids)
+        print(line, flush=True)
+        yield line
 
 
 def table(found, benches):

@@ -139,7 +139,7 @@ def capturing(
 
     uses = Uses(give, batch, on_odd)
     hooked = {name: layer for name, layer in layers.items() if name not in by_autograd}
-    undo = _fuse_lora(model, hooked, uses)
+    undo = _fuse_lora(model, layers, hooked, uses)
     undo |= watch_routed(model, hooked, uses)
     for parameter in thawed:
         parameter.requires_grad_(False)
@@ -212,15 +212,21 @@ class Uses:
         return None
 
 
-def _fuse_lora(model: Any, layers: Mapping[str, torch.nn.Module], uses: Uses) -> dict[str, Callable[[], None]]:
-    """Fuse the plain LoRA layers; returns how to undo it, by the names of the weights they take care of."""
+def _fuse_lora(
+    model: Any, layers: Mapping[str, torch.nn.Module], hooked: Mapping[str, torch.nn.Module], uses: Uses
+) -> dict[str, Callable[[], None]]:
+    """Fuse the plain LoRA layers, also those of which nothing is captured: they cost less so, and below the first
+    captured one they make no graph. Returns how to undo it, by the names of their weights."""
     undo: dict[str, Callable[[], None]] = {}
+    others = {id(layer) for layer in layers.values()}
     for name, module in model.named_modules():
-        a, b = (f"{name}.lora_{part}.default.weight" for part in "AB")
-        names = [n for n in (a, b) if n in layers]
-        if names and fusible(module):
-            on_a, on_b = (partial(uses, n) if n in layers else None for n in (a, b))
-            undo |= dict.fromkeys(names, fuse(module, on_a, on_b, partial(uses.begin, *names)))
+        if fusible(module):
+            a, b = (f"{name}.lora_{part}.default.weight" for part in "AB")
+            names = [n for n in (a, b) if n in hooked]
+            if id(module.base_layer) in others or any(n in layers and n not in hooked for n in (a, b)):
+                continue  # hooks, or autograd, need the layer's own steps
+            on_a, on_b = (partial(uses, n) if n in hooked else None for n in (a, b))
+            undo |= dict.fromkeys((a, b), fuse(module, on_a, on_b, partial(uses.begin, *names)))
     return undo
 
 

@@ -69,7 +69,7 @@ class Extractor:
         else:
             self.model = load_base(job.loaded, job.model)
         features = job.features
-        layers = watched_layers(self.model, features.parameters, features.layers)
+        layers = watched_layers(self.model, features.parameters, features.patterns)
         self.fit = look(self.model, layers, job.loaded, job.model.attention, job.lora)
         self.layers = {name: layer for name, layer in layers.items() if name not in self.fit.left_out}
         p = features.projector

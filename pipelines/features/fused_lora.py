@@ -5,7 +5,9 @@ and in f32 around a bfloat16 model. Here the low-rank part is added in place by 
 
     h = x Aᵀ     z = x Wᵀ + s·h Bᵀ     dh = s·δ B     dx = δ W + dh A     G_A = Σ_t dh_t x_tᵀ     G_B = Σ_t δ_t (s·h_t)ᵀ
 
-The same values to rounding (in the model's dtype). Legend: B examples, T tokens, I inputs, O outputs, R rank.
+The same values to rounding (in the model's dtype). In f32 and with more tokens than inputs, adding s·B A to W first
+costs less than adding the low-rank part to every token; the sum is made where it is used and dropped at once.
+Legend: B examples, T tokens, I inputs, O outputs, R rank.
 """
 
 from collections.abc import Callable
@@ -27,6 +29,12 @@ class FusedLora:
     scale: float
     on_a: Callable[[torch.Tensor, torch.Tensor], None] | None
     on_b: Callable[[torch.Tensor, torch.Tensor], None] | None
+
+    def merged(self, tokens: int) -> torch.Tensor | None:
+        """W + s·B A [O, I], where that is the cheaper way for so many tokens, and exact enough."""
+        if self.weight.dtype != torch.float32 or tokens <= self.weight.shape[1]:
+            return None
+        return torch.addmm(self.weight, self.b, self.a, alpha=self.scale)
 
 
 def fusible(module: Any) -> bool:
@@ -60,8 +68,8 @@ def fuse(
         on_a,
         on_b,
     )
-    # Outputs must require a gradient even where the input does not (the first layer), and no weight does.
-    anchor = torch.zeros((), device=base.weight.device, requires_grad=True)
+    # Outputs of a captured layer must require a gradient even where the input does not (the first), and no weight does.
+    anchor = torch.zeros((), device=base.weight.device, requires_grad=on_a is not None or on_b is not None)
 
     def forward(x: torch.Tensor) -> Any:
         on_use()
@@ -74,9 +82,13 @@ def fuse(
 class _FusedPass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, _anchor: torch.Tensor, layer: FusedLora) -> torch.Tensor:
-        z = linear(x, layer.weight, layer.bias)
-        h = linear(x, layer.a)
-        z.view(-1, z.shape[-1]).addmm_(h.view(-1, h.shape[-1]), layer.b.T, alpha=layer.scale)
+        weight = layer.merged(x.numel() // x.shape[-1])
+        z = linear(x, layer.weight if weight is None else weight, layer.bias)
+        h = None
+        if layer.on_b or weight is None:
+            h = linear(x, layer.a)
+            if weight is None:
+                z.view(-1, z.shape[-1]).addmm_(h.view(-1, h.shape[-1]), layer.b.T, alpha=layer.scale)
         ctx.layer = layer
         ctx.save_for_backward(x if layer.on_a else None, h if layer.on_b else None)
         return z
@@ -87,12 +99,14 @@ class _FusedPass(torch.autograd.Function):
         (delta,), (x, h) = grads, ctx.saved_tensors
         if layer.on_b:
             layer.on_b(delta, h * layer.scale)
-        dx = None
-        if layer.on_a or ctx.needs_input_grad[0]:
+        wanted = ctx.needs_input_grad[0]
+        weight = layer.merged(delta.numel() // delta.shape[-1]) if wanted else None
+        dx = None if weight is None else delta @ weight
+        if layer.on_a or (wanted and weight is None):
             dh = (delta @ layer.b) * layer.scale
             if layer.on_a:
                 layer.on_a(dh, x)
-            if ctx.needs_input_grad[0]:
+            if wanted and weight is None:
                 dx = delta @ layer.weight
                 dx.view(-1, dx.shape[-1]).addmm_(dh.view(-1, dh.shape[-1]), layer.a)
         return dx, None, None

@@ -14,7 +14,7 @@ from gradsift.pipelines.model.encode import LABEL_POLICY
 from gradsift.pipelines.model.opened import Loaded
 from gradsift.pipelines.model.truncate import stored_name
 from gradsift.pipelines.model.work import Work
-from gradsift.pipelines.recipe import Encoding, Features, Lora, Model
+from gradsift.pipelines.recipe import ChosenLayers, Encoding, Features, Lora, Model
 
 EXTRACTOR_VERSION = 3  # 3: `grad_norm` and `module_norms` are of the plain gradient
 
@@ -46,6 +46,7 @@ class GradientJob:
     def space(self) -> Spec:
         """Spec of the feature space: every field that decides a row's meaning, and nothing else."""
         f = self.features
+        layers = f.layers.model_dump() if isinstance(f.layers, ChosenLayers) else f.layers  # no rows have a rule
         p = f.projector
         return {
             "model": self.loaded.model_digest,
@@ -57,7 +58,7 @@ class GradientJob:
             "labels": LABEL_POLICY,
             "max_length": self.encoding.max_length,
             "truncation": stored_name(self.encoding.truncation),
-            "parameters": {"kind": f.parameters, "layers": f.layers, "factor_dim": f.factor_dim},
+            "parameters": {"kind": f.parameters, "layers": layers, "factor_dim": f.factor_dim},
             "transform": self.transform,
             "projector": projector_spec(p.family, p.dim, p.seed, best_device().type, p.per_module),
             "row_dtype": f.row_dtype,

@@ -128,7 +128,7 @@ def token_losses(model: Any, batch: Batch, everywhere: bool = False) -> TokenLos
     head = head_of(model)
     if head is None:
         return _own_head(model, batch)
-    hidden = hidden_states(model, batch, everywhere)
+    hidden = hidden_states(model, batch, everywhere, graph_everywhere=False)
     nll, entropy, el2n = _ClosedForm.apply(hidden[batch.rows, batch.before], batch.wanted, head)  # type: ignore[no-untyped-call]
     return TokenLosses(nll, entropy, el2n, hidden.detach())
 

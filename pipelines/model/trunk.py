@@ -5,9 +5,11 @@ does position by position (queries, attention's output map, MLP) reaches the los
 those modules see [B, W, ·], the W ≤ T labelled positions of each example (filled up with position 0, whose results
 are thrown away), and give zeros elsewhere. Exact, gradients included: δ is zero at every position left out. It saves
 that layer's part of a pass times the share of unlabelled tokens: 8 % of a 6-layer model at 30 % labelled.
+Where hidden states are wanted everywhere, the other positions go through the same modules apart, without a graph, so
+that the backward is saved.
 
-Such modules are looked for by name, and a probe decides: hidden states at labelled positions must be those of a plain
-forward. Other models run as they are.
+Such modules are looked for by name, and a probe decides: hidden states, of labelled positions and of all, must be those
+of a plain forward. Other models run as they are.
 Legend: B examples, T tokens, H hidden, W labelled tokens of the row with most, L of the batch.
 """
 
@@ -27,13 +29,16 @@ _CLOSE = {torch.float32: 1e-4}  # of the largest hidden state; coarser types rou
 _KNOWN: weakref.WeakKeyDictionary[Any, tuple[torch.nn.Module, ...]] = weakref.WeakKeyDictionary()
 
 
-def hidden_states(model: Any, batch: Batch, everywhere: bool = True) -> torch.Tensor:
+def hidden_states(model: Any, batch: Batch, everywhere: bool = True, graph_everywhere: bool = True) -> torch.Tensor:
     """[B, T, H] what the model gives its head, without running the head on it.
 
-    Unless `everywhere`, only the positions (`rows`, `before`) of the batch hold anything of use.
+    Unless `everywhere`, only the positions (`rows`, `before`) of the batch hold anything of use. Unless
+    `graph_everywhere`, the gradient must be zero at all others.
     """
-    narrow = () if everywhere or batch.widest == batch.input_ids.shape[1] else narrowable(model)
-    with _narrowed(narrow, batch):
+    # where no backward can be spared, all positions at once are cheaper than in two parts
+    whole = everywhere and (graph_everywhere or not torch.is_grad_enabled())
+    whole = whole or batch.widest == batch.input_ids.shape[1]
+    with _narrowed(() if whole else narrowable(model), batch, everywhere):
         return _hidden(model, batch)
 
 
@@ -97,8 +102,8 @@ def _hidden(model: Any, batch: Batch) -> torch.Tensor:
 
 
 @contextmanager
-def _narrowed(modules: Sequence[torch.nn.Module], batch: Batch) -> Iterator[None]:
-    """Within the block, these modules work on labelled positions only."""
+def _narrowed(modules: Sequence[torch.nn.Module], batch: Batch, everywhere: bool = False) -> Iterator[None]:
+    """Within the block, these modules work on labelled positions only; `everywhere`: on the others without a graph."""
     if not modules:
         yield
         return
@@ -106,13 +111,26 @@ def _narrowed(modules: Sequence[torch.nn.Module], batch: Batch) -> Iterator[None
     picked = batch.rows.new_zeros(size, batch.widest)
     picked[batch.rows, batch.slots] = batch.before
     every = torch.arange(size, device=picked.device)[:, None]
+    labelled = picked.new_zeros(size * tokens).index_fill_(0, batch.rows * tokens + batch.before, 1)
+    rest = labelled.argsort(stable=True)[: size * tokens - len(batch.rows)]  # as many as the CPU knows there are
+    others = (rest // tokens, rest % tokens)
+    apart: dict[torch.nn.Module, torch.Tensor] = {}
 
-    def pick(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        # Bloom's MLP is given the residual beside its input
-        return tuple(x[every, picked] if torch.is_tensor(x) and x.shape[:2] == (size, tokens) else x for x in inputs)
+    def pick(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        def of(where: tuple[torch.Tensor, torch.Tensor]) -> tuple[Any, ...]:
+            # Bloom's MLP is given the residual beside its input
+            return tuple(x[where] if torch.is_tensor(x) and x.shape[:2] == (size, tokens) else x for x in inputs)
 
-    def put(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        if everywhere:
+            with torch.no_grad():
+                alone = tuple(x[None] if torch.is_tensor(x) and x.dim() == 2 else x for x in of(others))
+                apart[module] = module.forward(*alone)[0]
+        return of((every, picked))
+
+    def put(module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
         whole = output.new_zeros(size, tokens, output.shape[2])
+        if everywhere:
+            whole[others] = apart.pop(module)
         return whole.index_put((batch.rows, batch.before), output[batch.rows, batch.slots])
 
     handles = [h for m in modules for h in (m.register_forward_pre_hook(pick), m.register_forward_hook(put))]
@@ -131,9 +149,12 @@ def _probe(model: Any) -> tuple[torch.nn.Module, ...]:
         try:
             with _narrowed(modules, batch):
                 error = (_hidden(model, batch)[wanted] - plain[wanted]).float().abs().max()
+            with _narrowed(modules, batch, everywhere=True):
+                others = ((_hidden(model, batch) - plain) * batch.attention_mask[:, :, None]).float().abs().max()
         except (RuntimeError, ValueError, IndexError):  # such a module is given more than one value for each position
             return ()
-    return modules if bool(error <= _CLOSE.get(plain.dtype, 3e-2) * plain[wanted].abs().max()) else ()
+    close = _CLOSE.get(plain.dtype, 3e-2) * plain[wanted].abs().max()
+    return modules if bool(error <= close) and bool(others <= close) else ()
 
 
 def _by_position(model: Any, batch: Batch) -> tuple[torch.Tensor, tuple[torch.nn.Module, ...]]:

@@ -1,7 +1,7 @@
 """What a user may write: the recipe, its sections, and how a file becomes one."""
 
 from gradsift.pipelines.recipe.export import Export
-from gradsift.pipelines.recipe.features import Features, Projector, Signals
+from gradsift.pipelines.recipe.features import ChosenLayers, Features, Projector, Signals
 from gradsift.pipelines.recipe.load import load_recipe, parse_recipe, recorded_recipe, renamed, section_of
 from gradsift.pipelines.recipe.mix import Mix, Mixing, Part, Prospect, ScalingLaw
 from gradsift.pipelines.recipe.model import Encoding, Lora, Model, Training, Warmup
@@ -14,6 +14,7 @@ from gradsift.pipelines.recipe.select import Method, Select
 from gradsift.pipelines.recipe.validate import GradES, QTuning, Sft, Validate
 
 __all__ = [
+    "ChosenLayers",
     "Decontaminate",
     "Dedup",
     "Encoding",

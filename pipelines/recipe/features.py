@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gradsift.pipelines.recipe.section import Section
+from gradsift.pipelines.recipe.section import Section, Share
 
 
 class Projector(Section):
@@ -44,14 +44,26 @@ class Signals(Section):
         return cls(tokens=False, embedding=False, module_norms=False, answer_loss=False)
 
 
+class ChosenLayers(Section):
+    """Layers of rows chosen from data, once for a warm-up: neighbouring blocks of the model."""
+
+    choose: Literal["agreement", "fisher", "energy"] = "agreement"
+    """What is highest in the kept blocks: the rank correlation of their scores with those of all blocks; the variance
+    of target rows between targets over that within; or the share of gradients' squared length."""
+    keep: Share = 0.25
+    """Share of the model's blocks."""
+    probe: Annotated[int, Field(ge=8, le=4096)] = 64
+    """Rows of the pool that are looked at, and as many of the targets."""
+
+
 class Features(Section):
     """What a gradient row is."""
 
     parameters: Literal["lora", "lora_b", "linear"] = "lora"
     """LoRA's A and B, B alone, or the frozen weights of all linear layers, routers and experts (which needs no
     adapter)."""
-    layers: list[str] | None = None
-    """Shell patterns of weight names to keep, such as `*.layers.2[0-9].*`; default: all."""
+    layers: list[str] | ChosenLayers | None = None
+    """Shell patterns of weight names to keep, such as `*.layers.2[0-9].*`, or how to choose them; default: all."""
     factor_dim: Annotated[int, Field(ge=8)] | None = None
     """Sketch each side of a layer's gradient to this many dims first; faster for `linear`, less exact. 128 is good."""
     transform: Literal["sgd", "adam_code", "adam_exact"] = "adam_exact"
@@ -73,6 +85,11 @@ class Features(Section):
     """Tokens (with padding) of a batch; does not change the rows beyond rounding. Halved where memory runs out."""
     unit_rows: Annotated[int, Field(gt=0)] = 256
     """Rows of one unit of work: what a crash can cost."""
+
+    @property
+    def patterns(self) -> list[str] | None:
+        """Patterns of the weights that rows have; None for all, and as long as they are still to be chosen."""
+        return self.layers if isinstance(self.layers, list) else None
 
     @model_validator(mode="after")
     def _moments_exist(self) -> "Features":

@@ -17,10 +17,12 @@ from gradsift.datastore.errors import BusyError
 from gradsift.datastore.numbering import catch_up
 from gradsift.datastore.runs import Ingested, Recipes, RunResult, SelectionReport, SpaceRows, Stage
 from gradsift.datastore.selections import Selection
+from gradsift.datastore.settled import resolve
 from gradsift.datastore.store import Store
 from gradsift.datastore.warmups import Drift
 from gradsift.pipelines.export.about import Told, pool_words
 from gradsift.pipelines.export.export import export
+from gradsift.pipelines.features import layers
 from gradsift.pipelines.features.capture import watched_layers
 from gradsift.pipelines.features.drift import drift_of
 from gradsift.pipelines.features.fit import look
@@ -33,7 +35,7 @@ from gradsift.pipelines.model.work import Spread, Work, open_work
 from gradsift.pipelines.pool import semantic
 from gradsift.pipelines.pool.read import read_datasets, with_screening
 from gradsift.pipelines.progress import Progress, Step, directly, quiet
-from gradsift.pipelines.recipe import Recipe, packages
+from gradsift.pipelines.recipe import ChosenLayers, Recipe, packages
 from gradsift.pipelines.report.kept import newest_page
 from gradsift.pipelines.report.report import keep_report
 from gradsift.pipelines.report.worth import with_worth
@@ -118,7 +120,8 @@ def _curate(work: Work, run_id: int, recipes: Recipes, export_root: Path, stage:
     lost = _check_labels(work, material)
     made_of = _Rows()
     if recipe.needs_rows:
-        material, made_of = _gradients(work, material, stage)
+        work, material, made_of = _gradients(work, material, stage, run_id)
+        recipes = replace(recipes, resolved=work.recipe.model_dump(mode="json", by_alias=True))
         material, ingested = _without_semantic(work, material, ingested, stage)
     notes = made_of.notes
     if work.loaded is not None:
@@ -169,21 +172,29 @@ class _Rows:
     drift: Drift | None = None
 
 
-def _gradients(work: Work, material: Material, stage: _Stages) -> tuple[Material, _Rows]:
-    """Warm up, and compute the rows of every checkpoint."""
+def _gradients(work: Work, material: Material, stage: _Stages, run_id: int) -> tuple[Work, Material, _Rows]:
+    """Warm up, choose layers where the recipe has them chosen, and compute the rows of every checkpoint; the work is
+    then under a recipe that names the layers."""
     recipe, store = work.recipe, work.store
     rows: list[SpaceRows] = []
     pairs = []
     found: list[Sequence[str]] = []
 
     def check(model: Any) -> None:
-        layers = watched_layers(model, recipe.features.parameters, recipe.features.layers)
-        found.append(look(model, layers, work.model, recipe.model.attention, recipe.lora).notes())
+        watched = watched_layers(model, recipe.features.parameters, recipe.features.patterns)
+        found.append(look(model, watched, work.model, recipe.model.attention, recipe.lora).notes())
         for number, note in enumerate(found[-1], 1):
             work.progress(note, number, len(found[-1]))
 
     new = runs.wants_new_warmup(store, recipe.name)
     warmed = stage("warmup", lambda: warm_up(work, material.pool, check, new=new))
+    choice = None
+    rule = recipe.features.layers
+    if isinstance(rule, ChosenLayers):
+        choice = stage("layers", lambda: layers.choose(work, material, warmed.points[0], rule))
+        work = layers.settled(work, choice.layers)
+        resolve(store, run_id, work.recipe.model_dump(mode="json", by_alias=True))
+        work.progress(choice.note, 1, 1)
     for point in warmed.points:
         pair, computed = stage(f"gradients-{point.ordinal}", lambda: checkpoint_rows(work, material, point))
         pairs.append(pair)
@@ -194,8 +205,9 @@ def _gradients(work: Work, material: Material, stage: _Stages) -> tuple[Material
         drift = drift_of(store, warmed.run, material.pool, space, reused=warmed.reused, max_drift=most)
     # a model that was trained before was looked at then
     notes = found[-1] if found else runs.last_notes(store, recipe.name, drift.warmup if drift else "")
-    notes = list(dict.fromkeys([*base_notes(recipe), *notes]))
-    return replace(material, pairs=tuple(pairs)), _Rows(rows, notes, drift)
+    chosen = [] if choice is None else [choice.note]
+    notes = list(dict.fromkeys([*base_notes(recipe), *chosen, *notes]))
+    return work, replace(material, pairs=tuple(pairs)), _Rows(rows, notes, drift)
 
 
 def _without_semantic(work: Work, material: Material, ingested: Ingested, stage: _Stages) -> tuple[Material, Ingested]:

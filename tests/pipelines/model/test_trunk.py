@@ -75,11 +75,13 @@ def test_named_modules_are_narrowed(kind):
     assert names == MODELS[kind][1]
 
 
+@pytest.mark.parametrize("everywhere", [False, True])
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_rows_and_losses_do_not_change(kind, side):
+def test_rows_and_losses_do_not_change(kind, side, everywhere, monkeypatch):
     model, batch = make(kind), batch_of(side)
-    losses, narrow = rows_of(model, batch, everywhere=False)
+    losses, narrow = rows_of(model, batch, everywhere)
+    monkeypatch.setattr(trunk, "narrowable", lambda _model: ())
     expected_losses, expected = rows_of(model, batch, everywhere=True)
     torch.testing.assert_close(losses, expected_losses, rtol=1e-5, atol=1e-6)
     assert narrow.keys() == expected.keys()
@@ -95,6 +97,25 @@ def test_the_last_layer_sees_labelled_positions_only():
     trunk.hidden_states(model, batch)
     assert seen == [(3, batch.widest, 32), (3, 19, 32)]
     assert batch.widest == int(batch.counts.max()) < 19
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_backward_of_the_last_layer_is_of_labelled_positions_only(kind):
+    """Also where hidden states are wanted everywhere: those of other positions are a plain forward's, without a graph."""
+    model, batch, met = make(kind), batch_of(), []
+    with torch.no_grad():
+        plain = trunk.hidden_states(model, batch)
+
+    def look(_module, _inputs, output):
+        output.register_hook(lambda gradient: met.append(tuple(gradient.shape[:2])))
+
+    for module in trunk.narrowable(model):
+        module.register_forward_hook(look)
+    model.get_input_embeddings().weight.requires_grad_()
+    hidden = trunk.hidden_states(model, batch, graph_everywhere=False)
+    torch.testing.assert_close(hidden.detach(), plain, rtol=1e-4, atol=1e-5)
+    hidden[batch.rows, batch.before].sum().backward()
+    assert met == [(3, batch.widest)] * len(trunk.narrowable(model))
 
 
 def test_a_module_that_mixes_positions_is_left_alone():

@@ -1,39 +1,79 @@
-"""Page headers of Parquet files: how much text a column may be of that has a few texts once and names them often.
+"""Footers and page headers of Parquet files: how much text a column may be of that has a few texts once and names them
+often.
 
 The footer does not say how many of a column's values are names of dictionary entries, and a forged one would lie. What
 Arrow reads are the pages, so their headers are looked at: a few bytes in Thrift's compact protocol before each page.
+The footer is read here, too, because pyarrow ends the process (abort) where it is asked for a column chunk whose
+statistics do not agree with its type.
 """
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from os import SEEK_END
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from gradsift.pipelines.pool import thrift
 
 NAMES = (2, 8)  # PLAIN_DICTIONARY, RLE_DICTIONARY
 DICTIONARY_PAGE = 2
 CODECS = ("snappy", "zstd", "gzip", "brotli", "lz4_raw", "lz4")
 HEADER_BYTES = 1 << 12
 MAX_HEADER_BYTES = 1 << 24  # statistics may hold texts
-MAX_DEPTH = 16
+TAIL = 8  # bytes at the end of a file: how long the footer is, and PAR1
 DAMAGED = (ArithmeticError, LookupError, OSError, TypeError, ValueError, pa.ArrowException)
 
 
-def most_named(handle: IO[bytes], chunk: pq.ColumnChunkMetaData) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Chunk:
+    """A column chunk as the footer has it: how many values, bytes of its pages unpacked and packed, and where the first
+    of them is."""
+
+    num_values: int
+    unpacked: int
+    packed: int
+    first: int
+
+
+def chunks(handle: IO[bytes]) -> list[list[Chunk]]:
+    """The column chunks of each row group. Raises ArrowInvalid for a footer that cannot be understood.
+
+    Cost: the footer, about 0.2 ms for each chunk.
+    """
+    try:
+        size = handle.seek(-TAIL, SEEK_END)
+        length = int.from_bytes(handle.read(4), "little")
+        if length > size:
+            raise ValueError("a footer of more than its file")
+        handle.seek(size - length)
+        footer, _ = thrift.struct(handle.read(length), 0)
+        return [[_chunk(column[3]) for column in group[1]] for group in footer[4]]
+    except DAMAGED as error:
+        raise pa.ArrowInvalid(f"its footer cannot be understood ({error})") from error
+
+
+def _chunk(fields: dict[int, Any]) -> Chunk:
+    pages, dictionary = fields[9], fields.get(11)
+    first = dictionary if dictionary and dictionary < pages else pages
+    if min(fields[5], fields[6], fields[7], first) < 0:
+        raise ValueError("a size below 0")
+    return Chunk(fields[5], fields[6], fields[7], first)
+
+
+def most_named(handle: IO[bytes], chunk: Chunk) -> tuple[int, int]:
     """(values, bytes) of a column chunk of texts: how many name an entry of its dictionary, and the most that an entry
     has. Of pages that cannot be understood all values may, and an entry has what its page may have.
 
     Cost: a read of some KiB for each page, and the dictionary.
     """
-    first = chunk.data_page_offset
-    if chunk.dictionary_page_offset and chunk.dictionary_page_offset < first:
-        first = chunk.dictionary_page_offset
-    end, named, longest = first + chunk.total_compressed_size, 0, 0
+    first, named, longest = chunk.first, 0, 0
+    end = min(first + chunk.packed, handle.seek(0, SEEK_END))
     try:
         while first < end:
             header, start = _header(handle, first)
-            if min(header[2], header[3]) < 0 or header[2] > chunk.total_uncompressed_size:
+            if min(header[2], header[3]) < 0 or header[2] > chunk.unpacked or start + header[3] > end:
                 raise ValueError("a page that is more than its column")
             if header[1] == DICTIONARY_PAGE:
                 longest = max(longest, _longest(handle, start, header))
@@ -42,7 +82,7 @@ def most_named(handle: IO[bytes], chunk: pq.ColumnChunkMetaData) -> tuple[int, i
                     named += max(0, header[place][1])
             first = start + header[3]
     except DAMAGED:
-        return chunk.num_values, max(longest, chunk.total_uncompressed_size)
+        return chunk.num_values, max(longest, chunk.unpacked)
     return named, longest
 
 
@@ -53,7 +93,7 @@ def _header(handle: IO[bytes], first: int) -> tuple[dict[int, Any], int]:
         handle.seek(first)
         content = handle.read(size)
         try:
-            header, end = _struct(content, 0, MAX_DEPTH)
+            header, end = thrift.struct(content, 0)
             return header, first + end
         except IndexError:
             if len(content) < size or size >= MAX_HEADER_BYTES:
@@ -86,52 +126,3 @@ def _longest_of(content: bytes, entries: int) -> int:
         if place >= len(content):
             break
     return min(longest, len(content))
-
-
-def _number(content: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = content[place]
-        value |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 0x80:
-            return value, place
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")
-
-
-def _signed(content: bytes, place: int) -> tuple[int, int]:
-    value, place = _number(content, place)
-    return (value >> 1) ^ -(value & 1), place
-
-
-def _struct(content: bytes, place: int, depth: int) -> tuple[dict[int, Any], int]:
-    if not depth:
-        raise ValueError("structs in structs without end")
-    fields: dict[int, Any] = {}
-    number = 0
-    while content[place]:
-        step, kind = content[place] >> 4, content[place] & 15
-        place += 1
-        if step:
-            number += step
-        else:
-            number, place = _signed(content, place)
-        fields[number], place = _field(content, place, kind, depth)
-    return fields, place + 1
-
-
-def _field(content: bytes, place: int, kind: int, depth: int) -> tuple[Any, int]:
-    """Thrift's kinds that page headers have: booleans, bytes, integers, text, structs."""
-    if kind in (1, 2):
-        return kind == 1, place
-    if kind == 3:
-        return content[place], place + 1
-    if kind in (4, 5, 6):
-        return _signed(content, place)
-    if kind == 8:
-        size, place = _number(content, place)
-        return None, place + size
-    if kind == 12:
-        return _struct(content, place, depth - 1)
-    raise ValueError(f"a field of kind {kind}")

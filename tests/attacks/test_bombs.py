@@ -201,7 +201,42 @@ def test_a_pool_of_short_rows_after_one_long_system_prompt_is_no_bomb(tmp_path, 
 def texts_of(path):
     """What `most_named` says of the first column of a file."""
     with path.open("rb") as handle:
-        return pages.most_named(handle, pq.ParquetFile(path).metadata.row_group(0).column(0))
+        return pages.most_named(handle, pages.chunks(handle)[0][0])
+
+
+def test_the_footer_is_read_as_arrow_reads_it(tmp_path):
+    path = tmp_path / "a.parquet"
+    chats_of = [[{"role": "user", "content": "ab" * (k % 7)}] for k in range(900)]
+    table = pa.table(
+        {
+            "messages": pa.array(chats_of, chats.MESSAGES_TYPE),
+            "n": range(900),
+            "x": [0.5] * 900,
+            **{f"c{k}": ["a"] * 900 for k in range(20)},
+        }
+    )
+    for options in (
+        {},
+        {"use_dictionary": False, "data_page_version": "2.0"},
+        {"store_decimal_as_integer": True, "write_page_index": True},
+    ):
+        pq.write_table(table, path, row_group_size=400, **options)
+        facts = pq.ParquetFile(path).metadata
+        with path.open("rb") as handle:
+            read = pages.chunks(handle)
+        there = [[facts.row_group(k).column(c) for c in range(facts.num_columns)] for k in range(facts.num_row_groups)]
+        assert read == [
+            [
+                pages.Chunk(
+                    one.num_values,
+                    one.total_uncompressed_size,
+                    one.total_compressed_size,
+                    min(filter(None, (one.dictionary_page_offset, one.data_page_offset))),
+                )
+                for one in group
+            ]
+            for group in there
+        ]
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])

@@ -42,6 +42,7 @@ SCHEMA = "gradsift"
 EXAMPLE = "postgresql://host/database?schema=team"
 WAIT_SECONDS = 60.0  # for a server that does not answer, of an engine that reached it before
 QUEUE_SECONDS = 120  # for other writers
+SCRUB_WAITS = (0.2, 1.0, 3.0)  # seconds before it is tried again to leave nothing of what was deleted
 IDLE_SECONDS = 60  # a writer that was suspended in a transaction must not hold up the others for longer
 # What libpq does unless the URL says otherwise: a line that is cut is noticed within about a minute.
 DEFAULTS = {
@@ -352,9 +353,26 @@ class PostgresEngine(Engine):
     def scrub(self) -> None:
         """Write all tables anew, without what was deleted, and their statistics, which hold frequent values.
 
-        The server's log (WAL), its replicas and its backups are not ours to clean. Raises BusyError while an older
-        transaction of this database may still read what was deleted, StoreFullError without room for a copy.
+        The server's log (WAL), its replicas and its backups are not ours to clean. Waits some seconds for older
+        transactions of this database, such as the server's own vacuum. Raises BusyError while one may still read what
+        was deleted, StoreFullError without room for a copy.
         """
+        left = self._written_anew()
+        for seconds in SCRUB_WAITS:
+            if not left:
+                break
+            time.sleep(seconds)
+            left = self._written_anew()
+        for table in self._tables():
+            if self.one(f"SELECT 1 FROM {table} LIMIT 1") is None:
+                self._drop_statistics(table)
+        if left:
+            raise BusyError(
+                f"a transaction in the database of {self.place} may still read it; run this again when it has ended"
+            )
+
+    def _written_anew(self) -> bool:
+        """Write all tables anew; returns whether rows that were deleted had to stay."""
         connection = self._connection
         kept: list[str] = []
         connection.add_notice_handler(lambda told: kept.extend(_left_behind(told.message_detail)))
@@ -365,13 +383,7 @@ class PostgresEngine(Engine):
             raise self._meaning(error, connection) from error
         finally:
             self.close()  # and the handler with it
-        for table in self._tables():
-            if self.one(f"SELECT 1 FROM {table} LIMIT 1") is None:
-                self._drop_statistics(table)
-        if any(int(count) for count in kept):
-            raise BusyError(
-                f"a transaction in the database of {self.place} may still read it; run this again when it has ended"
-            )
+        return any(int(count) for count in kept)
 
     def _drop_statistics(self, table: str) -> None:
         """ANALYZE leaves those of a table that has become empty as they were; a column whose type is set has none."""

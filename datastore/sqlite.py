@@ -181,7 +181,7 @@ class SqliteEngine(Engine):
                 yield transaction
                 if transaction.failed:
                     raise RuntimeError("an error in this transaction was passed over; nothing was committed")
-                reached = None if ledger is None else ledger.close()
+                reached = None if ledger is None else self._closed(ledger)
                 connection.execute("COMMIT")
             except BaseException as error:
                 if connection.in_transaction:
@@ -196,6 +196,12 @@ class SqliteEngine(Engine):
                     ledger.begin()
         if reached is not None:
             head.note(self._note, reached)
+
+    def _closed(self, ledger: seals.Ledger) -> head.Head | None:
+        try:
+            return ledger.close()
+        except sqlite3.IntegrityError as error:  # of what this package wrote: no number to count on
+            raise damaged(self.path, f"its seals: {error}", ACCEPT) from error
 
     def _ledger(self) -> seals.Ledger:
         """This thread's, which begins with a look whether the catalog has come as far as it had."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from urllib.parse import quote
 
 import psycopg
@@ -187,7 +188,7 @@ def test_who_waits_too_long_for_other_writers_is_told_so(engine, catalog_url, mo
     assert names(engine) == ["a"]
 
 
-def test_rows_that_somebody_may_still_read_are_not_called_scrubbed(engine, postgres):
+def test_rows_that_somebody_may_still_read_are_not_called_scrubbed(engine, postgres, monkeypatch):
     """A dump that began before a deletion sees what was deleted, and so the server keeps it."""
     put(engine, "a")
     with postgres.connect() as dump:
@@ -195,10 +196,25 @@ def test_rows_that_somebody_may_still_read_are_not_called_scrubbed(engine, postg
         dump.execute("SELECT 1")
         with engine.write() as db:
             db.execute("DELETE FROM lease")
-        with pytest.raises(BusyError, match="may still read it; run this again when it has ended"):
+        waited = []
+        with monkeypatch.context() as patch, pytest.raises(BusyError, match="may still read it; run this again when"):
+            patch.setattr(time, "sleep", waited.append)
             engine.scrub()
+        assert waited == [0.2, 1.0, 3.0]
         dump.execute("COMMIT")
     engine.scrub()
+
+
+def test_a_scrub_waits_for_who_is_about_to_end(engine, postgres, monkeypatch):
+    """Such as the server's own vacuum."""
+    put(engine, "a")
+    with postgres.connect() as other:
+        other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        other.execute("SELECT 1")
+        with engine.write() as db:
+            db.execute("DELETE FROM lease")
+        monkeypatch.setattr(time, "sleep", lambda _seconds: other.execute("COMMIT"))
+        engine.scrub()
 
 
 def test_what_was_deleted_is_in_no_file_of_the_schema_after_a_scrub(engine, postgres):

@@ -334,3 +334,12 @@ def test_a_ledger_that_was_ended_as_it_began_begins_again(engine, monkeypatch):
     put(engine, "b")
     engine.check()
     assert engine.one("SELECT rows FROM seal WHERE name='lease'")["rows"] == 1
+
+
+def test_seals_that_cannot_be_counted_on_are_damage_and_no_traceback(engine):
+    put(engine, "a")
+    change(engine, "UPDATE head SET commits = 9223372036854775807")
+    head_note = engine.path.with_name("catalog.head")
+    head_note.unlink(missing_ok=True)
+    with pytest.raises(CorruptionError, match=r"is damaged \(its seals: .*--accept-loss"):
+        put(engine, "b")

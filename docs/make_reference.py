@@ -107,7 +107,7 @@ def methods_section() -> list[str]:
     ]
     for title, parts in (("Scores", scores()), ("Rules", rules())):
         out += [f"### {title}", "", "| name | what | options and defaults |", "|---|---|---|"]
-        for name, part in parts.items():
+        for name, part in sorted(parts.items()):
             given = inspect.signature(part.run).parameters.values()
             options = ", ".join(f"`{p.name}={p.default}`" for p in given if p.kind is p.KEYWORD_ONLY)
             what = " ".join((part.run.__doc__ or "").split("\n\n")[0].split())

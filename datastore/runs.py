@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from pydantic import TypeAdapter, ValidationError
 
 from gradsift.datastore.arms import Worth
+from gradsift.datastore.cascades import CascadeReport
 from gradsift.datastore.compared import Portfolio, Versus
 from gradsift.datastore.documents import object_of, with_rest
 from gradsift.datastore.errors import InputError
@@ -253,12 +254,11 @@ class RunResult:
     arms: Sequence[ArmRow] = ()
     report: str = ""
     notes: Sequence[str] = ()  # of what the rows have of the model's weights
+    cascade: CascadeReport | None = None  # of rows of a part of the pool
     drift: Drift | None = None  # of the pool from its warm-up; None without one, and in summaries of older versions
     unusable: Sequence[LeftOut] | None = None  # of what screening left, by status; None in older summaries
     versions: Sequence[VersionReport] = ()  # of a run that has just ended; `versions.of_run` knows those of any
-    made_with: Mapping[str, str] = field(
-        default_factory=dict
-    )  # {package: version}; none in summaries of older versions
+    made_with: Mapping[str, str] = field(default_factory=dict)  # {package: version}; none in older summaries
     finished: Sequence[str] = ()  # what a deletion came to that was interrupted before, and that the run finished
 
     @property

@@ -510,7 +510,7 @@ def test_no_other_code_block_goes_untested():
                "search.md": {"bash", "python", "json"}, "find.md": {"json", "bash", "python"}, "api.md": {"text", "python"}, "indexes.md": {"bash"}, "memory.md": {"yaml", "bash"},
                "reading-the-report.md": {"bash"}, "sql.md": {"yaml", "bash", "python"},
                "data.md": {"jsonl", "json", "yaml", "csv", "text"}, "where-did-it-go.md": {"yaml", "bash"},
-               "object-store.md": {"yaml", "bash"}, "cluster.md": {"yaml", "bash"}, "team.md": {"yaml", "bash", "sql"},
+               "object-store.md": {"yaml", "bash"}, "cluster.md": {"yaml", "bash"}, "cascade.md": {"yaml"}, "team.md": {"yaml", "bash", "sql"},
                "push.md": {"bash", "python", "yaml"}, "explore.md": {"bash"},  # tests/explorer/test_shell.py
 
                "format.md": {"text", "python"},  # tests/test_format.py

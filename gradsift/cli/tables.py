@@ -12,6 +12,7 @@ from gradsift.datastore.compared import Versus
 from gradsift.datastore.runs import ArmRow, MixtureReport, RunResult, SelectionReport, SpaceRows, VersionReport
 from gradsift.pipelines.memory import in_words
 from gradsift.pipelines.pool.warnings import warnings
+from gradsift.pipelines.report.cascade import cascade_words
 from gradsift.pipelines.report.drift import drift_words
 from gradsift.pipelines.report.funnel import as_rows, by_source, funnel
 from gradsift.pipelines.select.told import told
@@ -150,6 +151,8 @@ def show_result(result: RunResult) -> None:
         show.line(f"Note: {note}")
     if result.rows:
         show.line(rows_words(result.rows))
+    if result.cascade:
+        show.line(f"Cascade: {cascade_words(result.cascade)}")
     if result.drift and (words := drift_words(result.drift)):
         show.line(f"Checkpoints: {words}")
     if result.versions:

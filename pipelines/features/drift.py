@@ -22,15 +22,25 @@ ENOUGH = 20  # rows of either side
 CHANCE = 0.01  # a gap with a larger p counts as none
 
 
-def drift_of(store: Store, run: WarmupRun, pool: Dataset, space: int, *, reused: bool, max_drift: float) -> Drift:
-    """The drift of a pool with rows in a space (the last checkpoint's). Of a warm-up whose pool the store has no record
-    of any more, the rows that it trained on alone count as ones that were there."""
+def drift_of(
+    store: Store,
+    run: WarmupRun,
+    pool: Dataset,
+    space: int,
+    *,
+    reused: bool,
+    max_drift: float,
+    among: Sequence[str] | None = None,
+) -> Drift:
+    """The drift of a pool with rows in a space (the last checkpoint's), by those of a random sample where others were
+    not computed (`among`). Of a warm-up whose pool the store has no record of any more, the rows that it trained on
+    alone count as ones that were there."""
     drawn = warmups.pool_of(store, run)
     trained = set(warmups.trained(store, run.fingerprint))
     before = trained.union(() if drawn is None else drawn.example_ids)
     came = [name for name in pool.example_ids if name not in before]
     there = sorted(before - trained)
-    shifts = _shifts(store, space, came, there) if min(len(came), len(there)) >= ENOUGH else []
+    shifts = _shifts(store, space, *_known(came, there, among))
     share = len(came) / len(pool.example_ids)
     moved = max((share * one.gap for one in shifts if one.p < CHANCE), default=0.0) if shifts or not came else None
     return Drift(
@@ -50,8 +60,16 @@ def drift_of(store: Store, run: WarmupRun, pool: Dataset, space: int, *, reused:
     )
 
 
+def _known(came: Sequence[str], there: Sequence[str], among: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    known = None if among is None else set(among)
+    one, other = ([i for i in ids if known is None or i in known] for ids in (came, there))
+    return one, other
+
+
 def _shifts(store: Store, space: int, came: Sequence[str], there: Sequence[str]) -> list[Shifted]:
     """Of each signal, where enough rows of both sides have a finite one."""
+    if min(len(came), len(there)) < ENOUGH:
+        return []
     after, before = _signals(store, space, came), _signals(store, space, there)
     shifts = []
     for name in SIGNALS:

@@ -12,6 +12,7 @@ from gradsift.datastore.unusable import unusable
 from gradsift.pipelines.features.encoder import encoder_pair
 from gradsift.pipelines.methods.evidence import Evidence, SpacePair
 from gradsift.pipelines.methods.measures import Measures
+from gradsift.pipelines.methods.registry import ROWS, Needs
 from gradsift.pipelines.model.lengths import lengths
 from gradsift.pipelines.model.work import Work
 from gradsift.pipelines.training.loss_drop import pool_losses
@@ -19,25 +20,43 @@ from gradsift.pipelines.training.trial import trials
 
 
 @dataclass(frozen=True)
+class Shortlist:
+    """The part of a pool that has rows at every checkpoint, where a cascade computed no others, and how many usable
+    examples the pool has in all: what a fraction is of."""
+
+    pool: Dataset
+    usable: int
+
+
+@dataclass(frozen=True)
 class Material:
     """The datasets of a run, and the spaces of gradient rows computed for them: one pair for each checkpoint, which
-    serves all targets; none where nothing needs gradients."""
+    serves all targets; none where nothing needs gradients. `shortlist` is what has rows, None where all have."""
 
     pool: Dataset
     targets: Mapping[str, Dataset]
     tests: Mapping[str, Dataset] = field(default_factory=dict)
     pairs: tuple[SpacePair, ...] = ()
+    shortlist: Shortlist | None = None
 
 
-def evidence(work: Work, material: Material, target: str, encoder: str | None = None) -> Evidence:
+def evidence(
+    work: Work, material: Material, target: str, encoder: str | None = None, *, needs: Needs = ROWS
+) -> Evidence:
     """What a method looks at for a target; `encoder` is the folder of a sentence encoder, whose rows are computed where
-    they are missing. Raises InputError for an unknown target."""
+    they are missing. After a cascade, a method that `needs` gradient rows gets the shortlist, another the whole pool
+    without them. Raises InputError for an unknown target."""
     if target not in material.targets:
         raise InputError(f"there is no target {target!r}; this store has {', '.join(material.targets)}")
-    pool, wanted = material.pool, material.targets[target]
+    pool, pairs, wanted, usable = material.pool, material.pairs, material.targets[target], None
+    if material.shortlist is not None:
+        if needs & ROWS:
+            pool, usable = material.shortlist.pool, material.shortlist.usable
+        else:
+            pairs = ()
     pair = encoder_pair(work, encoder, wanted, pool)
     return Evidence(
-        work.store, pool, wanted, material.pairs, work.recipe.seed, pair, _measures(work, wanted), work.recipe.memory
+        work.store, pool, wanted, pairs, work.recipe.seed, pair, _measures(work, wanted), work.recipe.memory, usable
     )
 
 

@@ -62,7 +62,8 @@ class SpacePair:
 class Evidence:
     """Lazily read arrays about a pool and a target. `pairs` are the spaces of gradient rows, none in a run that
     computes none; `encoder` that of a sentence encoder, if any; `measures` what a loaded model can tell; `memory` what
-    may be taken, in bytes (methods/room.py), by default a share of what is free."""
+    may be taken, in bytes (methods/room.py), by default a share of what is free; `usable` how many usable examples the
+    whole pool has, where these are a shortlist of it."""
 
     def __init__(
         self,
@@ -74,9 +75,10 @@ class Evidence:
         encoder: SpacePair | None = None,
         measures: Measures | None = None,
         memory: int | None = None,
+        usable: int | None = None,
     ) -> None:
         self.store, self.pool, self.target, self.pairs, self.seed = store, pool, target, list(pairs), seed
-        self.encoder, self._measures = encoder, measures
+        self.encoder, self._measures, self.usable = encoder, measures, usable
         self.memory = memory or default_budget()
         self.room = ROOM * self.memory
         self._kept: dict[Any, Any] = {}

@@ -79,11 +79,12 @@ def _filled(work: Work, material: Material, mix: Mix, evidence_of: Mapping[str, 
 
 def _evidence(work: Work, material: Material, mix: Mix) -> dict[str, Evidence]:
     """{part: what it looks at}, of the parts with a target."""
-    return {
-        part.name: evidence(work, material, part.target, work.recipe.method_of(part).encoder)
-        for part in mix.all_parts()
-        if part.target is not None and part.name is not None
-    }
+    found: dict[str, Evidence] = {}
+    for part in mix.all_parts():
+        if part.target is not None and part.name is not None:
+            method = work.recipe.method_of(part)
+            found[part.name] = evidence(work, material, part.target, method.encoder, needs=method.needs)
+    return found
 
 
 def _spec(work: Work, mix: Mix, pool: Dataset, evidence_of: Mapping[str, Evidence]) -> Spec:

@@ -16,6 +16,7 @@ from gradsift.datastore.points import space_at
 from gradsift.datastore.runs import last_run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.query.gradients import At
+from gradsift.pipelines.query.spaces import part_note
 from gradsift.pipelines.query.stored import F32, StoredRows
 
 
@@ -44,4 +45,6 @@ def open_embedding(
 
     pool = None if everything else last.result.ingest.pool.used_dataset_id
     asked = tuple(row.space_id for row in last.result.rows if row.role == "target" and row.checkpoint == ordinal)
-    return StoredRows(store, "embedding", "RDS+", space, asked, pool, ordinal, compute, "embedding")
+    return StoredRows(
+        store, "embedding", "RDS+", space, asked, pool, ordinal, compute, "embedding", note=part_note(last)
+    )

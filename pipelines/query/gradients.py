@@ -23,7 +23,7 @@ from gradsift.datastore.points import Point, is_plain, mean_lr, searched
 from gradsift.datastore.runs import last_run
 from gradsift.datastore.search import Neighbour, Typical, best_of_pool, neighbours_combined, typical
 from gradsift.datastore.store import Store
-from gradsift.pipelines.query.spaces import Found, Kind, Near
+from gradsift.pipelines.query.spaces import Found, Kind, Near, part_note
 from gradsift.scorers.less import checkpoint_weights
 
 F32 = NDArray[np.float32]
@@ -47,6 +47,7 @@ class Gradients:
     checkpoint: int | Literal["all"]
     index: str | None = None  # kind of the index that is asked, or `auto`; None for exact search
     by_model: bool = True  # whether the model is loaded for a row that the store does not keep
+    note: str = ""  # of rows that a cascade left out
     name: Kind = "gradients"
     needs_answers: bool = True
 
@@ -107,7 +108,7 @@ class Gradients:
                 return neighbours_combined(self.store, spaces, parts, count, ids, without=without)
 
             near = best_of_pool(self.store, spaces[0][0], self.pool, k, search)
-            return Found(_signed(near, opposed))
+            return Found(_signed(near, opposed), note=self.note)
         if opposed or len(parts) > 1:
             raise InputError("an index is of the nearest rows at one checkpoint; ask anything else without --index")
         space, kind = self.places[0].space, self.index
@@ -118,7 +119,7 @@ class Gradients:
             return asked[-1].neighbours
 
         near = best_of_pool(self.store, space, self.pool, k, by_index)
-        return Found(_signed(near, opposed), asked[-1].index, asked[-1].recall, asked[-1].note)
+        return Found(_signed(near, opposed), asked[-1].index, asked[-1].recall, asked[-1].note or self.note)
 
     def typical(self, questions: F32, without: Sequence[Collection[str]]) -> list[Typical | None]:
         """Cosines of each of [Q, W] questions with random rows, but for the examples in its `without`."""
@@ -202,7 +203,7 @@ def open_gradients(
         Place(p.space, p.asked, p.ordinal, weight) for p, weight in zip(points, weights, strict=True) if weight > 0
     )
     at: int | Literal["all"] = "all" if checkpoint == "all" else places[0].ordinal
-    return Gradients(store, places, pool, at, index, by_model)
+    return Gradients(store, places, pool, at, index, by_model, part_note(last))
 
 
 def _signed(found: Sequence[Sequence[Neighbour]], opposed: bool) -> list[list[Near]]:

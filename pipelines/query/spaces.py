@@ -12,10 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradsift.datastore.chats import Messages
+from gradsift.datastore.runs import Run
 from gradsift.datastore.search import Typical
 
 F32 = NDArray[np.float32]
 Kind = Literal["gradients", "embedding", "encoder", "bm25"]
+
+
+def part_note(last: Run) -> str:
+    """What to say of rows of a run that a cascade left out; '' where there are all."""
+    parted = last.result.cascade
+    if parted is None:
+        return ""
+    return (
+        f"searched are the rows that there are: `features.cascade` computed {parted.seen:,} of {parted.usable:,} at "
+        f"checkpoint {parted.checkpoint}, and {parted.shortlist:,} at all; without it `gradsift run` computes the rest"
+    )
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class StoredRows:
     compute: Callable[[Sequence[Messages]], F32]
     column: Column = "vector"
     needs_answers: bool = False
+    note: str = ""  # of rows that are not there
 
     def known(self, ids: Sequence[str]) -> list[str]:
         """Those of the ids that have a stored row, in their order."""
@@ -74,7 +75,7 @@ class StoredRows:
             return neighbours(self.store, self.space, signed, count, ids, without=without, column=self.column)
 
         found = best_of_pool(self.store, self.space, self.pool, k, search)
-        return Found([[Near(n.example_id, float(sign) * n.cosine) for n in best] for best in found])
+        return Found([[Near(n.example_id, float(sign) * n.cosine) for n in best] for best in found], note=self.note)
 
     def typical(self, questions: F32, without: Sequence[Collection[str]]) -> list[Typical | None]:
         """Cosines of each of [Q, W] questions with random rows, but for the examples in its `without`."""

@@ -1,5 +1,6 @@
 """What a user may write: the recipe, its sections, and how a file becomes one."""
 
+from gradsift.pipelines.recipe.cascade import Cascade
 from gradsift.pipelines.recipe.export import Export
 from gradsift.pipelines.recipe.features import ChosenLayers, Features, Projector, Signals
 from gradsift.pipelines.recipe.load import load_recipe, parse_recipe, recorded_recipe, renamed, section_of
@@ -14,6 +15,7 @@ from gradsift.pipelines.recipe.select import Method, Select
 from gradsift.pipelines.recipe.validate import GradES, QTuning, Sft, Validate
 
 __all__ = [
+    "Cascade",
     "ChosenLayers",
     "Decontaminate",
     "Dedup",

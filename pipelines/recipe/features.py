@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from gradsift.pipelines.recipe.cascade import Cascade
 from gradsift.pipelines.recipe.section import Section, Share
 
 
@@ -85,6 +86,9 @@ class Features(Section):
     """Tokens (with padding) of a batch; does not change the rows beyond rounding. Halved where memory runs out."""
     unit_rows: Annotated[int, Field(gt=0)] = 256
     """Rows of one unit of work: what a crash can cost."""
+    cascade: Cascade | None = None
+    """Compute rows only where they can change what is chosen: for methods that choose the rows nearest to a target by
+    gradients. A run without it computes the rest."""
 
     @property
     def patterns(self) -> list[str] | None:

@@ -11,6 +11,7 @@ from gradsift.datastore.runs import Json
 from gradsift.datastore.suggest import suggestion
 from gradsift.pipelines.memory import parse_size
 from gradsift.pipelines.methods.registry import ROWS, Need, Needs, methods
+from gradsift.pipelines.recipe.cascade import Cascade, serves
 from gradsift.pipelines.recipe.export import Export
 from gradsift.pipelines.recipe.features import Features
 from gradsift.pipelines.recipe.mix import Mix, Part
@@ -140,6 +141,38 @@ class Recipe(Section):
         if self.needs_rows and not self.targets:
             raise ValueError(f"{why} looks at gradients, which are computed for `targets`; give at least one")
         return self
+
+    @model_validator(mode="after")
+    def _cascade_serves(self) -> "Recipe":
+        if self.cascade is None:
+            return self
+        mix = self.mix.all_parts() if self.mix else []
+        arms = self.validate_.arms if self.validate_ else []
+        whole = {
+            "a mixture with gradients": any(self._part_needs(part) & ROWS for part in mix),
+            "`features.plain_rows`": self.features.plain_rows,
+            "`export.atlas`": self.export.atlas,
+            "`dedup.semantic`": self._semantic_rows(),
+            **{
+                f"the arm `{arm}`": arm == "redrawn" or (arm in methods() and bool(methods()[arm].needs & ROWS))
+                for arm in arms
+            },
+        }
+        if self.selecting is not None and self.selecting.needs & ROWS and not serves(*self.selecting.parts()):
+            whole = {f"`select` by `{self.selecting.method}`": True}
+        what = next((what for what, looks in whole.items() if looks), "")
+        if what:
+            raise ValueError(
+                f"{what} looks at rows of the whole pool, and `features.cascade` computes those of a part: leave it "
+                "out, or choose by a method that takes the rows nearest to a target by gradients (less, less_rr, "
+                "mean_cosine, bids)"
+            )
+        return self
+
+    @property
+    def cascade(self) -> Cascade | None:
+        """Which rows are computed; None where it is those of the whole pool, or none."""
+        return self.features.cascade if self.needs_rows else None
 
     def _model_for(self) -> str:
         """What of the recipe needs a model, in words; nothing: ''."""

@@ -98,7 +98,8 @@ def selecting(store: Store, recipe: Recipe, result: RunResult) -> Selecting:
         share = result.drift.trained / max(1, size)
     else:
         share = min(1.0, max(recipe.warmup.fraction, recipe.warmup.min_examples / max(1, size)))
-    return Selecting(int(pool / points * share * recipe.warmup.epochs), pool, targets)
+    once = result.cascade.tokens if result.cascade else pool / points
+    return Selecting(int(once * share * recipe.warmup.epochs), pool, targets)
 
 
 def _row_tokens(store: Store, rows: Sequence[SpaceRows]) -> tuple[int, dict[str, int]]:

@@ -9,6 +9,7 @@ from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.pipelines.recipe import Recipe
 from gradsift.pipelines.report.arms import arm_sections
+from gradsift.pipelines.report.cascade import cascade_parts
 from gradsift.pipelines.report.chosen import chosen_of, chosen_parts, sample_parts
 from gradsift.pipelines.report.cost import Cost, costs
 from gradsift.pipelines.report.drift import drift_parts
@@ -34,7 +35,7 @@ def sections(store: Store, recipe: Recipe, run: Run) -> list[Section]:
     every = [
         *arm_sections(result.arms, recipe.validate_.lrs if recipe.validate_ else []),
         portfolio_section(result.selections),
-        Section("What was chosen", chosen_parts(store, result, chosen)),
+        Section("What was chosen", [*cascade_parts(result.cascade), *chosen_parts(store, result, chosen)]),
         Section("What stayed out", [*funnel_parts(result), *_left_out(result.ingest.pool), *_of_the_model(result)]),
         Section("Rows in and out", [part for one in chosen.all for part in sample_parts(store, result, one)]),
         Section("Since the last version", version_parts(store, run)),

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gradsift.datastore import leases, lives, runs, versions
+from gradsift.datastore.cascades import CascadeReport
+from gradsift.datastore.checkpoints import Checkpoint
 from gradsift.datastore.errors import BusyError
 from gradsift.datastore.numbering import catch_up
 from gradsift.datastore.runs import Ingested, Recipes, RunResult, SelectionReport, SpaceRows, Stage
@@ -24,6 +26,7 @@ from gradsift.pipelines.export.about import Told, pool_words
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.features import layers
 from gradsift.pipelines.features.capture import watched_layers
+from gradsift.pipelines.features.cascade import cascade
 from gradsift.pipelines.features.drift import drift_of
 from gradsift.pipelines.features.fit import look
 from gradsift.pipelines.features.gather import Material, evidence, unusable_of
@@ -131,6 +134,7 @@ def _curate(work: Work, run_id: int, recipes: Recipes, export_root: Path, stage:
         ingested,
         rows=made_of.rows,
         notes=notes,
+        cascade=made_of.cascade,
         drift=made_of.drift,
         unusable=unusable_of(store, material.pool, [pair.train for pair in material.pairs]),
     )
@@ -165,19 +169,19 @@ def _check_labels(work: Work, material: Material) -> list[str]:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The gradient rows of a run, what there is to say of the model's weights in them, and of their warm-up."""
+    """The gradient rows of a run, what there is to say of the model's weights in them, of their warm-up, and of the
+    choice among them where they are of a part of the pool."""
 
     rows: Sequence[SpaceRows] = ()
     notes: Sequence[str] = ()
     drift: Drift | None = None
+    cascade: CascadeReport | None = None
 
 
 def _gradients(work: Work, material: Material, stage: _Stages, run_id: int) -> tuple[Work, Material, _Rows]:
-    """Warm up, choose layers where the recipe has them chosen, and compute the rows of every checkpoint; the work is
-    then under a recipe that names the layers."""
+    """Warm up, choose layers where the recipe has them chosen, and compute the rows of every checkpoint, or those
+    that a cascade asks for; the work is then under a recipe that names the layers."""
     recipe, store = work.recipe, work.store
-    rows: list[SpaceRows] = []
-    pairs = []
     found: list[Sequence[str]] = []
 
     def check(model: Any) -> None:
@@ -195,19 +199,37 @@ def _gradients(work: Work, material: Material, stage: _Stages, run_id: int) -> t
         work = layers.settled(work, choice.layers)
         resolve(store, run_id, work.recipe.model_dump(mode="json", by_alias=True))
         work.progress(choice.note, 1, 1)
-    for point in warmed.points:
-        pair, computed = stage(f"gradients-{point.ordinal}", lambda: checkpoint_rows(work, material, point))
-        pairs.append(pair)
-        rows += computed
+    parted = None if recipe.cascade is None else cascade(work, material, warmed.points, stage)
+    with_rows, rows = (parted.material, parted.rows) if parted else _of_all(work, material, warmed.points, stage)
     drift = None
     if warmed.run is not None and recipe.warmup is not None:
-        most, space = recipe.warmup.max_drift, pairs[-1].train
-        drift = drift_of(store, warmed.run, material.pool, space, reused=warmed.reused, max_drift=most)
+        looked = [row for row in rows if row.role == "pool" and parted and row.checkpoint == parted.report.checkpoint]
+        drift = drift_of(
+            store,
+            warmed.run,
+            material.pool,
+            looked[0].space_id if looked else with_rows.pairs[-1].train,
+            reused=warmed.reused,
+            max_drift=recipe.warmup.max_drift,
+            among=parted.landmarks if parted else None,
+        )
     # a model that was trained before was looked at then
     notes = found[-1] if found else runs.last_notes(store, recipe.name, drift.warmup if drift else "")
     chosen = [] if choice is None else [choice.note]
     notes = list(dict.fromkeys([*base_notes(recipe), *chosen, *notes]))
-    return work, replace(material, pairs=tuple(pairs)), _Rows(rows, notes, drift)
+    return work, with_rows, _Rows(rows, notes, drift, parted.report if parted else None)
+
+
+def _of_all(
+    work: Work, material: Material, points: Sequence[Checkpoint], stage: _Stages
+) -> tuple[Material, Sequence[SpaceRows]]:
+    """Rows of the whole pool at every checkpoint."""
+    pairs, rows = [], []
+    for point in points:
+        pair, computed = stage(f"gradients-{point.ordinal}", lambda: checkpoint_rows(work, material, point))
+        pairs.append(pair)
+        rows += computed
+    return replace(material, pairs=tuple(pairs)), rows
 
 
 def _without_semantic(work: Work, material: Material, ingested: Ingested, stage: _Stages) -> tuple[Material, Ingested]:
@@ -221,8 +243,11 @@ def _without_semantic(work: Work, material: Material, ingested: Ingested, stage:
 
 
 def _select(work: Work, material: Material) -> dict[str, Selection]:
-    encoder = work.recipe.select.encoder
-    return {name: select_for(work, evidence(work, material, name, encoder), name) for name in material.targets}
+    select = work.recipe.select
+    return {
+        name: select_for(work, evidence(work, material, name, select.encoder, needs=select.needs), name)
+        for name in material.targets
+    }
 
 
 def _export(work: Work, made: Made, recipes: Recipes, root: Path, result: RunResult) -> RunResult:

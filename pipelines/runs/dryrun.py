@@ -21,7 +21,7 @@ from gradsift.pipelines.pool.warnings import warnings
 from gradsift.pipelines.recipe import Features, Recipe, packages
 from gradsift.pipelines.report.cost import weights_outside_embeddings
 from gradsift.pipelines.runs.data import Data, opened, read_aside
-from gradsift.pipelines.runs.look import Looked, answers_of, due_of, look, lost_labels, sampled, warmup_rows
+from gradsift.pipelines.runs.look import Looked, answers_of, due_of, look, lost_labels, most_rows, sampled, warmup_rows
 from gradsift.pipelines.runs.minutes import Due, minutes
 from gradsift.pipelines.runs.price import Price, Priced, prices
 from gradsift.pipelines.runs.probe import Seen, Speeds, probe
@@ -136,6 +136,11 @@ def _with_model(
     memory, refusals = _memory(recipe, looked.usable, _targets(data.material), labels, seen.layers)
     row = speeds.gradient.mean(looked.pool.lengths)
     notes = [*template_notes(work.model.tokenizer), *seen.notes, *refusals]
+    if recipe.cascade is not None:
+        first, others = most_rows(recipe, recipe.cascade, looked.usable)
+        share = (first + others * (len(looked.missing) - 1)) / max(1, looked.usable * len(looked.missing))
+        notes.append(f"The cascade computes {min(1.0, share):.0%} of the pool's rows at most: these are counted here.")
+        in_all = first + others * (len(looked.missing) - 1) + len(targets) * len(looked.missing)
     if recipe.validate_ is not None and recipe.validation.lm_eval is not None:
         notes.append("The tasks of `validate.lm_eval` are not in the minutes.")
     width = row_bytes(recipe.features, seen, labels, plain)

@@ -145,7 +145,10 @@ def _made(work: Work, material: Material) -> Made | None:
     for name in material.targets if recipe.selecting is not None else ():
         if (f"{recipe.name}-{name}", name) not in known:
             return None  # before evidence is asked for, which would compute an encoder's rows
-        found = selections.find(store, spec_for(work, evidence(work, material, name, recipe.select.encoder), name))
+        found = selections.find(
+            store,
+            spec_for(work, evidence(work, material, name, recipe.select.encoder, needs=recipe.select.needs), name),
+        )
         if found is None:
             return None
         chosen[name] = found

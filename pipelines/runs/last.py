@@ -5,11 +5,11 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.points import mean_lr, plain_space, space_at
 from gradsift.datastore.runs import Run
 from gradsift.datastore.store import Store
-from gradsift.pipelines.features.gather import Material
+from gradsift.pipelines.features.gather import Material, Shortlist
 from gradsift.pipelines.methods.evidence import SpacePair
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.progress import Progress, quiet
-from gradsift.pipelines.recipe import Recipe
+from gradsift.pipelines.recipe import Recipe, Select, recorded_recipe
 
 OLDER = "the store's last run is of an older version; run its recipe again"
 
@@ -28,19 +28,21 @@ def material_of(store: Store, last: Run, checkpoint: int | None = None) -> Mater
         for name, report in result.ingest.targets.items()
     }
     pool = examples.standing(store, result.ingest.pool.used_dataset_id)
-    return Material(pool, targets, pairs=_pairs(store, last, checkpoint))
+    parted = result.cascade
+    short = None if parted is None else Shortlist(examples.standing(store, parted.dataset_id), parted.usable)
+    return Material(pool, targets, pairs=_pairs(store, last, checkpoint), shortlist=short)
 
 
 def work_on(
     store: Store, recipe: Recipe, material: Material, progress: Progress = quiet, *, trains: bool = False
 ) -> Work:
-    """Later work on a run's material. Its gradient rows say all that is needed of the model; where there are none, the
-    recipe's model is opened (its tokenizer; no weights are loaded), which tells usable examples and their tokens as in
-    the run itself. So it is where the work `trains` it.
+    """Later work on a run's material. Its gradient rows say all that is needed of the model; where there are none, or
+    those of a part of the pool, the recipe's model is opened (its tokenizer; no weights are loaded), which tells usable
+    examples and their tokens as in the run itself. So it is where the work `trains` it.
 
     Raises FeatureSpaceMismatch where it trains another model than the rows are of, InputError where it is not there.
     """
-    if material.pairs and not trains:
+    if material.pairs and material.shortlist is None and not trains:
         return Work(store, recipe, progress=progress)
     from gradsift.pipelines.features.space import require_model  # loads torch, which later choices do without
 
@@ -64,3 +66,30 @@ def _pairs(store: Store, last: Run, checkpoint: int | None) -> tuple[SpacePair, 
         for row in last.result.pool_rows
         if checkpoint is None or row.checkpoint == checkpoint
     )
+
+
+def require_whole(last: Run, recipe: Recipe, checkpoint: int | None = None) -> None:
+    """Raise InputError where a later recipe looks at gradient rows that a cascade of the run left out: it serves what
+    it was made for, the same method up to the same budget at all checkpoints. (Methods that look at all rows are
+    refused by the recipe itself.)"""
+    parted = last.result.cascade
+    if parted is None or recipe.selecting is None or not recipe.needs_rows:
+        return
+    own = recorded_recipe(last.recipes.resolved, "the recipe of its run").select
+    same = recipe.select.parts() == own.parts() and checkpoint is None
+    if same and _at_most(recipe.select, own, parted.usable):
+        return
+    raise InputError(
+        f"the store's last run, {last.name!r}, computed gradient rows of {parted.shortlist:,} of {parted.usable:,} "
+        f"examples (`features.cascade`): enough for method {own.method!r} with the budget that it had, at all "
+        "checkpoints. For another choice by gradients run the recipe with that, or without `features.cascade`: only "
+        "the rows that are missing are computed"
+    )
+
+
+def _at_most(asked: Select, own: Select, usable: int) -> bool:
+    if asked.label_tokens is not None or own.label_tokens is not None:
+        within = asked.label_tokens is not None and asked.label_tokens <= (own.label_tokens or 0)
+        return within and (asked.at_least or 0) <= (own.at_least or 0)
+    size, most = (one.examples or int((one.fraction or 0.0) * usable) for one in (asked, own))
+    return size <= most

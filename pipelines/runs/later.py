@@ -30,7 +30,14 @@ def name_after(last: Run, suffix: str) -> str:
 def started(store: Store, recipe: Recipe, last: Run) -> Iterator[tuple[int, RunResult]]:
     """(number, result so far) of a run that uses what another computed."""
     recipes = Recipes(recipe.model_dump(mode="json", by_alias=True), recipe.written)
-    begun = RunResult(recipe.name, last.result.ingest, base=last.name, rows=last.result.rows, made_with=made_with())
+    begun = RunResult(
+        recipe.name,
+        last.result.ingest,
+        base=last.name,
+        rows=last.result.rows,
+        cascade=last.result.cascade,
+        made_with=made_with(),
+    )
     with lives.started(store, recipe.name, recipes) as run_id:
         yield run_id, begun
 

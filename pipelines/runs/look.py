@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 
 from gradsift.datastore import examples
 from gradsift.datastore.errors import InputError
@@ -12,7 +13,7 @@ from gradsift.pipelines.features.gather import Material
 from gradsift.pipelines.model.encode import Encoded, encode
 from gradsift.pipelines.model.labels import check_labels, measured_sets
 from gradsift.pipelines.model.work import Work
-from gradsift.pipelines.recipe import Recipe
+from gradsift.pipelines.recipe import Cascade, Recipe
 from gradsift.pipelines.runs.data import Data
 from gradsift.pipelines.runs.held import Held, Missing, held_by, trained
 from gradsift.pipelines.runs.minutes import Due, Rows
@@ -68,7 +69,25 @@ def look(work: Work, material: Material, known: Store | None, new: bool | None) 
         held = held_by(in_store, material, new) if recipe.needs_rows else Held()
         kept = trained(in_store, material, held)
     missing = _missing(work, material, held, sample) if recipe.needs_rows else []
+    if recipe.cascade is not None:
+        missing = at_most(missing, most_rows(recipe, recipe.cascade, usable))
     return Looked(sample, sampled(work, benches, SAMPLE // 4), len(benches), missing, len(held.points), kept, usable)
+
+
+def most_rows(recipe: Recipe, settings: Cascade, usable: int) -> tuple[int, int]:
+    """Rows of the pool that a cascade computes at most: (at its first checkpoint, at the others)."""
+    select = recipe.select
+    chosen = select.examples or int((select.fraction or 0.0) * usable) or usable
+    listed = min(usable, ceil(settings.shortlist * chosen) * len(recipe.targets))
+    return max(listed, min(usable, ceil(settings.most * usable))), listed
+
+
+def at_most(missing: Sequence[Missing], most: tuple[int, int]) -> list[Missing]:
+    """What is missing at each checkpoint, of the pool no more than a cascade computes."""
+    first, others = most
+    return [
+        Missing(one.pool[: others if number else first], one.plain, one.targets) for number, one in enumerate(missing)
+    ]
 
 
 def lost_labels(work: Work, material: Material) -> list[str]:

@@ -376,7 +376,7 @@ def _choices(past: Past, run: Run, selection: Selection) -> Iterator[tuple[Spec,
         if selection.target == MIXTURE:
             yield mixture_of(work, material)
         else:
-            e = evidence(work, material, selection.target, recipe.select.encoder)
+            e = evidence(work, material, selection.target, recipe.select.encoder, needs=recipe.select.needs)
             yield spec_for(work, e, selection.target), partial(picks_for, work, e, selection.target)
 
 

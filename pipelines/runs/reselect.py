@@ -22,7 +22,7 @@ from gradsift.pipelines.model.work import open_work
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Fields, Method
 from gradsift.pipelines.runs import forget
-from gradsift.pipelines.runs.last import material_of, work_on
+from gradsift.pipelines.runs.last import material_of, require_whole, work_on
 from gradsift.pipelines.runs.later import changed, name_after, numbers, started
 from gradsift.pipelines.select.select import describe, refusals_of, select_for
 
@@ -46,13 +46,16 @@ def reselect(
     trains = method is not None and bool(method.between)
     sections = {"select": dict(select), **_allowing(memory)}
     recipe = changed(last, sections, name or name_after(last, select["method"]), seed, trains=trains)
+    require_whole(last, recipe, checkpoint)
     material = material_of(store, last, checkpoint)
     work = work_on(store, recipe, material, progress, trains=trains)
     wanted = _wanted(material, target)
     reports = []
     with started(store, recipe, last) as (run_id, result):
         for key in wanted:
-            chosen = select_for(work, evidence(work, material, key, recipe.select.encoder), key)
+            chosen = select_for(
+                work, evidence(work, material, key, recipe.select.encoder, needs=recipe.select.needs), key
+            )
             reports.append(describe(work, key, chosen, material.pool))
             progress("selections", len(reports), len(wanted))
         runs.finish(store, run_id, replace(result, selections=reports))
@@ -68,6 +71,7 @@ def remix(
     last = runs.last_run(store, computed=True)
     select = last.recipes.resolved.get("select")
     recipe = changed(last, {"select": select, "mix": dict(mix)}, name or name_after(last, "mix"), seed)
+    require_whole(last, recipe)
     material = material_of(store, last)
     if recipe.needs_rows and not material.pairs:
         raise InputError("this mixture looks at gradients and the store's last run computed none; use `gradsift run`")
@@ -98,11 +102,12 @@ def score(
     if name == "none":
         raise InputError(f"method {recipe.select.method!r} chooses sets and scores no example; use `gradsift select`")
     of_score, _ = split_options(name, rule, checked_options(name, rule, options))
+    require_whole(last, recipe, checkpoint)
     material = material_of(store, last, checkpoint)
     work = work_on(store, recipe, material)
     tables = {}
     for key in _wanted(material, target):
-        e = evidence(work, material, key, recipe.select.encoder)
+        e = evidence(work, material, key, recipe.select.encoder, needs=recipe.select.needs)
         with refusals_of(f"method {recipe.select.method!r}"):
             make_room(e, name, None, of_score, 0)
             tables[key] = _score_table(e, scored(e, recipe.select.method, name, of_score))

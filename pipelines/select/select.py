@@ -41,10 +41,10 @@ TOKEN_TRIES = 6  # sizes tried for a budget of tokens, where a longer order is a
 F64 = NDArray[np.float64]
 
 
-def budget(select: Select, usable: int) -> int:
-    """Number of examples to choose, of a budget in label tokens at least; raises InputError when there are not as
-    many."""
-    size = select.examples or select.at_least or max(1, int((select.fraction or 0.0) * usable))
+def budget(select: Select, usable: int, of: int | None = None) -> int:
+    """Number of examples to choose, of a budget in label tokens at least; a fraction is of the `usable` ones, or of as
+    many as are given. Raises InputError when there are not as many."""
+    size = select.examples or select.at_least or max(1, int((select.fraction or 0.0) * (of or usable)))
     if size > usable:
         name = "examples" if select.examples else "at_least"
         raise InputError(f"select.{name} is {size} but only {usable} examples can be used")
@@ -73,7 +73,7 @@ def choose(e: Evidence, select: Select) -> tuple[Choice, F64]:
     with refusals_of(f"method {select.method!r}"):
         if rules()[rule].between is not None:
             return _between(e, select, rule, for_rule)
-        size = len(e.ids) if select.label_tokens is not None else budget(select, len(e.ids))
+        size = len(e.ids) if select.label_tokens is not None else budget(select, len(e.ids), e.usable)
         make_room(e, score, rule, {**given, **for_rule}, size)
         values = scored(e, select.method, score, for_score)
         choice = _within(e, select, lambda size: rules()[rule].run(e, values, size, **for_rule), rule)
@@ -97,7 +97,7 @@ def _with_fraction(select: Select, rule: str) -> Options:
 
 
 def _within(e: Evidence, select: Select, run: Callable[[int], Choice], rule: str) -> Choice:
-    least = budget(select, len(e.ids))
+    least = budget(select, len(e.ids), e.usable)
     if select.label_tokens is None:
         return run(least)
     tokens = e.label_tokens()
@@ -175,6 +175,7 @@ def spec_for(work: Work, e: Evidence, target_name: str) -> Spec:
     score, rule, options = select.parts()
     return {
         **extra_spec(work, select, e),
+        **({} if e.usable is None else {"usable": e.usable}),
         "version": VERSION,
         "method": select.method,
         "score": score,

@@ -173,7 +173,8 @@ def _by_method(work: Work, material: Material, name: str, target: str, pool: _Us
     encoder = work.recipe.validation.encoder
     if methods()[name].needs & ROWS and not material.pairs:
         raise InputError("this store has no gradient rows for an arm that chooses by a method; use `gradsift run`")
-    e = evidence(work, material, target, encoder if "encoder" in methods()[name].needs else None)
+    needs = methods()[name].needs
+    e = evidence(work, material, target, encoder if "encoder" in needs else None, needs=needs)
     select = work.recipe.selecting
     in_tokens = select is not None and select.label_tokens is not None
     budget: Options = select.budget if select is not None and in_tokens else {"examples": min(size, len(e.ids))}

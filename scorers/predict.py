@@ -1,0 +1,154 @@
+"""Scores predicted from cheap features, with the chance that each is above a limit: kernel ridge with honest errors.
+
+    f(x) = a + φ(x)ᵀ (ΦᵀΦ + λI)⁻¹ Φᵀ (y − a),    φ(x) = L⁻¹ k(C, x),  LLᵀ = k(C, C) + εI,  a = mean y
+    s²(x) = σ² · ( λ + k(x, x) − φᵀφ + λ φᵀ(ΦᵀΦ + λI)⁻¹φ )
+    P(y > t | x) = mean_i Ψ( (z_i − (t − f(x)) / s(x)) / h ),   z_i = e_i / s_i  of the landmarks
+
+k is the RBF kernel with the median squared distance of landmarks as its width; C are the first rows that were fitted,
+at most `CENTRES` (with all of them in C this is kernel ridge itself, Nyström's approximation beyond).
+e_i = r_i / (1 − h_ii) are residuals of leaving a row out, in closed form; λ is the one of `RIDGES` under which they are
+most likely, and σ makes the landmarks' z_i of mean square one. The chance is their own distribution, smoothed (Ψ the
+normal distribution function, h = `SMOOTH`): tails as heavy as they turned out to be. Only landmarks are counted, which
+are a random sample: other rows were chosen for high scores.
+
+Everything in float64 and without a random draw. Cost: O(n·m² + m³) to fit, O(m·(D + m)) for each prediction.
+Legend: n fitted rows, of which the first l are landmarks, D features, O outputs, m centres, N rows asked about.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from gradsift.scorers.errors import Unsuitable
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+CENTRES = 1024
+RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+SMOOTH = 0.3
+FEWEST = 8  # landmarks that errors can be told from
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was learnt: see `fit`. `errors` are the landmarks' z_i, [l, O]; `explained` the share of their variance that
+    is predicted when each is left out, [O]."""
+
+    centres: F64
+    width: float
+    whiten: F64  # [m, m]: L⁻¹
+    weights: F64  # [m, O]
+    covariance: F64  # [m, m]: (ΦᵀΦ + λI)⁻¹
+    ridge: float
+    mean: F64  # [O]: a
+    spread: F64  # [O]: σ
+    errors: F64
+    explained: F64
+
+    def predict(self, rows: F32) -> tuple[F64, F64]:
+        """([N, O] predicted scores, [N] their standard deviations before `spread`) of [N, D] rows."""
+        phi = _kernel(np.asarray(rows, np.float64), self.centres, self.width) @ self.whiten.T
+        known = np.einsum("nm,nm->n", phi, phi)
+        left = np.einsum("nm,nm->n", phi @ self.covariance, phi)
+        variance = self.ridge * (1 + left) + np.maximum(1 - known, 0)
+        return self.mean + phi @ self.weights, np.sqrt(variance)
+
+    def above(self, limit: F64, mean: F64, deviation: F64) -> F64:
+        """[N, O] chance that each score is above its output's `limit` [O], of what `predict` gave."""
+        asked = (limit - mean) / (deviation[:, None] * self.spread)
+        columns = [_survival(self.errors[:, output], asked[:, output]) for output in range(mean.shape[1])]
+        return np.stack(columns, axis=1)
+
+
+def fit(rows: F32, scores: F64, landmarks: int) -> Fitted:
+    """Learn [n, O] `scores` of [n, D] rows, the first `landmarks` of which are a random sample. Raises Unsuitable for
+    fewer than `FEWEST` of these."""
+    if landmarks < FEWEST:
+        raise Unsuitable(f"{landmarks} landmarks with a row are too few to predict scores from: at least {FEWEST}")
+    x = np.asarray(rows, np.float64)
+    centres = x[:CENTRES]
+    width = _median_distance(x[: min(landmarks, CENTRES)])
+    mean = scores.mean(axis=0)
+    left = scores - mean
+    gram = _kernel(centres, centres, width)
+    whiten = np.linalg.inv(np.linalg.cholesky(gram + 1e-6 * np.eye(len(gram))))
+    phi = _kernel(x, centres, width) @ whiten.T
+    values, vectors = np.linalg.eigh(phi.T @ phi)
+    turned = phi @ vectors  # features whose Gram matrix is diagonal
+    answers = turned.T @ left
+    missing = np.maximum(1 - np.einsum("nm,nm->n", phi, phi), 0)
+    best: tuple[float, float, F64, F64] | None = None
+    for ridge in RIDGES:
+        scaled = turned / (np.maximum(values, 0) + ridge)
+        leverage = np.minimum(np.einsum("nm,nm->n", scaled, turned), 1 - 1e-9)
+        errors = (left - scaled @ answers) / (1 - leverage)[:, None]
+        variance = ridge / (1 - leverage) + missing
+        scale = np.maximum((errors**2 / variance[:, None]).mean(axis=0), 1e-18)
+        cost = float(np.log(scale).mean() + np.log(variance).mean())
+        if best is None or cost < best[0]:
+            best = (cost, ridge, errors, variance)
+    assert best is not None  # noqa: S101 - there are ridges
+    _, ridge, errors, variance = best
+    of_landmarks = errors[:landmarks] / np.sqrt(variance[:landmarks, None])
+    spread = np.sqrt(np.maximum((of_landmarks**2).mean(axis=0), 1e-18))
+    inverse = (vectors / (np.maximum(values, 0) + ridge)) @ vectors.T
+    seen = scores[:landmarks]
+    total = np.maximum(((seen - seen.mean(axis=0)) ** 2).sum(axis=0), 1e-18)
+    return Fitted(
+        centres=centres,
+        width=width,
+        whiten=whiten,
+        weights=inverse @ (phi.T @ left),
+        covariance=inverse,
+        ridge=ridge,
+        mean=mean,
+        spread=spread,
+        errors=of_landmarks / spread,
+        explained=1 - (errors[:landmarks] ** 2).sum(axis=0) / total,
+    )
+
+
+def overlap(found: int, missed: float) -> float:
+    """The share of the best that were seen, where `found` were, and `missed` more are expected among the others."""
+    return found / (found + missed) if found else 0.0
+
+
+def kth_best(scores: F64, k: int) -> float:
+    """The k-th highest of [N] numbers, or the lowest where there are fewer."""
+    k = min(k, len(scores))
+    return float(np.partition(scores, len(scores) - k)[len(scores) - k])
+
+
+def expected_above(limit: float, known: F64, final: F64, asked: F64) -> float:
+    """How many of [M] rows with a first score `asked` would have a final score above `limit`, as far as rows with both
+    tell, [n] `known` and `final`: a line from one to the other, and the distribution of what it leaves, smoothed."""
+    centred = known - known.mean()
+    slope = float(centred @ final) / max(float(centred @ centred), 1e-18)
+    left = final - final.mean() - slope * centred
+    spread = max(float(np.sqrt((left**2).mean())), 1e-12)
+    wanted = (limit - final.mean() - slope * (asked - known.mean())) / spread
+    return float(_survival(left / spread, wanted).sum())
+
+
+def _distances(rows: F64, others: F64) -> F64:
+    squares = (rows**2).sum(axis=1)[:, None] + (others**2).sum(axis=1)[None] - 2 * rows @ others.T
+    return np.asarray(np.maximum(squares, 0), np.float64)
+
+
+def _kernel(rows: F64, others: F64, width: float) -> F64:
+    return np.asarray(np.exp(-_distances(rows, others) / width), np.float64)
+
+
+def _median_distance(rows: F64) -> float:
+    squares = _distances(rows, rows)[np.triu_indices(len(rows), 1)]
+    apart = squares[squares > 1e-9]
+    return float(np.median(apart)) if len(apart) else 1.0
+
+
+def _survival(errors: F64, asked: F64) -> F64:
+    """[N] share of errors above each of [N] numbers, smoothed."""
+    grid = np.linspace(errors.min() - 4 * SMOOTH, errors.max() + 4 * SMOOTH, 512)
+    shares = ndtr((errors[None] - grid[:, None]) / SMOOTH).mean(axis=1)
+    return np.asarray(np.interp(asked, grid, shares, left=1.0, right=0.0), np.float64)

@@ -1,0 +1,162 @@
+"""A cascade: rows of a part of the pool, from which the same is chosen."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from running import ROOT
+
+import gradsift
+from gradsift.datastore import examples, features, runs, selections
+from gradsift.datastore.errors import InputError
+from gradsift.datastore.runs import as_json, read
+from gradsift.datastore.store import Store
+from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.runs.curate import curate
+
+CASCADE = {"landmarks": 0.2, "step": 0.04, "most": 0.5}
+ROWS = {"projector": {"dim": 512}, "unit_rows": 32}
+
+
+@pytest.fixture(scope="module")
+def cascaded(recipe_data):
+    """The recipe of a cascade, which keeps no plain rows and trains no arm."""
+    features_ = ROWS | {"cascade": CASCADE}
+    return recipe_data | {"features": features_, "select": {"examples": 6}, "validate": None}
+
+
+@pytest.fixture(scope="module")
+def parted(cascaded, tmp_path_factory):
+    """(store folder, result) of its run. Read only."""
+    root = tmp_path_factory.mktemp("parted") / "store"
+    with Store(root) as store:
+        return root, curate(parse_recipe(cascaded), store)
+
+
+@pytest.fixture
+def opened(parted, tmp_path):
+    """A copy of that store."""
+    shutil.copytree(parted[0], tmp_path / "parted")
+    with Store(tmp_path / "parted") as store:
+        yield store
+
+
+def chosen(store, result):
+    return selections.get(store, result.selections[0].name).example_ids
+
+
+def test_it_computes_a_part_and_finds_the_choice_of_all(parted, opened, cascaded):
+    """And a run of the whole pool afterwards computes the rest, in the same spaces."""
+    _, result = parted
+    found, part = result.cascade, chosen(opened, result)
+    assert found.shortlist < found.seen < found.usable
+    assert 0 < found.price < 0.6
+    assert {row.checkpoint: row.statuses["ok"] for row in result.pool_rows} == {
+        point: found.seen if point == found.checkpoint else found.shortlist for point in (0, 1)
+    }
+    whole = curate(parse_recipe(cascaded | {"features": ROWS}), opened)
+    assert whole.cascade is None
+    computed = {row.checkpoint: row.computed for row in whole.pool_rows}
+    assert computed[found.checkpoint] == found.usable - found.seen
+    assert computed[1 - found.checkpoint] == found.usable - found.shortlist
+    assert [row.space_id for row in whole.rows] == [row.space_id for row in result.rows]
+    assert len(set(part) & set(chosen(opened, whole))) >= 5, "of the six that all rows choose"
+
+
+def test_what_is_chosen_does_not_depend_on_other_rows_of_the_store(parted, cascaded, copy):
+    """Promise 5: the store of a finished run has all rows already."""
+    _, result = parted
+    again = curate(parse_recipe(cascaded), copy)
+    assert sum(row.computed for row in again.rows) == 0
+    assert again.selections[0].digest == result.selections[0].digest
+    assert (again.cascade.seen, again.cascade.overlap) == (result.cascade.seen, result.cascade.overlap)
+
+
+def test_a_run_that_ends_in_a_round_goes_on_and_chooses_the_same(parted, cascaded, tmp_path):
+    """Promise 2: and batches, units and workers do not matter (5)."""
+    _, result = parted
+    other = cascaded["features"] | {"unit_rows": 7, "batch_tokens": 600}
+    recipe = parse_recipe(cascaded | {"features": other, "workers": 2})
+
+    def killed(name, action):
+        if name == "gradients-1":
+            raise KeyboardInterrupt
+        done = action()
+        if name == "gradients-round-1":
+            raise KeyboardInterrupt
+        return done
+
+    with Store(tmp_path / "store") as store:
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                curate(recipe, store, step=killed)
+        again = curate(recipe, store)
+        assert again.selections[0].digest == result.selections[0].digest
+        rows = store.catalog.one("SELECT count(*) AS n FROM feature_row WHERE status='planned'")
+        assert rows["n"] == 0
+
+
+def test_later_choices_are_of_the_shortlist_or_of_the_whole_pool_or_refused(opened, parted):
+    _, result = parted
+    (same,) = gradsift.select("less", examples=6, store=opened)
+    assert same.digest == result.selections[0].digest
+    (chance,) = gradsift.select("random", fraction=1.0, store=opened)
+    assert chance.examples == result.cascade.usable
+    for method, more in (("less", {"examples": 7}), ("mean_cosine", {"examples": 6}), ("less", {"checkpoint": 0})):
+        with pytest.raises(InputError, match=r"features\.cascade"):
+            gradsift.select(method, **{"examples": 6, **more}, store=opened)
+    with pytest.raises(InputError, match="whole pool"):
+        gradsift.select("tagcos", examples=6, store=opened)
+    answer = gradsift.query(like=chosen(opened, result)[:1], store=opened)
+    assert "features.cascade" in answer.note
+
+
+def test_it_is_told(parted):
+    root, result = parted
+    assert read(as_json(result)).cascade == result.cascade
+    with Store(root) as store:
+        assert runs.last_run(store).result.cascade == result.cascade
+    assert "Rows of a part of the pool" in Path(result.report).read_text("utf-8")
+
+
+def test_deleted_examples_leave_the_shortlist(opened, parted):
+    _, result = parted
+    gone = chosen(opened, result)[0]
+    gradsift.delete(id=gone, store=opened)
+    (made,) = gradsift.select("less", examples=5, name="after", store=opened)
+    assert gone not in selections.get(opened, made.name).example_ids
+    assert made.examples == 5
+    left = examples.standing(opened, result.cascade.dataset_id)
+    assert len(left.example_ids) == result.cascade.shortlist - 1
+    assert not features.missing(opened, result.pool_rows[0].space_id, left.example_ids)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"select": {"method": "tagcos", "examples": 6}}, "`select` by `tagcos`"),
+        ({"select": {"method": "less", "rule": "softmax", "examples": 6}}, "`select` by `less`"),
+        ({"select": {"method": "rds", "examples": 6}}, "`select` by `rds`"),
+        ({"select": {"method": "less", "options": {"length": "mild"}, "examples": 6}}, "`select` by `less`"),
+        ({"features": ROWS | {"plain_rows": True, "cascade": CASCADE}}, "plain_rows"),
+        ({"export": {"atlas": True}}, "atlas"),
+        ({"validate": {"arms": ["random", "redrawn"]}}, "redrawn"),
+        ({"validate": {"arms": ["el2n"]}}, "el2n"),
+        ({"mix": {"examples": 9, "parts": [{"name": "p", "target": "sql", "share": 1.0}]}}, "a mixture with gradients"),
+    ],
+)
+def test_what_looks_at_the_whole_pool_is_refused(cascaded, changes, what):
+    with pytest.raises(InputError, match=what):
+        parse_recipe(cascaded | changes)
+
+
+def test_the_page_on_cascades_works_as_written(cascaded):
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "cascade.md").read_text("utf-8"), re.S)
+    found = parse_recipe(cascaded | yaml.safe_load(block)).cascade
+    assert (found.overlap, found.most) == (0.95, 0.45)
+
+
+def test_a_recipe_without_gradients_may_have_one(cascaded):
+    assert parse_recipe(cascaded | {"select": {"method": "random", "examples": 6}}).cascade is None

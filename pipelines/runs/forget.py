@@ -103,16 +103,18 @@ def delete(
         if picked.ids or picked.quarantined:
             forget.begin(store, picked, exports=exports)
             done = resume(store, progress, elsewhere=exports) or done
+        left = drop_left_behind(store, elsewhere=True) if exports else []
         held = holding(store, picked.gone)
         if exports:
             held = [rewritten(store, one, progress, elsewhere=True) for one in held]
-    return replace(plan, exports=[*done.exports, *held], left=done.left)
+    return replace(plan, exports=[*done.exports, *held], left=list(dict.fromkeys([*done.left, *left])))
 
 
 def rewrite_exports(store: Store, progress: Progress = quiet) -> list[Exported]:
     """Write all exports on disk anew that hold an example which was deleted before. Raises BusyError."""
     with leases.alone(store, DOING):
         resume(store, progress, elsewhere=True)
+        drop_left_behind(store, elsewhere=True)
         return [rewritten(store, one, progress, elsewhere=True) for one in holding(store, tombstones.every(store))]
 
 

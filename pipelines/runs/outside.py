@@ -11,6 +11,7 @@ Cost: the ids of each export are read.
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -109,6 +110,8 @@ def rewritten(store: Store, held: Exported, progress: Progress, *, elsewhere: bo
     try:
         _export(store, chosen, folder, progress)
     except (GradsiftError, OSError, ValueError) as error:
+        with suppress(GradsiftError, OSError):
+            settle(store, folder)  # it may have failed when the new one was there and the old one beside it
         return replace(held, state=f"still holds them: {error}; then `gradsift delete --exports`")
     return replace(held, state=f"rewritten{_left_there(folder)}")
 

@@ -1,5 +1,6 @@
 """Promise 8: what is deleted is in no byte of the store; versions without it; killed anywhere, it goes on."""
 
+import errno
 import json
 import re
 import shutil
@@ -38,6 +39,7 @@ from gradsift.datastore.overview import overview
 from gradsift.datastore.store import Store
 from gradsift.datastore.traces import exported_to
 from gradsift.pipelines.export import export as exporting
+from gradsift.pipelines.export import place
 from gradsift.pipelines.export.checkout import checkout
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.report.report import write_report
@@ -501,6 +503,26 @@ def test_a_damaged_file_stops_a_deletion_which_goes_on_when_it_is_mended(kept):
     path.write_bytes(whole)
     with Store(kept.root) as store:
         delete(store, by_ids(*gone), exports=True)
+    assert found_in(kept.root, SECRET) == []
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_promise_8_a_replaced_export_goes_though_the_disk_failed_when_it_was_replaced(kept, monkeypatch, times):
+    """The new one has its name by then, and the old one, with what is deleted, lies beside it."""
+    gone = fill(kept)
+    left, sync = [OSError(errno.EIO, "Input/output error")] * times, place.fsync_folder
+
+    def failing(folder):
+        if left:
+            raise left.pop()
+        sync(folder)
+
+    monkeypatch.setattr(place, "fsync_folder", failing)
+    (told,) = delete(kept.store, by_ids(*gone), exports=True).exports
+    assert "Input/output error" in told.state
+    assert not left
+    delete(kept.store, by_ids(*gone), exports=True)
+    assert [path.name for path in (kept.root / "exports").iterdir()] == ["mix"]
     assert found_in(kept.root, SECRET) == []
 
 

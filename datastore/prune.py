@@ -173,6 +173,7 @@ def _datasets_of(store: Store, run: Run) -> set[int]:
     ingest: Any = run.summary.get("ingest", {})
     named = {
         ingest.get("pool", {}).get("used_dataset_id"),
+        (run.summary.get("cascade") or {}).get("dataset_id"),  # its shortlist
         *(row.get("dataset_id") for row in run.summary.get("rows", ())),
     }
     digests = {ingest.get("pool", {}).get("digest")}

@@ -90,12 +90,12 @@ class _Seen:
 @dataclass(frozen=True)
 class _Guess:
     """What a prediction says: [N] chances to be among the best of any target that is not done, [O] how many of the best
-    were seen and how many more are expected, [O] how many are wanted, and the landmarks' explained variance."""
+    were seen and how many more are expected, how many are wanted of each, and the landmarks' explained variance."""
 
     chance: F64
     found: I64
     missed: F64
-    wanted: I64
+    wanted: int
     explained: F64
 
 
@@ -154,7 +154,7 @@ class _Search:
         mean[seen.looked] = -np.inf  # also of those without a row
         mean[positions] = known
         wanted = self.wanted(mean)
-        limit = np.array([predict.kth_best(mean[:, o], k) for o, k in enumerate(wanted.tolist())])
+        limit = np.array([predict.kth_best(column, wanted) for column in mean.T])
         found = (known >= limit).sum(axis=0)
         missed, chance = np.zeros(len(limit)), np.zeros((count, len(limit)), np.float32)
         for start in range(0, count, predict.CENTRES):
@@ -166,8 +166,9 @@ class _Search:
         open_ = np.array([share < self.settings.overlap for share in _by_output(self.owners, found, missed)])
         return _Guess(chance[:, open_].sum(axis=1, dtype=np.float64), found, missed, wanted, fitted.explained)
 
-    def wanted(self, scores: F64) -> I64:
-        """[O] how many of the best are wanted of each output, by the [N, O] scores that are known or predicted."""
+    def wanted(self, scores: F64) -> int:
+        """How many of the best are wanted of each output, by the [N, O] scores that are known or predicted: the budget,
+        also where columns take turns. What others took is passed over, so a column's turn may come that far down."""
         select = self.work.recipe.select
         if select.label_tokens is not None:
             size = 1
@@ -177,16 +178,13 @@ class _Search:
                 size = max(size, len(within_tokens(order, self.pool.labels.tolist(), select.label_tokens)))
         else:
             size = select.examples or max(1, int((select.fraction or 0.0) * len(self.pool.ids)))
-        size = min(max(size, select.at_least or 0), len(self.pool.ids))
-        columns = [self.owners.count(owner) for owner in self.owners]
-        # columns that take turns may pass over what others took: half as many again
-        return np.array([size if n == 1 else min(size, ceil(1.5 * size / n)) for n in columns], np.int64)
+        return min(max(size, select.at_least or 0), len(self.pool.ids))
 
     def next(self, guess: _Guess) -> I64:
         """Positions to look at: the most likely for their tokens, of a step's tokens. None when it is enough."""
         shares = _by_output(self.owners, guess.found, guess.missed)
         looked = self.seen.looked
-        enough = len(self.seen.positions) >= guess.wanted.max()
+        enough = len(self.seen.positions) >= guess.wanted
         total, spent = int(self.pool.tokens.sum()), int(self.pool.tokens[looked].sum())
         left = self.settings.most * total - spent
         if looked.all() or (enough and (min(shares) >= self.settings.overlap or left <= 0)):
@@ -198,13 +196,13 @@ class _Search:
             : int(np.searchsorted(np.cumsum(self.pool.tokens[order]), min(room, left) if enough else room)) + 1
         ]
 
-    def shortlist(self, wanted: I64) -> list[int]:
+    def shortlist(self, wanted: int) -> list[int]:
         """Places among what was seen of the best of each output."""
         known = np.stack(self.seen.scores)
         places: set[int] = set()
-        for output, count in enumerate(wanted.tolist()):
-            order = np.lexsort((np.array(self.seen.positions), -known[:, output]))
-            places |= set(order[: ceil(self.settings.shortlist * count)].tolist())
+        for column in known.T:
+            order = np.lexsort((np.array(self.seen.positions), -column))
+            places |= set(order[: ceil(self.settings.shortlist * wanted)].tolist())
         return sorted(places)
 
 
@@ -276,11 +274,11 @@ def _ended(search: _Search, guess: _Guess, points: Sequence[Checkpoint], stage: 
 
 
 def _lost_by_shortlist(
-    search: _Search, short: Dataset, pairs: Sequence[SpacePair], places: Sequence[int], wanted: I64
+    search: _Search, short: Dataset, pairs: Sequence[SpacePair], places: Sequence[int], wanted: int
 ) -> F64:
     """[O] how many of the best by all checkpoints are expected among those that were seen and are not in the list."""
     if len(pairs) == 1:
-        return np.zeros(len(wanted))
+        return np.zeros(len(search.owners))
     names, final = search.scored(short, pairs)
     of_name = dict(zip(names, final, strict=True))
     first, ids = np.stack(search.seen.scores), [search.pool.ids[k] for k in search.seen.positions]
@@ -290,8 +288,8 @@ def _lost_by_shortlist(
     known, finals = first[both], np.stack([of_name[ids[place]] for place in both])
     return np.array(
         [
-            predict.expected_above(predict.kth_best(finals[:, o], k), known[:, o], finals[:, o], first[others, o])
-            for o, k in enumerate(wanted.tolist())
+            predict.expected_above(predict.kth_best(finals[:, o], wanted), known[:, o], finals[:, o], first[others, o])
+            for o in range(finals.shape[1])
         ]
     )
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from gradsift.pipelines.recipe.section import Section, Share
 
-RULES = ("top_k", "round_robin", "bids")  # which choose by the best scores of each column, and look at nothing else
+RULES = ("top_k", "round_robin")  # which choose by the best scores of each column, and look at nothing else
 SAME = {"represent": "gradients", "aggregate": "mean", "length": "none", "lowest": False}  # options that must be so
 
 
@@ -24,7 +24,8 @@ class Cascade(Section):
     step: Share = 0.05
     """Share of the pool's tokens that is looked at in a round, before it is predicted anew."""
     shortlist: Annotated[float, Field(ge=1)] = 3.0
-    """The other checkpoints are computed for so many times the budget: each target's best at the first one."""
+    """The other checkpoints are computed for so many times the budget: each target's best at the first one, or each of
+    its subtasks' where these take turns."""
 
 
 def serves(score: str, rule: str, options: Mapping[str, Any]) -> bool:

@@ -165,7 +165,7 @@ class Recipe(Section):
             raise ValueError(
                 f"{what} looks at rows of the whole pool, and `features.cascade` computes those of a part: leave it "
                 "out, or choose by a method that takes the rows nearest to a target by gradients (less, less_rr, "
-                "mean_cosine, bids)"
+                "mean_cosine)"
             )
         return self
 

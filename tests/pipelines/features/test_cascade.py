@@ -3,7 +3,9 @@
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from running import ROOT
@@ -11,10 +13,13 @@ from running import ROOT
 import gradsift
 from gradsift.datastore import examples, features, runs, selections
 from gradsift.datastore.errors import InputError
+from gradsift.datastore.prune import prune
 from gradsift.datastore.runs import as_json, read
 from gradsift.datastore.store import Store
+from gradsift.pipelines.features import cascade as stage
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.runs.curate import curate
+from gradsift.scorers import ranking
 
 CASCADE = {"landmarks": 0.2, "step": 0.04, "most": 0.5}
 ROWS = {"projector": {"dim": 512}, "unit_rows": 32}
@@ -133,9 +138,33 @@ def test_deleted_examples_leave_the_shortlist(opened, parted):
     assert not features.missing(opened, result.pool_rows[0].space_id, left.example_ids)
 
 
+def test_what_old_versions_leave_behind_has_the_shortlist_still(opened, parted):
+    prune(opened, 1, examples=True)
+    (same,) = gradsift.select("less", examples=6, name="after", store=opened)
+    assert same.examples == 6
+    assert same.digest == parted[1].selections[0].digest
+
+
+def test_columns_that_take_turns_are_each_searched_for_the_whole_budget():
+    """Ten subtasks with nearly the same best: turns go far beyond a tenth of the budget in each column."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(400, 1)) + 0.05 * rng.normal(size=(400, 10))
+    search = object.__new__(stage._Search)
+    select = SimpleNamespace(label_tokens=None, examples=20, fraction=None, at_least=None)
+    search.work = SimpleNamespace(recipe=SimpleNamespace(select=select))
+    search.settings = SimpleNamespace(shortlist=1.0)
+    search.owners = ["sql"] * 10
+    search.pool = SimpleNamespace(ids=[f"{k:03d}" for k in range(400)])
+    search.seen = stage._Seen(np.ones(400, bool), list(range(400)), list(scores))
+    listed = search.shortlist(search.wanted(scores))
+    assert set(ranking.round_robin(scores, search.pool.ids, 20).tolist()) <= set(listed)
+    assert len(listed) < 60, "not everything"
+
+
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
+        ({"select": {"method": "bids", "examples": 6}}, "`select` by `bids`"),
         ({"select": {"method": "tagcos", "examples": 6}}, "`select` by `tagcos`"),
         ({"select": {"method": "less", "rule": "softmax", "examples": 6}}, "`select` by `less`"),
         ({"select": {"method": "rds", "examples": 6}}, "`select` by `rds`"),

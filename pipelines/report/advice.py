@@ -16,8 +16,8 @@ def advice(result: RunResult) -> list[str]:
     steps = [step for arm in ours for step in _of_arm(arm, result)]
     if not ours and result.made:
         steps.append(
-            "Measure whether it helps: give the targets `test` rows, put seeds and arms under `validate` (the page on "
-            "validation has an example) and run `gradsift validate`."
+            "Measure whether it helps: with `test` rows of the targets, put seeds and arms under `validate` (the page "
+            "on validation has an example) and run `gradsift validate`."
         )
     if result.drift is not None and result.drift.advised:
         steps.append(ADVICE)

@@ -7,7 +7,7 @@ NOTE = (
     "Overlap is the share of the choice from all rows that is expected among the shortlist: estimated from how far the "
     "prediction is off on the landmarks, each left out, and from how scores at the first checkpoint and at all of them "
     "differ. Explained is the share of the variance of the landmarks' scores that their words, source and lengths "
-    "predict."
+    "predict. Where tables and charts below say all, they mean the shortlist: it alone has scores."
 )
 
 
@@ -32,5 +32,5 @@ def cascade_parts(report: CascadeReport | None) -> list[Part]:
         {"target": name, "overlap, estimated": share, "explained": report.explained[name]}
         for name, share in report.overlap.items()
     ]
-    words = cascade_words(report)
+    words = cascade_words(report).replace("`", "")  # a note has no code
     return [Part("Rows of a part of the pool", rows, note=f"{words[0].upper()}{words[1:]} {NOTE}")]

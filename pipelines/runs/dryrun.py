@@ -143,6 +143,8 @@ def _with_model(
         in_all = first + others * (len(looked.missing) - 1) + len(targets) * len(looked.missing)
     if recipe.validate_ is not None and recipe.validation.lm_eval is not None:
         notes.append("The tasks of `validate.lm_eval` are not in the minutes.")
+    if recipe.selecting is not None and recipe.select.parts()[1] == "portfolio":
+        notes.append("The trials of `method: auto` are not in the minutes; their FLOPs are among the prices.")
     width = row_bytes(recipe.features, seen, labels, plain)
     return replace(
         plan,

@@ -85,11 +85,16 @@ class Evidence:
 
     def over(self, pool: Dataset) -> "Evidence":
         """The same for a part of the pool."""
-        return Evidence(self.store, pool, self.target, self.pairs, self.seed, self.encoder, self._measures, self.memory)
+        return self._with(pool, self.target, self.seed)
 
     def towards(self, target: Dataset, seed: int) -> "Evidence":
-        """The same for other rows of the target, or for another seed."""
-        return Evidence(self.store, self.pool, target, self.pairs, seed, self.encoder, self._measures, self.memory)
+        """The same for other rows of the target, or for another seed; `losses` and `trials` stay those of the whole
+        target."""
+        return self._with(self.pool, target, seed)
+
+    def _with(self, pool: Dataset, target: Dataset, seed: int) -> "Evidence":
+        e = self
+        return Evidence(e.store, pool, target, e.pairs, seed, e.encoder, e._measures, e.memory, e.usable)
 
     def fingerprints(self, with_encoder: bool = False) -> list[list[Any]]:
         """[pool space, target space, mean learning rate] of each checkpoint (and of the encoder): what decides rows."""

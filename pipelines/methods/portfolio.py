@@ -61,6 +61,11 @@ def candidates(options: Options) -> list[str]:
             raise UnknownOption("option `of`: `random` is what every candidate is compared with, and no candidate")
         if rules()[known[name].rule].between is not None:
             raise UnknownOption(f"option `of`: `{name}` chooses between methods itself")
+        if "training" in known[name].needs:
+            raise UnknownOption(
+                f"option `of`: `{name}` trains a model on all `val` rows, by which it would then be judged; leave it "
+                "out, or name it as `select.method`"
+            )
     return of
 
 

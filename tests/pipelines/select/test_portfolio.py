@@ -160,6 +160,7 @@ def test_a_target_of_one_row_is_refused():
         (["les"], "did you mean `less`"),
         (["random"], "what every candidate is compared with"),
         (["auto"], "chooses between methods itself"),
+        (["less", "loss_drop"], "`loss_drop` trains a model on all `val` rows, by which it would then be judged"),
         ([], "each once"),
         (["less", "less"], "each once"),
     ],

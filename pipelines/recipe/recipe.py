@@ -193,7 +193,7 @@ class Recipe(Section):
             "`export.atlas`": self.export.atlas,
             "`features.plain_rows`": self.features.plain_rows,
             OF_TOKENIZER[0]: self._counts_tokens(),
-            "`weights: scaling_law`": any(part.weights == "scaling_law" for part in mix),
+            "`weights: scaling_law`": self.weighed_by_trainings,
             "`validate`": self.validate_ is not None,
             "`dedup.semantic`": self._semantic_rows(),
             OF_TOKENIZER[1]: self.export.labels is True,
@@ -213,11 +213,21 @@ class Recipe(Section):
         return weighed | (self.method_of(part).needs if part.target is not None else frozenset())
 
     @property
+    def weighed_by_trainings(self) -> bool:
+        """Whether a part of the mixture has its weights fitted on trainings."""
+        return self.mix is not None and any(part.weights == "scaling_law" for part in self.mix.all_parts())
+
+    @property
+    def mix_needs(self) -> Needs:
+        """What the mixture's methods and weights look at."""
+        none: Needs = frozenset()
+        return none.union(*(self._part_needs(part) for part in (self.mix.all_parts() if self.mix else ())))
+
+    @property
     def needs(self) -> Needs:
         """What the recipe's methods, weights and arms look at."""
         needs: set[Need] = set(self.selecting.needs) if self.selecting is not None else set()
-        for part in self.mix.all_parts() if self.mix else ():
-            needs |= self._part_needs(part)
+        needs |= self.mix_needs
         for arm in self.validate_.arms if self.validate_ else ():
             needs |= methods()[arm].needs if arm in methods() else frozenset()
         return frozenset(needs)

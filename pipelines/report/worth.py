@@ -1,7 +1,8 @@
 """What each arm gained for what it cost, and from where on choosing pays: the arithmetic is `scorers/worth.py`'s.
 
 Nothing is said of an arm that is not told apart from random (or is worse), nor of one whose cost is not known: a
-sentence encoder's pass, a training that a method does to score, Q-Tuning's passes in training.
+sentence encoder's pass, a training that a method does to score or to weigh sources, Q-Tuning's passes in training.
+After a cascade no number of targets is told from which on an arm pays: its rows are those that these targets asked for.
 """
 
 from dataclasses import replace
@@ -48,7 +49,10 @@ def with_worth(store: Store, recipe: Recipe, result: RunResult) -> RunResult:
             training_flops(recipe, weights, random.tokens or 0),
             count,
         )
-        arms.append(replace(arm, worth=_worth(base, random, arm, cost)))
+        worth = _worth(base, random, arm, cost)
+        if worth is not None and rows and result.cascade is not None:
+            worth = replace(worth, targets=None)
+        arms.append(replace(arm, worth=worth))
     return replace(result, arms=arms)
 
 
@@ -63,7 +67,7 @@ def _needs(recipe: Recipe, arm: str) -> Needs | None:
     if arm in ("selected", REDRAWN):
         return recipe.selecting.needs if recipe.selecting is not None else None
     if arm == "mixture":
-        return recipe.needs
+        return None if recipe.weighed_by_trainings else recipe.mix_needs
     return methods()[arm].needs if arm in methods() else frozenset()
 
 
@@ -106,7 +110,7 @@ def pays_words(arm: ArmRow) -> str:
         return _NEVER
     longer = f"from a training on {_rows(arm, worth.times)} on" if worth.times > 1 else "with the training as it is"
     if worth.targets is None:
-        return f"does not pay by more targets, but {longer}"
+        return f"does not pay by more targets, but {longer}" if worth.times > 1 else f"pays {longer}"
     if worth.targets == 1:
         return "pays from the first target on"
     return (

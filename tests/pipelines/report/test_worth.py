@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gradsift.datastore import runs
+from gradsift.datastore.cascades import CascadeReport
 from gradsift.datastore.runs import ArmRow, Ingested, PoolReport, RunResult, Versus, as_json, read
 from gradsift.datastore.store import Store
 from gradsift.pipelines.model.chats import usable_chats
@@ -61,9 +62,10 @@ def priced(recipe_data, monkeypatch):
     spent = Selecting(warmup=100, pool=800, targets={"sql": 100, "b": 7, "c": 7})
     monkeypatch.setattr(worth_module, "selecting", lambda *_: spent)
 
-    def of(*arms, **changes):
+    def of(*arms, cascade=None, **changes):
         base, random = arm("base", 3.0, tokens=None), arm("random", 2.5, tokens=300.0)
-        result = RunResult("r", Ingested(PoolReport(9, "d", 9, 9, 0), {}, {}), arms=[base, random, *arms])
+        ingested = Ingested(PoolReport(9, "d", 9, 9, 0), {}, {})
+        result = RunResult("r", ingested, arms=[base, random, *arms], cascade=cascade)
         return with_worth(None, parse_recipe(recipe_data | changes), result)
 
     return of
@@ -102,6 +104,29 @@ def test_nothing_is_said_of_a_gain_that_is_not_told_apart_from_random(priced, ve
     assert result.arms[2].worth is None
     assert pays_words(result.arms[2]) == ""
     assert [row["arm"] for row in rows_of(result)] == ["bm25"]
+
+
+def test_rows_that_a_cascade_chose_for_these_targets_pay_from_no_number_of_them(priced):
+    report = CascadeReport(1, 9, 100, 3, 1, 3, 3, 0.5, {"sql": 1.0}, {"sql": 0.5}, True, 1)
+    arms = priced(arm("selected", 2.0, "better", 400.0), arm("bm25", 2.25, "better", 300.0), cascade=report).arms
+    assert (arms[2].worth.targets, arms[2].worth.times, arms[3].worth.targets) == (None, 2.0, 1)
+    assert pays_words(arms[2]).startswith("does not pay by more targets, but from a training on 240 rows")
+    within = replace(arms[2], worth=replace(arms[2].worth, times=0.5))
+    assert pays_words(within) == "pays with the training as it is"
+
+
+def test_a_mixture_is_charged_for_what_its_parts_look_at(priced):
+    """Not for what `select` and the arms do; where trainings weigh its sources, whose cost is not counted, for nothing
+    that could be said."""
+
+    def worth(**part):
+        mix = {"examples": 20, "parts": [{"name": "p", **part}]}
+        return priced(arm("mixture", 2.0, "better", 300.0), mix=mix).arms[2].worth
+
+    assert worth().selecting == 0.0
+    assert worth(target="sql", select={"method": "bm25"}).selecting == 0.0
+    assert worth(target="sql").selecting == worth(weights="tive").selecting == 40 * (300 + 100)
+    assert worth(weights="scaling_law") is None
 
 
 @pytest.mark.parametrize("name", ["embed", "loss_drop", "qtuning"])

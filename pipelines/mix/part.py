@@ -82,14 +82,16 @@ def fill_part(mixer: Mixer, part: Part, budget: int, taken: Taken) -> None:
     ranks = PartRanking(mixer, part, open_)
     groups = groups_of(part, ranks, pool)
     least, most = part.at_least or 0, sum(groups.room)
-    filled = _filled_part(mixer, part, budget, ranks, groups)
+    filled, step = _filled_part(mixer, part, budget, ranks, groups), 1
     while filled.rows < least:
         if budget >= most:
             raise InputError(
                 f"mix, part {part.name!r}: at least {least:,} rows are asked for and there are {filled.rows:,}. Lower "
                 "`at_least`, add sources, raise `repeat`, or loosen the method's options."
             )
-        budget = min(max(budget + 1, -(-budget * least // max(1, filled.rows))), most)
+        # By the share that is missing; by twice as much each time at least, since the last few rows may be long ones.
+        budget = min(max(budget + step, -(-budget * least // max(1, filled.rows))), most)
+        step *= 2
         filled = _filled_part(mixer, part, budget, ranks, groups)
     for k, source in enumerate(filled.sources):
         taken.free[source.order[source.copies > 0]] = False

@@ -100,16 +100,27 @@ def _within(e: Evidence, select: Select, run: Callable[[int], Choice], rule: str
     least = budget(select, len(e.ids), e.usable)
     if select.label_tokens is None:
         return run(least)
+    choice = _near_tokens(e, select.label_tokens, least, run, rule)
+    if len(choice.order) < least:
+        raise InputError(
+            f"select.at_least is {least} and this method gives {len(choice.order)} examples; lower `at_least`, or "
+            "loosen the method's options"
+        )
+    return choice
+
+
+def _near_tokens(e: Evidence, wanted: int, least: int, run: Callable[[int], Choice], rule: str) -> Choice:
+    """What a rule takes of a budget in label tokens, `least` examples where it gives as many."""
     tokens = e.label_tokens()
     if rules()[rule].prefix:
         choice = run(len(tokens))
-        return replace(choice, order=within_tokens(choice.order, tokens, select.label_tokens, least))
+        return replace(choice, order=within_tokens(choice.order, tokens, wanted, least))
     # A rule that plans for its size: as near as it gets, and what is above the budget is cut off at the end.
-    first = max(least, min(len(tokens), int(select.label_tokens / (sum(tokens) / len(tokens)))))
+    first = max(least, min(len(tokens), int(wanted / (sum(tokens) / len(tokens)))))
     choice = sized_for_tokens(
-        run, lambda choice: sum(tokens[k] for k in choice.order), first, len(tokens), select.label_tokens, least=least
+        run, lambda choice: sum(tokens[k] for k in choice.order), first, len(tokens), wanted, least=least
     )
-    order = within_tokens(choice.order, tokens, select.label_tokens, least)
+    order = within_tokens(choice.order, tokens, wanted, least)
     return Choice(order, choice.columns, {k: mask for k, mask in choice.masks.items() if k in set(order.tolist())})
 
 

@@ -13,8 +13,10 @@ from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.export.export import export
 from gradsift.pipelines.features.gather import evidence
+from gradsift.pipelines.methods.evidence import Evidence
 from gradsift.pipelines.methods.memory import Sizes
 from gradsift.pipelines.methods.registry import (
+    Choice,
     Rule,
     checked_options,
     memory_of,
@@ -203,6 +205,21 @@ def test_more_rows_than_there_are_cannot_be_the_least(copy):
         chosen(copy, "less", budget={"label_tokens": 30, "at_least": 9999})
     with pytest.raises(InputError, match="`at_least` is the least number of examples of a budget in `label_tokens`"):
         chosen(copy, "less", budget={"examples": 30, "at_least": 9})
+
+
+def test_a_rule_that_gives_fewer_than_the_least_is_refused(seen, monkeypatch):
+    def four(_e, _values, size, **_):
+        return Choice(np.arange(min(size, 4)))
+
+    monkeypatch.setitem(rules(), "quadrants", replace(rules()["quadrants"], run=four))
+    select = Select(method="qtuning", label_tokens=30, at_least=6)
+    with pytest.raises(InputError, match=r"select\.at_least is 6 and this method gives 4 examples"):
+        choose(seen, select)
+
+
+def test_parts_of_evidence_know_how_many_examples_the_pool_has(seen):
+    of = Evidence(seen.store, seen.pool, seen.target, seen.pairs, usable=999)
+    assert of.over(seen.pool).usable == of.towards(seen.target, 3).usable == 999
 
 
 # --- several scores in one -----------------------------------------------------------------------------------------

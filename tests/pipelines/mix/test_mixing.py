@@ -13,10 +13,10 @@ from gradsift.datastore import runs, selections
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
 from gradsift.pipelines.methods.evidence import Evidence
-from gradsift.pipelines.mix import mixture, order
+from gradsift.pipelines.mix import mixture, order, part
 from gradsift.pipelines.model import losses
 from gradsift.pipelines.pool import ingest
-from gradsift.pipelines.recipe import parse_recipe
+from gradsift.pipelines.recipe import Part, parse_recipe
 from gradsift.pipelines.runs import reselect
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.training import loop
@@ -127,6 +127,25 @@ def test_a_part_has_so_many_rows_even_where_its_share_of_tokens_holds_fewer(mixe
     parts[0]["at_least"] = 9999
     with pytest.raises(InputError, match="part 'few': at least 9,999 rows are asked for and there are"):
         mixed({"label_tokens": 400, "parts": parts}, model=lm)
+
+
+def test_a_part_grows_in_a_few_steps_though_its_last_rows_are_long(monkeypatch):
+    """999 rows for a budget of 1,000, and the thousandth at 2,000: by the share that is missing it would take 700."""
+    asked = []
+
+    def filled(_mixer, _part, budget, *_):
+        asked.append(budget)
+        return SimpleNamespace(rows=999 if budget < 2_000 else 1_000, sources=[], picked=None)
+
+    monkeypatch.setattr(part, "PartRanking", lambda *_: None)
+    monkeypatch.setattr(part, "groups_of", lambda *_: SimpleNamespace(room=[9_000]))
+    monkeypatch.setattr(part, "allowed", lambda *_: True)
+    monkeypatch.setattr(part, "_filled_part", filled)
+    monkeypatch.setattr(part, "_note_taken", lambda *_: None)
+    part.fill_part(SimpleNamespace(pool=None), Part(name="p", at_least=1_000), 1_000, part.Taken(True))
+    assert asked[:2] == [1_000, 1_002]
+    assert 2_000 <= asked[-1] < 3_000
+    assert len(asked) < 13
 
 
 def test_the_seed_decides_and_ranks_are_nested(mixed):

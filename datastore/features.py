@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from gradsift.datastore.engine import Engine, Transaction, marks, parts
+from gradsift.datastore.documents import object_of
+from gradsift.datastore.engine import Engine, Row, Transaction, marks, parts
 from gradsift.datastore.errors import CorruptionError, InputError
 from gradsift.datastore.identity import Spec, canonical_json, check_comparable, fingerprint
 from gradsift.datastore.leases import Lease
 from gradsift.datastore.rows import FeatureBlock, join_blocks, read_blocks, write_block
 from gradsift.datastore.store import Store
 
+SPEC = "the spec of space {}"
 OTHER_ROWS = "shard {} does not hold the examples that the catalog lists"
 
 
@@ -38,8 +40,11 @@ def space_spec(store: Store, space_id: int) -> Spec:
     row = store.catalog.one("SELECT spec FROM feature_space WHERE space_id=?", (space_id,))
     if row is None:
         raise InputError(f"there is no feature space {space_id} in {store.root}")
-    spec: Spec = json.loads(row["spec"])
-    return spec
+    return object_of(row["spec"], SPEC.format(space_id))
+
+
+def _spec(row: Row) -> Spec:
+    return object_of(row["spec"], SPEC.format(row["space_id"]))
 
 
 def space_fingerprint(store: Store, space_id: int) -> str:
@@ -60,13 +65,13 @@ def spaces_at(store: Store, checkpoint: str) -> list[tuple[int, int]]:
         "SELECT s.space_id, s.spec, (SELECT count(*) FROM feature_row AS r WHERE r.space_id = s.space_id "
         "AND r.status = 'ok') AS n FROM feature_space AS s ORDER BY s.space_id"
     )
-    return [(row["space_id"], row["n"]) for row in spaces if json.loads(row["spec"]).get("checkpoint") == checkpoint]
+    return [(row["space_id"], row["n"]) for row in spaces if _spec(row).get("checkpoint") == checkpoint]
 
 
 def spaces_of(store: Store, kind: str) -> list[int]:
     """Numbers of the feature spaces whose spec names this kind, such as `encoder`; gradient rows name none."""
     spaces = store.catalog.rows("SELECT space_id, spec FROM feature_space ORDER BY space_id")
-    return [int(row["space_id"]) for row in spaces if json.loads(row["spec"]).get("kind") == kind]
+    return [int(row["space_id"]) for row in spaces if _spec(row).get("kind") == kind]
 
 
 def planned_in(store: Store, spec: str) -> bool:

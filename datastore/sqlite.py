@@ -19,7 +19,17 @@ from gradsift.datastore.bounds import bounded
 from gradsift.datastore.engine import LEFT, Engine, Parameters, Row, Transaction
 from gradsift.datastore.errors import BusyError, CorruptionError, GradsiftError, InputError, NoStoreError
 from gradsift.datastore.files import WRITABLE, disk_errors, fsync_path, make_folder, on_network
-from gradsift.datastore.sqlite_errors import ADVICE, DAMAGED, HELD, READ_ONLY, damaged, is_busy, name_of, sound
+from gradsift.datastore.sqlite_errors import (
+    ADVICE,
+    DAMAGED,
+    HELD,
+    READ_ONLY,
+    as_written,
+    damaged,
+    is_busy,
+    name_of,
+    sound,
+)
 
 BUSY_SECONDS = 60
 OF_PREDICATES = {"example", "origin"}  # tables that a predicate may look at
@@ -190,7 +200,8 @@ class SqliteEngine(Engine):
                     raise BusyError(LEFT.format(self.path.parent)) from error
                 if ledger is not None and (raised := ledger.raised(error)):
                     raise raised from error
-                raise
+                with as_written(self.path):
+                    raise
             finally:
                 if ledger is not None:
                     ledger.begin()
@@ -218,13 +229,19 @@ class SqliteEngine(Engine):
 
     def rows(self, text: str, parameters: Parameters = ()) -> list[Row]:
         """All rows of a query, of one snapshot."""
-        return self._read(lambda connection: connection.execute(text, parameters).fetchall())
+
+        def every(connection: sqlite3.Connection) -> list[Row]:
+            with as_written(self.path):
+                return connection.execute(text, parameters).fetchall()
+
+        return self._read(every)
 
     def one(self, text: str, parameters: Parameters = ()) -> Row | None:
         """The first row of a query, or None."""
 
         def first(connection: sqlite3.Connection) -> Row | None:
-            row: Row | None = connection.execute(text, parameters).fetchone()
+            with as_written(self.path):
+                row: Row | None = connection.execute(text, parameters).fetchone()
             return row
 
         return self._read(first)
@@ -292,7 +309,7 @@ class SqliteEngine(Engine):
 
     def _faults(self, _: sqlite3.Connection) -> tuple[str | None, list[str], list[str]]:
         last = head.noted(self._note)
-        with self._snapshot() as connection:
+        with self._snapshot() as connection, as_written(self.path):
             found = _unsound(connection) or _unreferred(connection)
             changed = [] if found else seals.broken(connection)
             return head.behind(last, seals.head_of(connection)), found, changed

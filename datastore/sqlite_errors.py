@@ -60,6 +60,20 @@ def sound(path: Path, patience: float) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def as_written(path: Path) -> Iterator[None]:
+    """Raise CorruptionError where a statement of this package finds other tables than its migrations made, or text
+    that is none."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise damaged(path, f"text that is not UTF-8: {error}") from error
+    except sqlite3.OperationalError as error:
+        if name_of(error) == "SQLITE_ERROR":
+            raise damaged(path, f"its tables are not as they were made: {error}") from error
+        raise
+
+
 def _size(path: Path) -> int:
     """Bytes of the catalog's file or of its log, whichever is larger."""
     there = (path, path.with_name(f"{path.name}-wal"))

@@ -343,3 +343,12 @@ def test_seals_that_cannot_be_counted_on_are_damage_and_no_traceback(engine):
     head_note.unlink(missing_ok=True)
     with pytest.raises(CorruptionError, match=r"is damaged \(its seals: .*--accept-loss"):
         put(engine, "b")
+
+
+def test_tables_that_are_not_as_they_were_made_are_damage_and_no_traceback(engine):
+    put(engine, "a")
+    made = "UPDATE sqlite_schema SET sql = replace(sql, 'holder', 'hoIder') WHERE name = 'lease'"
+    change(engine, made, writable=True)
+    for ask in (lambda: engine.rows("SELECT holder FROM lease"), lambda: engine.one("SELECT holder FROM lease")):
+        with pytest.raises(CorruptionError, match=r"is damaged \(its tables are not as they were made: no such column"):
+            ask()

@@ -30,6 +30,10 @@ def test_the_page_has_a_heading_for_every_promise():
     assert all(f"## {number}. {promise}" in page for number, promise in PROMISES.items())
 
 
+def test_every_promise_was_attacked():
+    assert {record["promise"] for record in RECORDS} == set(PROMISES)
+
+
 def test_recorded_tests_are_there():
     for path, *_, name in [record["test"].split("::") for record in RECORDS]:
         tree = ast.parse((ROOT / path).read_text("utf-8"))

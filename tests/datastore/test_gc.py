@@ -115,6 +115,16 @@ WORK = {
 }
 
 
+def collected(store, monkeypatch, seconds):
+    """What another process collects whose clock is off, or what it is told."""
+    with monkeypatch.context() as clock, Store(store.root, create=False) as other:
+        off(clock, seconds)
+        try:
+            return maintenance.collect(other)
+        except BusyError as error:
+            return str(error)
+
+
 @pytest.mark.parametrize("seconds", [-DAY, DAY])
 @pytest.mark.parametrize("work", WORK)
 def test_beside_what_writes_nothing_is_deleted(copy, monkeypatch, work, seconds):
@@ -124,12 +134,7 @@ def test_beside_what_writes_nothing_is_deleted(copy, monkeypatch, work, seconds)
 
     def collect(step):
         if step == "renamed":
-            with monkeypatch.context() as clock, Store(copy.root, create=False) as other:
-                off(clock, seconds)
-                try:
-                    seen.append(maintenance.collect(other))
-                except BusyError as error:
-                    seen.append(str(error))
+            seen.append(collected(copy, monkeypatch, seconds))
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "failpoint", collect)
@@ -147,12 +152,7 @@ def test_beside_an_export_and_a_validation_nothing_is_deleted(copy, tmp_path, mo
     seen = []
 
     def collect(*_):
-        with monkeypatch.context() as clock, Store(copy.root, create=False) as other:
-            off(clock, seconds)
-            try:
-                seen.append(maintenance.collect(other))
-            except BusyError as error:
-                seen.append(str(error))
+        seen.append(collected(copy, monkeypatch, seconds))
 
     if work == "export":
         chosen = selections.get(copy, "small-sql")

@@ -11,10 +11,12 @@ most likely, and σ makes the landmarks' z_i of mean square one. The chance is t
 normal distribution function, h = `SMOOTH`): tails as heavy as they turned out to be. Only landmarks are counted, which
 are a random sample: other rows were chosen for high scores.
 
-Everything in float64 and without a random draw. Cost: O(n·m² + m³) to fit, O(m·(D + m)) for each prediction.
+Everything in float64 and without a random draw. Cost: O(n·m² + m³) to fit, O(m·(D + m)) for each prediction. Beside the
+rows that it is given, `fit` holds O(m² + m·D) numbers and the landmarks' errors: fitted rows are read by blocks of `m`.
 Legend: n fitted rows, of which the first l are landmarks, D features, O outputs, m centres, N rows asked about.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,46 +69,63 @@ def fit(rows: F32, scores: F64, landmarks: int) -> Fitted:
     fewer than `FEWEST` of these."""
     if landmarks < FEWEST:
         raise Unsuitable(f"{landmarks} landmarks with a row are too few to predict scores from: at least {FEWEST}")
-    x = np.asarray(rows, np.float64)
-    centres = x[:CENTRES]
-    width = _median_distance(x[: min(landmarks, CENTRES)])
+    centres = np.asarray(rows[:CENTRES], np.float64)
+    width = _median_distance(centres[:landmarks])
     mean = scores.mean(axis=0)
     left = scores - mean
     gram = _kernel(centres, centres, width)
     whiten = np.linalg.inv(np.linalg.cholesky(gram + 1e-6 * np.eye(len(gram))))
-    phi = _kernel(x, centres, width) @ whiten.T
-    values, vectors = np.linalg.eigh(phi.T @ phi)
-    turned = phi @ vectors  # features whose Gram matrix is diagonal
-    answers = turned.T @ left
-    missing = np.maximum(1 - np.einsum("nm,nm->n", phi, phi), 0)
-    best: tuple[float, float, F64, F64] | None = None
-    for ridge in RIDGES:
-        scaled = turned / (np.maximum(values, 0) + ridge)
-        leverage = np.minimum(np.einsum("nm,nm->n", scaled, turned), 1 - 1e-9)
-        errors = (left - scaled @ answers) / (1 - leverage)[:, None]
-        variance = ridge / (1 - leverage) + missing
-        scale = np.maximum((errors**2 / variance[:, None]).mean(axis=0), 1e-18)
-        cost = float(np.log(scale).mean() + np.log(variance).mean())
-        if best is None or cost < best[0]:
-            best = (cost, ridge, errors, variance)
-    assert best is not None  # noqa: S101 - there are ridges
-    _, ridge, errors, variance = best
-    of_landmarks = errors[:landmarks] / np.sqrt(variance[:landmarks, None])
+
+    def parts() -> Iterator[tuple[slice, F64]]:
+        """(place, [b, m] φ) of blocks of rows."""
+        for start in range(0, len(rows), CENTRES):
+            part = slice(start, start + CENTRES)
+            yield part, _kernel(np.asarray(rows[part], np.float64), centres, width) @ whiten.T
+
+    product, answers = np.zeros_like(gram), np.zeros((len(gram), left.shape[1]))
+    for part, phi in parts():
+        product += phi.T @ phi
+        answers += phi.T @ left[part]
+    values, vectors = np.linalg.eigh(product)
+    shrunk = {ridge: 1 / (np.maximum(values, 0) + ridge) for ridge in RIDGES}
+    turned_answers = vectors.T @ answers
+    squares = {ridge: np.zeros(left.shape[1]) for ridge in RIDGES}  # of errors, by their variance
+    logs = dict.fromkeys(RIDGES, 0.0)
+    of_drawn: dict[float, tuple[list[F64], list[F64]]] = {ridge: ([], []) for ridge in RIDGES}
+    for part, phi in parts():
+        turned = phi @ vectors  # features whose Gram matrix is diagonal
+        missing = np.maximum(1 - np.einsum("nm,nm->n", phi, phi), 0)
+        drawn = max(0, landmarks - part.start)
+        for ridge, shrink in shrunk.items():
+            leverage = np.minimum(turned**2 @ shrink, 1 - 1e-9)
+            errors = (left[part] - turned @ (shrink[:, None] * turned_answers)) / (1 - leverage)[:, None]
+            variance = ridge / (1 - leverage) + missing
+            squares[ridge] += (errors**2 / variance[:, None]).sum(axis=0)
+            logs[ridge] += float(np.log(variance).sum())
+            of_drawn[ridge][0].append(errors[:drawn].copy())  # a view would keep the others
+            of_drawn[ridge][1].append(variance[:drawn].copy())
+
+    def cost(ridge: float) -> float:
+        return float(np.log(np.maximum(squares[ridge] / len(rows), 1e-18)).mean()) + logs[ridge] / len(rows)
+
+    ridge = min(RIDGES, key=cost)
+    errors, variance = (np.concatenate(one) for one in of_drawn[ridge])
+    of_landmarks = errors / np.sqrt(variance[:, None])
     spread = np.sqrt(np.maximum((of_landmarks**2).mean(axis=0), 1e-18))
-    inverse = (vectors / (np.maximum(values, 0) + ridge)) @ vectors.T
+    inverse = (vectors * shrunk[ridge]) @ vectors.T
     seen = scores[:landmarks]
     total = np.maximum(((seen - seen.mean(axis=0)) ** 2).sum(axis=0), 1e-18)
     return Fitted(
         centres=centres,
         width=width,
         whiten=whiten,
-        weights=inverse @ (phi.T @ left),
+        weights=inverse @ answers,
         covariance=inverse,
         ridge=ridge,
         mean=mean,
         spread=spread,
         errors=of_landmarks / spread,
-        explained=1 - (errors[:landmarks] ** 2).sum(axis=0) / total,
+        explained=1 - (errors**2).sum(axis=0) / total,
     )
 
 

@@ -1,5 +1,8 @@
 """Predictions against what they approximate: kernel ridge by its textbook equation, and real leaving-out."""
 
+import tracemalloc
+from unittest import mock
+
 import numpy as np
 import pytest
 
@@ -69,6 +72,19 @@ def test_more_rows_than_centres_are_predicted_nearly_as_well(monkeypatch):
     part = predict.fit(x[:300], y[:300], 300)
     errors = [float(((one.predict(x[300:])[0] - y[300:]) ** 2).mean()) for one in (whole, part)]
     assert errors[1] < 2 * errors[0] < 0.1 * y.var()
+
+
+def test_it_holds_no_more_for_more_rows():
+    """Beside what it is given: blocks, and the errors of landmarks."""
+    held = []
+    for rows in (2_100, 8_400):
+        x, y = planted(rows)
+        tracemalloc.start()
+        with mock.patch.object(predict, "CENTRES", 64):
+            predict.fit(x, y, 50)
+        held.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert held[1] < held[0] + 6_300 * 64  # not [n, m] numbers, of 8 bytes each
 
 
 def test_too_few_landmarks_are_refused():

@@ -26,6 +26,7 @@ from gradsift.datastore import blocks, examples
 from gradsift.datastore.cascades import CascadeReport
 from gradsift.datastore.chats import Messages
 from gradsift.datastore.checkpoints import Checkpoint
+from gradsift.datastore.errors import InputError
 from gradsift.datastore.examples import Dataset
 from gradsift.datastore.identity import digest_text
 from gradsift.datastore.runs import SpaceRows
@@ -110,9 +111,10 @@ class _Search:
         self.seen = _Seen(np.zeros(len(self.pool.ids), bool))
 
     def look(self, positions: I64, beside: Sequence[str] = ()) -> None:
-        """Have rows of these, and note their scores."""
+        """Have rows of these, and note their scores. With a row that is there already, so that a round all of whose
+        examples have no finite gradient is a round like others."""
         ids = [self.pool.ids[k] for k in positions]
-        part = self.dataset([*ids, *beside])
+        part = self.dataset([*ids, *beside, *(self.pool.ids[k] for k in self.seen.positions[:1])])
         pair, rows = checkpoint_rows(self.work, replace(self.material, pool=part), self.scout)
         self.seen.computed += rows[-1].computed
         names, scores = self.scored(part, [pair])
@@ -145,10 +147,14 @@ class _Search:
     def guess(self) -> _Guess:
         """Predict all that was not looked at."""
         seen, positions = self.seen, np.array(self.seen.positions, np.int64)
-        known = np.stack(seen.scores)
+        known, count = np.stack(seen.scores), len(self.pool.ids)
+        mean, deviation = np.full((count, known.shape[1]), -np.inf), np.empty(count)
+        mean[positions] = known
+        missed, chance = np.zeros(known.shape[1]), np.zeros(mean.shape, np.float32)
+        if seen.landmarks < predict.FEWEST:  # of a pool as small, which was looked at wholly: see `_begun`
+            wanted = self.wanted(mean)
+            return _Guess(chance.sum(axis=1), np.full(len(missed), min(wanted, len(known))), missed, wanted, missed)
         fitted = predict.fit(self.pool.features.read(positions), known, seen.landmarks)
-        count = len(self.pool.ids)
-        mean, deviation = np.empty((count, known.shape[1])), np.empty(count)
         for part, rows in self.pool.features.blocks():
             mean[part], deviation[part] = fitted.predict(rows)
         mean[seen.looked] = -np.inf  # also of those without a row
@@ -156,7 +162,6 @@ class _Search:
         wanted = self.wanted(mean)
         limit = np.array([predict.kth_best(column, wanted) for column in mean.T])
         found = (known >= limit).sum(axis=0)
-        missed, chance = np.zeros(len(limit)), np.zeros((count, len(limit)), np.float32)
         for start in range(0, count, predict.CENTRES):
             part = slice(start, start + predict.CENTRES)
             unseen = np.flatnonzero(~seen.looked[part])
@@ -225,7 +230,13 @@ def cascade(work: Work, material: Material, points: Sequence[Checkpoint], stage:
 def _begun(work: Work, material: Material, settings: Cascade, scout: Checkpoint) -> _Search:
     search = _Search(work, material, settings, scout)
     search.look(_landmarks(search.pool.ids, work.recipe.seed, settings), search.pool.others)
-    search.seen.landmarks = len(search.seen.positions)
+    drawn, search.seen.landmarks = int(search.seen.looked.sum()), len(search.seen.positions)
+    if search.seen.landmarks < predict.FEWEST and not search.seen.looked.all():
+        raise InputError(
+            f"features.cascade: {search.seen.landmarks} of {drawn} landmarks have a finite gradient, and scores are "
+            f"predicted from at least {predict.FEWEST}; raise `features.cascade.landmarks`, or leave the cascade "
+            "out and see in the report which rows have none"
+        )
     return search
 
 

@@ -32,6 +32,7 @@ PLAIN_TEMPLATE = (
 DIRECTIVES = [f"%{flag}{letter}" for flag in ("-", "") for letter in "aAbBcdDeFGHIjmMpRSTuUVwWxXyY"]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 Status = Literal["ok", "truncated", "no_labels", "unrenderable"]
+WITHOUT_LABEL = ("no_labels", "unrenderable")  # statuses of chats that cannot be used
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Encoded:
     @property
     def usable(self) -> bool:
         """Whether the example has a gradient."""
-        return self.status in ("ok", "truncated")
+        return self.status not in WITHOUT_LABEL
 
 
 def chat_template(tokenizer: Any) -> str:

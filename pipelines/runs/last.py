@@ -1,12 +1,13 @@
 """What later work takes from a run that is over: its recipe, its datasets, the spaces of its gradient rows."""
 
-from gradsift.datastore import examples
+from gradsift.datastore import examples, features
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.points import mean_lr, plain_space, space_at
 from gradsift.datastore.runs import Run
 from gradsift.datastore.store import Store
 from gradsift.pipelines.features.gather import Material, Shortlist
 from gradsift.pipelines.methods.evidence import SpacePair
+from gradsift.pipelines.model.encode import WITHOUT_LABEL
 from gradsift.pipelines.model.work import Work, open_work
 from gradsift.pipelines.progress import Progress, quiet
 from gradsift.pipelines.recipe import Recipe, Select, recorded_recipe
@@ -29,7 +30,12 @@ def material_of(store: Store, last: Run, checkpoint: int | None = None) -> Mater
     }
     pool = examples.standing(store, result.ingest.pool.used_dataset_id)
     parted = result.cascade
-    short = None if parted is None else Shortlist(examples.standing(store, parted.dataset_id), parted.usable)
+    short = None
+    if parted is not None:
+        space = next(row.space_id for row in result.pool_rows if row.checkpoint == parted.checkpoint)
+        statuses = features.statuses(store, space, pool.dataset_id)  # every example without a label has one there
+        usable = len(pool.example_ids) - sum(statuses.get(status, 0) for status in WITHOUT_LABEL)
+        short = Shortlist(examples.standing(store, parted.dataset_id), usable)
     return Material(pool, targets, pairs=_pairs(store, last, checkpoint), shortlist=short)
 
 

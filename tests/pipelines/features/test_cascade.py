@@ -138,11 +138,59 @@ def test_deleted_examples_leave_the_shortlist(opened, parted):
     assert not features.missing(opened, result.pool_rows[0].space_id, left.example_ids)
 
 
-def test_what_old_versions_leave_behind_has_the_shortlist_still(opened, parted):
-    prune(opened, 1, examples=True)
-    (same,) = gradsift.select("less", examples=6, name="after", store=opened)
-    assert same.examples == 6
-    assert same.digest == parted[1].selections[0].digest
+def test_a_fraction_is_of_what_is_left(opened, parted):
+    """Of the usable examples that were not deleted, whether or not they had a row."""
+    usable = parted[1].cascade.usable
+    share = 6.5 / usable
+    (before,) = gradsift.select("less", fraction=share, store=opened)
+    listed = set(examples.standing(opened, parted[1].cascade.dataset_id).example_ids)
+    pool = examples.standing(opened, parted[1].ingest.pool.used_dataset_id).example_ids
+    gone = [name for name in pool if name not in listed][: usable // 2]
+    gradsift.delete(id=gone, store=opened)
+    (after,) = gradsift.select("less", fraction=share, name="after", store=opened)
+    assert (before.examples, after.examples) == (6, int(share * (usable - len(gone))))
+
+
+def test_a_pool_with_fewer_rows_than_a_prediction_needs_is_looked_at_wholly(cascaded, tmp_path):
+    """And at one checkpoint, where rows are of what was looked at, the shortlist outlives old versions."""
+    lines = Path(cascaded["pool"][0]["path"]).read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "few.jsonl").write_text("".join(lines[:7]), "utf-8")
+    few = {"pool": [{"path": str(tmp_path / "few.jsonl")}], "warmup": cascaded["warmup"] | {"epochs": 1}}
+    with Store(tmp_path / "store") as store:
+        result = curate(parse_recipe(cascaded | few | {"select": {"examples": 1}}), store)
+        found = result.cascade
+        assert found.usable < 8
+        assert (found.landmarks, found.price, found.overlap, found.reached) == (found.usable, 1.0, {"sql": 1.0}, True)
+        prune(store, 1)
+        (same,) = gradsift.select("less", examples=1, store=store)
+        assert same.digest == result.selections[0].digest
+
+
+def test_a_round_without_a_finite_gradient_is_a_round(opened, parted, cascaded):
+    """What was looked at next to the landmarks has none; what is chosen is of the others."""
+    datasets = opened.catalog.rows("SELECT dataset_id FROM dataset WHERE lane='cascade' ORDER BY dataset_id")
+    drawn, first = (set(examples.get_dataset(opened, row["dataset_id"]).example_ids) for row in datasets[:2])
+    with opened.catalog.write() as db:
+        for name in first - drawn:
+            db.rows(
+                "UPDATE feature_row SET status='non_finite', row=NULL WHERE example_id=? RETURNING space_id", (name,)
+            )
+    again = curate(parse_recipe(cascaded), opened)
+    assert again.cascade.rounds > 1
+    assert again.cascade.seen <= again.cascade.usable - len(first - drawn)
+    assert not (first - drawn) & set(chosen(opened, again))
+
+
+def test_too_few_landmarks_with_a_finite_gradient_are_said_so(opened, parted, cascaded):
+    (row,) = opened.catalog.rows("SELECT min(dataset_id) AS n FROM dataset WHERE lane='cascade'")
+    drawn = examples.get_dataset(opened, row["n"]).example_ids
+    with opened.catalog.write() as db:
+        for name in drawn[3:]:
+            db.rows(
+                "UPDATE feature_row SET status='non_finite', row=NULL WHERE example_id=? RETURNING space_id", (name,)
+            )
+    with pytest.raises(InputError, match=r"3 of \d+ landmarks have a finite gradient.*landmarks"):
+        curate(parse_recipe(cascaded), opened)
 
 
 def test_columns_that_take_turns_are_each_searched_for_the_whole_budget():

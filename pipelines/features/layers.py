@@ -6,8 +6,9 @@ model (`model.layers.3`); the run of neighbouring blocks that scores best (score
 because a backward goes down to the lowest block that is kept: blocks between cost little more.
 
 The choice becomes part of the recipe as it ran, and of the spec of its feature spaces, as shell patterns. It is made
-once for a checkpoint: later runs by the same rule take what an earlier one chose, however the pool has grown, as they
-take its warm-up. Cost: a pass over twice `probe` rows; memory [rows, modules · 256] f32.
+once for a checkpoint and its targets: later runs by the same rule take what an earlier one chose for the same rows of
+targets, however the pool has grown, as they take its warm-up; with other targets they choose anew. Cost: a pass over
+twice `probe` rows; memory [rows, modules · 256] f32.
 Legend: N rows, D dims of a block's part.
 """
 
@@ -22,8 +23,7 @@ from numpy.typing import NDArray
 from gradsift.datastore import examples, features
 from gradsift.datastore.checkpoints import Checkpoint
 from gradsift.datastore.errors import InputError
-from gradsift.datastore.settled import chosen_layers
-from gradsift.datastore.store import Store
+from gradsift.datastore.settled import Settled, chosen_layers
 from gradsift.pipelines.features.extract import Extractor
 from gradsift.pipelines.features.gather import Material
 from gradsift.pipelines.features.space import GradientJob, make_job
@@ -33,6 +33,7 @@ from gradsift.scorers import layers as scores
 from gradsift.scorers.errors import Unsuitable
 
 DIM = 256  # of each module's sketch in the probe
+_EARLIER = "the choice that an earlier run of this warm-up"
 _BLOCK = re.compile(r".*?\.\d+\.")  # a weight's name up to its first number
 
 
@@ -47,11 +48,19 @@ class Choice:
 def choose(work: Work, material: Material, point: Checkpoint, rule: ChosenLayers) -> Choice:
     """The layers of a run's rows, chosen by an earlier run or now from a probe at its first checkpoint. Raises
     InputError where nothing can be chosen between."""
-    before = chosen_before(work.store, rule, point.digest)
-    if before is not None:
-        note = f"Rows have the blocks {', '.join(before)}, which an earlier run of this warm-up chose by {rule.choose}."
-        return Choice(before, note)
-    return _probed(work, material, point, rule)
+    before = chosen_before(work, material, rule, point.digest)
+    if before is None:
+        return _probed(work, material, point, rule)
+    names = ", ".join(before.layers)
+    told = next((note for note in before.notes if of_choice(note) and f"{names}: " in note), "")
+    if not told:  # that run was interrupted
+        return Choice(before.layers, f"Rows have the blocks {names}, {_EARLIER} made by {rule.choose}.")
+    return Choice(before.layers, told if _EARLIER in told else f"{told} It is {_EARLIER} made.")
+
+
+def of_choice(note: str) -> bool:
+    """Whether a note of a run tells of a choice of layers."""
+    return note.startswith("Rows have ")
 
 
 def settled(work: Work, layers: list[str]) -> Work:
@@ -61,21 +70,34 @@ def settled(work: Work, layers: list[str]) -> Work:
     return replace(work, recipe=under, token=uuid4().hex)
 
 
-def as_before(work: Work, points: Sequence[Checkpoint]) -> Work:
-    """The work under the layers that an earlier run chose at these checkpoints; as it is where none has."""
+def as_before(work: Work, material: Material, points: Sequence[Checkpoint]) -> Work:
+    """The work under the layers that an earlier run chose at these checkpoints for these targets; as it is where none
+    has."""
     rule = work.recipe.features.layers
     if not isinstance(rule, ChosenLayers) or not points:
         return work
-    before = chosen_before(work.store, rule, points[0].digest)
-    return work if before is None else settled(work, before)
+    before = chosen_before(work, material, rule, points[0].digest)
+    return work if before is None else settled(work, before.layers)
 
 
-def chosen_before(store: Store, rule: ChosenLayers, checkpoint: str) -> list[str] | None:
-    """What the newest run by this rule chose at a checkpoint, if there are rows of it."""
+def chosen_before(work: Work, material: Material, rule: ChosenLayers, checkpoint: str) -> Settled | None:
+    """What the newest run by this rule and for these targets chose at a checkpoint, if there are rows of it. Targets
+    are known by their rows; those of a run that was interrupted, whose rows are not recorded, by the recipe."""
+    store, digests = work.store, sorted(target.digest for target in material.targets.values())
+    targets = work.recipe.model_dump(mode="json", by_alias=True)["targets"]
     spaces = [features.space_spec(store, space) for space, _ in features.spaces_at(store, checkpoint)]
     made = [spec["parameters"]["layers"] for spec in spaces if "parameters" in spec]
     every = chosen_layers(store) if made else ()
-    return next((got for asked, got in every if got in made and ChosenLayers.model_validate(asked) == rule), None)
+    return next(
+        (
+            one
+            for one in every
+            if one.layers in made
+            and (one.targets == targets if one.digests is None else one.digests == digests)
+            and ChosenLayers.model_validate(one.rule) == rule
+        ),
+        None,
+    )
 
 
 def _probed(work: Work, material: Material, point: Checkpoint, rule: ChosenLayers) -> Choice:

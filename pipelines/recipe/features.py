@@ -46,7 +46,7 @@ class Signals(Section):
 
 
 class ChosenLayers(Section):
-    """Layers of rows chosen from data, once for a warm-up: neighbouring blocks of the model."""
+    """Layers of rows chosen from data, once for a warm-up and its targets: neighbouring blocks of the model."""
 
     choose: Literal["agreement", "fisher", "energy"] = "agreement"
     """What is highest in the kept blocks: the rank correlation of their scores with those of all blocks; the variance

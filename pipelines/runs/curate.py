@@ -215,6 +215,7 @@ def _gradients(work: Work, material: Material, stage: _Stages, run_id: int) -> t
         )
     # a model that was trained before was looked at then
     notes = found[-1] if found else runs.last_notes(store, recipe.name, drift.warmup if drift else "")
+    notes = [note for note in notes if not layers.of_choice(note)]
     chosen = [] if choice is None else [choice.note]
     notes = list(dict.fromkeys([*base_notes(recipe), *chosen, *notes]))
     return work, with_rows, _Rows(rows, notes, drift, parted.report if parted else None)

@@ -55,7 +55,7 @@ def held_by(work: Work, material: Material, new: bool | None) -> Held:
     """Of a recipe's run on these datasets: at the checkpoints of an earlier warm-up, or at those that the present
     pool's own has so far, if that was begun. Cost: a look-up of every id at each checkpoint."""
     points = _points(work, material, new)
-    work = as_before(work, points)
+    work = as_before(work, material, points)
     pool = material.pool.example_ids
     targets = sorted({i for target in material.targets.values() for i in target.example_ids})
     return Held(points, [_missing(work, point, pool, targets) for point in points])
@@ -103,7 +103,7 @@ def trained(work: Work, material: Material, held: Held) -> int:
     """How many of the run's validation runs are recorded already. 0 where a row is still to be computed or nothing is
     chosen yet, since then nobody knows what the arms train on (but for the model as it is, which costs next to
     nothing). Arms of methods that look at a sentence encoder or train first are not looked for."""
-    work = as_before(work, held.points)
+    work = as_before(work, material, held.points)
     recipe = work.recipe
     if recipe.validate_ is None or not arms.any_of(work.store) or any(one.rows for one in held.missing):
         return 0

@@ -1,6 +1,7 @@
 """Layers: what lies below the lowest captured one costs no backward, and which are captured can be chosen from data."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -130,10 +131,13 @@ def test_a_grown_pool_keeps_the_choice(chosen):
     assert planned.rows_to_compute == again.ingest.pool.left - result.ingest.pool.left
     assert {row.space_id for row in again.rows} == {row.space_id for row in result.rows}
     assert sum(row.computed for row in again.rows) == again.ingest.pool.left - result.ingest.pool.left > 0
-    assert any("which an earlier run of this warm-up chose by agreement" in note for note in again.notes)
+    for one in (again, curate(grown, store)):  # how well it agrees is told again, and again
+        (note,) = [note for note in one.notes if "blocks" in note]
+        assert "rank correlation of" in note
+        assert note.endswith("It is the choice that an earlier run of this warm-up made.")
 
 
-def test_another_rule_is_another_choice(chosen):
+def test_another_rule_or_target_is_another_choice(chosen):
     data, _, store = chosen
     work = open_work(store, parse_recipe(data))
     material, _ = read_datasets(work)
@@ -143,6 +147,11 @@ def test_another_rule_is_another_choice(chosen):
         return layers.choose(work, material, point, ChosenLayers(**RULE | rule))
 
     assert "an earlier run" in kept().note
+    (target,) = material.targets.values()
+    other = replace(material, targets={"sql": replace(target, digest="other")})
+    assert "an earlier run" not in layers.choose(work, other, point, ChosenLayers(**RULE)).note
+    assert layers.as_before(work, other, [point]) is work
+    assert layers.as_before(work, material, [point]) is not work
     assert len(kept(keep=1.0).layers) == 3
     assert kept(choose="energy", keep=0.3).layers in [[f"base_model.model.model.layers.{k}.*"] for k in range(3)]
     with pytest.raises(InputError, match="Set `choose: agreement`"):

@@ -18,10 +18,10 @@ HEAD = """# Reliability
 
 What the store promises, and what attacks on each promise came to. `make reliability` makes the attacks and writes these
 figures, in an hour or more; a part of them is in every test run, and `make soak` makes the long ones alone.
-GRADSIFT_SOAK_SHARE makes a share of the long ones. These figures were taken in parts, on a busy machine of two cores: of
-"ENOSPC, EIO or EACCES during …" a fifth of all file operations, drawn by a seed, all else whole. Two attacks of an earlier
-part were not harmless and are mended (a name in a forged catalog by which an export went elsewhere; an export that was
-replaced while the disk failed, and kept what was deleted); their tests ran again after that.
+GRADSIFT_SOAK_SHARE makes a share of the long ones. These figures were taken in parts, on a busy machine of two cores:
+of "ENOSPC, EIO or EACCES during …" a fifth of all file operations, drawn by a seed, all else whole. Two attacks of an
+earlier part were not harmless and are mended (a name in a forged catalog by which an export went elsewhere; an export
+that was replaced while the disk failed, and kept what was deleted); their tests ran again after that.
 
 - **injected**: kills, failed operations, flipped bytes, hostile rows and files.
 - **reported**: an error or a finding of `gradsift verify` named it, before anything wrong was used, or it was refused.

@@ -21,7 +21,7 @@ from gradsift.pipelines.pool.warnings import warnings
 from gradsift.pipelines.recipe import Features, Recipe, packages
 from gradsift.pipelines.report.cost import weights_outside_embeddings
 from gradsift.pipelines.runs.data import Data, opened, read_aside
-from gradsift.pipelines.runs.look import Looked, answers_of, due_of, look, lost_labels, most_rows, sampled, warmup_rows
+from gradsift.pipelines.runs.look import Looked, answers_of, due_of, look, lost_labels, sampled, warmup_rows
 from gradsift.pipelines.runs.minutes import Due, minutes
 from gradsift.pipelines.runs.price import Price, Priced, prices
 from gradsift.pipelines.runs.probe import Seen, Speeds, probe
@@ -136,8 +136,8 @@ def _with_model(
     memory, refusals = _memory(recipe, looked.usable, _targets(data.material), labels, seen.layers)
     row = speeds.gradient.mean(looked.pool.lengths)
     notes = [*template_notes(work.model.tokenizer), *seen.notes, *refusals]
-    if recipe.cascade is not None:
-        first, others = most_rows(recipe, recipe.cascade, looked.usable)
+    if looked.most is not None:
+        first, others = looked.most
         share = (first + others * (len(looked.missing) - 1)) / max(1, looked.usable * len(looked.missing))
         notes.append(f"The cascade computes {min(1.0, share):.0%} of the pool's rows at most: these are counted here.")
         in_all = first + others * (len(looked.missing) - 1) + len(targets) * len(looked.missing)
@@ -183,7 +183,11 @@ def _prices(work: Work, material: Material, looked: Looked, speeds: Speeds, runs
         warmup_rows(recipe, len(material.pool.example_ids), looked.pool.share) * points,
         speeds,
     )
-    return prices(priced, points, runs)
+    shares: list[float] = []
+    if recipe.cascade is not None and looked.most is not None and points:  # of tokens
+        listed = looked.most[1] / max(1, looked.usable)
+        shares = [max(listed, recipe.cascade.most), *[listed] * (points - 1)]
+    return prices(priced, points, runs, shares)
 
 
 def _characters(data: Data, known: Store | None) -> int:

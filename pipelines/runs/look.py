@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 
+import numpy as np
+
 from gradsift.datastore import examples
 from gradsift.datastore.errors import InputError
 from gradsift.datastore.store import Store
@@ -51,6 +53,7 @@ class Looked:
     checkpoints_kept: int
     arms_kept: int
     usable: int  # rows of the pool
+    most: tuple[int, int] | None = None  # rows of the pool that a cascade computes, see `most_rows`
 
 
 def look(work: Work, material: Material, known: Store | None, new: bool | None) -> Looked:
@@ -69,17 +72,32 @@ def look(work: Work, material: Material, known: Store | None, new: bool | None) 
         held = held_by(in_store, material, new) if recipe.needs_rows else Held()
         kept = trained(in_store, material, held)
     missing = _missing(work, material, held, sample) if recipe.needs_rows else []
+    most = None
     if recipe.cascade is not None:
-        missing = at_most(missing, most_rows(recipe, recipe.cascade, usable))
-    return Looked(sample, sampled(work, benches, SAMPLE // 4), len(benches), missing, len(held.points), kept, usable)
+        most = most_rows(recipe, recipe.cascade, usable, sample.lengths, _outputs(recipe, material))
+        missing = at_most(missing, most)
+    tests = sampled(work, benches, SAMPLE // 4)
+    return Looked(sample, tests, len(benches), missing, len(held.points), kept, usable, most)
 
 
-def most_rows(recipe: Recipe, settings: Cascade, usable: int) -> tuple[int, int]:
-    """Rows of the pool that a cascade computes at most: (at its first checkpoint, at the others)."""
+def most_rows(recipe: Recipe, settings: Cascade, usable: int, lengths: Sequence[int], outputs: int) -> tuple[int, int]:
+    """Rows of the pool that a cascade computes at most, for so many outputs: (at its first checkpoint, at the others).
+    At the first the shortest of the sample's `lengths` that `most` of the tokens are enough for."""
     select = recipe.select
     chosen = select.examples or int((select.fraction or 0.0) * usable) or usable
-    listed = min(usable, ceil(settings.shortlist * chosen) * len(recipe.targets))
-    return max(listed, min(usable, ceil(settings.most * usable))), listed
+    listed = min(usable, ceil(settings.shortlist * chosen) * outputs)
+    total = np.cumsum(sorted(lengths))
+    within = int(np.searchsorted(total, settings.most * total[-1], side="right")) if len(total) else 0
+    return max(listed, ceil(usable * within / max(1, len(total)))), listed
+
+
+def _outputs(recipe: Recipe, material: Material) -> int:
+    """Lists of the best that a cascade looks for: one for each target, or for each of its columns that take turns."""
+    _, rule, options = recipe.select.parts()
+    per, targets = options.get("per", "subtask"), material.targets.values()
+    if rule == "top_k" or per == "all":
+        return len(targets)
+    return sum(len(one.example_ids if per == "query" else set(one.subtasks)) for one in targets)
 
 
 def at_most(missing: Sequence[Missing], most: tuple[int, int]) -> list[Missing]:

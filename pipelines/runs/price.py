@@ -48,14 +48,16 @@ class Priced:
         return self.speeds.arm.row or self.speeds.warmup_row
 
 
-def prices(priced: Priced, points: int, runs: Sequence[Training]) -> list[Price]:
-    """What the recipe's choosing costs, training on everything, and one arm of its validation; [] of a model whose
-    weights cannot be counted."""
+def prices(priced: Priced, points: int, runs: Sequence[Training], shares: Sequence[float] = ()) -> list[Price]:
+    """What the recipe's choosing costs, training on everything, and one arm of its validation; `shares` of the
+    pool at each checkpoint are a cascade's, where there is one. [] of a model whose weights cannot be counted."""
     if not priced.weights:
         return []
     lines = []
     if points:
         lines.append(of_gradients(priced, f"gradient rows of everything, {points} checkpoints", [1.0] * points))
+    if shares:
+        lines.append(of_gradients(priced, "gradient rows of the cascade, at most", shares))
     targets = len(priced.recipe.targets)
     tokens = sizes_of(priced.recipe, priced.pool).get("selected", 0) * priced.pool.tokens
     tried = portfolio_flops(priced.recipe, priced.weights, tokens, priced.target_tokens / max(1, targets))

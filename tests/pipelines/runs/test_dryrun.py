@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from gradsift.datastore.errors import InputError
-from gradsift.pipelines.recipe import packages, parse_recipe
+from gradsift.pipelines.recipe import Cascade, packages, parse_recipe
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.dryrun import plan_run
+from gradsift.pipelines.runs.look import most_rows
 from gradsift.pipelines.runs.minutes import Due, Rows, minutes
 from gradsift.pipelines.runs.price import Price, Priced, of_gradients, prices
 from gradsift.pipelines.runs.probe import Curve, Pace, Speeds
@@ -92,11 +93,21 @@ def test_prices_by_hand(recipe_data):
     assert (arm.flops, arm.minutes) == (28 * 36 * 50, pytest.approx(36 * 0.3 / 60))
     cascade = of_gradients(priced, "cascade", [1.0, 0.1])
     assert cascade.flops == 28 * (2_000 + 50_000 + 5_000 + 600)
+    assert prices(priced, 2, [], [1.0, 0.1])[1] == replace(cascade, what="gradient rows of the cascade, at most")
     full = parse_recipe(recipe_data | {"validate": {"mode": "full"}})
     assert prices(replace(priced, recipe=full, speeds=Speeds()), 0, []) == [
         Price("training on everything, one epoch", 42 * 50_000, None, 1.0)
     ]
     assert prices(replace(priced, weights=0), 2, []) == []
+
+
+def test_a_cascade_may_compute_as_many_rows_as_its_tokens_are_enough_for(recipe_data):
+    """Half the tokens are half of equal rows, and eight of ten where two have nearly all tokens."""
+    recipe = parse_recipe(recipe_data | {"select": {"examples": 10}, "validate": None})
+    settings = Cascade(most=0.5, shortlist=3)
+    assert most_rows(recipe, settings, 1000, [10] * 10, 1) == (500, 30)
+    assert most_rows(recipe, settings, 1000, [42, 2, 2, 2, 2, 2, 2, 2, 2, 42], 1) == (800, 30)
+    assert most_rows(recipe, settings, 1000, [10] * 10, 20) == (600, 600)
 
 
 def test_runs_of_a_validation_are_counted_before_anything_is_chosen(recipe_data):

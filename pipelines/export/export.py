@@ -82,6 +82,10 @@ NO_LABELS = (
 )
 
 
+class NoTokenizerError(InputError):
+    """The model whose tokens an export holds cannot be opened."""
+
+
 def export(
     store: Store,
     selection: Selection,
@@ -249,11 +253,11 @@ def _facts(job: Job, plan: Layout, digest: str) -> Json:
 
 
 def _tokenizer(recipes: Recipes) -> tuple[Any, Encoding]:
-    """The recipe's tokenizer. Raises InputError that says how to do without."""
+    """The recipe's tokenizer. Raises NoTokenizerError that says how to do without."""
     try:
         return _opened(recipes)
     except InputError as error:
-        raise InputError(
+        raise NoTokenizerError(
             f"{error} This export holds the tokens of that model; `gradsift export --no-labels` (in a recipe `export: "
             "{labels: false}`) writes the chats alone, for a trainer that finds the assistant's tokens by itself."
         ) from error

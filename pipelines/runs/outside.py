@@ -21,7 +21,7 @@ from gradsift.datastore.errors import GradsiftError, InputError
 from gradsift.datastore.selections import Selection
 from gradsift.datastore.store import Store
 from gradsift.datastore.traces import exported_nowhere, exported_to, reported_to
-from gradsift.pipelines.export.export import export
+from gradsift.pipelines.export.export import NoTokenizerError, export
 from gradsift.pipelines.export.place import OLD, others, remove, settle
 from gradsift.pipelines.export.whole import made_of, manifest_at, was_export
 from gradsift.pipelines.progress import Progress
@@ -122,7 +122,7 @@ def _export(store: Store, chosen: Selection, folder: Path, progress: Progress) -
     options = Export.model_validate(recipes.resolved.get("export", {}))
     try:
         export(store, chosen, recipes, folder, options, progress)
-    except InputError:
+    except NoTokenizerError:
         if options.labels != "auto":
             raise
         export(store, chosen, recipes, folder, options.model_copy(update={"labels": False}), progress)

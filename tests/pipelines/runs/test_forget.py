@@ -43,6 +43,7 @@ from gradsift.pipelines.export import place
 from gradsift.pipelines.export.checkout import checkout
 from gradsift.pipelines.recipe import parse_recipe
 from gradsift.pipelines.report.report import write_report
+from gradsift.pipelines.runs import outside
 from gradsift.pipelines.runs.curate import curate
 from gradsift.pipelines.runs.forget import delete, finish, revive, rewrite_exports
 from gradsift.pipelines.runs.last import material_of
@@ -524,6 +525,21 @@ def test_promise_8_a_replaced_export_goes_though_the_disk_failed_when_it_was_rep
     delete(kept.store, by_ids(*gone), exports=True)
     assert [path.name for path in (kept.root / "exports").iterdir()] == ["mix"]
     assert found_in(kept.root, SECRET) == []
+
+
+def test_an_export_that_cannot_be_written_is_not_written_otherwise(kept, monkeypatch):
+    """Without labels it is where its model is gone, and for no other reason."""
+    gone, tried = fill(kept), []
+
+    def failing(*_args, **_kwargs):
+        tried.append(1)
+        raise InputError("it is read only here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outside, "export", failing)
+        (told,) = delete(kept.store, by_ids(*gone), exports=True).exports
+    assert (len(tried), "still holds them: it is read only here" in told.state) == (1, True)
+    assert [one.state for one in rewrite_exports(kept.store)] == ["rewritten"]
 
 
 def test_a_run_that_goes_on_with_a_deletion_says_what_that_came_to(kept, monkeypatch, capsys):

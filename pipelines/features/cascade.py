@@ -13,6 +13,7 @@ interrupted looks at the same again, and finds its rows computed.
 Legend: N usable examples, O outputs (one for each target, or for each of its columns where they take turns).
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -84,7 +85,7 @@ class _Seen:
     positions: list[int] = field(default_factory=list)
     scores: list[F64] = field(default_factory=list)
     landmarks: int = 0
-    computed: int = 0
+    computed: Counter[str] = field(default_factory=Counter)  # rows by their dataset
     rounds: int = 0
 
 
@@ -116,7 +117,7 @@ class _Search:
         ids = [self.pool.ids[k] for k in positions]
         part = self.dataset([*ids, *beside, *(self.pool.ids[k] for k in self.seen.positions[:1])])
         pair, rows = checkpoint_rows(self.work, replace(self.material, pool=part), self.scout)
-        self.seen.computed += rows[-1].computed
+        self.seen.computed.update({row.dataset: row.computed for row in rows})
         names, scores = self.scored(part, [pair])
         of_name = dict(zip(names, scores, strict=True))
         with_row = [k for k in positions.tolist() if self.pool.ids[k] in of_name]
@@ -254,7 +255,7 @@ def _ended(search: _Search, guess: _Guess, points: Sequence[Checkpoint], stage: 
             f"gradients-{point.ordinal}", partial(checkpoint_rows, work, replace(material, pool=part), point)
         )
         if point is search.scout:
-            made = [replace(one, computed=seen.computed) if one.role == "pool" else one for one in made]
+            made = [replace(one, computed=seen.computed[one.dataset]) for one in made]
         pairs.append(pair)
         rows += made
     missed = guess.missed + _lost_by_shortlist(search, short, pairs, places, guess.wanted)

@@ -1,5 +1,6 @@
 """A cascade: rows of a part of the pool, from which the same is chosen."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -61,6 +62,7 @@ def test_it_computes_a_part_and_finds_the_choice_of_all(parted, opened, cascaded
     assert {row.checkpoint: row.statuses["ok"] for row in result.pool_rows} == {
         point: found.seen if point == found.checkpoint else found.shortlist for point in (0, 1)
     }
+    assert all(row.computed == row.statuses["ok"] for row in result.rows), "the store was new"
     whole = curate(parse_recipe(cascaded | {"features": ROWS}), opened)
     assert whole.cascade is None
     computed = {row.checkpoint: row.computed for row in whole.pool_rows}
@@ -152,7 +154,6 @@ def test_a_fraction_is_of_what_is_left(opened, parted):
 
 
 def test_a_pool_with_fewer_rows_than_a_prediction_needs_is_looked_at_wholly(cascaded, tmp_path):
-    """And at one checkpoint, where rows are of what was looked at, the shortlist outlives old versions."""
     lines = Path(cascaded["pool"][0]["path"]).read_text("utf-8").splitlines(keepends=True)
     (tmp_path / "few.jsonl").write_text("".join(lines[:7]), "utf-8")
     few = {"pool": [{"path": str(tmp_path / "few.jsonl")}], "warmup": cascaded["warmup"] | {"epochs": 1}}
@@ -161,9 +162,21 @@ def test_a_pool_with_fewer_rows_than_a_prediction_needs_is_looked_at_wholly(casc
         found = result.cascade
         assert found.usable < 8
         assert (found.landmarks, found.price, found.overlap, found.reached) == (found.usable, 1.0, {"sql": 1.0}, True)
-        prune(store, 1)
-        (same,) = gradsift.select("less", examples=1, store=store)
-        assert same.digest == result.selections[0].digest
+
+
+def test_prune_keeps_the_shortlist_of_a_single_checkpoint(opened, parted):
+    """No rows name it there, and later parts of the pool are newer."""
+    (run,) = opened.catalog.rows("SELECT run_id, summary FROM run")
+    summary = json.loads(run["summary"])
+    for rows in summary["rows"]:
+        rows["dataset_id"] = summary["ingest"]["pool"]["used_dataset_id"]
+    with opened.catalog.write() as db:
+        db.execute("UPDATE run SET summary=? WHERE run_id=?", (json.dumps(summary), run["run_id"]))
+    some = dict.fromkeys(chosen(opened, parted[1])[:2], "")
+    examples.define_dataset(opened, "pool", "small", some, stage.LANE)
+    prune(opened, 1)
+    (same,) = gradsift.select("less", examples=6, store=opened)
+    assert same.digest == parted[1].selections[0].digest
 
 
 def test_a_round_without_a_finite_gradient_is_a_round(opened, parted, cascaded):

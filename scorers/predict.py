@@ -18,6 +18,7 @@ Legend: n fitted rows, of which the first l are landmarks, D features, O outputs
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ F64 = NDArray[np.float64]
 CENTRES = 1024
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 SMOOTH = 0.3
+POINTS = 512  # of a curve of errors
 FEWEST = 8  # landmarks that errors can be told from
 
 
@@ -60,8 +62,12 @@ class Fitted:
     def above(self, limit: F64, mean: F64, deviation: F64) -> F64:
         """[N, O] chance that each score is above its output's `limit` [O], of what `predict` gave."""
         asked = (limit - mean) / (deviation[:, None] * self.spread)
-        columns = [_survival(self.errors[:, output], asked[:, output]) for output in range(mean.shape[1])]
-        return np.stack(columns, axis=1)
+        return np.stack([_along(curve, asked[:, output]) for output, curve in enumerate(self._curves)], axis=1)
+
+    @cached_property
+    def _curves(self) -> list[tuple[F64, F64]]:
+        """[O] curves of the landmarks' errors: once, as they cost their number times POINTS."""
+        return [_curve(self.errors[:, output]) for output in range(self.errors.shape[1])]
 
 
 def fit(rows: F32, scores: F64, landmarks: int) -> Fitted:
@@ -148,7 +154,7 @@ def expected_above(limit: float, known: F64, final: F64, asked: F64) -> float:
     left = final - final.mean() - slope * centred
     spread = max(float(np.sqrt((left**2).mean())), 1e-12)
     wanted = (limit - final.mean() - slope * (asked - known.mean())) / spread
-    return float(_survival(left / spread, wanted).sum())
+    return float(_along(_curve(left / spread), wanted).sum())
 
 
 def _distances(rows: F64, others: F64) -> F64:
@@ -166,8 +172,13 @@ def _median_distance(rows: F64) -> float:
     return float(np.median(apart)) if len(apart) else 1.0
 
 
-def _survival(errors: F64, asked: F64) -> F64:
-    """[N] share of errors above each of [N] numbers, smoothed."""
-    grid = np.linspace(errors.min() - 4 * SMOOTH, errors.max() + 4 * SMOOTH, 512)
-    shares = ndtr((errors[None] - grid[:, None]) / SMOOTH).mean(axis=1)
-    return np.asarray(np.interp(asked, grid, shares, left=1.0, right=0.0), np.float64)
+def _curve(errors: F64) -> tuple[F64, F64]:
+    """([POINTS] numbers, the share of errors above each, smoothed). Memory: that of 16 times the errors."""
+    grid = np.linspace(errors.min() - 4 * SMOOTH, errors.max() + 4 * SMOOTH, POINTS)
+    parts = (grid[start : start + 16] for start in range(0, POINTS, 16))
+    return grid, np.concatenate([ndtr((errors[None] - part[:, None]) / SMOOTH).mean(axis=1) for part in parts])
+
+
+def _along(curve: tuple[F64, F64], asked: F64) -> F64:
+    """[N] shares of a curve at [N] numbers."""
+    return np.asarray(np.interp(asked, *curve, left=1.0, right=0.0), np.float64)

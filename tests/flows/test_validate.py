@@ -31,7 +31,7 @@ def test_processes_do_the_runs_and_agree_with_one_process(copy, tmp_path, monkey
     def here(*_args, **_settings):
         raise AssertionError("the flow's own process should train nothing")
 
-    monkeypatch.setattr("gradsift.pipelines.validate.job.fit", here)
+    monkeypatch.setattr("gradsift.pipelines.training.sft.fit", here)
     made = validate_with_prefect(Place(root), SETTINGS, out=tmp_path / "many.html", task_runner=processes(2))
     found = losses(made.arms)
     assert set(found) == set(expected)

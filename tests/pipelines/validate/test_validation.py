@@ -33,7 +33,6 @@ from gradsift.pipelines.runs.last import material_of
 from gradsift.pipelines.runs.revalidate import revalidate
 from gradsift.pipelines.training import sft
 from gradsift.pipelines.validate import attribution
-from gradsift.pipelines.validate import job as validation
 from gradsift.pipelines.validate.answers import answer
 from gradsift.pipelines.validate.arms import BASE, draw_arms, half_of, seen_by
 from gradsift.pipelines.validate.table import mean_ci95
@@ -287,7 +286,7 @@ SMALL = {"seeds": [0, 1], "epochs": 1, "batch_size": 8, "test_rows": 8}
 
 @pytest.mark.slow
 def test_a_killed_validation_goes_on_without_training_again(copy, monkeypatch):
-    trained, real = [], validation.fit
+    trained, real = [], sft.fit
 
     def stop_at_third(*arguments, **options):
         if len(trained) == 2:
@@ -295,11 +294,11 @@ def test_a_killed_validation_goes_on_without_training_again(copy, monkeypatch):
         trained.append(1)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(validation, "fit", stop_at_third)
+    monkeypatch.setattr(sft, "fit", stop_at_third)
     settings = SMALL | {"lr": 3e-3, "arms": ["random"]}
     with pytest.raises(KeyboardInterrupt):
         revalidate(copy, settings)
-    monkeypatch.setattr(validation, "fit", lambda *a, **k: trained.append(1) or real(*a, **k))
+    monkeypatch.setattr(sft, "fit", lambda *a, **k: trained.append(1) or real(*a, **k))
     first = revalidate(copy, settings)
     assert len(trained) == 4, "two seeds of two arms, each once"
     again = revalidate(copy, settings)

@@ -12,7 +12,7 @@ INTEGERS = (4, 5, 6)
 
 
 def struct(content: bytes, place: int, depth: int = MAX_DEPTH) -> tuple[dict[int, Any], int]:
-    """({number of a field: its value}, where the struct ends). Cost: a pass over its bytes, about 1 MB/s."""
+    """({number of a field: its value}, where the struct ends). Cost: a pass over its bytes, 1 to 5 MB/s."""
     if not depth:
         raise ValueError("structs in structs without end")
     fields: dict[int, Any] = {}

@@ -8,6 +8,7 @@ import os
 import pickle
 import secrets
 import shutil
+import signal
 from pathlib import Path
 
 import hostile
@@ -33,6 +34,8 @@ settings.load_profile("default")
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell: tests that send it would wait
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("GRADSIFT_CHECK_MARKS"):
         config.pluginmanager.register(MarkCheck())
     if path := os.environ.get("GRADSIFT_RELIABILITY"):

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -323,13 +322,6 @@ def newest(store: Store) -> list[Selection]:
 
 
 def _load(store: Store, row: Row) -> Selection:
-    """A recorded selection. Raises CorruptionError for a name that this package gave to none: a folder is called by
-    it."""
-    if Path(row["name"]).name != row["name"]:
-        raise CorruptionError(
-            f"selection {row['selection_id']} of {store.root} is called by a path, {row['name']!r}, which gradsift "
-            "does not do: somebody else wrote into its catalog. Look with `gradsift verify`"
-        )
     items = store.catalog.rows(
         "SELECT example_id, score, copies FROM selection_item WHERE selection_id=? ORDER BY rank",
         (row["selection_id"],),

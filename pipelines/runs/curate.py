@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from gradsift.datastore import leases, lives, runs, versions
 from gradsift.datastore.cascades import CascadeReport
 from gradsift.datastore.checkpoints import Checkpoint
-from gradsift.datastore.errors import BusyError
+from gradsift.datastore.errors import BusyError, CorruptionError
 from gradsift.datastore.numbering import catch_up
 from gradsift.datastore.runs import Ingested, Recipes, RunResult, SelectionReport, SpaceRows, Stage
 from gradsift.datastore.selections import Selection
@@ -255,6 +255,11 @@ def _export(work: Work, made: Made, recipes: Recipes, root: Path, result: RunRes
     told = Told(pool=pool_words(result))
 
     def written(selection: Selection) -> str:
+        if Path(selection.name).name != selection.name:
+            raise CorruptionError(
+                f"selection {selection.selection_id} of {work.store.root} is called by a path, {selection.name!r}, "
+                "which gradsift does not do: somebody else wrote into its catalog. Look with `gradsift verify`"
+            )
         folder = root / selection.name
         return str(export(work.store, selection, recipes, folder, progress=work.progress, told=told))
 

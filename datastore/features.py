@@ -20,7 +20,6 @@ from gradsift.datastore.leases import Lease
 from gradsift.datastore.rows import FeatureBlock, join_blocks, read_blocks, write_block
 from gradsift.datastore.store import Store
 
-SPEC = "the spec of space {}"
 OTHER_ROWS = "shard {} does not hold the examples that the catalog lists"
 
 
@@ -37,14 +36,14 @@ def define_space(store: Store, spec: Spec) -> int:
 
 def space_spec(store: Store, space_id: int) -> Spec:
     """Spec of a feature space."""
-    row = store.catalog.one("SELECT spec FROM feature_space WHERE space_id=?", (space_id,))
+    row = store.catalog.one("SELECT space_id, spec FROM feature_space WHERE space_id=?", (space_id,))
     if row is None:
         raise InputError(f"there is no feature space {space_id} in {store.root}")
-    return object_of(row["spec"], SPEC.format(space_id))
+    return _spec(row)
 
 
 def _spec(row: Row) -> Spec:
-    return object_of(row["spec"], SPEC.format(row["space_id"]))
+    return object_of(row["spec"], f"the spec of space {row['space_id']}")
 
 
 def space_fingerprint(store: Store, space_id: int) -> str:

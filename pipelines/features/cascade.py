@@ -85,7 +85,7 @@ class _Seen:
     positions: list[int] = field(default_factory=list)
     scores: list[F64] = field(default_factory=list)
     landmarks: int = 0
-    computed: Counter[str] = field(default_factory=Counter)  # rows by their dataset
+    computed: Counter[tuple[str, str]] = field(default_factory=Counter)  # rows, by role and name of their dataset
     rounds: int = 0
 
 
@@ -117,7 +117,7 @@ class _Search:
         ids = [self.pool.ids[k] for k in positions]
         part = self.dataset([*ids, *beside, *(self.pool.ids[k] for k in self.seen.positions[:1])])
         pair, rows = checkpoint_rows(self.work, replace(self.material, pool=part), self.scout)
-        self.seen.computed.update({row.dataset: row.computed for row in rows})
+        self.seen.computed.update({(row.role, row.dataset): row.computed for row in rows})
         names, scores = self.scored(part, [pair])
         of_name = dict(zip(names, scores, strict=True))
         with_row = [k for k in positions.tolist() if self.pool.ids[k] in of_name]
@@ -255,7 +255,7 @@ def _ended(search: _Search, guess: _Guess, points: Sequence[Checkpoint], stage: 
             f"gradients-{point.ordinal}", partial(checkpoint_rows, work, replace(material, pool=part), point)
         )
         if point is search.scout:
-            made = [replace(one, computed=seen.computed[one.dataset]) for one in made]
+            made = [replace(one, computed=seen.computed[one.role, one.dataset]) for one in made]
         pairs.append(pair)
         rows += made
     missed = guess.missed + _lost_by_shortlist(search, short, pairs, places, guess.wanted)

@@ -248,11 +248,16 @@ def _new(bench: _Bench, names: Sequence[str], seeds: int) -> dict[tuple[str, int
 
 
 def _price(bench: _Bench, asked: Mapping[tuple[str, int], tuple[Trial, Trial]]) -> float:
-    return sum(bench.trials.flops(trial) for trial in dict.fromkeys(trial for pair in asked.values() for trial in pair))
+    return sum(bench.trials.flops(trial) for trial in _distinct(asked))
+
+
+def _distinct(asked: Mapping[tuple[str, int], tuple[Trial, Trial]]) -> list[Trial]:
+    """Each training that is asked for, once."""
+    return list(dict.fromkeys(trial for pair in asked.values() for trial in pair))
 
 
 def _train(bench: _Bench, asked: Mapping[tuple[str, int], tuple[Trial, Trial]], label: str, price: float) -> None:
-    trials = list(dict.fromkeys(trial for pair in asked.values() for trial in pair))
+    trials = _distinct(asked)
     found = dict(zip(trials, bench.trials.losses(label, trials), strict=True))
     for (name, seed), (one, other) in asked.items():
         of_others = np.where(bench.half == 1, found[one], found[other])  # each half is judged on the other
